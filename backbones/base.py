@@ -1,0 +1,48 @@
+"""What every backbone and neck promises: named levels, and one feature map for each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from backbones.weights import Provenance
+
+
+@dataclass(frozen=True)
+class Level:
+    """One feature map: its channels, and how many input pixels one of its cells spans along each side."""
+
+    channels: int
+    stride: int
+
+
+class Backbone(nn.Module):
+    """A network that turns images into a pyramid.
+
+    `forward(images)` takes (B, 3, H, W) floats, normalised with `provenance.mean` and `.std`, of any size, and returns
+    one (B, channels, ceil(H / stride), ceil(W / stride)) map for each of `levels`, finest first.
+    """
+
+    name: str
+    levels: tuple[Level, ...]
+    provenance: Provenance
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) -> [(B, channels, ceil(H / stride), ceil(W / stride)) for each level]."""
+        raise NotImplementedError
+
+
+def select(levels: Sequence[Level], strides: Sequence[int]) -> list[int]:
+    """Indices of the levels with the given strides. Levels are picked by stride, never by position.
+
+    Raises ValueError where a stride is missing.
+    """
+    index = {level.stride: i for i, level in enumerate(levels)}
+    missing = [stride for stride in strides if stride not in index]
+    if missing:
+        raise ValueError(f"no level at stride {missing}; there are levels at {sorted(index)}")
+    return [index[stride] for stride in strides]

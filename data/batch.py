@@ -1,0 +1,122 @@
+"""What travels from the readers to the networks: `Draw` -> `Sample` -> `Batch`.
+
+Coordinate frames: *original* pixels are those of the stored file; *network* pixels those of the array that the network
+sees. A letterboxed image lies at the top left, so `original = network / scale`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Draw(NamedTuple):
+    """One training access: which image, and the seed that decides its whole augmentation."""
+
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls on a Draw
+    seed: int
+
+
+@dataclass
+class Sample:
+    """One image with its labels.
+
+    image: (H, W, 3) uint8 RGB.
+    size: (height, width) of the original image.
+    scale: (x, y), network pixels per original pixel.
+    boxes: (N, 4) float32, x1 y1 x2 y2 in network pixels.
+    labels: (N,) int64, contiguous class indices.
+    mask: (H, W) integer class map, or None.
+    readable: False for the blank stand-in of an unreadable image, which `skip_bad` allows in evaluation.
+    """
+
+    image: np.ndarray
+    image_id: int
+    size: tuple[int, int]
+    scale: tuple[float, float]
+    boxes: np.ndarray
+    labels: np.ndarray
+    mask: np.ndarray | None = None
+    readable: bool = True
+
+
+@dataclass
+class Batch:
+    """Samples of equal size, stacked; B images, M the largest number of boxes in any of them (0 if none has any).
+
+    images: (B, 3, H, W) uint8 RGB, channels-last in memory.
+    image_ids: (B,) int64.
+    sizes: (B, 2) int64, original (height, width).
+    scales: (B, 2) float32, network pixels per original pixel, (x, y).
+    boxes: (B, M, 4) float32, x1 y1 x2 y2 in network pixels; rows without a box are zero.
+    labels: (B, M) int64; -1 where there is no box.
+    readable: (B,) bool; False where `Sample.readable` is.
+    masks: (B, H, W) int64 class maps, or None.
+    """
+
+    images: Tensor
+    image_ids: Tensor
+    sizes: Tensor
+    scales: Tensor
+    boxes: Tensor
+    labels: Tensor
+    readable: Tensor
+    masks: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """The same batch on `device`."""
+        return self._map(lambda value: value.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Batch:
+        """The same batch in page-locked memory, from which copies to a GPU can overlap with work. Needs CUDA."""
+        return self._map(lambda value: value.pin_memory())
+
+    def _map(self, move: Callable[[Tensor], Tensor]) -> Batch:
+        present = {name: tensor for name, tensor in vars(self).items() if tensor is not None}
+        return Batch(**{name: move(tensor) for name, tensor in present.items()})
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Stack samples, padding boxes to the largest count.
+
+    Raises `ValueError` for no samples, images of different sizes, or masks on only some of them.
+    """
+    longest = max(len(sample.boxes) for sample in samples)
+    boxes = np.zeros((len(samples), longest, 4), np.float32)
+    labels = np.full((len(samples), longest), -1, np.int64)
+    for row, sample in enumerate(samples):
+        boxes[row, : len(sample.boxes)] = sample.boxes
+        labels[row, : len(sample.labels)] = sample.labels
+    masks = [sample.mask for sample in samples if sample.mask is not None]
+    if masks and len(masks) < len(samples):
+        raise ValueError(f"{len(masks)} of {len(samples)} samples have a mask: all or none must")
+    return Batch(
+        # Stacking rows of pixels and permuting the view is channels-last without a second copy.
+        images=torch.from_numpy(np.stack([sample.image for sample in samples])).permute(0, 3, 1, 2),
+        image_ids=torch.tensor([sample.image_id for sample in samples]),
+        sizes=torch.tensor([sample.size for sample in samples]),
+        scales=torch.tensor([sample.scale for sample in samples], dtype=torch.float32),
+        boxes=torch.from_numpy(boxes),
+        labels=torch.from_numpy(labels),
+        readable=torch.tensor([sample.readable for sample in samples]),
+        masks=torch.from_numpy(np.stack(masks).astype(np.int64)) if masks else None,
+    )
+
+
+def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """(B, 3, H, W) uint8 in 0..255 -> float32 `(x / 255 - mean) / std`, channels-last, on the device of `images`.
+
+    `mean` and `std` are per channel, in units of the 0..1 range.
+    """
+    scale = torch.tensor([1 / (255 * s) for s in std], device=images.device).view(1, -1, 1, 1)
+    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=images.device).view(1, -1, 1, 1)
+    pixels = images.to(torch.float32, memory_format=torch.channels_last)
+    return torch.addcmul(shift, pixels, scale)

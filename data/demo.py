@@ -1,0 +1,344 @@
+"""The embedded data set: drawn scenes on disk in the three layouts that the readers expect, so that the demo uses them.
+
+    python -m data.demo                         where the data lies, and how much of it
+    python -m data.demo --picture sheet.png     the same as a picture, with boxes, masks and names
+
+All of it is drawn on first use, in seconds, into `$BACKBONE_SWAP_CACHE`, else `$XDG_CACHE_HOME/backbone-swap`, else
+`~/.cache/backbone-swap`. A scene depends on its split and number alone, so it is the same on every machine.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import fcntl
+import functools
+import hashlib
+import itertools
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from backbones.errors import BadInput, UserError, unknown_name
+from data.scenes import STUFF, THINGS, Scene, draw_portrait, draw_scene
+
+VERSION = 1  # raise it whenever the drawing changes: caches of older versions are then left alone
+CACHE_VARIABLE = "BACKBONE_SWAP_CACHE"
+TASKS = ("classification", "detection", "segmentation")
+SPLITS = ("train", "val")
+MARKER = "complete.json"
+# As in COCO, the numbers have gaps: a reader that takes category ids for class indices must not pass here.
+CATEGORY_IDS = tuple(number for number in range(1, len(THINGS) + 3) if number not in (4, 9))
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is drawn. Everything here, together with `VERSION`, names the cache folder."""
+
+    scenes: tuple[int, int] = (480, 120)
+    """Scenes for training and validation, shared by detection and segmentation."""
+    portraits: tuple[int, int] = (60, 20)
+    """Classification images a class for training and validation."""
+    scene_sizes: tuple[tuple[int, int], ...] = ((256, 320), (256, 320), (320, 256), (288, 288))
+    """Heights and widths of scenes in pixels, one of them drawn for each."""
+    portrait_sides: tuple[int, int] = (128, 160)
+    """Least and greatest height and width of classification images in pixels."""
+    objects: tuple[int, int] = (3, 15)
+    """Least and greatest number of objects in a scene, crowds not counted."""
+    empty_every: int = 40
+    """One scene in so many has no objects at all."""
+    crowd_every: int = 15
+    """One scene in so many has a crowd, annotated as one region with `iscrowd`."""
+    jpeg_quality: int = 90
+
+    def folder(self) -> str:
+        """Name of the cache folder that holds this plan."""
+        told = json.dumps([dataclasses.asdict(self), STUFF, THINGS, CATEGORY_IDS])
+        return f"demo-v{VERSION}-{hashlib.sha256(told.encode()).hexdigest()[:10]}"
+
+    def images(self) -> int:
+        """How many images are drawn."""
+        return sum(self.scenes) + sum(self.portraits) * len(THINGS)
+
+
+def cache_folder() -> Path:
+    """Where everything that can be made again is kept; it need not exist."""
+    if named := os.environ.get(CACHE_VARIABLE):
+        return Path(named).expanduser().absolute()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base).expanduser() if base else Path.home() / ".cache").absolute() / "backbone-swap"
+
+
+def demo_root(task: str, plan: Plan | None = None) -> Path:
+    """The root of the demo data for `task` (classification, detection or segmentation), drawn first where it is absent.
+
+    Any number of processes may ask at once: one draws, the others wait for it. Raises `UserError` for another task and
+    `BadInput` where the cache cannot be written.
+    """
+    if task not in TASKS:
+        raise unknown_name("task", task, TASKS)
+    plan, cache = plan or Plan(), cache_folder()
+    root = cache / plan.folder()
+    if not (root / MARKER).is_file():
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+            _draw_once(root, plan)
+        except OSError as error:
+            raise BadInput(
+                f"cannot write the demo scenes to {cache}: {error.strerror or error}. They need about 50 MB there; "
+                f"set {CACHE_VARIABLE} to a folder that can be written and has room."
+            ) from error
+    return root / task
+
+
+def _draw_once(root: Path, plan: Plan) -> None:
+    """Draw into a sibling and rename it, so that `root` is complete from the moment it exists."""
+    with _only_one(root.with_name(f".{root.name}.lock")):
+        if (root / MARKER).is_file():  # another process has drawn it while this one waited
+            return
+        # The holder of the lock is alone: whatever lies here was left by a process that is no more.
+        for remains in [*root.parent.glob(f".{root.name}.*.tmp"), *([root] if root.exists() else [])]:
+            shutil.rmtree(remains)
+        making = root.with_name(f".{root.name}.{os.getpid()}.tmp")
+        try:
+            making.mkdir()
+            with _progress(plan.images()) as advance:
+                write_demo(making, plan, advance)
+            making.rename(root)
+        except BaseException:
+            shutil.rmtree(making, ignore_errors=True)
+            raise
+
+
+@contextlib.contextmanager
+def _only_one(path: Path) -> Iterator[None]:
+    """Hold the lock at `path`, waiting for it if need be. However its process ends, the system then frees it."""
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("waiting for another process, which is drawing the demo scenes", file=sys.stderr)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def _progress(total: int) -> Iterator[Callable[[], None]]:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        job = bar.add_task("drawing the demo scenes (once)", total=total)
+        yield lambda: bar.advance(job)
+
+
+# ---- the three layouts -----------------------------------------------------------------------------------------------
+
+
+def write_demo(root: Path, plan: Plan, advance: Callable[[], None] = lambda: None) -> None:
+    """Write all three data sets into the existing folder `root`, the marker of completeness last.
+
+    The bytes depend on `plan` alone, not on threads. `advance` is called after each image. Raises `OSError`.
+    """
+    detection, segmentation = root / "detection", root / "segmentation"
+    for name in SPLITS:
+        for folder in (detection, segmentation / "images", segmentation / "annotations"):
+            (folder / name).mkdir(parents=True)
+        for thing in THINGS:
+            (root / "classification" / name / thing).mkdir(parents=True)
+    (detection / "annotations").mkdir()
+    (segmentation / "classes.txt").write_text("\n".join(STUFF + THINGS) + "\n")
+
+    # Threads, since drawing is mostly OpenCV and NumPy at work without the interpreter; and a killed process leaves
+    # no workers behind that would still write, or hold the lock.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for split in range(len(SPLITS)):
+            portraits = list(itertools.product(range(len(THINGS)), range(plan.portraits[split])))
+            for _ in pool.map(functools.partial(_write_portrait, root, plan, split), portraits):
+                advance()
+            truths = []
+            for truth in pool.map(functools.partial(_write_scene, root, plan, split), range(plan.scenes[split])):
+                truths.append(truth)
+                advance()
+            _write_coco(detection / "annotations" / f"instances_{SPLITS[split]}.json", split, truths)
+
+    with (root / MARKER).open("w") as marker:
+        json.dump({"version": VERSION, "plan": dataclasses.asdict(plan)}, marker, indent=1)
+        marker.flush()
+        os.fsync(marker.fileno())
+
+
+def scene(plan: Plan, split: int, index: int) -> Scene:
+    """Scene `index` of a split (0 train, 1 val)."""
+    rng = np.random.default_rng([VERSION, split, 0, index])
+    height, width = plan.scene_sizes[rng.integers(len(plan.scene_sizes))]
+    if index % plan.empty_every == plan.empty_every - 1:
+        return draw_scene(rng, height, width, objects=0)
+    fewest, most = plan.objects
+    return draw_scene(rng, height, width, int(rng.integers(fewest, most + 1)), crowd=index % plan.crowd_every == 0)
+
+
+def _write_scene(root: Path, plan: Plan, split: int, index: int) -> Scene:
+    drawn, name = scene(plan, split, index), f"{SPLITS[split]}_{index:05d}"
+    photo = root / "detection" / SPLITS[split] / f"{name}.jpg"
+    photo.write_bytes(_jpeg(drawn.image, plan.jpeg_quality))
+    twin = root / "segmentation" / "images" / SPLITS[split] / photo.name
+    try:
+        os.link(photo, twin)
+    except OSError:  # no hard links on this file system
+        shutil.copyfile(photo, twin)
+    mask = cv2.imencode(".png", drawn.classes)[1].tobytes()
+    (root / "segmentation" / "annotations" / SPLITS[split] / f"{name}.png").write_bytes(mask)
+    return dataclasses.replace(drawn, image=drawn.image[:0])  # the pixels are on disk: do not keep them
+
+
+def _write_portrait(root: Path, plan: Plan, split: int, which: tuple[int, int]) -> None:
+    thing, index = which
+    rng = np.random.default_rng([VERSION, split, 1 + thing, index])
+    low, high = plan.portrait_sides
+    height, width = rng.integers(low, high + 1, 2).tolist()
+    drawn = draw_portrait(rng, height, width, thing)
+    path = root / "classification" / SPLITS[split] / THINGS[thing] / f"{index:04d}.jpg"
+    path.write_bytes(_jpeg(drawn.image, plan.jpeg_quality))
+
+
+def _jpeg(image: np.ndarray, quality: int) -> bytes:
+    return cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+
+
+def _write_coco(path: Path, split: int, scenes: list[Scene]) -> None:
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for index, drawn in enumerate(scenes):
+        height, width = drawn.classes.shape
+        number = split * 100_000 + index + 1
+        file = f"{SPLITS[split]}_{index:05d}.jpg"
+        images.append({"id": number, "file_name": file, "height": height, "width": width})
+        for instance in drawn.instances:
+            mask = drawn.keys == instance.key
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": number,
+                    "category_id": CATEGORY_IDS[instance.thing],
+                    "bbox": list(instance.box),
+                    "area": instance.area,
+                    "iscrowd": int(instance.crowd),
+                    "segmentation": _run_lengths(mask) if instance.crowd else _polygons(mask, instance.box),
+                }
+            )
+    categories = [{"id": i, "name": name} for i, name in zip(CATEGORY_IDS, THINGS, strict=True)]
+    path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+
+
+def _run_lengths(mask: np.ndarray) -> dict[str, list[int]]:
+    """COCO's uncompressed code of a mask (H,W): lengths of runs down the columns, the first of them background."""
+    flat = np.concatenate([[False], mask.ravel(order="F")])
+    starts = np.flatnonzero(flat[1:] != flat[:-1])
+    return {"size": list(mask.shape), "counts": np.diff(np.concatenate([[0], starts, [mask.size]])).tolist()}
+
+
+def _polygons(mask: np.ndarray, box: tuple[int, int, int, int]) -> list[list[float]]:
+    """Outlines x0, y0, x1, y1, ... of a mask (H,W) in pixels, where 0 is the outer edge of the first pixel."""
+    x, y, width, height = box
+    # OpenCV walks through the centres of pixels, which loses half of one on each side; enlarged, it loses an eighth.
+    patch = cv2.resize(
+        mask[y : y + height, x : x + width].astype(np.uint8), None, fx=4, fy=4, interpolation=cv2.INTER_NEAREST
+    )
+    outlines, _ = cv2.findContours(patch, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    return [((line.reshape(-1, 2) + 0.5) / 4 + (x, y)).ravel().tolist() for line in outlines if len(line) >= 3]
+
+
+# ---- the picture -----------------------------------------------------------------------------------------------------
+
+
+def contact_sheet(plan: Plan | None = None) -> np.ndarray:
+    """What lies on disk, as one picture (H,W,3) uint8 RGB: scenes with boxes, their masks, and images of each class."""
+    plan, names, rows = plan or Plan(), STUFF + THINGS, []
+    hues = np.stack([np.arange(len(names)) * 77 % 180, np.full(len(names), 200), np.full(len(names), 235)], 1)
+    palette = cv2.cvtColor(hues[None].astype(np.uint8), cv2.COLOR_HSV2BGR)[0]
+    detection, segmentation = demo_root("detection", plan), demo_root("segmentation", plan)
+    truth = json.loads((detection / "annotations" / "instances_val.json").read_text())
+    for start in range(0, min(10, len(truth["images"])), 5):
+        boxed, masked = [], []
+        for record in truth["images"][start : start + 5]:
+            photo = _read(detection / "val" / record["file_name"])
+            mask = _read(segmentation / "annotations/val" / record["file_name"].replace("jpg", "png"))[..., 0]
+            tinted = (0.35 * photo + 0.65 * palette[mask]).astype(np.uint8)
+            for stuff in (int(index) for index in np.unique(mask) if index < len(STUFF)):
+                where = np.argwhere(mask == stuff)
+                y, x = where[np.abs(where - where.mean(0)).sum(1).argmin()]
+                _caption(tinted, STUFF[stuff], x - 15, y, (90, 90, 90))
+            for item in (a for a in truth["annotations"] if a["image_id"] == record["id"]):
+                thing = CATEGORY_IDS.index(item["category_id"])
+                (x, y, w, h), colour = item["bbox"], (palette[len(STUFF) + thing] * 0.75).tolist()
+                cv2.rectangle(photo, (x, y), (x + w - 1, y + h - 1), colour, 1)
+                _caption(photo, THINGS[thing] + " crowd" * item["iscrowd"], x, y - 2, colour)
+            boxed.append(photo)
+            masked.append(tinted)
+        rows += [_row(boxed, 256), _row(masked, 256)]
+    for index in range(min(3, plan.portraits[1])):
+        paths = [demo_root("classification", plan) / "val" / name / f"{index:04d}.jpg" for name in THINGS]
+        portraits = [cv2.resize(_read(path), (144, 144)) for path in paths]
+        for name, portrait in zip(THINGS, portraits, strict=True):
+            _caption(portrait, name, 2, 12, (90, 90, 90))
+        rows.append(_row(portraits, 144))
+    width = max(row.shape[1] for row in rows)
+    return np.vstack([np.pad(row, ((0, 4), (0, width - row.shape[1]), (0, 0))) for row in rows])[..., ::-1]
+
+
+def _read(path: Path) -> np.ndarray:
+    image = cv2.imread(str(path))
+    if image is None:
+        raise BadInput(f"cannot read {path}. Remove the folder {path.parents[2]}: it is then drawn anew.")
+    return image
+
+
+def _row(images: list[np.ndarray], height: int) -> np.ndarray:
+    return np.hstack([cv2.resize(i, (round(i.shape[1] * height / i.shape[0]), height)) for i in images])
+
+
+def _caption(image: np.ndarray, text: str, x: int, y: int, colour: Sequence[float]) -> None:
+    (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.33, 1)
+    left = max(0, min(int(x), image.shape[1] - width))
+    base = max(int(y), height + 1)
+    cv2.rectangle(image, (left, base - height - 1), (left + width, base + 1), colour, cv2.FILLED)
+    cv2.putText(image, text, (left, base), cv2.FONT_HERSHEY_SIMPLEX, 0.33, (255, 255, 255), 1, cv2.LINE_AA)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """`python -m data.demo`; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m data.demo", description="Where the demo data lies.", allow_abbrev=False
+    )
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="write a picture of the data to FILE")
+    picture = parser.parse_args(arguments).picture
+    try:
+        for task in TASKS:
+            root = demo_root(task)
+            counts = {s: sum(1 for p in root.rglob("*.jpg") if s in p.relative_to(root).parts) for s in SPLITS}
+            print(f"{task:15} {root}  {counts['train']} train, {counts['val']} val")
+        if picture:
+            code = cv2.imencode(picture.suffix or ".png", contact_sheet()[..., ::-1])[1]
+            picture.write_bytes(code.tobytes())
+            print(f"{'picture':15} {picture}")
+    except (OSError, cv2.error) as error:
+        print(f"cannot write {picture}: {error}. Name a .png or .jpg file in a folder that exists.", file=sys.stderr)
+        return BadInput.exit_code
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,238 @@
+"""Joint geometry and colour for image, boxes and mask, as albumentations pipelines keyed by one seed per sample.
+
+Every pipeline ends in an image of exactly the asked size, its content at the top left and the rest filled: evaluation
+letterboxes there too, so a network never learns a placement that it will not meet.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # before the import: else it asks the network for its version
+
+import albumentations as A
+import cv2
+import numpy as np
+
+from data.batch import Sample
+
+IGNORE = 255  # mask value of padding: belongs to no class
+AREA_BELOW = 0.5  # bilinear reads 2 x 2 pixels: below this scale it would skip some, and alias
+MIN_SIDE = 1e-3  # px: thinner boxes have no area in float32, and albumentations fails on what a crop cuts to nothing
+
+Fill = tuple[int, int, int]
+
+
+class ScaleJitterCrop(A.DualTransform):
+    """Resize, crop and flip in one pass over only the source pixels that are needed.
+
+    The scale is `jitter` times that at which the whole image just fits `size` (height, width). Where the scaled image
+    is larger than `size`, a random window is taken; where it is smaller, the output is smaller too: padding is the next
+    transform's work. The window starts at whole source pixels and the scale is recomputed per axis from the rounded
+    sizes, so boxes map exactly. `jitter=(1, 1)` without flips is a letterbox without its padding.
+
+    After a call `params` holds `window` (x1, y1, x2, y2 in source pixels), `out` (height, width) and `scale` (x, y).
+    """
+
+    _targets = (
+        A.core.type_definitions.Targets.IMAGE,
+        A.core.type_definitions.Targets.MASK,
+        A.core.type_definitions.Targets.BBOXES,
+    )
+
+    def __init__(
+        self,
+        size: tuple[int, int],
+        jitter: tuple[float, float] = (1.0, 1.0),
+        hflip: float = 0.0,
+        vflip: float = 0.0,
+    ) -> None:
+        super().__init__(p=1.0)
+        self.size, self.jitter, self.hflip, self.vflip = size, jitter, hflip, vflip
+
+    def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+        """Draw scale, window and flips; the number of random draws never depends on the image."""
+        draw = self.py_random
+        height, width = params["shape"][:2]
+        fit = min(self.size[0] / height, self.size[1] / width)
+        scale = fit * draw.uniform(*self.jitter)
+        x1, x2, out_width = _axis(width, self.size[1], scale, draw.random())
+        y1, y2, out_height = _axis(height, self.size[0], scale, draw.random())
+        return {
+            "window": (x1, y1, x2, y2),
+            "out": (out_height, out_width),
+            "scale": (out_width / (x2 - x1), out_height / (y2 - y1)),
+            "hflip": draw.random() < self.hflip,
+            "vflip": draw.random() < self.vflip,
+        }
+
+    def apply(self, img: np.ndarray, *, scale: tuple[float, float], **params: Any) -> np.ndarray:
+        """(H, W, C) uint8 -> `out` sized."""
+        return self._warp(img, cv2.INTER_AREA if min(scale) < AREA_BELOW else cv2.INTER_LINEAR, **params)
+
+    def apply_to_mask(self, mask: np.ndarray, **params: Any) -> np.ndarray:
+        """(H, W) class map, sampled at the nearest pixel centre."""
+        return self._warp(mask, cv2.INTER_NEAREST_EXACT, **params)
+
+    def _warp(
+        self,
+        array: np.ndarray,
+        interpolation: int,
+        *,
+        window: tuple[int, int, int, int],
+        out: tuple[int, int],
+        hflip: bool,
+        vflip: bool,
+        **_: Any,
+    ) -> np.ndarray:
+        x1, y1, x2, y2 = window
+        array = cv2.resize(array[y1:y2, x1:x2], out[::-1], interpolation=interpolation)
+        if hflip or vflip:
+            array = cv2.flip(array, -1 if hflip and vflip else int(hflip))
+        return array
+
+    def apply_to_bboxes(
+        self,
+        bboxes: np.ndarray,
+        *,
+        shape: tuple[int, ...],
+        window: tuple[int, int, int, int],
+        hflip: bool,
+        vflip: bool,
+        **_: Any,
+    ) -> np.ndarray:
+        """(N, 4+) as fractions of the source -> fractions of the output, beyond 0..1 where the window cuts them."""
+        x1, y1, x2, y2 = window
+        boxes = bboxes.copy()
+        for axis, length, start, end, flip in ((0, shape[1], x1, x2, hflip), (1, shape[0], y1, y2, vflip)):
+            sides = (bboxes[:, [axis, axis + 2]] * length - start) / (end - start)
+            boxes[:, [axis, axis + 2]] = 1 - sides[:, ::-1] if flip else sides
+        return boxes
+
+
+def _axis(length: int, limit: int, scale: float, where: float) -> tuple[int, int, int]:
+    """The window's start and end in source pixels and its output length, along one axis; `where` in [0, 1)."""
+    window = min(length, max(1, round(limit / scale)))
+    out = limit if window < length else min(limit, max(1, round(length * scale)))
+    start = int(where * (length - window + 1))
+    return start, start + window, out
+
+
+@dataclass(frozen=True)
+class Color:
+    """Strength of the colour jitter: factors are drawn from 1 +- their value, the hue's turn from +- degrees."""
+
+    brightness: float = 0.2
+    contrast: float = 0.2
+    saturation: float = 0.2
+    hue: float = 5.0
+
+
+class ColorJitter(A.ImageOnlyTransform):
+    """Brightness, contrast about mid-gray, saturation and hue as one 3 x 4 matrix: a single pass over the pixels.
+
+    Saturation and hue scale and rotate the chroma plane of YIQ (NTSC), which keeps luma where it is.
+    """
+
+    _TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
+    _FROM_YIQ = np.linalg.inv(_TO_YIQ)
+
+    def __init__(self, color: Color) -> None:
+        super().__init__(p=1.0)
+        self.color = color
+
+    def get_params(self) -> dict[str, Any]:
+        """Draw the matrix."""
+        draw = self.py_random.uniform
+        brightness, contrast, saturation = (
+            1 + draw(-strength, strength)
+            for strength in (self.color.brightness, self.color.contrast, self.color.saturation)
+        )
+        angle = np.deg2rad(draw(-self.color.hue, self.color.hue))
+        cos, sin = saturation * np.cos(angle), saturation * np.sin(angle)
+        chroma = np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]])
+        gain = brightness * contrast
+        matrix = gain * self._FROM_YIQ @ chroma @ self._TO_YIQ
+        shift = np.full((3, 1), 127.5 * (1 - contrast))
+        return {"matrix": np.hstack([matrix, shift]).astype(np.float32)}
+
+    def apply(self, img: np.ndarray, *, matrix: np.ndarray, **_: Any) -> np.ndarray:
+        """(H, W, 3) uint8 -> the same shape, clipped to 0..255."""
+        return cv2.transform(img, matrix)
+
+
+class Transform:
+    """A pipeline of albumentations on `Sample`s, whose randomness is a function of the seed it is called with."""
+
+    def __init__(
+        self, geometry: ScaleJitterCrop, colors: Sequence[A.BasicTransform], fill: Fill, min_visibility: float
+    ) -> None:
+        height, width = geometry.size
+        pad = A.PadIfNeeded(
+            height, width, position="top_left", border_mode=cv2.BORDER_CONSTANT, fill=fill, fill_mask=IGNORE
+        )
+        self._geometry = geometry
+        self._compose = A.Compose(
+            [geometry, *colors, pad],
+            bbox_params=A.BboxParams(
+                "pascal_voc",
+                label_fields=["labels"],
+                clip=True,
+                filter_invalid_bboxes=True,
+                min_visibility=min_visibility,
+                min_width=MIN_SIDE,
+                min_height=MIN_SIDE,
+                check_each_transform=False,  # only one step cuts boxes; checking after each costs more than it
+            ),
+        )
+        self._random = random.Random()
+
+    def __call__(self, sample: Sample, seed: int) -> Sample:
+        """The sample in network pixels; equal seeds give equal results, whatever was drawn before."""
+        # `Compose.set_random_seed` would give every step the same stream, so that scale, flip and colour are drawn
+        # alike; and it costs ten times as much.
+        self._random.seed(seed)
+        self._compose.set_random_state(np.random.Generator(np.random.PCG64(seed)), self._random)
+        targets: dict[str, Any] = {"image": sample.image, "bboxes": sample.boxes, "labels": sample.labels}
+        if sample.mask is not None:
+            targets["mask"] = sample.mask
+        out = self._compose(**targets)
+        return replace(
+            sample,
+            image=out["image"],
+            scale=self._geometry.params["scale"],
+            boxes=np.asarray(out["bboxes"], np.float32).reshape(-1, 4),
+            labels=np.asarray(out["labels"], np.int64),
+            mask=out.get("mask"),
+        )
+
+
+def letterbox(size: tuple[int, int], fill: Fill) -> Transform:
+    """For evaluation: the largest version of the image that fits `size` (height, width), top left, padded with `fill`.
+
+    `fill` is RGB in 0..255, best the network's mean colour, which normalises to zero. Predicted boxes return to
+    original pixels as `boxes / scale`. Nothing is random.
+    """
+    return Transform(ScaleJitterCrop(size), [], fill, min_visibility=0.0)
+
+
+def detection_train(
+    size: tuple[int, int],
+    jitter: tuple[float, float],
+    fill: Fill,
+    hflip: float = 0.5,
+    vflip: float = 0.0,
+    color: Color | None = Color(),
+    min_visibility: float = 0.2,
+) -> Transform:
+    """For training: scale jitter with random crop (Tan et al. 2020, EfficientDet: 0.1 to 2.0), flips, mild colour.
+
+    `jitter` multiplies the scale at which the image fits `size` (height, width); `fill` is RGB in 0..255. Boxes of
+    which less than `min_visibility` of the area remains are dropped; `color=None` leaves colours alone.
+    """
+    colors = [] if color is None else [ColorJitter(color)]
+    return Transform(ScaleJitterCrop(size, jitter, hflip, vflip), colors, fill, min_visibility)

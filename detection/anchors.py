@@ -1,0 +1,117 @@
+"""Anchors: where they lie, how boxes are written relative to them, and which sizes suit a data set.
+
+Boxes are (x1, y1, x2, y2) in pixels of the network's input, origin at the top-left corner of the top-left pixel.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# (width, height) factors of the three shapes: google/automl's first release, which the published weights were trained
+# with. Its later "2.0" and "0.5" differ from them by 1%.
+RATIOS = ((1.0, 1.0), (1.4, 0.7), (0.7, 1.4))
+OCTAVES = 3
+
+# exp() of a larger log-scale would turn one wild prediction into an infinite box: torchvision's limit, 62.5 x the anchor.
+MAX_LOG_SCALE = math.log(1000.0 / 16)
+
+
+class Anchors:
+    """Anchor boxes of a feature pyramid.
+
+    Cell (i, j) of a level with stride s has its anchors centred at ((j + 1/2) s, (i + 1/2) s): `octaves` sizes
+    scale x s x 2^(k / octaves) times `ratios` shapes, the sizes outermost.
+
+    Args:
+        strides: of the levels, finest first.
+        scale: side of the smallest square anchor of a level, in strides.
+        ratios: (width, height) factors of each shape.
+        octaves: sizes between one level and the next.
+    """
+
+    def __init__(
+        self,
+        strides: Sequence[int],
+        scale: float = 4.0,
+        ratios: Sequence[tuple[float, float]] = RATIOS,
+        octaves: int = OCTAVES,
+    ) -> None:
+        self.strides = tuple(strides)
+        self.scale = scale
+        self.ratios = tuple((float(w), float(h)) for w, h in ratios)
+        self.octaves = octaves
+        self._cached = lru_cache(maxsize=16)(self._build)
+
+    @property
+    def per_cell(self) -> int:
+        """Anchors at each cell of a level."""
+        return self.octaves * len(self.ratios)
+
+    def counts(self, size: tuple[int, int]) -> list[int]:
+        """Anchors on each level for an input of `size` (height, width)."""
+        return [math.ceil(size[0] / s) * math.ceil(size[1] / s) * self.per_cell for s in self.strides]
+
+    def __call__(self, size: tuple[int, int], device: torch.device | str = "cpu") -> Tensor:
+        """(A, 4) xyxy boxes for an input of `size` (height, width), ordered by level, row, column, size, shape."""
+        return self._cached(tuple(size), torch.device(device))
+
+    def _build(self, size: tuple[int, int], device: torch.device) -> Tensor:
+        boxes = []
+        for stride in self.strides:
+            sides = self.scale * stride * 2.0 ** (np.arange(self.octaves) / self.octaves)
+            half = (sides[:, None, None] * np.array(self.ratios) / 2).reshape(-1, 2)
+            x, y = (np.arange(math.ceil(side / stride)) * stride + stride / 2 for side in (size[1], size[0]))
+            centres = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 1, 2)
+            boxes.append(np.concatenate([centres - half, centres + half], axis=-1).reshape(-1, 4))
+        return torch.from_numpy(np.concatenate(boxes)).float().to(device)
+
+
+def encode(boxes: Tensor, anchors: Tensor) -> Tensor:
+    """Boxes as offsets from anchors: (..., 4) xyxy px -> (..., 4) (dx, dy, dw, dh).
+
+    dx and dy are centre shifts in anchor widths and heights, dw and dh are logarithms of size ratios (Faster R-CNN,
+    arXiv:1506.01497, equation 2). Boxes must have positive sides.
+    """
+    size, anchor_size = boxes[..., 2:] - boxes[..., :2], anchors[..., 2:] - anchors[..., :2]
+    shift = (boxes[..., 2:] + boxes[..., :2] - anchors[..., 2:] - anchors[..., :2]) / (2 * anchor_size)
+    return torch.cat([shift, (size / anchor_size).log()], dim=-1)
+
+
+def decode(deltas: Tensor, anchors: Tensor) -> Tensor:
+    """The inverse of `encode`: (..., 4) offsets and (..., 4) xyxy anchors -> (..., 4) xyxy px."""
+    anchor_size = anchors[..., 2:] - anchors[..., :2]
+    centre = (anchors[..., :2] + anchors[..., 2:]) / 2 + deltas[..., :2] * anchor_size
+    half = deltas[..., 2:].clamp(max=MAX_LOG_SCALE).exp() * anchor_size / 2
+    return torch.cat([centre - half, centre + half], dim=-1)
+
+
+def recall(sizes: np.ndarray, anchors: Anchors) -> np.ndarray:
+    """Best IoU of each box with an anchor centred on it: (N, 2) widths and heights in px -> (N,) in 0..1."""
+    sides = anchors.scale * 2.0 ** (np.arange(anchors.octaves) / anchors.octaves)
+    shapes = np.array(anchors.strides)[:, None, None, None] * sides[:, None, None] * np.array(anchors.ratios)
+    shapes = shapes.reshape(1, -1, 2)
+    overlap = np.minimum(sizes[:, None], shapes).prod(-1)
+    return (overlap / (sizes[:, None].prod(-1) + shapes.prod(-1) - overlap)).max(1)
+
+
+def fit_scale(sizes: np.ndarray, strides: Sequence[int]) -> float:
+    """The anchor scale whose anchors fit a data set's boxes best, by mean of the best IoU at equal centres.
+
+    Args:
+        sizes: (N, 2) widths and heights in px of the network's input.
+        strides: of the pyramid's levels.
+
+    Returns:
+        A scale between 1.5 and 4 in steps of 1/4; 4, the published one, where there are no boxes. A larger scale is
+        the same anchors one level coarser, so nothing is gained beyond 4.
+    """
+    candidates = np.arange(16, 5, -1) / 4
+    if not len(sizes):
+        return float(candidates[0])
+    return float(max(candidates, key=lambda scale: recall(sizes, Anchors(strides, scale)).mean()))

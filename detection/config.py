@@ -1,0 +1,63 @@
+"""Settings of the detection commands. Torch-free."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from backbones.scaling import scale_of
+from experiments.engine import config as engine
+
+PRESETS = Path(__file__).parent / "presets"
+
+
+@dataclass
+class TrainConfig(engine.TrainConfig):
+    """Train a detector."""
+
+    neck: str = "bifpn"
+    """What fuses the pyramid: bifpn, bifpn_softmax, bifpn_sum, fpn or panet."""
+    phi: int | str = 0
+    """Compound coefficient of neck, heads and input size: 0 to 7, 7x, lite0 to lite4. The backbone stays as named."""
+    lr: float = 2e-3
+    """Peak learning rate."""
+    assignment: Literal["aligned", "iou"] = "aligned"
+    """Which anchors learn a box: those that predict it best (aligned), or that overlap it by half (iou)."""
+    box_loss: Literal["giou", "ciou", "huber"] = "giou"
+    """Loss of the boxes."""
+    anchor_scale: float = 0.0
+    """Side of a level's smallest anchor in strides; 0 fits it to the training boxes."""
+    jitter: tuple[float, float] = (0.8, 1.4)
+    """Range of the random scale, relative to the image fitting the input."""
+    vflip: bool = False
+    """Also flip images upside down, where up and down mean nothing."""
+    nms: Literal["soft", "hard"] = "soft"
+    """How overlapping detections are suppressed."""
+
+    def check(self) -> None:
+        """Raise UserError for values that no run could use."""
+        super().check()
+        scale_of(self.phi)
+
+
+@dataclass
+class EvalConfig(engine.EvalConfig):
+    """Score a detector on COCO's twelve numbers."""
+
+    phi: int | str | None = None
+    """For a published checkpoint whose file does not tell its coefficient."""
+    nms: Literal["soft", "hard"] | None = None
+    """How overlapping detections are suppressed; by default as trained."""
+
+
+@dataclass
+class PredictConfig(engine.PredictConfig):
+    """Detect objects in images."""
+
+    phi: int | str | None = None
+    """For a published checkpoint whose file does not tell its coefficient."""
+    nms: Literal["soft", "hard"] | None = None
+    """How overlapping detections are suppressed; by default as trained."""
+    min_score: float = 0.3
+    """Lowest score that is drawn; the JSON holds all."""

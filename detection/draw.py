@@ -1,0 +1,69 @@
+"""Boxes, names and scores drawn on images."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+LEGIBLE = 480  # px: smaller images are enlarged to this longer side before anything is written on them
+
+
+def colors(count: int) -> list[tuple[int, int, int]]:
+    """`count` RGB colours, hues spread by the golden ratio so that neighbours differ."""
+    hues = [(0.58 + i * 0.618034) % 1 for i in range(count)]
+    return [tuple(round(255 * c) for c in colorsys.hsv_to_rgb(hue, 0.75, 0.95)) for hue in hues]  # type: ignore[misc]
+
+
+def draw_boxes(
+    image: np.ndarray,
+    boxes: np.ndarray,
+    labels: np.ndarray,
+    names: Sequence[str],
+    scores: np.ndarray | None = None,
+) -> np.ndarray:
+    """A copy of the image with labelled boxes on it, enlarged if it is small.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        boxes: (N, 4) xyxy in pixels of the image; the first is drawn last, on top.
+        labels: (N,) indices into `names`.
+        names: of the classes.
+        scores: (N,) in 0..1, shown in percent.
+    """
+    height, width = image.shape[:2]
+    zoom = max(1.0, LEGIBLE / max(height, width))
+    picture = Image.fromarray(image).resize((round(width * zoom), round(height * zoom)), Image.Resampling.LANCZOS)
+    canvas = ImageDraw.Draw(picture)
+    size = max(11, round(max(picture.size) / 55))
+    font = ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), size)
+    palette = colors(len(names))
+    for i in reversed(range(len(boxes))):
+        x1, y1, x2, y2 = (float(v) * zoom for v in boxes[i])
+        color = palette[int(labels[i])]
+        canvas.rectangle((x1, y1, max(x1, x2), max(y1, y2)), outline=color, width=max(2, size // 7))
+        text = names[int(labels[i])] + (f" {100 * float(scores[i]):.0f}" if scores is not None else "")
+        left, top, right, bottom = canvas.textbbox((0, 0), text, font=font)
+        x = min(max(0.0, x1), picture.width - (right - left) - 4)
+        y = y1 - (bottom - top) - 4
+        y = y if y >= 0 else y1
+        canvas.rectangle((x, y, x + right - left + 4, y + bottom - top + 4), fill=color)
+        dark = sum(color) > 380  # black on light, white on dark
+        canvas.text((x + 2 - left, y + 2 - top), text, fill=(0, 0, 0) if dark else (255, 255, 255), font=font)
+    return np.asarray(picture)
+
+
+def side_by_side(left: np.ndarray, right: np.ndarray, gap: int = 8) -> np.ndarray:
+    """Two pictures of equal height next to each other, with a white gap."""
+    return np.concatenate([left, np.full((left.shape[0], gap, 3), 255, np.uint8), right], axis=1)
+
+
+def kept(boxes: torch.Tensor, scores: torch.Tensor, labels: torch.Tensor, min_score: float) -> tuple[np.ndarray, ...]:
+    """One image's detections of at least `min_score`, as arrays."""
+    keep = (scores >= min_score) & (labels >= 0)
+    return boxes[keep].cpu().numpy(), scores[keep].cpu().numpy(), labels[keep].cpu().numpy()

@@ -1,0 +1,69 @@
+"""EfficientDet's heads: one for classes and one for boxes, shared by all levels except for their batch norms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from backbones.bifpn import SeparableConv, batch_norm
+
+# Every anchor starts at this probability of being each class (RetinaNet, arXiv:1708.02002, section 4.1).
+PRIOR = 0.01
+
+
+class Head(nn.Module):
+    """`repeats` separable convolutions, each with one batch norm a level, and a last one that predicts.
+
+    Args:
+        channels: of every map that comes in.
+        outputs: values predicted for each anchor: the number of classes, or 4.
+        per_cell: anchors at each cell.
+        levels: how many maps come in.
+        repeats: convolutions before the last.
+        activation: module class of the nonlinearity.
+        bias: biases before batch norm, which TensorFlow's weights carry.
+        prior: initial probability of each output, for a sigmoid; None for zero biases.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        outputs: int,
+        per_cell: int,
+        levels: int = 5,
+        repeats: int = 3,
+        activation: Callable[[], nn.Module] = nn.SiLU,
+        bias: bool = False,
+        prior: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.outputs = outputs
+        self.convs = nn.ModuleList(SeparableConv(channels, channels, bias) for _ in range(repeats))
+        self.norms = nn.ModuleList(nn.ModuleList(batch_norm(channels) for _ in range(repeats)) for _ in range(levels))
+        self.activation = activation()
+        self.predict = SeparableConv(channels, outputs * per_cell, bias=True)
+        self.apply(init_weights)
+        if prior is not None:
+            nn.init.constant_(self.predict.pointwise.bias, -math.log((1 - prior) / prior))
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """[(B, channels, H, W) of each level] -> (B, A, outputs), anchors ordered as `Anchors` orders them."""
+        predictions = []
+        for x, norms in zip(maps, self.norms, strict=True):
+            for conv, norm in zip(self.convs, norms, strict=True):
+                x = self.activation(norm(conv(x)))
+            x = self.predict(x).permute(0, 2, 3, 1)
+            predictions.append(x.reshape(x.shape[0], -1, self.outputs))
+        return torch.cat(predictions, dim=1)
+
+
+def init_weights(module: nn.Module) -> None:
+    """Normal with variance 1 / fan-in (`variance_scaling` of google/automl's heads) and zero biases."""
+    if isinstance(module, nn.Conv2d):
+        fan_in = module.weight[0].numel()
+        nn.init.normal_(module.weight, std=fan_in**-0.5)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,144 @@
+"""The detector: backbone, neck, and two heads over anchors. A plain nn.Module that knows nothing of data or training."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from backbones import create_backbone
+from backbones.base import Backbone, select
+from backbones.necks import create_neck
+from backbones.scaling import scale_of
+from backbones.weights import read_state
+from detection import effdet
+from detection.anchors import Anchors
+from detection.head import PRIOR, Head
+from detection.loss import DetectionLoss
+from detection.postprocess import Detections, candidates, suppress
+
+logger = logging.getLogger(__name__)
+
+ACTIVATIONS = {"silu": nn.SiLU, "relu6": nn.ReLU6}
+COARSEST_STRIDE = 32  # of the backbone; necks make the levels beyond
+
+
+class Detector(nn.Module):
+    """Boxes and classes for every anchor of an image.
+
+    Args:
+        backbone: gives at least the strides of `anchors` up to 32.
+        neck: maps of those strides in, one map for each of the anchors' strides out.
+        class_head: (B, A, K) logits from the neck's maps.
+        box_head: (B, A, 4) offsets from the neck's maps, see `anchors.encode`.
+        anchors: over the neck's strides.
+        criterion: what `loss` computes.
+        nms: "soft" or "hard".
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        neck: nn.Module,
+        class_head: nn.Module,
+        box_head: nn.Module,
+        anchors: Anchors,
+        criterion: DetectionLoss,
+        nms: str = "soft",
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.neck = neck
+        self.class_head = class_head
+        self.box_head = box_head
+        self.anchors = anchors
+        self.criterion = criterion
+        self.nms = nms
+        self._taken = select(backbone.levels, [stride for stride in anchors.strides if stride <= COARSEST_STRIDE])
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, H, W) normalised floats, any H and W -> logits (B, A, K), deltas (B, A, 4)."""
+        maps = self.backbone(images)
+        maps = self.neck([maps[i] for i in self._taken])
+        return self.class_head(maps), self.box_head(maps)
+
+    def loss(self, images: Tensor, boxes: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Terms to be summed and minimised.
+
+        Args:
+            images: (B, 3, H, W) normalised floats.
+            boxes: (B, M, 4) xyxy px of the input, rows past an image's last box arbitrary.
+            labels: (B, M) class indices, -1 in rows without a box.
+        """
+        logits, deltas = self(images)
+        return self.criterion(logits, deltas, self._anchors(images), boxes, labels)
+
+    def predict(self, images: Tensor, sizes: Tensor | None = None) -> Detections:
+        """Final detections, best first: (B, 3, H, W) normalised floats -> see `Detections`.
+
+        `sizes` is (B, 2), the (height, width) of the part of each input that is image; the whole of it by default.
+        Boxes are clipped there.
+        """
+        logits, deltas = self(images)
+        size = tuple(images.shape[-2:]) if sizes is None else sizes
+        return suppress(candidates(logits, deltas, self._anchors(images), size), self.nms)
+
+    def _anchors(self, images: Tensor) -> Tensor:
+        height, width = images.shape[-2:]
+        return self.anchors((height, width), images.device)
+
+
+def create_detector(
+    backbone: str | Backbone,
+    num_classes: int,
+    phi: int | str = 0,
+    neck: str = "bifpn",
+    pretrained: bool | str | Path = False,
+    anchor_scale: float | None = None,
+    criterion: DetectionLoss | None = None,
+    nms: str = "soft",
+) -> Detector:
+    """An EfficientDet of coefficient `phi` on any backbone.
+
+    Args:
+        backbone: a name of `list_backbones()`, or a module.
+        num_classes: K.
+        phi: sets neck, heads and anchors: 0..7, "7x", "lite0".."lite4". Never changes the backbone.
+        neck: a name of `backbones.necks.NECKS`; BiFPN's fusion is the coefficient's unless the name says it.
+        pretrained: True for the backbone's published weights; a path for a file of them, or for a whole detector's
+            in effdet's or our own format. The class layer is dropped, and logged, where class counts differ.
+        anchor_scale: side of a level's smallest square anchor in strides; the coefficient's by default.
+        criterion: see `DetectionLoss`.
+        nms: "soft" or "hard".
+
+    Raises UserError for unknown names and BadInput where weights are absent or do not fit.
+    """
+    scale = scale_of(phi)
+    state = None if isinstance(pretrained, bool) else read_state(pretrained)
+    whole = state is not None and effdet.is_detector(state)
+    if isinstance(backbone, str):
+        strides = [8 * 2**i for i in range(3)]
+        backbone = create_backbone(backbone, False if whole else pretrained, strides)
+    tensorflow = backbone.name.startswith("tf_")  # their neck and heads have TensorFlow's padding and biases
+    taken = [backbone.levels[i] for i in select(backbone.levels, (8, 16, 32))]
+    activation = ACTIVATIONS[scale.activation]
+    options: dict = {"channels": scale.width, "num_levels": scale.num_levels}
+    if neck.startswith("bifpn"):
+        options |= {"repeats": scale.neck_repeats, "activation": activation, "same": tensorflow, "bias": tensorflow}
+    if neck == "bifpn":
+        options["fusion"] = scale.fusion
+    fused = create_neck(neck, taken, **options)
+    anchors = Anchors([level.stride for level in fused.levels], anchor_scale or scale.anchor_scale)
+
+    def head(outputs: int, prior: float | None = None) -> Head:
+        return Head(
+            scale.width, outputs, anchors.per_cell, scale.num_levels, scale.head_repeats, activation, tensorflow, prior
+        )
+
+    detector = Detector(
+        backbone, fused, head(num_classes, PRIOR), head(4), anchors, criterion or DetectionLoss(), nms
+    )
+    if whole:
+        effdet.load(detector, state, str(pretrained))
+    return detector

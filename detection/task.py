@@ -1,0 +1,236 @@
+"""Detection as a task: what is read, built, minimised, scored and drawn."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from torch import Tensor, nn
+
+from backbones.errors import BadInput
+from backbones.scaling import scale_of
+from backbones.weights import read_state
+from data.batch import Batch, Sample
+from data.coco import CocoDetection
+from data.transforms import Transform, detection_train, letterbox
+from detection import effdet
+from detection.anchors import fit_scale
+from detection.config import EvalConfig, PredictConfig, TrainConfig
+from detection.draw import draw_boxes, kept, side_by_side
+from detection.evaluator import CocoEvaluator
+from detection.loss import DetectionLoss
+from detection.model import Detector, create_detector
+from detection.postprocess import Detections, to_original
+from experiments.engine.checkpoint import RunInfo
+from experiments.engine.config import parse_size
+from experiments.engine.record import write_json
+from experiments.engine.task import Task
+
+IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+
+
+class DetectionTask(Task):
+    """EfficientDet training and COCO evaluation."""
+
+    name: ClassVar[str] = "detection"
+    monitor: ClassVar[str] = "AP"
+    headline: ClassVar[tuple[str, ...]] = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+    config: TrainConfig
+    model: Detector
+    evaluator: CocoEvaluator
+
+    @classmethod
+    def prepare(cls, config: TrainConfig, root: Path) -> tuple[DetectionTask, CocoDetection, CocoDetection]:
+        """A new run: the task, the training images and the validation images."""
+        size = parse_size(config.image_size or scale_of(config.phi).size)
+        train = CocoDetection(root, "train", None, config.data.fraction, config.seed, config.data.skip_bad)
+        val = CocoDetection(root, "val", skip_bad=config.data.skip_bad)
+        if train.category_ids != val.category_ids:
+            raise BadInput(f"{train.annotation_file} and {val.annotation_file} do not have the same categories")
+        scale = config.anchor_scale or fit_scale(network_sizes(train, size), pyramid_strides(config.phi))
+        model = create_detector(
+            config.backbone,
+            len(train.classes),
+            config.phi,
+            config.neck,
+            False if config.protocol == "scratch" else config.pretrained,
+            anchor_scale=scale,
+            criterion=DetectionLoss(config.assignment, config.box_loss),
+            nms=config.nms,
+        )
+        provenance = model.backbone.provenance
+        info = RunInfo(
+            task=cls.name,
+            dataset={
+                "root": str(root),
+                "fingerprint": {"train": train.fingerprint, "val": val.fingerprint},
+                "train": asdict(train.report),
+                "val": asdict(val.report),
+            },
+            config=asdict(config),
+            classes=list(train.classes),
+            preprocessing={"mean": list(provenance.mean), "std": list(provenance.std), "size": list(size)},
+            provenance=provenance.as_dict(),
+            extra={
+                "neck": config.neck,
+                "phi": str(config.phi),
+                "category_ids": list(train.category_ids),
+                "anchor_scale": scale,
+            },
+        )
+        task = cls(model, config, info, cls.evaluator_for(val, info))
+        train.transform = detection_train(
+            size, tuple(config.jitter), fill_color(info), vflip=0.5 if config.vflip else 0.0
+        )
+        val.transform = task.transform()
+        return task, train, val
+
+    @classmethod
+    def restore(cls, info: RunInfo, state: dict[str, Tensor], config: EvalConfig | PredictConfig) -> DetectionTask:
+        """The task of a finished run."""
+        stored = TrainConfig(**info.config)
+        model = create_detector(
+            stored.backbone,
+            len(info.classes),
+            info.extra["phi"],
+            info.extra["neck"],
+            anchor_scale=info.extra["anchor_scale"],
+            criterion=DetectionLoss(stored.assignment, stored.box_loss),
+            nms=config.nms or stored.nms,
+        )
+        model.load_state_dict(state)
+        return cls(model, stored, info)
+
+    @classmethod
+    def published(cls, file: Path, config: EvalConfig | PredictConfig) -> DetectionTask:
+        """The task of a published COCO detector in effdet's file format."""
+        state = read_state(file)
+        if not effdet.is_detector(state):
+            raise BadInput(f"{file} is neither a run of this suite nor a detector in effdet's format")
+        backbone, phi, classes = effdet.describe(state, file.name, config.phi)
+        model = create_detector(backbone, classes, phi, pretrained=str(file), nms=config.nms or "soft")
+        coco = classes == effdet.COCO_OUTPUTS
+        names = [effdet.COCO_CLASSES.get(i, f"({i} is unused)") if coco else str(i) for i in range(1, classes + 1)]
+        size = scale_of(phi).size
+        # google/automl trained the Lite and AdvProp detectors on inputs in -1..1.
+        half = {"mean": [0.5] * 3, "std": [0.5] * 3} if "lite" in phi or "_ap" in file.name else IMAGENET
+        info = RunInfo(
+            task=cls.name,
+            dataset={"root": None, "published": "COCO" if coco else None},
+            config=asdict(TrainConfig(backbone=backbone, phi=phi)),
+            classes=names,
+            preprocessing=half | {"size": [size, size]},
+            provenance={"source": f"file:{file}", "recipe": "effdet"},
+            extra={
+                "neck": "bifpn",
+                "phi": phi,
+                "category_ids": list(range(1, classes + 1)),
+                "anchor_scale": model.anchors.scale,
+            },
+        )
+        return cls(model, TrainConfig(backbone=backbone, phi=phi), info)
+
+    def for_eval(self, root: Path, split: str, skip_bad: int) -> CocoDetection:
+        """The images of `split`, and this task's evaluator set to score them."""
+        dataset = CocoDetection(root, split, self.transform(), skip_bad=skip_bad)
+        self.evaluator = self.evaluator_for(dataset, self.info)
+        return dataset
+
+    @staticmethod
+    def evaluator_for(dataset: CocoDetection, info: RunInfo) -> CocoEvaluator:
+        """An evaluator that writes the model's classes as this data set's category ids.
+
+        Raises BadInput where the data set lacks a class of the model, by name, or by id for published COCO detectors.
+        """
+        by_name = dict(zip(dataset.classes, dataset.category_ids, strict=True))
+        ids = info.extra["category_ids"]
+        if info.dataset.get("published") == "COCO":
+            known = set(dataset.category_ids) <= set(effdet.COCO_CLASSES)
+            missing = [] if known else [str(i) for i in sorted(set(dataset.category_ids) - set(effdet.COCO_CLASSES))]
+        else:
+            missing = [name for name in info.classes if name not in by_name]
+            ids = [by_name.get(name, -1) for name in info.classes]
+        if missing:
+            raise BadInput(
+                f"the model and {dataset.annotation_file} do not have the same classes: "
+                f"{', '.join(missing[:5])} {'is' if len(missing) == 1 else 'are'} in only one of them"
+            )
+        return CocoEvaluator(dataset.annotation_file, dataset.image_ids, ids)
+
+    # --- hooks of the base task
+
+    def losses(self, images: Tensor, batch: Batch) -> dict[str, Tensor]:  # noqa: D102
+        return self.model.loss(images, batch.boxes, batch.labels)
+
+    def predictions(self, images: Tensor, batch: Batch) -> Detections:  # noqa: D102
+        shown = (batch.sizes * batch.scales.flip(1)).round()  # (height, width) of the image within its letterbox
+        return to_original(self.model.predict(images, shown), batch.scales, batch.sizes)
+
+    def transform(self) -> Transform:  # noqa: D102
+        return letterbox(tuple(self.info.preprocessing["size"]), fill_color(self.info))
+
+    def final_layer(self) -> list[nn.Module]:  # noqa: D102
+        return [self.model.class_head.predict, self.model.box_head.predict]  # type: ignore[list-item]
+
+    # --- what a person looks at
+
+    def per_class(self) -> dict[str, float]:
+        """AP of each class in the last evaluation."""
+        return self.evaluator.per_class
+
+    def write_results(self, folder: Path) -> None:
+        """`per_class.json`, and `detections.json` in COCO's result format."""
+        write_json(folder / "per_class.json", self.per_class())
+        detections = self.evaluator.detections
+        write_json(folder / "detections.json", coco_results(*np.split(detections, [1, 5, 6], axis=1)))
+
+    def records(self, predictions: Detections, image_id: int) -> list[dict[str, Any]]:
+        """COCO result records."""
+        boxes, scores, labels = kept(*(part[0] for part in predictions), min_score=0.0)
+        boxes[:, 2:] -= boxes[:, :2]
+        ids = np.array(self.info.extra["category_ids"])[labels]
+        return coco_results(np.full(len(boxes), image_id), boxes, scores, ids)
+
+    def picture(  # noqa: D102
+        self, image: np.ndarray, predictions: Detections, truth: Sample | None = None, config: Any = None
+    ) -> np.ndarray:
+        least = PredictConfig().min_score if config is None else config.min_score
+        boxes, scores, labels = kept(*(part[0] for part in predictions), min_score=least)
+        found = draw_boxes(image, boxes, labels, self.info.classes, scores)
+        if truth is None:
+            return found
+        return side_by_side(draw_boxes(image, truth.boxes, truth.labels, self.info.classes), found)
+
+
+def coco_results(image_ids: np.ndarray, boxes: np.ndarray, scores: np.ndarray, categories: np.ndarray) -> list[dict]:
+    """COCO result records of (N,) image ids, (N, 4) x, y, width, height in original px, (N,) scores, category ids."""
+    return [
+        {"image_id": int(image), "category_id": int(category), "bbox": [round(v, 2) for v in box], "score": score}
+        for image, box, score, category in zip(
+            image_ids.ravel().tolist(),
+            boxes.tolist(),
+            scores.ravel().round(5).tolist(),
+            categories.ravel().tolist(),
+            strict=True,
+        )
+    ]
+
+
+def fill_color(info: RunInfo) -> tuple[int, int, int]:
+    """The normalisation's mean as RGB in 0..255: padding of this colour is zero to the network."""
+    r, g, b = (round(255 * m) for m in info.preprocessing["mean"])
+    return r, g, b
+
+
+def network_sizes(dataset: CocoDetection, size: tuple[int, int]) -> np.ndarray:
+    """(N, 2) widths and heights of all training boxes once their images are letterboxed to `size`, px."""
+    image, boxes = dataset.boxes_by_image()
+    scale = np.min(np.asarray(size) / dataset.sizes, axis=1)
+    return (boxes[:, 2:] - boxes[:, :2]) * scale[image, None]
+
+
+def pyramid_strides(phi: int | str) -> list[int]:
+    """Strides of the detector's levels."""
+    return [8 * 2**i for i in range(scale_of(phi).num_levels)]

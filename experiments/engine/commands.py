@@ -1,0 +1,243 @@
+"""What `train`, `eval` and `predict` do, whatever the task."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from PIL import Image
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import track
+from rich.table import Table
+
+from backbones.errors import BadInput, UserError
+from data.batch import Sample, collate
+from data.demo import demo_root
+from data.images import read_image
+from data.loader import eval_loader, train_loader
+from experiments.engine.checkpoint import find_checkpoint, is_run, latest_run, new_run_folder, read_run
+from experiments.engine.config import EvalConfig, PredictConfig, ScoreConfig, TrainConfig, parse_size
+from experiments.engine.plots import curves
+from experiments.engine.record import write_json
+from experiments.engine.task import Task
+from experiments.engine.trainer import autocast, device_of, fit, seed_everything
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+PICTURES = 8  # validation images drawn after training
+CLASSES_SHOWN = 25
+
+out = Console(soft_wrap=True, highlight=False)
+err = Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+def train(task_class: type[Task], config: TrainConfig) -> dict[str, Any]:
+    """Train a new run, or continue one; returns the record."""
+    _log_to_terminal()
+    config = _stored(config) if config.resume else config
+    config.check()
+    device = device_of(config.device)
+    root = Path(config.data.root) if config.data.root else demo_root(task_class.name)
+    seed_everything(config.seed)
+    task, train_set, val_set = task_class.prepare(config, root)
+    output = Path(config.resume) if config.resume else new_run_folder(task_class.name, config.backbone, config.output)
+    weights = task.info.provenance
+    err.print(
+        f"{task_class.name}: {config.backbone}, weights {weights['source']}; {len(train_set)} training and "
+        f"{len(val_set)} validation images of {root}; {config.epochs} epochs on {device} -> {output}"
+    )
+    record = fit(
+        task,
+        train_loader(train_set, config.batch_size, config.seed, config.data.workers),
+        eval_loader(val_set, config.batch_size, config.data.workers),
+        output,
+        resume=bool(config.resume),
+    )
+    task.to(device).eval()
+    task.write_results(output)
+    pictures = output / "pictures"
+    pictures.mkdir(exist_ok=True)
+    for index in np.linspace(0, len(val_set) - 1, min(PICTURES, len(val_set))).round().astype(int).tolist():
+        _picture(task, val_set, index, device).save(pictures / f"val-{index:05d}.jpg", quality=90)
+    curves(output / "metrics.csv", task.monitor, pictures / "curves.png")
+    _print_scores(task, record["metrics"])
+    best = record["best"]
+    out.print(
+        f"best {task.monitor} {100 * best[task.monitor]:.1f} after epoch {best['epoch']} of {config.epochs}; "
+        f"trained in {record['train_seconds']:.0f} s; {record['params'] / 1e6:.2f} M parameters, "
+        f"{record['macs'] / 1e9:.2f} G multiply-adds, {record['latency_ms']:.0f} ms an image\n"
+        f"run {output}, pictures in {pictures}"
+    )
+    return record
+
+
+def evaluate(task_class: type[Task], config: EvalConfig) -> dict[str, float]:
+    """Score a run or a published checkpoint; returns the metrics."""
+    _log_to_terminal()
+    device = device_of(config.device)
+    task = _load(task_class, config)
+    root = _data_root(task, config.data.root)
+    dataset = task.for_eval(root, config.data.split, config.data.skip_bad)
+    task.to(device).eval()
+    loader = eval_loader(dataset, config.batch_size, config.data.workers)
+    with torch.inference_mode(), autocast(config.precision, device):
+        for batch in track(loader, f"scoring {len(dataset)} images", console=err, transient=True):
+            batch = batch.to(device)
+            task.evaluator.update(task.predictions(task.normalised(batch), batch), batch)
+    metrics = task.evaluator.compute()
+    out.print(f"{root}, split {config.data.split}, {len(dataset)} images")
+    _print_scores(task, metrics)
+    if config.output:
+        folder = _make(config.output)
+        write_json(folder / "metrics.json", metrics)
+        task.write_results(folder)
+        out.print(f"metrics.json and per-image results in {folder}")
+    return metrics
+
+
+def predict(task_class: type[Task], config: PredictConfig) -> None:
+    """Predict a file or a folder of images; writes a picture of each and the task's result file."""
+    _log_to_terminal()
+    device = device_of(config.device)
+    files = image_files(config.images)
+    task = _load(task_class, config).to(device).eval()
+    folder = _make(config.output)
+    records: list[dict[str, Any]] = []
+    for number, file in enumerate(track(files, f"predicting {len(files)} images", console=err, transient=True)):
+        image = read_image(file)
+        batch = collate([task.transform()(_unlabelled(image, number), 0)]).to(device)
+        with torch.inference_mode(), autocast(config.precision, device):
+            found = task.predictions(task.normalised(batch), batch)
+        records += [{"file": file.name, **record} for record in task.records(found, number)]
+        Image.fromarray(task.picture(image, found, config=config)).save(folder / f"{file.stem}.jpg", quality=92)
+    write_json(folder / "predictions.json", records)
+    out.print(f"{len(files)} pictures and predictions.json in {folder}")
+
+
+def image_files(path: str) -> list[Path]:
+    """The image at `path`, or the images of that folder by name. Raises UserError or BadInput where there is none."""
+    if not path:
+        raise UserError("--images FILE_OR_FOLDER is needed")
+    place = Path(path)
+    if place.is_file():
+        return [place]
+    found = sorted(p for p in place.glob("*") if p.suffix.lower() in IMAGE_SUFFIXES) if place.is_dir() else []
+    if not found:
+        what = "has no images" if place.is_dir() else "does not exist"
+        raise BadInput(f"--images {path} {what}: an image, or a folder of {', '.join(sorted(IMAGE_SUFFIXES))} files")
+    return found
+
+
+def _load(task_class: type[Task], config: ScoreConfig) -> Task:
+    """The task that `--checkpoint` or `--backbone` names, or the latest run's, at the asked input size."""
+    if config.checkpoint is None and config.backbone is not None:
+        task = task_class.of_backbone(config.backbone, config)
+    else:
+        place = config.checkpoint or str(latest_run(task_class.name))
+        if config.checkpoint is None:
+            err.print(f"using the latest run, {place}")
+        file = find_checkpoint(place)
+        if is_run(file):
+            info, state = read_run(file)
+            if info.task != task_class.name:
+                raise BadInput(f"{file} is a {info.task} run: use `python -m {info.task}.eval` or `.predict`")
+            task = task_class.restore(info, state, config)
+        else:
+            task = task_class.published(file, config)
+    if config.image_size is not None:
+        task.info.preprocessing["size"] = list(parse_size(config.image_size))
+    task.model.to(memory_format=torch.channels_last)
+    return task
+
+
+def _data_root(task: Task, asked: str | None) -> Path:
+    """The data to score on: as asked, or what the run was trained on."""
+    if asked:
+        return Path(asked)
+    trained_on = task.info.config.get("data", {}).get("root")
+    if trained_on is None and task.info.dataset.get("published"):
+        raise UserError("--data.root FOLDER is needed to score a published checkpoint")
+    return Path(trained_on) if trained_on else demo_root(task.name)
+
+
+def _stored(config: TrainConfig) -> TrainConfig:
+    """The settings of the run to resume. Raises UserError for a flag that contradicts them."""
+    folder = Path(str(config.resume))
+    file = folder / "config.yaml"
+    if not file.is_file():
+        raise BadInput(f"--resume {folder} is not a run folder: it has no config.yaml")
+    stored = yaml.safe_load(file.read_text())
+    asked, default = asdict(config), asdict(type(config)())
+    for name in asked.keys() - {"resume", "output"}:
+        if asked[name] not in (default[name], stored[name]) and list(_flat(asked[name])) != list(_flat(stored[name])):
+            raise UserError(
+                f"--resume continues {folder} with its own settings: --{name} {asked[name]} contradicts its "
+                f"{stored[name]}. Leave the flag out, or start a new run."
+            )
+    values = {f.name: stored[f.name] for f in fields(config) if f.name != "data"}
+    return type(config)(**values | {"resume": str(folder), "data": type(config.data)(**stored["data"])})
+
+
+def _flat(value: Any) -> Any:
+    return value if isinstance(value, (list, tuple)) else [value]
+
+
+def _picture(task: Task, dataset: Any, index: int, device: torch.device) -> Image.Image:
+    """Ground truth and prediction of one image, side by side."""
+    original = copy.copy(dataset)
+    original.transform = None
+    sample = original[index]
+    batch = collate([dataset[index]]).to(device)
+    with torch.inference_mode():
+        found = task.predictions(task.normalised(batch), batch)
+    return Image.fromarray(task.picture(sample.image, found, truth=sample))
+
+
+def _unlabelled(image: np.ndarray, number: int) -> Sample:
+    return Sample(
+        image=image,
+        image_id=number,
+        size=(image.shape[0], image.shape[1]),
+        scale=(1.0, 1.0),
+        boxes=np.zeros((0, 4), np.float32),
+        labels=np.zeros(0, np.int64),
+    )
+
+
+def _print_scores(task: Task, metrics: dict[str, float]) -> None:
+    table = Table(*task.headline, title=f"{task.name}, percent", title_justify="left")
+    table.add_row(*(_percent(metrics[name]) for name in task.headline))
+    out.print(table)
+    per_class = task.per_class()
+    if 1 < len(per_class) <= CLASSES_SHOWN:
+        table = Table("class", task.monitor)
+        for name, value in sorted(per_class.items(), key=lambda item: -item[1] if item[1] == item[1] else 1):
+            table.add_row(name.replace("[", r"\["), _percent(value))
+        out.print(table)
+
+
+def _percent(value: float | None) -> str:
+    return "--" if value is None or value != value else f"{100 * value:.1f}"
+
+
+def _make(folder: str) -> Path:
+    path = Path(folder)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"cannot make the folder {path}: {error.strerror}") from error
+    return path
+
+
+def _log_to_terminal() -> None:
+    """Warnings of our own packages, such as dropped layers and skipped images, go to the terminal."""
+    handler = RichHandler(console=err, show_time=False, show_path=False, show_level=False)
+    for package in ("backbones", "data", "classification", "detection", "segmentation", "experiments"):
+        logger = logging.getLogger(package)
+        logger.handlers, logger.level, logger.propagate = [handler], logging.WARNING, False

@@ -1,0 +1,37 @@
+"""Learning curves from a run's `metrics.csv`."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+BLUE, ORANGE = "#2468b0", "#c4501b"
+
+
+def curves(metrics: Path, monitor: str, picture: Path) -> None:
+    """Draw loss and `monitor` against the epoch, each on an axis of its own."""
+    with metrics.open() as file:
+        rows = list(csv.DictReader(file))
+    loss, score = _series(rows, "loss"), _series(rows, monitor)
+    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, 2)
+    for panel, (epochs, values), name, color in (
+        (panels[0], loss, "training loss", BLUE),
+        (panels[1], score, f"{monitor}, percent", ORANGE),
+    ):
+        panel.plot(epochs, [v * (100 if color == ORANGE else 1) for v in values], color=color, marker=".", lw=1.5)
+        panel.set_xlabel("epoch")
+        panel.set_title(name, loc="left", fontsize=10)
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.grid(alpha=0.25)
+    figure.savefig(picture, dpi=120)
+
+
+def _series(rows: list[Mapping[str, str]], name: str) -> tuple[list[int], list[float]]:
+    points = [(int(row["epoch"]) + 1, float(row[name])) for row in rows if row.get(name)]
+    return [epoch for epoch, _ in points], [value for _, value in points]

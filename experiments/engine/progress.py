@@ -1,0 +1,71 @@
+"""The progress bar of a training: where it stands, its loss and score, and how long it still takes."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from lightning.pytorch.callbacks import Callback
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+
+class TrainingProgress(Callback):
+    """One bar over all steps of the run; where output is not a terminal, one line an epoch."""
+
+    def __init__(self, monitor: str) -> None:
+        self.monitor = monitor
+        self.console = Console(file=sys.stderr)
+        self.loss = float("nan")
+        self.started = 0.0
+        self.bar: Progress | None = None
+
+    def on_train_start(self, trainer: Any, module: Any) -> None:  # noqa: D102
+        self.started = time.monotonic()
+        self.first_step = trainer.global_step
+        if self.console.is_terminal:
+            self.bar = Progress(
+                TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[left]}"), TimeElapsedColumn(),
+                console=self.console,
+            )  # fmt: skip
+            self.bar.start()
+            self.row = self.bar.add_task("", total=int(trainer.estimated_stepping_batches), left="")
+
+    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:  # noqa: D102
+        loss = float(outputs["loss"])
+        # Smoothed over about 20 steps: a single batch's loss says little.
+        self.loss = loss if self.loss != self.loss else self.loss + (loss - self.loss) / 20
+        if self.bar is not None:
+            self.bar.update(
+                self.row, completed=trainer.global_step, description=self._text(trainer), left=self._left(trainer)
+            )
+
+    def on_train_epoch_end(self, trainer: Any, module: Any) -> None:  # noqa: D102
+        if self.bar is None:
+            self.console.print(f"{self._text(trainer)}  {self._left(trainer)}", highlight=False, soft_wrap=True)
+
+    def on_train_end(self, trainer: Any, module: Any) -> None:  # noqa: D102
+        self._stop()
+
+    def on_exception(self, trainer: Any, module: Any, exception: BaseException) -> None:  # noqa: D102
+        self._stop()
+
+    def _stop(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+
+    def _text(self, trainer: Any) -> str:
+        score = trainer.callback_metrics.get(self.monitor)
+        shown = "--" if score is None else f"{100 * float(score):.1f}"
+        epoch = min(trainer.current_epoch + 1, trainer.max_epochs)
+        return f"epoch {epoch}/{trainer.max_epochs}  loss {self.loss:.3f}  {self.monitor} {shown}"
+
+    def _left(self, trainer: Any) -> str:
+        done = trainer.global_step - self.first_step
+        if not done:
+            return ""
+        seconds = (time.monotonic() - self.started) / done * (trainer.estimated_stepping_batches - trainer.global_step)
+        minutes, seconds = divmod(round(seconds), 60)
+        return f"{minutes}:{seconds:02d} left"

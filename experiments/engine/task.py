@@ -1,0 +1,226 @@
+"""The base task: optimisation, protocols, evaluation and checkpoint content, shared by all three tasks.
+
+A task fills in how it is built, what it minimises, and how its predictions are scored and shown.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from backbones.errors import BadInput, UserError
+from data.batch import Batch, Sample, normalise
+from data.transforms import Transform
+from experiments.engine.checkpoint import RunInfo
+from experiments.engine.config import TrainConfig
+
+
+class Diverged(UserError):
+    """The loss is no longer a finite number."""
+
+    exit_code = 4
+
+
+class Evaluator(Protocol):
+    """Collects predictions over a data set and turns them into scores, once."""
+
+    def reset(self) -> None:
+        """Forget all predictions."""
+
+    def update(self, predictions: Any, batch: Batch) -> None:
+        """Add the predictions of one batch."""
+
+    def compute(self) -> dict[str, float]:
+        """Metric name -> fraction in 0..1 (NaN where undefined), over all images seen since `reset`."""
+
+
+class Task(LightningModule):
+    """A model in training or evaluation.
+
+    Args:
+        model: has a `backbone` attribute.
+        config: settings of the run.
+        info: what its checkpoints say about the run.
+        evaluator: fed by validation.
+    """
+
+    name: ClassVar[str]
+    monitor: ClassVar[str]  # the metric that chooses the best epoch
+    headline: ClassVar[tuple[str, ...]]  # the metrics that are printed
+    evaluator: Any
+
+    def __init__(self, model: nn.Module, config: TrainConfig, info: RunInfo, evaluator: Evaluator | None = None):
+        super().__init__()
+        self.model = model
+        self.config = config
+        self.info = info
+        self.evaluator = evaluator
+        apply_protocol(self, config.protocol)
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.momentum = config.norm_momentum
+
+    # --- building: from settings, from a run of ours, from published weights
+
+    @classmethod
+    def prepare(cls, config: Any, root: Path) -> tuple[Task, Any, Any]:
+        """A new run: the task, the training images and the validation images under `root`."""
+        raise NotImplementedError
+
+    @classmethod
+    def restore(cls, info: RunInfo, state: dict[str, Tensor], config: Any) -> Task:
+        """The task of a finished run, with the weights it was evaluated with."""
+        raise NotImplementedError
+
+    @classmethod
+    def published(cls, file: Path, config: Any) -> Task:
+        """The task of a checkpoint in a published format. Raises BadInput for any other file."""
+        raise BadInput(f"{file} is not a checkpoint of this suite")
+
+    @classmethod
+    def of_backbone(cls, name: str, config: Any) -> Task:
+        """The task of a network's published weights. Raises UserError where a task has none."""
+        raise UserError(f"no published {cls.name} weights are known by name: give a file with --checkpoint")
+
+    # --- training and scoring
+
+    def losses(self, images: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Terms whose sum is minimised, from normalised images and their labels."""
+        raise NotImplementedError
+
+    def predictions(self, images: Tensor, batch: Batch) -> Any:
+        """What the evaluator takes, from normalised images; in original pixels."""
+        raise NotImplementedError
+
+    def final_layer(self) -> list[nn.Module]:
+        """What `--protocol linear` trains."""
+        raise NotImplementedError
+
+    def transform(self) -> Transform:
+        """How an image becomes the network's input in evaluation."""
+        raise NotImplementedError
+
+    def for_eval(self, root: Path, split: str, skip_bad: int) -> Any:
+        """The images of `split`, and `self.evaluator` set to score them."""
+        raise NotImplementedError
+
+    # --- results for people and scripts
+
+    def per_class(self) -> dict[str, float]:
+        """`monitor` of each class in the last evaluation."""
+        raise NotImplementedError
+
+    def write_results(self, folder: Path) -> None:
+        """Write the last evaluation's per-class and per-image results."""
+        raise NotImplementedError
+
+    def records(self, predictions: Any, image_id: int) -> list[dict[str, Any]]:
+        """One image's predictions as plain values."""
+        raise NotImplementedError
+
+    def picture(self, image: np.ndarray, predictions: Any, truth: Sample | None = None, config: Any = None) -> np.ndarray:
+        """One image's predictions drawn on it, beside the ground truth where there is one: (H, W, 3) uint8 RGB."""
+        raise NotImplementedError
+
+    # --- what all tasks share
+
+    def normalised(self, batch: Batch) -> Tensor:
+        """The batch's images as the weights expect them: (B, 3, H, W) float32."""
+        return normalise(batch.images, self.info.preprocessing["mean"], self.info.preprocessing["std"])
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: D102
+        losses = self.losses(self.normalised(batch), batch)
+        total = torch.stack(list(losses.values())).sum()
+        if not torch.isfinite(total):
+            ids = ", ".join(str(i) for i in batch.image_ids.tolist())
+            terms = ", ".join(f"{name} {float(value):.3g}" for name, value in losses.items())
+            raise Diverged(
+                f"the loss is not finite at step {self.global_step} ({terms}), images {ids}. The last checkpoint is "
+                "kept. Lower --lr, lengthen --warmup_epochs, or look at these images."
+            )
+        values = {"loss": total} | ({f"loss_{name}": value for name, value in losses.items()} if len(losses) > 1 else {})
+        self.log_dict({name: value.detach() for name, value in values.items()}, on_step=False, on_epoch=True,
+                      batch_size=len(batch))  # fmt: skip
+        return total
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: D102
+        assert self.evaluator is not None
+        self.evaluator.update(self.predictions(self.normalised(batch), batch), batch)
+
+    def on_validation_epoch_start(self) -> None:  # noqa: D102
+        assert self.evaluator is not None
+        self.evaluator.reset()
+
+    def on_validation_epoch_end(self) -> None:  # noqa: D102
+        assert self.evaluator is not None
+        self.scores = self.evaluator.compute()
+        self.log_dict({name: value for name, value in self.scores.items() if value == value}, batch_size=1)
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:  # noqa: D102
+        return batch.to(device, non_blocking=True)
+
+    def train(self, mode: bool = True) -> Task:
+        """Training mode, but for a frozen backbone, whose batch norms keep their statistics."""
+        super().train(mode)
+        if self.config.protocol in ("frozen", "linear"):
+            self.model.backbone.eval()
+        return self
+
+    def configure_optimizers(self) -> Any:  # noqa: D102
+        config = self.config
+        groups = list(parameter_groups(self.model, config.lr, config.backbone_lr, config.weight_decay))
+        if config.optimizer == "adamw":
+            optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, fused=True)
+        elif config.optimizer == "sgd":
+            optimizer = torch.optim.SGD(groups, momentum=0.9, fused=True)
+        else:
+            # tensorflow/tpu models/official/efficientnet/utils.py: decay 0.9, momentum 0.9, epsilon 1e-3.
+            optimizer = torch.optim.RMSprop(groups, alpha=0.9, momentum=0.9, eps=1e-3)
+        steps = int(self.trainer.estimated_stepping_batches)
+        warmup = min(round(config.warmup_epochs * steps / config.epochs), max(steps - 1, 1))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warmup_cosine(step, warmup, steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:  # noqa: D102
+        checkpoint["run"] = dict(vars(self.info))
+
+
+def warmup_cosine(step: int, warmup: int, steps: int) -> float:
+    """Factor on the learning rate: linear from 1/warmup to 1, then along half a cosine to 0 at `steps`."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 + 0.5 * math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup)))
+
+
+def parameter_groups(model: nn.Module, lr: float, backbone_lr: float, decay: float) -> Iterator[dict[str, Any]]:
+    """Trainable parameters by learning rate and decay; vectors and scalars (biases, norms, fusion weights) never decay."""
+    backbone = {id(p) for p in model.backbone.parameters()}  # type: ignore[union-attr]
+    for of_backbone in (True, False):
+        for decays in (True, False):
+            chosen = [
+                p for p in model.parameters()
+                if p.requires_grad and (id(p) in backbone) == of_backbone and (p.ndim > 1) == decays
+            ]  # fmt: skip
+            if chosen:
+                yield {
+                    "params": chosen,
+                    "lr": lr * backbone_lr if of_backbone else lr,
+                    "weight_decay": decay if decays else 0.0,
+                }
+
+
+def apply_protocol(task: Task, protocol: str) -> None:
+    """Freeze what the protocol does not train."""
+    if protocol == "frozen":
+        task.model.backbone.requires_grad_(False)
+    elif protocol == "linear":
+        task.model.requires_grad_(False)
+        for module in task.final_layer():
+            module.requires_grad_(True)

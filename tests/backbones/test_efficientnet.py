@@ -1,0 +1,138 @@
+"""EfficientNet against timm's: an independent implementation with the same weights."""
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from backbones.efficientnet import VARIANTS, EfficientNet, EfficientNetClassifier, SameConv2d, Scaling
+
+# Parameters in millions, arXiv:1905.11946v5 table 2.
+PAPER = {"b0": 5.3, "b1": 7.8, "b2": 9.2, "b3": 12.0, "b4": 19.0, "b5": 30.0, "b6": 43.0, "b7": 66.0}
+SMALL = [name for name in VARIANTS if not name.endswith(("b5", "b6", "b7", "b8", "l2"))]
+GIANT = [name for name in VARIANTS if name not in SMALL]
+
+
+def randomise(network: nn.Module, images: torch.Tensor) -> nn.Module:
+    """Batch norms that no two layers share, near what `images` cause, so that the signal survives to the last layer."""
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        nn.init.uniform_(norm.weight, 0.5, 1.5)
+        nn.init.normal_(norm.bias, 0, 0.2)
+        norm.momentum = 1.0
+    with torch.no_grad():
+        network.train()(images)
+    for norm in norms:
+        norm.running_mean.add_(0.05 * torch.randn_like(norm.running_mean) * norm.running_var.sqrt())
+        norm.running_var.mul_(torch.empty_like(norm.running_var).uniform_(1.0, 1.5))
+    return network.eval()
+
+
+def compare(name: str, height: int, width: int) -> None:
+    """Logits agree within 1e-4, while two images differ by more than that."""
+    torch.manual_seed(0)
+    images = torch.randn(2, 3, height, width)
+    theirs = randomise(timm.create_model(name), images)
+    with torch.device("meta"):
+        ours = EfficientNetClassifier(name).eval()
+    ours.load_state_dict(theirs.state_dict(), assign=True)
+    with torch.inference_mode():
+        expected, actual = theirs(images), ours(images)
+    effect = (expected[0] - expected[1]).std().item()
+    assert 5e-4 < effect < 1e3, "the logits hardly depend on the image, or overflow"
+    assert (actual - expected).abs().max() < 1e-4 * max(1.0, effect)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_logits_are_timms(name: str) -> None:
+    compare(name, 97, 120)
+
+
+@pytest.mark.parametrize("name", GIANT)
+def test_logits_of_the_giants_are_timms(name: str) -> None:
+    compare(name, 64, 64)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_state_dict_is_timms(name: str) -> None:
+    with torch.device("meta"):
+        ours, theirs = EfficientNetClassifier(name).state_dict(), timm.create_model(name).state_dict()
+    assert [(key, value.shape) for key, value in ours.items()] == [(key, value.shape) for key, value in theirs.items()]
+
+
+@pytest.mark.parametrize(("size", "millions"), PAPER.items())
+def test_parameter_counts_are_the_papers(size: str, millions: float) -> None:
+    with torch.device("meta"):
+        count = sum(p.numel() for p in EfficientNetClassifier(f"efficientnet_{size}").parameters()) / 1e6
+    assert count == pytest.approx(millions, rel=0.02)
+
+
+def test_channels_round_to_eight_and_never_lose_a_tenth() -> None:
+    assert Scaling(1.1, 1.2, 0.3).channels(16) == 16  # 17.6 -> 16, which loses 9%
+    assert Scaling(1.4, 1.8, 0.4).channels(32) == 48  # 44.8, to nearest
+    assert Scaling(0.35, 1.0, 0.2).channels(32) == 16  # 11.2 -> 8 would lose 29%
+    assert [Scaling(1.0, 1.1, 0.2).repeats(stage) for stage in range(7)] == [2, 3, 3, 4, 4, 5, 2]
+    assert [Scaling(1.0, 1.1, 0.2, lite=True).repeats(stage) for stage in range(7)] == [1, 3, 3, 4, 4, 5, 1]
+
+
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_same_padding_by_hand(kernel: int) -> None:
+    conv = SameConv2d(1, 1, kernel, 2, bias=False)
+    nn.init.ones_(conv.weight)
+    even, odd = conv(torch.ones(1, 1, 8, 8))[0, 0], conv(torch.ones(1, 1, 7, 7))[0, 0]
+    # 8 pixels, kernel 3: windows start at 0, 2, 4, 6, the last is one short; kernel 5: at -1, 1, 3, 5.
+    seen = {3: ([3, 3, 3, 2], [2, 3, 3, 2]), 5: ([4, 5, 5, 3], [3, 5, 5, 3])}[kernel]
+    for out, counts in zip((even, odd), seen, strict=True):
+        torch.testing.assert_close(out, torch.outer(*2 * [torch.tensor(counts, dtype=torch.float)]))
+
+
+@pytest.mark.parametrize("name", ["efficientnet_b0", "tf_efficientnet_b0", "tf_efficientnet_lite0"])
+@pytest.mark.parametrize("strides", [(4, 8, 16, 32), (8, 16), (2, 4, 8, 16, 32), (32,)])
+def test_maps_are_those_of_timm(name: str, strides: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    images = torch.randn(2, 3, 65, 90)
+    theirs = randomise(timm.create_model(name, features_only=True), images)
+    ours = EfficientNet(name, strides).eval()
+    ours.load_state_dict({key: theirs.state_dict()[key] for key in ours.state_dict()})
+    with torch.inference_mode():
+        expected = [x for x, s in zip(theirs(images), theirs.feature_info.reduction(), strict=True) if s in strides]
+        for x, y in zip(ours(images), expected, strict=True):
+            torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-4)
+
+
+def test_training_gives_timms_gradients() -> None:
+    """In-place activations, residuals and SE must not corrupt what backward needs."""
+    torch.manual_seed(0)
+    theirs = timm.create_model("tf_efficientnet_b0")
+    ours = EfficientNetClassifier("tf_efficientnet_b0", stochastic_depth=0.0, dropout=0.0)
+    ours.load_state_dict(theirs.state_dict())
+    ours, theirs = ours.double(), theirs.double()
+    images = torch.randn(4, 3, 64, 64, dtype=torch.double)
+    for network in (ours, theirs):
+        network.train()(images).square().mean().backward()
+    expected = dict(theirs.named_parameters())
+    for name, parameter in ours.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name].grad, msg=name)
+
+
+def test_stochastic_depth_grows_over_blocks_drops_samples_and_rests_in_eval() -> None:
+    network = EfficientNet("efficientnet_b0", stochastic_depth=0.2)
+    rates = [block.drop.rate for stage in network.blocks for block in stage]
+    assert rates == pytest.approx([0.2 * index / 16 for index in range(16)])
+    drop = network.blocks[5][3].drop
+    torch.manual_seed(0)
+    dropped = drop(torch.ones(4000, 2, 1, 1))
+    values = dropped.unique()
+    assert values.tolist() == pytest.approx([0.0, 1 / (1 - drop.rate)])
+    assert (dropped[:, 0] == dropped[:, 1]).all()
+    assert dropped.mean().item() == pytest.approx(1.0, abs=0.03)
+    assert (drop.eval()(torch.ones(100, 1, 1, 1)) == 1).all()
+
+
+def test_initial_weights_have_the_authors_spread() -> None:
+    torch.manual_seed(0)
+    network = EfficientNetClassifier("efficientnet_b0")
+    assert network.conv_head.weight.std().item() == pytest.approx((2 / 1280) ** 0.5, rel=0.02)
+    assert network.blocks[5][1].conv_dw.weight.std().item() == pytest.approx((2 / 25) ** 0.5, rel=0.03)
+    assert network.classifier.weight.abs().max().item() == pytest.approx(1000**-0.5, rel=0.01)
+    assert network.blocks[1][0].se.conv_expand.bias.eq(0).all()

@@ -1,0 +1,239 @@
+"""Order and augmentation depend on (seed, epoch, index) alone; evaluation sees every image once."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import data
+from backbones.errors import BadInput
+from data.batch import Batch, Draw, Sample
+from data.coco import CocoDetection
+from data.loader import EvalBatches, Loader, TrainBatches, default_workers, draw_seed, eval_loader, train_loader
+from data.transforms import detection_train, letterbox
+
+IMAGES, SIDE = 7, 48
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("set")
+    (path / "annotations").mkdir()
+    (path / "train").mkdir()
+    draw = np.random.default_rng(0)
+    images, boxes = [], []
+    for ident in range(1, IMAGES + 1):
+        Image.fromarray(draw.integers(0, 256, (SIDE, SIDE, 3), np.uint8)).save(path / "train" / f"{ident}.png")
+        images.append({"id": ident, "file_name": f"{ident}.png", "width": SIDE, "height": SIDE})
+        boxes += [
+            {"id": 10 * ident + k, "image_id": ident, "category_id": 1, "bbox": [4 * k, 5, 20, 20]}
+            for k in range(ident % 3)
+        ]
+    document = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "thing"}]}
+    (path / "annotations" / "instances_train.json").write_text(json.dumps(document))
+    return path
+
+
+@pytest.fixture
+def dataset(root: Path) -> CocoDetection:
+    return CocoDetection(root, "train", detection_train((32, 32), (0.5, 2.0), (124, 116, 104)))
+
+
+class Numbers:
+    """A reader of blank images whose id is their index."""
+
+    def __init__(self, length: int, broken: int | None = None) -> None:
+        self.length, self.broken = length, broken
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, draw: int | Draw) -> Sample:
+        index = draw.index if isinstance(draw, Draw) else draw
+        if index == self.broken:
+            raise BadInput(f"image number {index} is broken")
+        blank = np.zeros((2, 2, 3), np.uint8)
+        return Sample(blank, index, (2, 2), (1.0, 1.0), np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
+
+
+def epoch(loader: Loader, number: int) -> list[Batch]:
+    loader.batch_sampler.set_epoch(number)  # type: ignore[union-attr]
+    return list(loader)
+
+
+def equal(left: list[Batch], right: list[Batch]) -> bool:
+    return len(left) == len(right) and all(
+        torch.equal(a, b)
+        for one, other in zip(left, right, strict=True)
+        for a, b in zip(vars(one).values(), vars(other).values(), strict=True)
+        if a is not None
+    )
+
+
+def test_workers_do_not_change_what_is_drawn(dataset: CocoDetection) -> None:
+    reference = train_loader(dataset, 3, seed=4, workers=0, drop_last=False)
+    epochs = [epoch(reference, 0), epoch(reference, 1)]
+    assert sorted(i for batch in epochs[0] for i in batch.image_ids.tolist()) == list(range(1, IMAGES + 1))
+    assert not equal(*epochs)
+    assert equal(epochs[0], epoch(reference, 0))
+    for workers in (1, 2):
+        loader = train_loader(dataset, 3, seed=4, workers=workers, drop_last=False)
+        torch.manual_seed(workers)
+        np.random.seed(workers)  # noqa: NPY002 - the global generator is what must not matter
+        assert equal(epochs[1], epoch(loader, 1))
+        assert equal(epochs[0], epoch(loader, 0))
+    assert not equal(epochs[0], epoch(train_loader(dataset, 3, seed=5, workers=0, drop_last=False), 0))
+
+
+def test_an_image_is_augmented_alike_whatever_its_batch(dataset: CocoDetection) -> None:
+    def images(batch_size: int) -> dict[int, torch.Tensor]:
+        batches = epoch(train_loader(dataset, batch_size, seed=4, workers=0, drop_last=False), 2)
+        return {i: image for b in batches for i, image in zip(b.image_ids.tolist(), b.images, strict=True)}
+
+    small, large = images(2), images(7)
+    assert small.keys() == large.keys()
+    assert all(torch.equal(small[i], large[i]) for i in small)
+
+
+def test_loading_leaves_the_global_generators_alone(dataset: CocoDetection) -> None:
+    before, numpy_before = torch.get_rng_state(), np.random.get_state()[1]  # noqa: NPY002
+    list(train_loader(dataset, 3, seed=4, workers=1))
+    list(eval_loader(dataset, 3, workers=0))
+    assert torch.equal(before, torch.get_rng_state())
+    np.testing.assert_array_equal(numpy_before, np.random.get_state()[1])  # noqa: NPY002
+
+
+def test_draw_seeds_are_stable_and_distinct() -> None:
+    assert draw_seed(0, 0, 0) == 0x282047AD06AEB62B
+    assert len({draw_seed(s, e, i) for s in range(10) for e in range(10) for i in range(10)}) == 1000
+
+
+def indices(batches: Iterator[list[Draw]]) -> list[int]:
+    return [draw.index for batch in batches for draw in batch]
+
+
+@pytest.mark.parametrize(
+    ("length", "drop_last", "sizes"),
+    [(10, True, [4, 4]), (10, False, [4, 4, 2]), (8, True, [4, 4]), (3, True, [3]), (3, False, [3])],
+)
+def test_batch_sizes(length: int, drop_last: bool, sizes: list[int]) -> None:
+    sampler = TrainBatches(length, 4, seed=0, drop_last=drop_last)
+    assert [len(batch) for batch in sampler] == sizes
+    assert len(sampler) == len(sizes)
+
+
+def test_every_epoch_is_shuffled_anew() -> None:
+    sampler = TrainBatches(100, 10, seed=0)
+    orders = []
+    for number in (0, 1, 0):
+        sampler.set_epoch(number)
+        orders.append(indices(iter(sampler)))
+    assert sorted(orders[0]) == sorted(orders[1]) == list(range(100))
+    assert orders[0] == orders[2] != orders[1]
+    assert orders[0] != indices(iter(TrainBatches(100, 10, seed=1)))
+
+
+def test_resuming_within_an_epoch() -> None:
+    sampler = TrainBatches(20, 3, seed=7)
+    sampler.set_epoch(5)
+    whole = list(sampler)
+    state = sampler.state_dict(batches_done=2)
+
+    resumed = TrainBatches(20, 3, seed=7)
+    resumed.load_state_dict(state)
+    resumed.set_epoch(5)  # as a trainer does before every epoch
+    assert list(resumed) == whole[2:]
+    assert len(resumed) == len(whole)
+    assert list(resumed) == whole  # only the first pass is a part
+    resumed.load_state_dict(state)
+    resumed.set_epoch(6)
+    assert len(list(resumed)) == len(whole)
+    with pytest.raises(BadInput, match="seed 7"):
+        TrainBatches(20, 3, seed=8).load_state_dict(state)
+
+
+@pytest.mark.parametrize("length", [1, 7, 8, 11])
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_evaluation_covers_each_image_once_over_all_processes(length: int, world: int) -> None:
+    shards = [EvalBatches(length, 2, rank, world) for rank in range(world)]
+    seen = [index for shard in shards for batch in shard for index in batch]
+    assert sorted(seen) == list(range(length))
+    assert [len(list(shard)) for shard in shards] == [len(shard) for shard in shards]
+
+
+def test_training_shards_are_disjoint_and_equally_long() -> None:
+    shards = [TrainBatches(11, 2, seed=3, rank=rank, world=2, drop_last=False) for rank in (0, 1)]
+    drawn = [indices(iter(shard)) for shard in shards]
+    assert len(drawn[0]) == len(drawn[1]) == 5
+    assert len(set(drawn[0] + drawn[1])) == 10
+    with pytest.raises(BadInput, match="2 training images"):
+        TrainBatches(2, 1, seed=0, world=3)
+
+
+def test_loaders_ask_torch_distributed_for_their_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    seen = []
+    for rank in (0, 1):
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
+        seen += [i for batch in eval_loader(Numbers(5), 2, workers=0) for i in batch.image_ids.tolist()]
+        assert len(list(train_loader(Numbers(5), 2, seed=0, workers=0))) == 1
+    assert sorted(seen) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_evaluation_is_in_order_and_repeatable(root: Path, workers: int) -> None:
+    dataset = CocoDetection(root, "train", letterbox((32, 40), (124, 116, 104)))
+    loader = eval_loader(dataset, 3, workers=workers)
+    first = list(loader)
+    assert [i for batch in first for i in batch.image_ids.tolist()] == list(range(1, IMAGES + 1))
+    assert [len(batch) for batch in first] == [3, 3, 1]
+    assert first[0].images.shape == (3, 3, 32, 40)
+    assert first[0].images.is_contiguous(memory_format=torch.channels_last)
+    assert equal(first, list(loader))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_bad_data_is_one_message_whichever_process_found_it(workers: int) -> None:
+    with pytest.raises(BadInput) as caught:
+        list(eval_loader(Numbers(6, broken=4), 2, workers=workers))
+    assert str(caught.value) == "image number 4 is broken"
+
+
+def test_workers_share_one_allowance_of_bad_images(root: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "set"
+    subprocess.run(["cp", "-r", root, copy], check=True)
+    for ident in (1, 6):
+        os.truncate(copy / "train" / f"{ident}.png", 30)
+    transform = letterbox((32, 32), (0, 0, 0))
+    allowed = CocoDetection(copy, "train", transform, skip_bad=2)
+    batches = list(eval_loader(allowed, 1, workers=2))
+    assert [batch.readable.item() for batch in batches] == [False, True, True, True, True, False, True]
+    assert allowed.skipped == [1, 6]
+    with pytest.raises(BadInput, match="skip_bad=1"):
+        list(eval_loader(CocoDetection(copy, "train", transform, skip_bad=1), 1, workers=2))
+
+
+def test_default_workers_leave_the_trainer_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = {False: [(1, 0), (2, 0), (4, 1), (16, 4), (64, 8)], True: [(1, 0), (2, 1), (4, 3), (64, 8)]}
+    for accelerator, cases in expected.items():
+        monkeypatch.setattr(torch.accelerator, "is_available", lambda accelerator=accelerator: accelerator)
+        for cores, workers in cases:
+            monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)), raising=False)
+            assert default_workers() == workers
+
+
+def test_importing_the_package_is_free() -> None:
+    code = "import sys, data; sys.exit(bool({'torch', 'albumentations', 'cv2', 'numpy'} & set(sys.modules)))"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+    assert all(callable(getattr(data, name)) for name in data.__all__)
+    assert set(data.__all__) <= set(dir(data))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        data.nothing  # noqa: B018
