@@ -36,6 +36,19 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
 
+class Neck(nn.Module):
+    """Fuses the maps of a pyramid: a list in, a list out, for any input size.
+
+    `levels` are the maps that come out, finest first.
+    """
+
+    levels: tuple[Level, ...]
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """[(B, C, ceil(H / stride), ceil(W / stride)) of the input levels] -> the same for `self.levels`."""
+        raise NotImplementedError
+
+
 def select(levels: Sequence[Level], strides: Sequence[int]) -> list[int]:
     """Indices of the levels with the given strides. Levels are picked by stride, never by position.
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbones.base import Level
+from backbones.base import Level, Neck
 
 FUSIONS = ("fast", "softmax", "sum")
 
@@ -35,7 +35,7 @@ class MaxPool(nn.Module):
         super().__init__()
         self.same = same
 
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, x: Tensor) -> Tensor:
         if not self.same:
             return F.max_pool2d(x, 3, 2, 1)
         height, width = x.shape[-2:]
@@ -53,7 +53,7 @@ class SeparableConv(nn.Module):
         self.depthwise = nn.Conv2d(in_channels, in_channels, 3, padding=1, groups=in_channels, bias=False)
         self.pointwise = nn.Conv2d(in_channels, out_channels, 1, bias=bias)
 
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, x: Tensor) -> Tensor:
         return self.pointwise(self.depthwise(x))
 
 
@@ -145,7 +145,7 @@ def projection(in_channels: int, channels: int, bias: bool) -> nn.Module:
     return nn.Sequential(nn.Conv2d(in_channels, channels, 1, bias=bias), batch_norm(channels))
 
 
-class BiFPN(nn.Module):
+class BiFPN(Neck):
     """A stack of BiFPN layers over the given levels and as many coarser ones as `num_levels` asks for.
 
     Args:
@@ -158,8 +158,6 @@ class BiFPN(nn.Module):
         same: TensorFlow's padding in the poolings, which `tf_` weights expect.
         bias: biases before batch norm, redundant but present in TensorFlow's weights.
     """
-
-    levels: tuple[Level, ...]
 
     def __init__(
         self,
@@ -176,7 +174,9 @@ class BiFPN(nn.Module):
         if fusion not in FUSIONS:
             raise ValueError(f"fusion is one of {FUSIONS}, not {fusion!r}")
         if not 2 <= len(levels) <= num_levels:
-            raise ValueError(f"{len(levels)} levels in and {num_levels} out: needs at least 2, and no fewer out than in")
+            raise ValueError(
+                f"{len(levels)} levels in and {num_levels} out: needs at least 2, and no fewer out than in"
+            )
         extra = num_levels - len(levels)
         self.levels = tuple(Level(channels, levels[0].stride * 2**i) for i in range(num_levels))
         self.coarser = nn.ModuleList()
@@ -192,16 +192,16 @@ class BiFPN(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """[(B, C, ceil(H/stride), ceil(W/stride)) of the input levels] -> the same for `self.levels`."""
-        maps = list(maps)
+        pyramid = list(maps)
         for coarser in self.coarser:
-            maps.append(coarser(maps[-1]))
+            pyramid.append(coarser(pyramid[-1]))
         for layer in self.layers:
-            maps = layer(maps)
-        return maps
+            pyramid = layer(pyramid)
+        return pyramid
 
 
 def init_weights(module: nn.Module) -> None:
-    """Xavier-uniform convolutions and zero biases, Keras's default, which google/automl leaves in place for the neck."""
+    """Xavier-uniform convolutions and zero biases: Keras's default, which google/automl keeps for the neck."""
     if isinstance(module, nn.Conv2d):
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:

@@ -111,19 +111,25 @@ def relu6(x: Tensor) -> Tensor:
 
 
 class SameConv2d(nn.Conv2d):
-    """Strided convolution padded as TensorFlow does: enough for ceil(size / stride) outputs, the odd pixel last."""
+    """Strided convolution padded as TensorFlow does: enough for ceil(size / stride) outputs, the odd pixel last.
+
+    Where one side needs a pixel more than the other, both get a whole stride more than the smaller one, and the first
+    output, which sees mostly padding, is cut off: padding the input itself would copy it, in training even twice.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', ceil(H / stride), ceil(W / stride))."""
-        height, width = (self._missing(x.shape[2 + axis], axis) for axis in (0, 1))
-        if height % 2 == 0 and width % 2 == 0:
-            return F.conv2d(x, self.weight, self.bias, self.stride, (height // 2, width // 2), 1, self.groups)
-        x = F.pad(x, (width // 2, width - width // 2, height // 2, height - height // 2))
-        return F.conv2d(x, self.weight, self.bias, self.stride, 0, 1, self.groups)
+        (rows, top, skip_rows), (columns, left, skip_columns) = (self._axis(x.shape[2 + axis], axis) for axis in (0, 1))
+        x = F.conv2d(x, self.weight, self.bias, self.stride, (top, left), 1, self.groups)
+        return x[:, :, skip_rows : skip_rows + rows, skip_columns : skip_columns + columns]
 
-    def _missing(self, size: int, axis: int) -> int:
+    def _axis(self, size: int, axis: int) -> tuple[int, int, int]:
+        """Outputs along one axis, padding of both its ends, and how many outputs to skip."""
         stride, kernel = self.stride[axis], self.kernel_size[axis]
-        return max((-(-size // stride) - 1) * stride + kernel - size, 0)
+        outputs = -(-size // stride)
+        missing = max((outputs - 1) * stride + kernel - size, 0)
+        uneven = missing % 2
+        return outputs, missing // 2 + uneven * stride, uneven
 
 
 class SqueezeExcite(nn.Module):

@@ -20,7 +20,7 @@ class BadInput(UserError):
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
-    """The error for a name that is not among `known`, with near matches: `raise unknown_name("neck", "bifp", NECKS)`."""
+    """Make the error for a name that is not among `known`, with near matches: raise it."""
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=5, cutoff=0.6)
     listed = near or (known if len(known) <= 20 else [])

@@ -7,17 +7,15 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbones.base import Level
+from backbones.base import Level, Neck
 
 
-class FPN(nn.Module):
+class FPN(Neck):
     """Lateral 1x1 convolutions, a top-down sum, and a 3x3 convolution on each level.
 
     Levels coarser than the backbone's are stride-2 convolutions of its last map, as in RetinaNet (arXiv:1708.02002,
     section 4): the first from the backbone's map, each further one from the ReLU of the one before.
     """
-
-    levels: tuple[Level, ...]
 
     def __init__(self, levels: Sequence[Level], channels: int = 256, num_levels: int = 5) -> None:
         super().__init__()
@@ -46,10 +44,8 @@ class FPN(nn.Module):
         return out
 
 
-class PANet(nn.Module):
+class PANet(Neck):
     """An FPN with a second, bottom-up path: each level is summed with a stride-2 convolution of the finer one."""
-
-    levels: tuple[Level, ...]
 
     def __init__(self, levels: Sequence[Level], channels: int = 256, num_levels: int = 5) -> None:
         super().__init__()

@@ -6,14 +6,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from torch import nn
-
-from backbones.base import Level
+from backbones.base import Level, Neck
 from backbones.bifpn import BiFPN
 from backbones.errors import unknown_name
 from backbones.fpn import FPN, PANet
 
-NECKS: dict[str, Callable[..., nn.Module]] = {
+NECKS: dict[str, Callable[..., Neck]] = {
     "bifpn": BiFPN,
     "bifpn_softmax": partial(BiFPN, fusion="softmax"),
     "bifpn_sum": partial(BiFPN, fusion="sum"),
@@ -22,7 +20,7 @@ NECKS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-def create_neck(name: str, levels: Sequence[Level], **options: Any) -> nn.Module:
+def create_neck(name: str, levels: Sequence[Level], **options: Any) -> Neck:
     """The neck called `name` over `levels`, finest first; `options` are the constructor's.
 
     `repeats` and BiFPN's other options are for BiFPN alone. Raises UserError for an unknown name.

@@ -18,7 +18,7 @@ from torch import Tensor
 RATIOS = ((1.0, 1.0), (1.4, 0.7), (0.7, 1.4))
 OCTAVES = 3
 
-# exp() of a larger log-scale would turn one wild prediction into an infinite box: torchvision's limit, 62.5 x the anchor.
+# exp() of a larger log-scale would make one wild prediction an infinite box: torchvision's limit, 62.5 x the anchor.
 MAX_LOG_SCALE = math.log(1000.0 / 16)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -22,8 +22,8 @@ class TrainConfig(engine.TrainConfig):
     """Compound coefficient of neck, heads and input size: 0 to 7, 7x, lite0 to lite4. The backbone stays as named."""
     lr: float = 2e-3
     """Peak learning rate."""
-    assignment: Literal["aligned", "iou"] = "aligned"
-    """Which anchors learn a box: those that predict it best (aligned), or that overlap it by half (iou)."""
+    assignment: Literal["atss", "iou"] = "atss"
+    """Which anchors learn a box: those that overlap it well for where they lie (atss), or by half (iou)."""
     box_loss: Literal["giou", "ciou", "huber"] = "giou"
     """Loss of the boxes."""
     anchor_scale: float = 0.0

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageFont
+
+from detection.postprocess import Detections
 
 LEGIBLE = 480  # px: smaller images are enlarged to this longer side before anything is written on them
 
@@ -63,7 +64,8 @@ def side_by_side(left: np.ndarray, right: np.ndarray, gap: int = 8) -> np.ndarra
     return np.concatenate([left, np.full((left.shape[0], gap, 3), 255, np.uint8), right], axis=1)
 
 
-def kept(boxes: torch.Tensor, scores: torch.Tensor, labels: torch.Tensor, min_score: float) -> tuple[np.ndarray, ...]:
-    """One image's detections of at least `min_score`, as arrays."""
-    keep = (scores >= min_score) & (labels >= 0)
-    return boxes[keep].cpu().numpy(), scores[keep].cpu().numpy(), labels[keep].cpu().numpy()
+def kept(found: Detections, min_score: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The first image's detections of at least `min_score`: boxes, scores, labels as arrays."""
+    keep = (found.scores[0] >= min_score) & (found.labels[0] >= 0)
+    boxes, scores, labels = (part[0][keep].cpu().numpy() for part in found)
+    return boxes, scores, labels

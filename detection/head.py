@@ -42,18 +42,21 @@ class Head(nn.Module):
         super().__init__()
         self.outputs = outputs
         self.convs = nn.ModuleList(SeparableConv(channels, channels, bias) for _ in range(repeats))
+        # By level, then by convolution.
         self.norms = nn.ModuleList(nn.ModuleList(batch_norm(channels) for _ in range(repeats)) for _ in range(levels))
         self.activation = activation()
         self.predict = SeparableConv(channels, outputs * per_cell, bias=True)
         self.apply(init_weights)
-        if prior is not None:
+        # A small last layer starts every anchor near its prior and its own box (RetinaNet, section 4.1).
+        nn.init.normal_(self.predict.pointwise.weight, std=0.01)
+        if prior is not None and self.predict.pointwise.bias is not None:
             nn.init.constant_(self.predict.pointwise.bias, -math.log((1 - prior) / prior))
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """[(B, channels, H, W) of each level] -> (B, A, outputs), anchors ordered as `Anchors` orders them."""
         predictions = []
         for x, norms in zip(maps, self.norms, strict=True):
-            for conv, norm in zip(self.convs, norms, strict=True):
+            for conv, norm in zip(self.convs, norms, strict=True):  # type: ignore[call-overload]
                 x = self.activation(norm(conv(x)))
             x = self.predict(x).permute(0, 2, 3, 1)
             predictions.append(x.reshape(x.shape[0], -1, self.outputs))

@@ -1,90 +1,99 @@
 """Which anchor learns which box, and what it costs to be wrong.
 
-Two assignments. `iou` is EfficientDet's: an anchor learns the box it overlaps by half or more. `aligned` follows the
-network (TOOD, Feng et al., arXiv:2108.07755): a box is learned by the anchors that already predict it best, and the
-class target is how well they do, so that a score says how good a box is.
+Two assignments. `iou` is EfficientDet's: an anchor learns the box it overlaps by half or more, and is to be certain of
+it. `atss` (Zhang et al., arXiv:1912.02424) gives every box, however small, a fair number of anchors near its centre,
+and asks each for a score as high as the box it predicts is good (quality focal loss, Li et al., arXiv:2006.04388).
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import box_iou, complete_box_iou_loss, generalized_box_iou_loss
 
-from detection.anchors import decode, encode
+from detection.anchors import Anchors, decode, encode
 
 # google/automl efficientdet/hparams_config.py and arXiv:1911.09070, section 5.1.
 ALPHA, GAMMA, HUBER_DELTA, HUBER_WEIGHT, MATCH_IOU = 0.25, 1.5, 0.1, 50.0, 0.5
-# arXiv:2108.07755, section 3.2 and its supplement: metric score^1 x IoU^6, best 13 anchors, focusing exponent 2, and
-# the weight 2 of the GIoU loss.
-TOP_ANCHORS, SCORE_POWER, IOU_POWER, QUALITY_GAMMA, IOU_WEIGHT = 13, 1.0, 6.0, 2.0, 2.0
-
-
-class Assignment(NamedTuple):
-    """What each anchor of one image learns.
-
-    matched: (A,) index of its box, -1 for background.
-    quality: (A,) target score of that box's class in 0..1, 0 for background.
-    """
-
-    matched: Tensor
-    quality: Tensor
+# arXiv:1912.02424, section 4.1; arXiv:2006.04388, equation 6; and the weight of the GIoU loss in both papers' code.
+NEAREST_CELLS, IOU_WEIGHT = 9, 2.0
 
 
 @torch.no_grad()
-def assign_iou(anchors: Tensor, boxes: Tensor, threshold: float = MATCH_IOU) -> Assignment:
+def assign_iou(anchors: Tensor, boxes: Tensor, threshold: float = MATCH_IOU) -> Tensor:
     """Each anchor to the box it overlaps most, if by `threshold` or more; and each box to its best anchor in any case.
 
     Args:
         anchors: (A, 4) xyxy px.
         boxes: (N, 4) xyxy px, N > 0.
         threshold: least IoU.
+
+    Returns:
+        (A,) index of the box that each anchor learns, -1 for background.
     """
     iou = box_iou(boxes, anchors)
     best, matched = iou.max(dim=0)
     matched[best < threshold] = -1
     matched[iou.argmax(dim=1)] = torch.arange(len(boxes), device=boxes.device)
-    return Assignment(matched, (matched >= 0).to(iou.dtype))
+    return matched
 
 
 @torch.no_grad()
-def assign_aligned(anchors: Tensor, boxes: Tensor, labels: Tensor, scores: Tensor, predicted: Tensor) -> Assignment:
-    """Each box to the anchors centred in it that predict it best, by score x IoU^6.
+def assign_atss(anchors: Tensor, boxes: Tensor, counts: Sequence[int], per_cell: int) -> Tensor:
+    """Adaptive training sample selection: a threshold for each box, from the overlaps it has near its centre.
 
-    An anchor that several boxes want goes to the one it overlaps most. The quality of a box's best anchor is its IoU,
-    that of the others falls in proportion to the metric.
+    Candidates are all anchors of the nine cells of each level nearest to the box's centre. Those centred in the box
+    whose IoU reaches the candidates' mean plus standard deviation learn it; one that several boxes claim goes to the
+    box it overlaps most. A box without any such anchor gets its best candidate.
 
     Args:
-        anchors: (A, 4) xyxy px.
+        anchors: (A, 4) xyxy px, levels one after the other, those of a cell together.
         boxes: (N, 4) xyxy px, N > 0.
-        labels: (N,) class indices.
-        scores: (A, K) predicted, in 0..1.
-        predicted: (A, 4) predicted boxes, xyxy px.
-    """
-    centre = (anchors[:, :2] + anchors[:, 2:]) / 2
-    inside = ((centre > boxes[:, None, :2]) & (centre < boxes[:, None, 2:])).all(-1)
-    iou = box_iou(boxes, predicted) * inside
-    metric = scores[:, labels].T.pow(SCORE_POWER) * iou.pow(IOU_POWER)
-    best, index = metric.topk(min(TOP_ANCHORS, metric.shape[1]), dim=1)
-    metric = torch.zeros_like(metric).scatter_(1, index, best)
+        counts: anchors of each level.
+        per_cell: anchors of each cell.
 
-    overlap, matched = torch.where(metric > 0, iou, -1.0).max(dim=0)
-    owned = F.one_hot(matched, len(boxes)).T.bool() & (overlap >= 0)
-    metric, iou = metric * owned, iou * owned
-    scale = iou.amax(1, keepdim=True) / metric.amax(1, keepdim=True).clamp(min=1e-12)
-    return Assignment(matched.masked_fill(overlap < 0, -1), (metric * scale).sum(0))
+    Returns:
+        (A,) index of the box that each anchor learns, -1 for background.
+    """
+    centres = (anchors[::per_cell, :2] + anchors[::per_cell, 2:]) / 2
+    distance = torch.cdist((boxes[:, :2] + boxes[:, 2:]) / 2, centres)
+    cells, first = [], 0
+    for count in counts:
+        level = distance[:, first : first + count // per_cell]
+        cells.append(first + level.topk(min(NEAREST_CELLS, level.shape[1]), largest=False).indices)
+        first += count // per_cell
+    index = torch.cat(cells, dim=1)[..., None] * per_cell + torch.arange(per_cell, device=anchors.device)
+    index = index.flatten(1)
+
+    candidates = anchors[index]
+    iou = _paired_iou(boxes[:, None], candidates)
+    centre = (candidates[..., :2] + candidates[..., 2:]) / 2
+    inside = ((centre > boxes[:, None, :2]) & (centre < boxes[:, None, 2:])).all(-1)
+    chosen = inside & (iou >= iou.mean(1, keepdim=True) + iou.std(1, keepdim=True))
+    chosen.scatter_(1, iou.argmax(1, keepdim=True), True)
+
+    claims = iou.new_full((len(boxes), len(anchors)), -1.0).scatter_(1, index, torch.where(chosen, iou, -1.0))
+    overlap, matched = claims.max(dim=0)
+    return matched.masked_fill(overlap < 0, -1)
+
+
+def _paired_iou(a: Tensor, b: Tensor) -> Tensor:
+    """IoU of boxes that broadcast against each other: (..., 4) and (..., 4) xyxy -> (...)."""
+    shared = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
+    areas = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1)
+    return shared / (areas - shared).clamp(min=1e-9)
 
 
 class DetectionLoss(nn.Module):
-    """Classification and box loss of a batch.
+    """Classification and box loss of a batch, both divided by the number of positives + 1.
+
+    The + 1 keeps a batch without boxes finite.
 
     Args:
-        assignment: "iou": focal loss on hard targets, every positive counts alike, normalised by positives + 1.
-            "aligned": focal loss on the quality (arXiv:2006.04388, equation 6), which also weighs the boxes,
-            normalised by the sum of qualities + 1. The + 1 keeps an image without boxes finite.
+        assignment: "iou", with focal loss on certain targets, or "atss", with focal loss on the predicted box's IoU.
         box_loss: "huber" on encoded offsets, as published; "giou" or "ciou" on decoded boxes.
     """
 
@@ -94,45 +103,49 @@ class DetectionLoss(nn.Module):
         self.box_loss = box_loss
 
     def forward(
-        self, logits: Tensor, deltas: Tensor, anchors: Tensor, boxes: Tensor, labels: Tensor
+        self, logits: Tensor, deltas: Tensor, anchors: Anchors, size: tuple[int, int], boxes: Tensor, labels: Tensor
     ) -> dict[str, Tensor]:
         """`class` and `box`, scalars to be summed.
 
         Args:
             logits: (B, A, K).
             deltas: (B, A, 4), see `anchors.encode`.
-            anchors: (A, 4) xyxy px.
+            anchors: of the pyramid.
+            size: (height, width) of the input, px.
             boxes: (B, M, 4) xyxy px; rows without a box arbitrary.
             labels: (B, M) class indices, -1 in rows without a box.
         """
         logits, deltas = logits.float(), deltas.float()
-        target = torch.zeros_like(logits)
-        found, wanted, at, weight = [], [], [], []
+        at = anchors(size, logits.device)
+        images, positives, wanted, classes = [], [], [], []
         for image in range(len(logits)):
             valid = labels[image] >= 0
             if not bool(valid.any()):
                 continue
-            own, classes = boxes[image, valid], labels[image, valid]
-            matched, quality = self._assign(anchors, own, classes, logits[image], deltas[image])
+            own = boxes[image, valid]
+            if self.assignment == "iou":
+                matched = assign_iou(at, own)
+            else:
+                matched = assign_atss(at, own, anchors.counts(size), anchors.per_cell)
             positive = (matched >= 0).nonzero().squeeze(1)
-            of = matched[positive]
-            target[image, positive, classes[of]] = quality[positive]
-            found.append(deltas[image, positive])
-            wanted.append(own[of])
-            at.append(anchors[positive])
-            weight.append(quality[positive])
-        total = torch.cat(weight).sum() + 1 if weight else logits.new_ones(())
-        box = logits.new_zeros(())
-        if weight:
-            box = (self._box(torch.cat(found), torch.cat(wanted), torch.cat(at)) * torch.cat(weight)).sum()
-        # The empty sum keeps the box head in the graph, with zero gradient, for a batch without a single box.
-        return {"class": self._class(logits, target) / total, "box": (box + 0 * deltas.sum()) / total}
+            images.append(torch.full_like(positive, image))
+            positives.append(positive)
+            wanted.append(own[matched[positive]])
+            classes.append(labels[image, valid][matched[positive]])
+        target = torch.zeros_like(logits)
+        if not images:
+            # The empty sum keeps the box head in the graph, with zero gradient, where no image has a box.
+            return {"class": self._class(logits, target), "box": 0 * deltas.sum()}
 
-    def _assign(self, anchors: Tensor, boxes: Tensor, labels: Tensor, logits: Tensor, deltas: Tensor) -> Assignment:
-        if self.assignment == "iou":
-            return assign_iou(anchors, boxes)
-        logits, deltas = logits.detach(), deltas.detach()
-        return assign_aligned(anchors, boxes, labels, logits.sigmoid(), decode(deltas, anchors))
+        image, anchor, box = torch.cat(images), torch.cat(positives), torch.cat(wanted)
+        found = deltas[image, anchor]
+        quality = 1.0 if self.assignment == "iou" else _paired_iou(decode(found.detach(), at[anchor]), box)
+        target[image, anchor, torch.cat(classes)] = quality
+        count = len(anchor) + 1
+        return {
+            "class": self._class(logits, target) / count,
+            "box": self._box(found, box, at[anchor]).sum() / count,
+        }
 
     def _class(self, logits: Tensor, target: Tensor) -> Tensor:
         cost = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
@@ -140,7 +153,7 @@ class DetectionLoss(nn.Module):
         if self.assignment == "iou":
             balance = torch.where(target > 0, ALPHA, 1 - ALPHA)
             return (balance * miss.pow(GAMMA) * cost).sum()
-        return (miss.pow(QUALITY_GAMMA) * cost).sum()
+        return (miss.square() * cost).sum()
 
     def _box(self, deltas: Tensor, boxes: Tensor, anchors: Tensor) -> Tensor:
         if self.box_loss == "huber":

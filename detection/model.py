@@ -1,4 +1,4 @@
-"""The detector: backbone, neck, and two heads over anchors. A plain nn.Module that knows nothing of data or training."""
+"""The detector: backbone, neck, and two heads over anchors. A plain module that knows nothing of data or training."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from detection import effdet
 from detection.anchors import Anchors
 from detection.head import PRIOR, Head
 from detection.loss import DetectionLoss
-from detection.postprocess import Detections, candidates, suppress
+from detection.postprocess import Detections, Suppression, candidates, suppress
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class Detector(nn.Module):
         box_head: nn.Module,
         anchors: Anchors,
         criterion: DetectionLoss,
-        nms: str = "soft",
+        nms: Suppression = "soft",
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -72,7 +72,7 @@ class Detector(nn.Module):
             labels: (B, M) class indices, -1 in rows without a box.
         """
         logits, deltas = self(images)
-        return self.criterion(logits, deltas, self._anchors(images), boxes, labels)
+        return self.criterion(logits, deltas, self.anchors, _size(images), boxes, labels)
 
     def predict(self, images: Tensor, sizes: Tensor | None = None) -> Detections:
         """Final detections, best first: (B, 3, H, W) normalised floats -> see `Detections`.
@@ -81,12 +81,13 @@ class Detector(nn.Module):
         Boxes are clipped there.
         """
         logits, deltas = self(images)
-        size = tuple(images.shape[-2:]) if sizes is None else sizes
-        return suppress(candidates(logits, deltas, self._anchors(images), size), self.nms)
+        size = _size(images)
+        anchors = self.anchors(size, images.device)
+        return suppress(candidates(logits, deltas, anchors, size if sizes is None else sizes), self.nms)
 
-    def _anchors(self, images: Tensor) -> Tensor:
-        height, width = images.shape[-2:]
-        return self.anchors((height, width), images.device)
+
+def _size(images: Tensor) -> tuple[int, int]:
+    return images.shape[-2], images.shape[-1]
 
 
 def create_detector(
@@ -97,7 +98,7 @@ def create_detector(
     pretrained: bool | str | Path = False,
     anchor_scale: float | None = None,
     criterion: DetectionLoss | None = None,
-    nms: str = "soft",
+    nms: Suppression = "soft",
 ) -> Detector:
     """An EfficientDet of coefficient `phi` on any backbone.
 
@@ -136,9 +137,7 @@ def create_detector(
             scale.width, outputs, anchors.per_cell, scale.num_levels, scale.head_repeats, activation, tensorflow, prior
         )
 
-    detector = Detector(
-        backbone, fused, head(num_classes, PRIOR), head(4), anchors, criterion or DetectionLoss(), nms
-    )
-    if whole:
+    detector = Detector(backbone, fused, head(num_classes, PRIOR), head(4), anchors, criterion or DetectionLoss(), nms)
+    if whole and state is not None:
         effdet.load(detector, state, str(pretrained))
     return detector

@@ -1,4 +1,4 @@
-"""From raw predictions to final boxes: candidates, then soft or hard non-maximum suppression, a whole batch at a time."""
+"""From raw predictions to final boxes: candidates, then soft or hard non-maximum suppression, a batch at a time."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from detection.anchors import decode
 # google/automl efficientdet/tf2/postprocess.py and hparams_config.py.
 MAX_CANDIDATES, MAX_DETECTIONS, SCORE_THRESHOLD, SIGMA = 5000, 100, 0.001, 0.5
 HARD_IOU = 0.5
+
+Suppression = Literal["soft", "hard"]
 
 
 class Detections(NamedTuple):
@@ -102,7 +104,7 @@ def hard_nms(
     return _finish(found, index, scores, score_threshold)
 
 
-def suppress(found: Detections, method: Literal["soft", "hard"] = "soft") -> Detections:
+def suppress(found: Detections, method: Suppression = "soft") -> Detections:
     """Final detections by the named method, with EfficientDet's settings."""
     return {"soft": soft_nms, "hard": hard_nms}[method](found)
 

@@ -81,9 +81,7 @@ class DetectionTask(Task):
             },
         )
         task = cls(model, config, info, cls.evaluator_for(val, info))
-        train.transform = detection_train(
-            size, tuple(config.jitter), fill_color(info), vflip=0.5 if config.vflip else 0.0
-        )
+        train.transform = detection_train(size, config.jitter, fill_color(info), vflip=0.5 if config.vflip else 0.0)
         val.transform = task.transform()
         return task, train, val
 
@@ -157,21 +155,21 @@ class DetectionTask(Task):
                 f"the model and {dataset.annotation_file} do not have the same classes: "
                 f"{', '.join(missing[:5])} {'is' if len(missing) == 1 else 'are'} in only one of them"
             )
-        return CocoEvaluator(dataset.annotation_file, dataset.image_ids, ids)
+        return CocoEvaluator(dataset.annotation_file, dataset.image_ids.tolist(), ids)
 
     # --- hooks of the base task
 
-    def losses(self, images: Tensor, batch: Batch) -> dict[str, Tensor]:  # noqa: D102
+    def losses(self, images: Tensor, batch: Batch) -> dict[str, Tensor]:
         return self.model.loss(images, batch.boxes, batch.labels)
 
-    def predictions(self, images: Tensor, batch: Batch) -> Detections:  # noqa: D102
+    def predictions(self, images: Tensor, batch: Batch) -> Detections:
         shown = (batch.sizes * batch.scales.flip(1)).round()  # (height, width) of the image within its letterbox
         return to_original(self.model.predict(images, shown), batch.scales, batch.sizes)
 
-    def transform(self) -> Transform:  # noqa: D102
+    def transform(self) -> Transform:
         return letterbox(tuple(self.info.preprocessing["size"]), fill_color(self.info))
 
-    def final_layer(self) -> list[nn.Module]:  # noqa: D102
+    def final_layer(self) -> list[nn.Module]:
         return [self.model.class_head.predict, self.model.box_head.predict]  # type: ignore[list-item]
 
     # --- what a person looks at
@@ -188,16 +186,16 @@ class DetectionTask(Task):
 
     def records(self, predictions: Detections, image_id: int) -> list[dict[str, Any]]:
         """COCO result records."""
-        boxes, scores, labels = kept(*(part[0] for part in predictions), min_score=0.0)
+        boxes, scores, labels = kept(predictions, 0.0)
         boxes[:, 2:] -= boxes[:, :2]
         ids = np.array(self.info.extra["category_ids"])[labels]
         return coco_results(np.full(len(boxes), image_id), boxes, scores, ids)
 
-    def picture(  # noqa: D102
+    def picture(
         self, image: np.ndarray, predictions: Detections, truth: Sample | None = None, config: Any = None
     ) -> np.ndarray:
         least = PredictConfig().min_score if config is None else config.min_score
-        boxes, scores, labels = kept(*(part[0] for part in predictions), min_score=least)
+        boxes, scores, labels = kept(predictions, least)
         found = draw_boxes(image, boxes, labels, self.info.classes, scores)
         if truth is None:
             return found

@@ -1,4 +1,4 @@
-"""Run folders and the checkpoints in them: written so that a crash cannot spoil them, read so that nothing is executed."""
+"""Run folders and their checkpoints: written so that a crash cannot spoil them, read so that nothing is executed."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def new_run_folder(task: str, backbone: str, output: str | None) -> Path:
-    """Make the folder of a new run: `output`, or runs/TASK/BACKBONE-TIME. Raises UserError where it has a run already."""
+    """Make the folder of a new run: `output`, or runs/TASK/BACKBONE-TIME. Raises UserError where it is in use."""
     path = Path(output) if output else RUNS / task / f"{Path(backbone).name}-{time.strftime('%Y%m%d-%H%M%S')}"
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UserError(

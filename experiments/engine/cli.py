@@ -38,7 +38,7 @@ def command(
     description: str = "",
     presets: Path | None = None,
     default_preset: Callable[[list[str]], str | None] = lambda arguments: None,
-) -> Callable[[Sequence[str] | None], None]:
+) -> Callable[..., None]:
     """A `main(argv=None)` that parses flags into `config`, calls `run` with it, and leaves with an exit code.
 
     Args:

@@ -78,7 +78,7 @@ class TrainConfig:
     accumulate: int = 1
     """Batches whose gradients are summed before each step."""
     eval_every: int = 0
-    """Epochs between evaluations; 0 chooses about ten in the run. The last epoch is always evaluated."""
+    """Epochs between evaluations; 0 chooses about six in the run. The last epoch is always evaluated."""
     seed: int = 0
     """Seed of initialisation, order and augmentation."""
     precision: Precision = "fp32"
@@ -103,7 +103,9 @@ class TrainConfig:
         if not 0 < self.data.fraction <= 1:
             raise UserError(f"--data.fraction {self.data.fraction} must be above 0 and at most 1")
         if self.protocol in ("linear", "frozen") and self.pretrained is False:
-            raise UserError(f"--protocol {self.protocol} trains on top of weights: it cannot go with --pretrained false")
+            raise UserError(
+                f"--protocol {self.protocol} trains on top of weights: it cannot go with --pretrained false"
+            )
         if self.image_size is not None:
             parse_size(self.image_size)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -32,6 +32,6 @@ def curves(metrics: Path, monitor: str, picture: Path) -> None:
     figure.savefig(picture, dpi=120)
 
 
-def _series(rows: list[Mapping[str, str]], name: str) -> tuple[list[int], list[float]]:
+def _series(rows: Sequence[Mapping[str, str]], name: str) -> tuple[list[int], list[float]]:
     points = [(int(row["epoch"]) + 1, float(row[name])) for row in rows if row.get(name)]
     return [epoch for epoch, _ in points], [value for _, value in points]

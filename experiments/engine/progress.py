@@ -21,7 +21,7 @@ class TrainingProgress(Callback):
         self.started = 0.0
         self.bar: Progress | None = None
 
-    def on_train_start(self, trainer: Any, module: Any) -> None:  # noqa: D102
+    def on_train_start(self, trainer: Any, module: Any) -> None:
         self.started = time.monotonic()
         self.first_step = trainer.global_step
         if self.console.is_terminal:
@@ -32,7 +32,7 @@ class TrainingProgress(Callback):
             self.bar.start()
             self.row = self.bar.add_task("", total=int(trainer.estimated_stepping_batches), left="")
 
-    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:  # noqa: D102
+    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         loss = float(outputs["loss"])
         # Smoothed over about 20 steps: a single batch's loss says little.
         self.loss = loss if self.loss != self.loss else self.loss + (loss - self.loss) / 20
@@ -41,14 +41,14 @@ class TrainingProgress(Callback):
                 self.row, completed=trainer.global_step, description=self._text(trainer), left=self._left(trainer)
             )
 
-    def on_train_epoch_end(self, trainer: Any, module: Any) -> None:  # noqa: D102
+    def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
         if self.bar is None:
             self.console.print(f"{self._text(trainer)}  {self._left(trainer)}", highlight=False, soft_wrap=True)
 
-    def on_train_end(self, trainer: Any, module: Any) -> None:  # noqa: D102
+    def on_train_end(self, trainer: Any, module: Any) -> None:
         self._stop()
 
-    def on_exception(self, trainer: Any, module: Any, exception: BaseException) -> None:  # noqa: D102
+    def on_exception(self, trainer: Any, module: Any, exception: BaseException) -> None:
         self._stop()
 
     def _stop(self) -> None:

@@ -125,7 +125,9 @@ class Task(LightningModule):
         """One image's predictions as plain values."""
         raise NotImplementedError
 
-    def picture(self, image: np.ndarray, predictions: Any, truth: Sample | None = None, config: Any = None) -> np.ndarray:
+    def picture(
+        self, image: np.ndarray, predictions: Any, truth: Sample | None = None, config: Any = None
+    ) -> np.ndarray:
         """One image's predictions drawn on it, beside the ground truth where there is one: (H, W, 3) uint8 RGB."""
         raise NotImplementedError
 
@@ -135,7 +137,7 @@ class Task(LightningModule):
         """The batch's images as the weights expect them: (B, 3, H, W) float32."""
         return normalise(batch.images, self.info.preprocessing["mean"], self.info.preprocessing["std"])
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: D102
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         losses = self.losses(self.normalised(batch), batch)
         total = torch.stack(list(losses.values())).sum()
         if not torch.isfinite(total):
@@ -145,35 +147,37 @@ class Task(LightningModule):
                 f"the loss is not finite at step {self.global_step} ({terms}), images {ids}. The last checkpoint is "
                 "kept. Lower --lr, lengthen --warmup_epochs, or look at these images."
             )
-        values = {"loss": total} | ({f"loss_{name}": value for name, value in losses.items()} if len(losses) > 1 else {})
+        values = {"loss": total} | (
+            {f"loss_{name}": value for name, value in losses.items()} if len(losses) > 1 else {}
+        )
         self.log_dict({name: value.detach() for name, value in values.items()}, on_step=False, on_epoch=True,
                       batch_size=len(batch))  # fmt: skip
         return total
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: D102
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
         assert self.evaluator is not None
         self.evaluator.update(self.predictions(self.normalised(batch), batch), batch)
 
-    def on_validation_epoch_start(self) -> None:  # noqa: D102
+    def on_validation_epoch_start(self) -> None:
         assert self.evaluator is not None
         self.evaluator.reset()
 
-    def on_validation_epoch_end(self) -> None:  # noqa: D102
+    def on_validation_epoch_end(self) -> None:
         assert self.evaluator is not None
         self.scores = self.evaluator.compute()
         self.log_dict({name: value for name, value in self.scores.items() if value == value}, batch_size=1)
 
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:  # noqa: D102
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         return batch.to(device, non_blocking=True)
 
     def train(self, mode: bool = True) -> Task:
         """Training mode, but for a frozen backbone, whose batch norms keep their statistics."""
         super().train(mode)
         if self.config.protocol in ("frozen", "linear"):
-            self.model.backbone.eval()
+            self.model.backbone.eval()  # type: ignore[union-attr]
         return self
 
-    def configure_optimizers(self) -> Any:  # noqa: D102
+    def configure_optimizers(self) -> Any:
         config = self.config
         groups = list(parameter_groups(self.model, config.lr, config.backbone_lr, config.weight_decay))
         if config.optimizer == "adamw":
@@ -188,7 +192,7 @@ class Task(LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warmup_cosine(step, warmup, steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:  # noqa: D102
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["run"] = dict(vars(self.info))
 
 
@@ -200,7 +204,7 @@ def warmup_cosine(step: int, warmup: int, steps: int) -> float:
 
 
 def parameter_groups(model: nn.Module, lr: float, backbone_lr: float, decay: float) -> Iterator[dict[str, Any]]:
-    """Trainable parameters by learning rate and decay; vectors and scalars (biases, norms, fusion weights) never decay."""
+    """Trainable parameters by learning rate and decay; biases, norms and fusion weights never decay."""
     backbone = {id(p) for p in model.backbone.parameters()}  # type: ignore[union-attr]
     for of_backbone in (True, False):
         for decays in (True, False):

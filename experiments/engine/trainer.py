@@ -18,7 +18,6 @@ from torch import Tensor
 
 from backbones.errors import UserError
 from experiments.engine.checkpoint import AtomicCheckpointIO, find_checkpoint
-from experiments.engine.config import TrainConfig
 from experiments.engine.progress import TrainingProgress
 from experiments.engine.record import cost, peak_memory_mb, surroundings, write_json
 from experiments.engine.task import Task
@@ -82,22 +81,22 @@ class Best(Callback):
         self.monitor = monitor
         self.scores: dict[str, float] = {}
 
-    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:  # noqa: D102
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         scores = dict(module.scores, epoch=trainer.current_epoch + 1)  # type: ignore[arg-type]
         if not self.scores or scores[self.monitor] > self.scores[self.monitor]:
             self.scores = scores
 
-    def state_dict(self) -> dict[str, Any]:  # noqa: D102
+    def state_dict(self) -> dict[str, Any]:
         return self.scores
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # noqa: D102
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.scores = state_dict
 
 
 class LastEpochValidation(Callback):
     """Evaluates after the last epoch as well where the interval does not fall on it."""
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:  # noqa: D102
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if trainer.current_epoch + 1 == trainer.max_epochs:
             trainer.check_val_every_n_epoch = 1
 
@@ -110,7 +109,7 @@ def fit(task: Task, train_loader: Any, val_loader: Any, output: Path, resume: bo
     config = task.config
     device = device_of(config.device)
     (output / "config.yaml").write_text(yaml.safe_dump(asdict(config), sort_keys=False))
-    checkpoints = {"dirpath": output / "checkpoints", "enable_version_counter": False}
+    checkpoints: dict[str, Any] = {"dirpath": output / "checkpoints", "enable_version_counter": False}
     best = Best(task.monitor)
     callbacks: list[Callback] = [
         *([EMA(config.ema_decay)] if config.ema_decay else []),
@@ -130,7 +129,7 @@ def fit(task: Task, train_loader: Any, val_loader: Any, output: Path, resume: bo
         max_epochs=config.epochs,
         gradient_clip_val=config.clip or None,
         accumulate_grad_batches=config.accumulate,
-        check_val_every_n_epoch=config.eval_every or max(1, round(config.epochs / 10)),
+        check_val_every_n_epoch=config.eval_every or max(1, round(config.epochs / 6)),
         num_sanity_val_steps=0,
         callbacks=callbacks,
         logger=[CSVLogger(output, name="", version=""), TensorBoardLogger(output, name="", version="")],
@@ -171,5 +170,12 @@ def _quiet() -> None:
     """Lightning's own notices are about its defaults, not about the run."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (".*num_workers.*", ".*LeafSpec.*", ".*does not have many workers.*", ".*ModelCheckpoint.*", ".*sync_dist.*", ".*Experiment logs directory.*"):
+    for message in (
+        ".*num_workers.*",
+        ".*LeafSpec.*",
+        ".*does not have many workers.*",
+        ".*ModelCheckpoint.*",
+        ".*sync_dist.*",
+        ".*Experiment logs directory.*",
+    ):
         warnings.filterwarnings("ignore", message)

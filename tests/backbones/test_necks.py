@@ -1,0 +1,106 @@
+"""Necks: any level count, any size; FPN against torchvision, BiFPN by hand (and against effdet in tests/detection)."""
+
+from collections import OrderedDict
+
+import pytest
+import torch
+from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+
+from backbones import create_neck
+from backbones.base import Level, select
+from backbones.bifpn import BiFPN, Fusion, MaxPool
+from backbones.errors import UserError
+from backbones.fpn import FPN
+
+LEVELS = (Level(24, 8), Level(40, 16), Level(112, 32))
+
+
+def maps(size, levels=LEVELS, batch=2):
+    generator = torch.Generator().manual_seed(0)
+    return [
+        torch.randn(batch, level.channels, -(-size[0] // level.stride), -(-size[1] // level.stride),
+                    generator=generator)
+        for level in levels
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["bifpn", "bifpn_softmax", "bifpn_sum", "fpn", "panet"])
+@pytest.mark.parametrize(("count", "given"), [(3, 3), (5, 3), (6, 3), (6, 4)])
+@pytest.mark.parametrize("size", [(256, 256), (333, 500), (97, 129)])
+def test_contract(name, count, given, size):
+    """Sizes are ceilings at every level, whatever comes in; every parameter gets a gradient."""
+    levels = (Level(16, 4), *LEVELS)[-given:]
+    neck = create_neck(name, levels, channels=32, num_levels=count)
+    assert [level.stride for level in neck.levels] == [levels[0].stride * 2**i for i in range(count)]
+    out = neck(maps(size, levels))
+    for x, level in zip(out, neck.levels, strict=True):
+        assert x.shape == (2, 32, -(-size[0] // level.stride), -(-size[1] // level.stride))
+    sum(x.square().mean() for x in out).backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in neck.parameters())
+
+
+def test_fpn_equals_torchvision():
+    ours = FPN(LEVELS, 32)
+    theirs = FeaturePyramidNetwork([24, 40, 112], 32, extra_blocks=LastLevelP6P7(112, 32))
+    state = {}
+    for i in range(3):
+        for kind in ("weight", "bias"):
+            state[f"inner_blocks.{i}.0.{kind}"] = getattr(ours.lateral[i], kind)
+            state[f"layer_blocks.{i}.0.{kind}"] = getattr(ours.smooth[i], kind)
+    for i, name in enumerate(("p6", "p7")):
+        state |= {f"extra_blocks.{name}.{k}": v for k, v in ours.coarser[i].state_dict().items()}
+    theirs.load_state_dict(state)
+    features = maps((333, 500))
+    # torchvision takes P6 from C5 where its width differs from P5's, as ours always does.
+    expected = theirs(OrderedDict((str(i), x) for i, x in enumerate(features))).values()
+    for a, b in zip(ours(features), expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize(
+    ("fusion", "expected"),
+    [("fast", (1 * 2 + 3 * 10) / (4 + 1e-4)), ("sum", 12.0), ("softmax", 2 * 0.1192029 + 10 * 0.8807971)],
+)
+def test_fusion_by_hand(fusion, expected):
+    """Weights 1 and 3 on maps of 2 and 10, before activation and convolution."""
+    node = Fusion(2, 4, fusion, torch.nn.Identity, bias=False)
+    node.conv = node.norm = torch.nn.Identity()
+    if fusion != "sum":
+        node.weights.data = torch.tensor([1.0, 3.0])
+    out = node([torch.full((1, 4, 2, 2), 2.0), torch.full((1, 4, 2, 2), 10.0)])
+    torch.testing.assert_close(out, torch.full((1, 4, 2, 2), expected))
+
+
+def test_negative_weights_switch_an_input_off():
+    node = Fusion(2, 4, "fast", torch.nn.Identity, bias=False)
+    node.conv = node.norm = torch.nn.Identity()
+    node.weights.data = torch.tensor([1.0, -5.0])
+    out = node([torch.ones(1, 4, 1, 1), torch.full((1, 4, 1, 1), 100.0)])
+    torch.testing.assert_close(out, torch.full((1, 4, 1, 1), 1 / 1.0001))
+
+
+@pytest.mark.parametrize("same", [False, True])
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (5, 6), (6, 5), (7, 7)])
+def test_pooling_halves_upwards(same, size):
+    out = MaxPool(same)(torch.randn(1, 2, *size))
+    assert out.shape[-2:] == (-(-size[0] // 2), -(-size[1] // 2))
+    assert torch.isfinite(out).all()
+
+
+def test_same_pooling_by_hand():
+    """TensorFlow pads an even side at its end alone: windows start at 0 and 2."""
+    x = torch.arange(4.0).view(1, 1, 1, 4).expand(1, 1, 4, 4)
+    assert MaxPool(same=True)(x)[0, 0, 0].tolist() == [2, 3]
+    assert MaxPool(same=False)(x)[0, 0, 0].tolist() == [1, 3]
+
+
+def test_errors():
+    with pytest.raises(UserError, match="bifpn"):
+        create_neck("bifp", LEVELS)
+    with pytest.raises(ValueError, match="levels"):
+        BiFPN(LEVELS, num_levels=2)
+    with pytest.raises(ValueError, match="fusion"):
+        BiFPN(LEVELS, fusion="mean")
+    with pytest.raises(ValueError, match="stride"):
+        select(LEVELS, [4])

@@ -1,0 +1,67 @@
+"""Anchors and box arithmetic against hand-computed numbers and effdet."""
+
+import numpy as np
+import pytest
+import torch
+from effdet.anchors import Anchors as EffdetAnchors
+
+from detection.anchors import MAX_LOG_SCALE, Anchors, decode, encode, fit_scale, recall
+
+
+def test_first_anchors_by_hand():
+    """Stride 8, scale 4: squares of 32, 40.3 and 50.8 px, then 1.4 x 0.7, then 0.7 x 1.4, centred at (4, 4)."""
+    boxes = Anchors([8])((16, 24))
+    assert boxes.shape == (2 * 3 * 9, 4)
+    torch.testing.assert_close(boxes[0], torch.tensor([4.0 - 16, 4 - 16, 4 + 16, 4 + 16]))
+    torch.testing.assert_close(boxes[1], torch.tensor([4 - 22.4, 4 - 11.2, 4 + 22.4, 4 + 11.2]))
+    torch.testing.assert_close(boxes[2], torch.tensor([4 - 11.2, 4 - 22.4, 4 + 11.2, 4 + 22.4]))
+    side = 32 * 2 ** (1 / 3)
+    torch.testing.assert_close(boxes[3], torch.tensor([4 - side / 2, 4 - side / 2, 4 + side / 2, 4 + side / 2]))
+    torch.testing.assert_close(boxes[9, :2] - boxes[0, :2], torch.tensor([8.0, 0]))  # the next cell is to the right
+    torch.testing.assert_close(boxes[27, :2] - boxes[0, :2], torch.tensor([0.0, 8]))  # a row of three later, below
+
+
+@pytest.mark.parametrize("size", [(512, 512), (256, 384)])
+def test_equal_effdets(size):
+    theirs = EffdetAnchors(3, 7, 3, [(1.0, 1.0), (1.4, 0.7), (0.7, 1.4)], 4.0, size).boxes
+    torch.testing.assert_close(Anchors([8, 16, 32, 64, 128])(size), theirs[:, [1, 0, 3, 2]])
+
+
+def test_counts_are_ceilings():
+    anchors = Anchors([8, 16, 32])
+    assert anchors.counts((333, 500)) == [42 * 63 * 9, 21 * 32 * 9, 11 * 16 * 9]
+    assert len(anchors((333, 500))) == sum(anchors.counts((333, 500)))
+
+
+def test_encode_by_hand():
+    anchor = torch.tensor([[0.0, 0, 10, 20]])
+    box = torch.tensor([[5.0, 0, 25, 20]])  # centre moved by (10, 0), twice as wide
+    torch.testing.assert_close(encode(box, anchor), torch.tensor([[1.0, 0, np.log(2), 0]], dtype=torch.float32))
+
+
+def test_decode_inverts_encode():
+    generator = torch.Generator().manual_seed(0)
+    corners = torch.rand(2, 100, 2, generator=generator) * 100
+    sides = torch.rand(2, 100, 2, generator=generator) * 50 + 1
+    boxes, anchors = torch.cat([corners, corners + sides], dim=-1)
+    torch.testing.assert_close(decode(encode(boxes, anchors), anchors), boxes, atol=1e-3, rtol=0)
+
+
+def test_wild_prediction_stays_finite():
+    box = decode(torch.tensor([[0.0, 0, 1e9, 1e9]]), torch.tensor([[0.0, 0, 16, 16]]))
+    torch.testing.assert_close(box[0, 2] - box[0, 0], torch.tensor(16 * np.exp(MAX_LOG_SCALE), dtype=torch.float32))
+
+
+def test_recall_by_hand():
+    """A 32 px square is an anchor itself; one of 16 px lies wholly in it: IoU 1/4."""
+    np.testing.assert_allclose(recall(np.array([[32.0, 32], [16, 16]]), Anchors([8])), [1.0, 0.25])
+
+
+@pytest.mark.parametrize("scale", [2.0, 3.0, 4.0])
+def test_fit_finds_the_scale_of_the_boxes(scale):
+    sides = scale * 8 * 2.0 ** np.arange(3)  # the base anchors of three levels
+    assert fit_scale(np.repeat(sides[:, None], 2, axis=1), [8, 16, 32]) == scale
+
+
+def test_fit_without_boxes_is_the_published_scale():
+    assert fit_scale(np.zeros((0, 2)), [8, 16, 32]) == 4.0

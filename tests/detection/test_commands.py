@@ -1,0 +1,230 @@
+"""The command line as a user types it: train, eval, predict, their files, and every error they can cause."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from effdet import create_model
+from PIL import Image
+
+from detection import eval as eval_command
+from detection import predict as predict_command
+from detection import train as train_command
+
+TINY = ["--image_size", "64", "--epochs", "2", "--batch_size", "4", "--device", "cpu"]
+
+
+def run(command, *arguments):
+    command.main([str(a) for a in arguments])
+
+
+def fails(capsys, code, command, *arguments):
+    """The one message of a command that leaves with `code`."""
+    with pytest.raises(SystemExit) as stop:
+        run(command, *arguments)
+    assert stop.value.code == code
+    message = capsys.readouterr().err
+    assert "Traceback" not in message
+    return " ".join(message.split())
+
+
+@pytest.fixture(scope="module")
+def trained(coco_root, tmp_path_factory):
+    output = tmp_path_factory.mktemp("runs") / "lite0"
+    run(train_command, "--data.root", coco_root, "--output", output, *TINY)
+    return output
+
+
+def test_run_folder(trained, coco_root):
+    record = json.loads((trained / "record.json").read_text())
+    assert record["task"] == "detection"
+    assert record["backbone"] == "tf_efficientnet_lite0"
+    assert record["pretrained"]["source"].startswith("packaged:")
+    assert record["dataset"]["train"]["images"] == 8
+    assert set(record["metrics"]) >= {"AP", "AP50", "AP75", "APs", "APm", "APl"}
+    assert 0 <= record["metrics"]["AP"] <= 1
+    assert record["best"]["epoch"] in (1, 2)
+    for name in ("params", "macs", "latency_ms", "images_per_second", "peak_memory_mb", "train_seconds"):
+        assert record[name] > 0, name
+    assert record["versions"]["torch"] == torch.__version__.split("+")[0] or record["versions"]["torch"]
+    assert yaml.safe_load((trained / "config.yaml").read_text())["data"]["root"] == str(coco_root)
+    assert {p.name for p in (trained / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert len(list((trained / "pictures").glob("val-*.jpg"))) == 4
+    assert (trained / "pictures" / "curves.png").stat().st_size > 1000
+    assert list(trained.glob("events.out.tfevents.*"))
+    rows = list(csv.DictReader((trained / "metrics.csv").open()))
+    assert len([row for row in rows if row["loss"]]) == 2
+    assert len([row for row in rows if row["AP"]]) == 2
+    found = json.loads((trained / "detections.json").read_text())
+    assert {d["category_id"] for d in found} <= {2, 5}
+
+
+def test_checkpoint_holds_plain_values_only(trained):
+    content = torch.load(trained / "checkpoints" / "last.ckpt", weights_only=True)
+    assert content["run"]["classes"] == ["red <b>", "green"]
+    assert content["run"]["preprocessing"]["mean"] == [0.5, 0.5, 0.5]
+
+
+def test_eval_reprints_the_recorded_scores_exactly(trained, coco_root, tmp_path):
+    output = tmp_path / "scores"
+    run(eval_command, "--checkpoint", trained, "--data.root", coco_root, "--output", output, "--batch_size", 4)
+    recorded = json.loads((trained / "record.json").read_text())["metrics"]
+    assert json.loads((output / "metrics.json").read_text()) == recorded
+    assert json.loads((output / "detections.json").read_text()) == json.loads((trained / "detections.json").read_text())
+
+
+def test_latest_run_is_the_default(trained, coco_root, tmp_path, monkeypatch, capsys):
+    (tmp_path / "runs" / "detection").mkdir(parents=True)
+    (tmp_path / "runs" / "detection" / "mine").symlink_to(trained)
+    monkeypatch.chdir(tmp_path)
+    run(eval_command, "--data.root", coco_root)
+    captured = capsys.readouterr()
+    assert "mine" in captured.err
+    assert "AP50" in captured.out
+
+
+def test_predict_writes_pictures_and_coco_results(trained, coco_root, tmp_path):
+    output = tmp_path / "out"
+    run(predict_command, "--checkpoint", trained, "--images", coco_root / "val", "--output", output, "--min_score", 0)
+    assert {p.name for p in output.iterdir()} == {"1.jpg", "2.jpg", "3.jpg", "4.jpg", "predictions.json"}
+    records = json.loads((output / "predictions.json").read_text())
+    assert {r["file"] for r in records} == {"1.png", "2.png", "3.png", "4.png"}
+    boxes = np.array([r["bbox"] for r in records])
+    assert (boxes[:, :2] >= 0).all()
+    assert (boxes[:, 0] + boxes[:, 2] <= 128.01).all()
+    assert (boxes[:, 1] + boxes[:, 3] <= 96.01).all()
+    drawn = np.asarray(Image.open(output / "1.jpg"), dtype=int)
+    plain = np.asarray(Image.open(coco_root / "val" / "1.png").resize(drawn.shape[1::-1]), dtype=int)
+    assert (np.abs(drawn - plain) > 80).any()
+
+
+def test_same_seed_same_weights(trained, coco_root, tmp_path):
+    """Twice on CPU, with another number of loader workers."""
+    run(train_command, "--data.root", coco_root, "--output", tmp_path / "again", "--data.workers", 2, *TINY)
+    first, second = (
+        torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for folder in (trained, tmp_path / "again")
+    )
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_a_run_serves_as_backbone_and_as_detector(trained, coco_root, tmp_path):
+    output = tmp_path / "next"
+    run(train_command, "--data.root", coco_root, "--pretrained", trained / "checkpoints" / "last.ckpt", "--output",
+        output, "--epochs", 1, "--protocol", "frozen", "--image_size", 64, "--batch_size", 4)  # fmt: skip
+    first, second = (
+        torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for folder in (trained, output)
+    )
+    frozen = [key for key in first if key.startswith("model.backbone.")]
+    assert frozen
+    assert all(torch.equal(first[key], second[key]) for key in frozen)
+    assert not torch.equal(first["model.box_head.convs.0.pointwise.weight"],
+                           second["model.box_head.convs.0.pointwise.weight"])  # fmt: skip
+
+
+@pytest.mark.parametrize("protocol", ["linear", "scratch"])
+def test_protocols(protocol, coco_root, tmp_path):
+    output = tmp_path / protocol
+    run(train_command, "--data.root", coco_root, "--output", output, "--protocol", protocol, "--epochs", 1,
+        "--image_size", 64, "--batch_size", 4)  # fmt: skip
+    record = json.loads((output / "record.json").read_text())
+    assert (record["pretrained"]["source"] == "random") == (protocol == "scratch")
+
+
+@pytest.mark.parametrize("neck", ["fpn", "panet"])
+def test_backbone_and_neck_are_one_flag_each(neck, coco_root, tmp_path):
+    output = tmp_path / neck
+    run(train_command, "--data.root", coco_root, "--output", output, "--backbone", "resnet18", "--neck", neck,
+        "--pretrained", "false", "--epochs", 1, "--image_size", "64x96", "--batch_size", 4)  # fmt: skip
+    record = json.loads((output / "record.json").read_text())
+    assert (record["backbone"], record["neck"]) == ("resnet18", neck)
+
+
+def test_paper_preset(coco_root, tmp_path):
+    output = tmp_path / "paper"
+    run(train_command, "--config", "paper", "--data.root", coco_root, "--output", output, "--lr", 0.01, *TINY)
+    config = json.loads((output / "record.json").read_text())["config"]
+    assert (config["assignment"], config["box_loss"], config["optimizer"]) == ("iou", "huber", "sgd")
+
+
+def test_published_checkpoint_scores_and_predicts(coco_root, tmp_path, capsys):
+    """An effdet file through eval and predict; a COCO model knows its classes by original id."""
+    file = tmp_path / "tf_efficientdet_d0_34-f153e0cf.pth"
+    model = create_model("tf_efficientdet_d0", bench_task="", pretrained=False, pretrained_backbone=False)
+    torch.save(model.state_dict(), file)
+    run(eval_command, "--checkpoint", file, "--data.root", coco_root, "--image_size", 128)
+    assert "AP50" in capsys.readouterr().out
+    run(predict_command, "--checkpoint", file, "--images", coco_root / "val" / "1.png", "--output", tmp_path / "out",
+        "--image_size", 128)  # fmt: skip
+    assert (tmp_path / "out" / "1.jpg").exists()
+
+
+# --- errors: one message with cause and fix, and the documented exit code
+
+
+def test_unknown_and_abbreviated_flags(capsys):
+    assert "--epoch" in fails(capsys, 2, train_command, "--epoch", 1)
+    assert "--nonsense" in fails(capsys, 2, eval_command, "--nonsense")
+
+
+def test_wrong_backbone_names_near_matches(capsys, coco_root):
+    message = fails(capsys, 2, train_command, "--data.root", coco_root, "--backbone", "resnet51")
+    assert "resnet50" in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--config", "papr"], "paper"),
+        (["--config", "absent.yaml"], "absent.yaml"),
+        (["--neck", "bifp"], "bifpn"),
+        (["--phi", "9"], "phi"),
+        (["--image_size", "12y"], "HxW"),
+        (["--epochs", "0"], "--epochs"),
+        (["--epochs", "many"], "epochs"),
+        (["--protocol", "linear", "--pretrained", "false"], "linear"),
+        (["--device", "cuda:7"], "cuda:7"),
+    ],
+)
+def test_wrong_usage(arguments, named, capsys, coco_root):
+    assert named in fails(capsys, 2, train_command, "--data.root", coco_root, *arguments)
+
+
+def test_absent_data(capsys, tmp_path):
+    assert "instances_train" in fails(capsys, 3, train_command, "--data.root", tmp_path / "nowhere")
+
+
+def test_absent_weights(capsys, coco_root, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    message = fails(capsys, 3, train_command, "--data.root", coco_root, "--backbone", "resnet18")
+    assert "--pretrained false" in message
+    assert not (tmp_path / "runs").exists()
+
+
+def test_absent_and_foreign_checkpoints(capsys, coco_root, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "detection.train" in fails(capsys, 3, eval_command)
+    assert "gone" in fails(capsys, 3, eval_command, "--checkpoint", tmp_path / "gone")
+    (tmp_path / "bad.ckpt").write_bytes(b"not a checkpoint")
+    assert "bad.ckpt" in fails(capsys, 3, eval_command, "--checkpoint", tmp_path / "bad.ckpt")
+
+
+def test_existing_output_is_refused(trained, capsys, coco_root):
+    message = fails(capsys, 2, train_command, "--data.root", coco_root, "--output", trained, *TINY)
+    assert "--resume" in message
+
+
+def test_no_images(trained, capsys, tmp_path):
+    assert "--images" in fails(capsys, 2, predict_command, "--checkpoint", trained)
+    assert "no images" in fails(capsys, 3, predict_command, "--checkpoint", trained, "--images", tmp_path)
+
+
+def test_divergence_names_the_images(capsys, coco_root, tmp_path):
+    message = fails(capsys, 4, train_command, "--data.root", coco_root, "--output", tmp_path / "nan", "--lr", "1e30",
+                    "--warmup_epochs", 0, "--clip", 0, "--ema_decay", 0, *TINY)  # fmt: skip
+    assert "images" in message
+    assert "--lr" in message

@@ -1,0 +1,159 @@
+"""Assignment by hand, losses against effdet and torchvision, and the cases that make losses NaN."""
+
+import pytest
+import torch
+from effdet.anchors import AnchorLabeler
+from effdet.anchors import Anchors as EffdetAnchors
+from effdet.config import get_efficientdet_config
+from effdet.loss import DetectionLoss as EffdetLoss
+from torchvision.ops import box_iou, generalized_box_iou
+
+from detection.anchors import Anchors, decode, encode
+from detection.loss import DetectionLoss, assign_atss, assign_iou
+
+STRIDES = [8, 16, 32, 64, 128]
+
+
+def test_assign_iou_by_hand():
+    anchors = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 4], [20, 20, 30, 30], [100, 100, 101, 101]])
+    boxes = torch.tensor([[0.0, 0, 10, 8], [90, 90, 110, 110]])
+    matched = assign_iou(anchors, boxes)
+    # IoU with the first box: 0.8, 0.5, 0; the second box overlaps only the last anchor, by 1/400, and is given it.
+    assert matched.tolist() == [0, 0, -1, 1]
+
+
+def test_assign_atss_by_hand():
+    """One level, one anchor a cell, stride 10: a row of five 20 px squares centred at x = 5, 15, ... 45, y = 5."""
+    x = torch.arange(5) * 10.0
+    anchors = torch.stack([x - 5, torch.full_like(x, -5), x + 15, torch.full_like(x, 15)], dim=1)
+    boxes = torch.tensor([[-5.0, -5, 15, 15], [25, 0, 45, 10]])
+    matched = assign_atss(anchors, boxes, [5], per_cell=1)
+    # First box: IoU 1, 1/3, 0, 0, 0, so the threshold is 0.267 + 0.435 and its own anchor alone passes. Second box, of
+    # half an anchor's height: IoU 0, 1/11, 1/3, 1/3... whose threshold 0.236 + ... only the anchors over it reach.
+    iou = box_iou(boxes, anchors)
+    threshold = iou.mean(1) + iou.std(1)
+    centres = x + 5
+    for anchor in range(5):
+        fits = [
+            box
+            for box in range(2)
+            if iou[box, anchor] >= threshold[box] and boxes[box, 0] < centres[anchor] < boxes[box, 2]
+        ]
+        assert matched[anchor] == (fits[0] if fits else -1)
+    assert matched.tolist() == [0, -1, -1, 1, -1]
+
+
+def test_contested_anchor_goes_to_the_larger_overlap():
+    anchors = torch.tensor([[0.0, 0, 10, 10], [90, 0, 100, 10]])
+    boxes = torch.tensor([[0.0, 0, 10, 20], [0, 0, 10, 10]])
+    assert assign_atss(anchors, boxes, [2], per_cell=1).tolist() == [1, -1]
+
+
+def test_every_box_is_learned_however_small_and_off_centre():
+    """A speck far from any anchor's centre still gets its best candidate."""
+    anchors = Anchors(STRIDES)
+    at = anchors((256, 256))
+    boxes = torch.tensor([[0.0, 0, 3, 3], [200, 200, 203, 206]])
+    matched = assign_atss(at, boxes, anchors.counts((256, 256)), anchors.per_cell)
+    assert set(matched.tolist()) == {-1, 0, 1}
+
+
+@pytest.fixture(scope="module")
+def scene():
+    """Boxes, labels and random predictions at 256 px for two images, one of them with fewer boxes."""
+    generator = torch.Generator().manual_seed(0)
+    anchors = Anchors(STRIDES)
+    count = sum(anchors.counts((256, 256)))
+    corners = torch.rand(2, 6, 2, generator=generator) * 180
+    boxes = torch.cat([corners, corners + 20 + 50 * torch.rand(2, 6, 2, generator=generator)], dim=-1)
+    labels = torch.randint(0, 5, (2, 6), generator=generator)
+    labels[1, 4:] = -1
+    logits = torch.randn(2, count, 5, generator=generator) - 3
+    deltas = torch.randn(2, count, 4, generator=generator) * 0.1
+    return logits, deltas, anchors, boxes, labels
+
+
+def test_published_loss_equals_effdets(scene):
+    logits, deltas, anchors, boxes, labels = scene
+    config = get_efficientdet_config("tf_efficientdet_d0")
+    labeler = AnchorLabeler(EffdetAnchors(3, 7, 3, config.aspect_ratios, 4.0, (256, 256)), 5, match_threshold=0.5)
+    config.num_classes = 5
+    valid = labels >= 0
+    theirs = labeler.batch_label_anchors(
+        [b[v][:, [1, 0, 3, 2]] for b, v in zip(boxes, valid, strict=True)],
+        [label[v].float() + 1 for label, v in zip(labels, valid, strict=True)],
+    )
+    counts = Anchors(STRIDES).counts((256, 256))
+    sides = [256 // stride for stride in STRIDES]
+
+    def maps(values):
+        parts = values.split(counts, dim=1)
+        return [p.reshape(2, s, s, -1).permute(0, 3, 1, 2) for p, s in zip(parts, sides, strict=True)]
+
+    total, of_class, of_box = EffdetLoss(config)(maps(logits), maps(deltas[..., [1, 0, 3, 2]]), *theirs)
+    ours = DetectionLoss("iou", "huber")(logits, deltas, anchors, (256, 256), boxes, labels)
+    torch.testing.assert_close(ours["class"], of_class, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(ours["box"], 50.0 * of_box, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(sum(ours.values()), total, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("assignment", ["iou", "atss"])
+@pytest.mark.parametrize("box_loss", ["huber", "giou", "ciou"])
+def test_perfect_boxes_cost_nothing(scene, assignment, box_loss):
+    logits, deltas, anchors, boxes, labels = scene
+    perfect = deltas.clone()
+    for image in range(2):
+        own = boxes[image, labels[image] >= 0]
+        at = anchors((256, 256))
+        if assignment == "iou":
+            matched = assign_iou(at, own)
+        else:
+            matched = assign_atss(at, own, anchors.counts((256, 256)), anchors.per_cell)
+        perfect[image] = encode(own[matched.clamp(min=0)], at)
+    cost = DetectionLoss(assignment, box_loss)
+    assert float(cost(logits, perfect, anchors, (256, 256), boxes, labels)["box"]) < 1e-3
+    assert float(cost(logits, perfect + 0.3, anchors, (256, 256), boxes, labels)["box"]) > 0.05
+
+
+def test_giou_is_weighted_mean_over_positives(scene):
+    logits, deltas, anchors, boxes, labels = scene
+    terms, count = 0.0, 1.0
+    for image in range(2):
+        own = boxes[image, labels[image] >= 0]
+        matched = assign_iou(anchors((256, 256)), own)
+        positive = matched >= 0
+        predicted = decode(deltas[image], anchors((256, 256)))[positive]
+        giou = generalized_box_iou(predicted, own).gather(1, matched[positive][:, None])
+        terms, count = terms + (1 - giou).sum(), count + positive.sum()
+    ours = DetectionLoss("iou", "giou")(logits, deltas, anchors, (256, 256), boxes, labels)["box"]
+    torch.testing.assert_close(ours, 2 * terms / count, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("assignment", ["iou", "atss"])
+@pytest.mark.parametrize("boxes_each", [0, 6], ids=["no image has boxes", "padding alone"])
+def test_images_without_boxes(scene, assignment, boxes_each):
+    """Finite loss, and a finite gradient for both heads."""
+    logits, deltas, anchors, boxes, _ = scene
+    logits, deltas = logits.clone().requires_grad_(), deltas.clone().requires_grad_()
+    nothing = torch.full((2, boxes_each), -1)
+    losses = DetectionLoss(assignment, "giou")(logits, deltas, anchors, (256, 256), boxes[:, :boxes_each], nothing)
+    sum(losses.values()).backward()
+    assert torch.isfinite(logits.grad).all()
+    assert logits.grad.abs().sum() > 0
+    assert (deltas.grad == 0).all()
+
+
+@pytest.mark.parametrize("assignment", ["iou", "atss"])
+def test_gradient_lowers_the_loss(scene, assignment):
+    logits, deltas, anchors, boxes, labels = scene
+    logits, deltas = logits.clone().requires_grad_(), deltas.clone().requires_grad_()
+    optimizer = torch.optim.Adam([logits, deltas], lr=0.05)
+    cost = DetectionLoss(assignment, "giou")
+    first = None
+    for _ in range(15):
+        optimizer.zero_grad()
+        loss = sum(cost(logits, deltas, anchors, (256, 256), boxes, labels).values())
+        loss.backward()
+        optimizer.step()
+        first = first or float(loss)
+    assert float(loss) < 0.8 * first

@@ -1,0 +1,169 @@
+"""The detector against effdet with the same weights, published sizes, and files in effdet's format."""
+
+import pytest
+import torch
+from effdet import DetBenchPredict, create_model
+
+from backbones.errors import BadInput, UserError
+from backbones.scaling import SCALES
+from detection import effdet
+from detection.model import create_detector
+from detection.postprocess import candidates, hard_nms
+
+# arXiv:1911.09070 table 1, params in millions.
+PAPER = {"0": 3.9, "1": 6.6, "2": 8.1, "3": 12.0, "4": 20.7, "5": 33.7, "6": 51.9, "7": 51.9, "7x": 77.0}
+
+
+def randomise(model):
+    """Weights, affine parameters and running statistics away from their initial values."""
+    generator = torch.Generator().manual_seed(1)
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 1 and name.endswith("weight"):
+            parameter.data.uniform_(0.5, 1.5, generator=generator)
+        elif parameter.ndim == 1:
+            parameter.data.normal_(0, 0.2, generator=generator)
+    for name, buffer in model.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.normal_(0, 0.2, generator=generator)
+        elif name.endswith("running_var"):
+            buffer.uniform_(0.5, 1.5, generator=generator)
+    # Class outputs far enough apart that equal scores, whose order is arbitrary, do not occur.
+    model.class_net.predict.conv_pw.weight.data.mul_(4)
+
+
+def theirs(name, size, classes=90):
+    model = create_model(
+        name, bench_task="", pretrained=False, pretrained_backbone=False, num_classes=classes, image_size=(size, size)
+    )
+    randomise(model)
+    return model.eval()
+
+
+# Small inputs keep the larger ones cheap; effdet takes multiples of 128 (of 256 with P8) only.
+SAME = [
+    ("efficientdet_d0", 256),
+    ("tf_efficientdet_d0", 256),
+    ("tf_efficientdet_d1", 256),
+    ("tf_efficientdet_d2", 256),
+    ("tf_efficientdet_d3", 128),
+    ("tf_efficientdet_d7x", 256),
+    ("tf_efficientdet_lite0", 256),
+]
+
+
+@pytest.mark.parametrize(("name", "size"), SAME)
+def test_same_weights_same_detections(name, size):
+    """Logits within 1e-4; after NMS scores within 1e-3 and boxes within 0.1 px; equal parameter counts."""
+    reference = theirs(name, size)
+    state = reference.state_dict()
+    backbone, phi, classes = effdet.describe(state, name)
+    ours = create_detector(backbone, classes, phi, nms="hard").eval()
+    effdet.load(ours, state, name)
+    assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in reference.parameters())
+
+    images = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(2))
+    with torch.inference_mode():
+        expected, _ = reference(images)
+        expected = torch.cat([x.permute(0, 2, 3, 1).reshape(1, -1, classes) for x in expected], dim=1)
+        logits, deltas = ours(images)
+        torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
+        detections = DetBenchPredict(reference)(images)[0]
+        anchors = ours.anchors((size, size))
+        # effdet clips nothing unless told the image's size.
+        unclipped = candidates(logits, deltas, anchors, (10**6, 10**6))
+        unclipped = unclipped._replace(boxes=unclipped.boxes)
+    found = hard_nms(unclipped, score_threshold=0.0)
+    torch.testing.assert_close(found.scores[0], detections[:, 4], atol=1e-3, rtol=0)
+    assert found.labels[0].tolist() == (detections[:, 5].long() - 1).tolist()
+    inside = (detections[:, :2] >= 0).all(1)  # ours never leave the image at its top and left
+    assert inside.sum() > 5
+    torch.testing.assert_close(found.boxes[0, inside], detections[inside, :4], atol=0.1, rtol=0)
+
+
+@pytest.mark.parametrize("phi", list(PAPER))
+def test_published_sizes(phi):
+    """Parameters within 2% of the paper's table, counted on the meta device."""
+    with torch.device("meta"):
+        model = create_detector("tf_" + SCALES[phi].backbone, 90, phi)
+    millions = sum(p.numel() for p in model.parameters()) / 1e6
+    assert millions == pytest.approx(PAPER[phi], rel=0.02)
+
+
+def test_effdet_file_through_create_detector(tmp_path):
+    reference = theirs("tf_efficientdet_d0", 256)
+    file = tmp_path / "tf_efficientdet_d0.pth"
+    torch.save(reference.state_dict(), file)
+    ours = create_detector("tf_efficientnet_b0", 90, 0, pretrained=file).eval()
+    images = torch.randn(1, 3, 256, 256)
+    with torch.inference_mode():
+        expected, _ = reference(images)
+        torch.testing.assert_close(
+            ours(images)[0],
+            torch.cat([x.permute(0, 2, 3, 1).reshape(1, -1, 90) for x in expected], dim=1),
+            atol=1e-4,
+            rtol=1e-4,
+        )
+
+
+def test_other_class_count_drops_the_class_layer_and_says_so(tmp_path, caplog):
+    reference = theirs("tf_efficientdet_d0", 256)
+    file = tmp_path / "tf_efficientdet_d0.pth"
+    torch.save(reference.state_dict(), file)
+    with caplog.at_level("WARNING"):
+        ours = create_detector("tf_efficientnet_b0", 3, 0, pretrained=file)
+    assert "class_head.predict.pointwise.weight" in caplog.text
+    kept = ours.box_head.convs[0].depthwise.weight
+    torch.testing.assert_close(kept, reference.box_net.conv_rep[0].conv_dw.weight)
+
+
+def test_wrong_network_is_one_message(tmp_path):
+    file = tmp_path / "tf_efficientdet_d0.pth"
+    torch.save(theirs("tf_efficientdet_d0", 256).state_dict(), file)
+    with pytest.raises(BadInput, match="--backbone and --phi"):
+        create_detector("tf_efficientnet_b1", 90, 1, pretrained=file)
+
+
+@pytest.mark.parametrize("name", ["tf_efficientdet_d6", "tf_efficientdet_d7"])
+def test_d6_and_d7_are_told_apart_by_name_alone(name):
+    with torch.device("meta"):
+        model = create_model(name, bench_task="", pretrained=False, pretrained_backbone=False)
+    assert effdet.describe(model.state_dict(), f"{name}.pth")[1] == name[-1]
+    with pytest.raises(BadInput, match="--phi 6"):
+        effdet.describe(model.state_dict(), "unnamed.pth")
+    assert effdet.describe(model.state_dict(), "unnamed.pth", phi=7)[1] == "7"
+
+
+def test_coco_map_has_eighty_of_ninety():
+    assert len(effdet.COCO_CLASSES) == 80
+    assert effdet.COCO_CLASSES[1] == "person"
+    assert effdet.COCO_CLASSES[90] == "toothbrush"
+    assert effdet.COCO_CLASSES[44] == "bottle"
+    assert 12 not in effdet.COCO_CLASSES
+
+
+@pytest.mark.parametrize("neck", ["bifpn", "bifpn_softmax", "bifpn_sum", "fpn", "panet"])
+@pytest.mark.parametrize("size", [(96, 160), (131, 97)])
+def test_any_neck_any_size(neck, size):
+    model = create_detector("resnet18", 4, neck=neck)
+    images = torch.randn(2, 3, *size)
+    logits, deltas = model(images)
+    count = sum(model.anchors.counts(size))
+    assert logits.shape == (2, count, 4)
+    assert deltas.shape == (2, count, 4)
+    boxes = torch.tensor([[[10.0, 10, 60, 60]], [[0.0, 0, 1, 1]]])
+    losses = model.loss(images, boxes, torch.tensor([[2], [-1]]))
+    sum(losses.values()).backward()
+    idle = [name for name, p in model.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()]
+    assert not idle
+
+
+def test_the_backbone_never_changes_the_head():
+    heads = [create_detector(name, 5).class_head.state_dict() for name in ("resnet18", "mobilenetv2_100")]
+    assert {k: v.shape for k, v in heads[0].items()} == {k: v.shape for k, v in heads[1].items()}
+
+
+def test_unknown_names():
+    with pytest.raises(UserError, match="bifpn"):
+        create_detector("resnet18", 3, neck="bifp")
+    with pytest.raises(UserError, match="lite0"):
+        create_detector("resnet18", 3, phi="lite9")

@@ -1,0 +1,96 @@
+"""Suppression against effdet's and torchvision's, and by hand."""
+
+import math
+
+import pytest
+import torch
+from effdet.soft_nms import batched_soft_nms
+from torchvision.ops import batched_nms
+
+from detection.postprocess import Detections, candidates, hard_nms, soft_nms, suppress, to_original
+
+
+def crowded(seed, count=300, classes=3):
+    generator = torch.Generator().manual_seed(seed)
+    corners = torch.rand(count, 2, generator=generator) * 100
+    boxes = torch.cat([corners, corners + 5 + torch.rand(count, 2, generator=generator) * 40], dim=-1)
+    return boxes, torch.rand(count, generator=generator), torch.randint(0, classes, (count,), generator=generator)
+
+
+def batch_of(*images):
+    return Detections(*(torch.stack(parts) for parts in zip(*images, strict=True)))
+
+
+def test_soft_nms_by_hand():
+    """The second box overlaps the first by 1/3 and loses exp(-(1/3)^2 / 0.5); of another class it loses nothing."""
+    boxes = torch.tensor([[0.0, 0, 10, 10], [5, 0, 15, 10], [0, 0, 10, 10]])
+    found = soft_nms(batch_of((boxes, torch.tensor([0.9, 0.8, 0.7]), torch.tensor([0, 0, 1]))))
+    assert found.labels.tolist() == [[0, 1, 0]]
+    expected = torch.tensor([[0.9, 0.7, 0.8 * math.exp(-((1 / 3) ** 2) / 0.5)]])
+    torch.testing.assert_close(found.scores, expected)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_soft_nms_equals_effdets(seed):
+    images = [crowded(seed), crowded(seed + 100)]
+    ours = soft_nms(batch_of(*images))
+    for image, (boxes, scores, labels) in enumerate(images):
+        index, theirs = batched_soft_nms(boxes, scores, labels, score_threshold=0.001)
+        torch.testing.assert_close(ours.scores[image], theirs[:100], atol=1e-5, rtol=0)
+        torch.testing.assert_close(ours.boxes[image], boxes[index[:100]])
+        assert ours.labels[image].tolist() == labels[index[:100]].tolist()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_hard_nms_equals_torchvisions(seed):
+    boxes, scores, labels = crowded(seed)
+    keep = batched_nms(boxes, scores, labels, 0.5)[:100]
+    found = hard_nms(batch_of((boxes, scores, labels)))
+    count = int((found.labels >= 0).sum())
+    assert count == len(keep)
+    torch.testing.assert_close(found.boxes[0, :count], boxes[keep])
+
+
+def test_images_do_not_mix():
+    alone = soft_nms(batch_of(crowded(1)))
+    together = soft_nms(batch_of(crowded(1), crowded(2)))
+    for one, both in zip(alone, together, strict=True):
+        torch.testing.assert_close(one[0], both[0])
+
+
+@pytest.mark.parametrize("method", ["soft", "hard"])
+def test_nothing_found(method):
+    found = suppress(batch_of((torch.zeros(4, 4), torch.zeros(4), torch.zeros(4, dtype=torch.long))), method)
+    assert (found.labels < 0).all()
+
+
+def test_few_detections_are_padded():
+    images = [
+        (torch.tensor([[0.0, 0, 9, 9], [50, 50, 60, 60]]), torch.tensor([0.9, 0.8]), torch.tensor([0, 0])),
+        (torch.tensor([[0.0, 0, 9, 9], [50, 50, 60, 60]]), torch.tensor([0.9, 0.0]), torch.tensor([1, 0])),
+    ]
+    found = soft_nms(batch_of(*images))
+    assert found.labels.tolist() == [[0, 0], [1, -1]]
+    assert found.scores[1, 1] == 0
+
+
+def test_candidates_are_the_best_pairs_decoded_and_clipped():
+    logits = torch.tensor([[[0.0, 3.0], [2.0, -1.0]]])
+    anchors = torch.tensor([[-5.0, 0, 5, 10], [10, 10, 20, 20]])
+    found = candidates(logits, torch.zeros(1, 2, 4), anchors, (15, 100), count=2)
+    assert found.labels.tolist() == [[1, 0]]
+    torch.testing.assert_close(found.boxes[0], torch.tensor([[0.0, 0, 5, 10], [10, 10, 20, 15]]))
+    torch.testing.assert_close(found.scores[0], torch.tensor([3.0, 2.0]).sigmoid())
+
+
+def test_candidates_clip_each_image_to_its_own_size():
+    anchors = torch.tensor([[0.0, 0, 50, 50]])
+    sizes = torch.tensor([[20, 30], [40, 10]])
+    found = candidates(torch.zeros(2, 1, 1), torch.zeros(2, 1, 4), anchors, sizes)
+    assert found.boxes[:, 0].tolist() == [[0, 0, 30, 20], [0, 0, 10, 40]]
+
+
+def test_to_original_by_hand():
+    found = Detections(torch.tensor([[[10.0, 10, 20, 400]]]), torch.ones(1, 1), torch.zeros(1, 1, dtype=torch.long))
+    back = to_original(found, torch.tensor([[0.5, 0.25]]), torch.tensor([[480, 640]]))
+    assert back.boxes.tolist() == [[[20, 40, 40, 480]]]
