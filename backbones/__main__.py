@@ -83,7 +83,8 @@ def parameters(backbone: Backbone) -> int:
 
 def weights_of(name: str) -> str:
     """Published tags, and whether the weights come with the installation."""
-    from backbones.weights import PACKAGED, published_tags
+    from backbones.provenance import published_tags
+    from backbones.weights import PACKAGED
 
     tags = " ".join(published_tags(name)) or "none published"
     return f"{tags} (packaged)" if name in PACKAGED else tags

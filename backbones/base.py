@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from backbones.weights import Provenance
+    from backbones.provenance import Provenance
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,23 @@ class Backbone(nn.Module):
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> [(B, channels, ceil(H / stride), ceil(W / stride)) for each level]."""
         raise NotImplementedError
+
+
+def early_parameters(backbone: Backbone, stride: int) -> list[nn.Parameter]:
+    """The parameters that the map at `stride` depends on: stem and first stages, found by following a gradient.
+
+    Raises ValueError where the backbone has no level at that stride.
+    """
+    index = select(backbone.levels, [stride])[0]
+    training = backbone.training
+    backbone.eval()
+    parameters = [p for p in backbone.parameters() if p.requires_grad]
+    device = parameters[0].device if parameters else "cpu"
+    with torch.enable_grad():
+        early = backbone(torch.zeros(1, 3, 128, 128, device=device))[index].sum()
+    gradients = torch.autograd.grad(early, parameters, allow_unused=True)
+    backbone.train(training)
+    return [p for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None]
 
 
 class Neck(nn.Module):

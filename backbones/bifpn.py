@@ -130,7 +130,7 @@ class BiFPNLayer(nn.Module):
             coarser = F.interpolate(down[0], maps[level].shape[-2:], mode="nearest")
             down.insert(0, self.top_down[level]((self.project_down[level](maps[level]), coarser)))
         up = [down[0]]
-        for level in range(1, last + 1):
+        for level in range(1, len(self.bottom_up) + 1):
             inputs = [self.project_up[level - 1](maps[level])]
             if level < last:
                 inputs.append(down[level])

@@ -14,6 +14,7 @@ import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -121,7 +122,11 @@ class SameConv2d(nn.Conv2d):
         """(B, C, H, W) -> (B, C', ceil(H / stride), ceil(W / stride))."""
         (rows, top, skip_rows), (columns, left, skip_columns) = (self._axis(x.shape[2 + axis], axis) for axis in (0, 1))
         x = F.conv2d(x, self.weight, self.bias, self.stride, (top, left), 1, self.groups)
-        return x[:, :, skip_rows : skip_rows + rows, skip_columns : skip_columns + columns]
+        if not (skip_rows or skip_columns):
+            return x
+        layout = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+        x = x[:, :, skip_rows : skip_rows + rows, skip_columns : skip_columns + columns]
+        return x.contiguous(memory_format=layout)  # operators that follow are slow on strided views
 
     def _axis(self, size: int, axis: int) -> tuple[int, int, int]:
         """Outputs along one axis, padding of both its ends, and how many outputs to skip."""

@@ -6,23 +6,29 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from data.batch import Batch, Draw, Sample, collate, normalise
     from data.coco import CocoDetection
+    from data.folders import ClassFolders
     from data.images import read_image
     from data.loader import eval_loader, train_loader
+    from data.masks import MaskFolders
     from data.transforms import detection_train, letterbox
 
 _HOMES = {
     "batch": ("Batch", "Draw", "Sample", "collate", "normalise"),
     "coco": ("CocoDetection",),
+    "folders": ("ClassFolders",),
     "images": ("read_image",),
     "loader": ("eval_loader", "train_loader"),
+    "masks": ("MaskFolders",),
     "transforms": ("detection_train", "letterbox"),
 }
 _MODULES = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Batch",
+    "ClassFolders",
     "CocoDetection",
     "Draw",
+    "MaskFolders",
     "Sample",
     "collate",
     "detection_train",

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+IGNORE = 255  # mask value of pixels that belong to no class, such as padding
+
 
 class Draw(NamedTuple):
     """One training access: which image, and the seed that decides its whole augmentation."""
@@ -56,7 +58,7 @@ class Batch:
     boxes: (B, M, 4) float32, x1 y1 x2 y2 in network pixels; rows without a box are zero.
     labels: (B, M) int64; -1 where there is no box.
     readable: (B,) bool; False where `Sample.readable` is.
-    masks: (B, H, W) int64 class maps, or None.
+    masks: (B, H, W) int64 class maps, or None; where they differ in size, 255 (no class) fills up the smaller ones.
     """
 
     images: Tensor
@@ -107,8 +109,17 @@ def collate(samples: Sequence[Sample]) -> Batch:
         boxes=torch.from_numpy(boxes),
         labels=torch.from_numpy(labels),
         readable=torch.tensor([sample.readable for sample in samples]),
-        masks=torch.from_numpy(np.stack(masks).astype(np.int64)) if masks else None,
+        masks=torch.from_numpy(_stacked(masks)) if masks else None,
     )
+
+
+def _stacked(masks: Sequence[np.ndarray]) -> np.ndarray:
+    """(B, H, W) int64: masks in original pixels need not be of one size, each lies at the top left."""
+    height, width = np.max([mask.shape for mask in masks], axis=0)
+    stacked = np.full((len(masks), height, width), IGNORE, np.int64)
+    for row, mask in zip(stacked, masks, strict=True):
+        row[: mask.shape[0], : mask.shape[1]] = mask
+    return stacked
 
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

@@ -7,21 +7,20 @@ where counting references to 860,000 dicts would copy every page that they live 
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path, PurePath
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from backbones.errors import BadInput, UserError
 from data.batch import Draw, Sample
-from data.images import MAX_PIXELS, read_image
+from data.coco_json import Tables, locate, parse, read
+from data.images import read_image
 
 log = logging.getLogger(__name__)
 
@@ -64,10 +63,10 @@ class CocoDetection:
         if not 0 < fraction <= 1:
             raise UserError(f"fraction must be above 0 and at most 1, not {fraction}")
         self.transform, self.skip_bad = transform, skip_bad
-        self.annotation_file, self._folder = _locate(Path(root), split)
-        content = _read(self.annotation_file)
+        self.annotation_file, self._folder = locate(Path(root), split)
+        content = read(self.annotation_file)
         self._digest = hashlib.sha256(content).digest()
-        tables = _parse(content, self.annotation_file)
+        tables = parse(content, self.annotation_file)
         del content
 
         total = len(tables.image_ids)
@@ -189,165 +188,7 @@ class CocoDetection:
             )
 
 
-@dataclass(frozen=True)
-class _Tables:
-    """The JSON as columns; `image` and `label` index the first two groups."""
-
-    image_ids: np.ndarray
-    sizes: np.ndarray
-    names: list[str]
-    classes: tuple[str, ...]
-    category_ids: tuple[int, ...]
-    image: np.ndarray
-    label: np.ndarray
-    boxes: np.ndarray  # (N, 4) float64: x, y, width, height in original pixels
-    crowd: np.ndarray
-
-
-def _locate(root: Path, split: str) -> tuple[Path, Path]:
-    """The annotation file and image folder of a split."""
-    layout = f"expected {root}/annotations/instances_{split}.json (or {split}2017) with its images in {root}/{split}/"
-    if not root.is_dir():
-        raise BadInput(f"no data set at {root}: there is no such folder; {layout}")
-    found = []
-    for kind, pattern in (("file", "annotations/instances_{}.json"), ("folder", "{}")):
-        candidates = [root / pattern.format(split + year) for year in ("", "2017")]
-        existing = [path for path in candidates if (path.is_dir() if kind == "folder" else path.is_file())]
-        if not existing:
-            raise BadInput(f"data set {root} has no {kind} {candidates[0]} or {candidates[1].name}; {layout}")
-        found.append(existing[0])
-    return found[0], found[1]
-
-
-def _read(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise BadInput(f"cannot read {file}: {error.strerror}") from error
-
-
-def _parse(content: bytes, file: Path) -> _Tables:
-    """Check the JSON and turn it into columns."""
-
-    def slim(record: dict[str, Any]) -> dict[str, Any]:
-        record.pop("segmentation", None)  # nine tenths of COCO; dropped as it is read, it never adds up
-        return record
-
-    try:
-        document = json.loads(content, object_hook=slim)
-    except (ValueError, RecursionError) as error:
-        raise BadInput(f"{file} is not valid JSON: {error}") from error
-    if not isinstance(document, dict):
-        raise BadInput(f"{file} holds a JSON {type(document).__name__}, not an object with images and annotations")
-
-    columns = _Columns(document, file)
-    image_ids = columns.unique("images", "id")
-    heights, widths = columns.integers("images", "height"), columns.integers("images", "width")
-    sizes = np.stack([heights, widths], axis=1)
-    _refuse((sizes < 1).any(1) | (sizes.prod(1) > MAX_PIXELS), file, "images", "an impossible width or height")
-    names = columns.values("images", "file_name")
-    unsafe = np.array([not _is_safe(name) for name in names], bool)
-    if unsafe.any():
-        name = names[int(unsafe.argmax())]
-        raise BadInput(f"{file}: file_name {name!r} is not a relative path inside the image folder: refused, not read")
-
-    ids = columns.unique("categories", "id")
-    by_id = np.argsort(ids)
-    category_names = columns.values("categories", "name")
-    columns.unique("annotations", "id")
-    boxes = columns.boxes()
-    return _Tables(
-        image_ids=image_ids,
-        sizes=sizes,
-        names=names,
-        classes=tuple(str(category_names[i]) for i in by_id),
-        category_ids=tuple(ids[by_id].tolist()),
-        image=_index(columns.integers("annotations", "image_id"), image_ids, file, "image_id"),
-        label=_index(columns.integers("annotations", "category_id"), ids[by_id], file, "category_id"),
-        boxes=boxes,
-        crowd=columns.integers("annotations", "iscrowd", default=0) != 0,
-    )
-
-
-class _Columns:
-    """Checked access to the JSON's lists of records, one key at a time."""
-
-    def __init__(self, document: dict[str, Any], file: Path) -> None:
-        self.document, self.file = document, file
-        for name in ("images", "annotations", "categories"):
-            records = document.get(name)
-            if not isinstance(records, list):
-                raise BadInput(
-                    f"{file} has no list '{name}'; a COCO instances file holds images, annotations, categories"
-                )
-            if not records and name != "annotations":
-                raise BadInput(f"{file} lists no {name}")
-
-    def values(self, table: str, key: str, default: Any = None) -> list[Any]:
-        records = self.document[table]
-        try:
-            if default is not None:
-                return [record.get(key, default) for record in records]
-            return [record[key] for record in records]
-        except (KeyError, TypeError, AttributeError):
-            at = next(i for i, record in enumerate(records) if not isinstance(record, dict) or key not in record)
-            raise BadInput(f"{self.file}: {table}[{at}] has no '{key}'") from None
-
-    def integers(self, table: str, key: str, default: int | None = None) -> np.ndarray:
-        values = self.values(table, key, default)
-        column = np.array(values) if values else np.zeros(0, np.int64)
-        whole = column.dtype.kind in "biu" or (column.dtype.kind == "f" and bool((column == np.round(column)).all()))
-        if not whole or column.ndim != 1:
-            at = next((i for i, v in enumerate(values) if not isinstance(v, int)), 0)
-            raise BadInput(f"{self.file}: {table}[{at}] has {key} {values[at]!r}, not a whole number")
-        return column.astype(np.int64)
-
-    def unique(self, table: str, key: str) -> np.ndarray:
-        column = self.integers(table, key)
-        values, counts = np.unique(column, return_counts=True)
-        if len(values) < len(column):
-            raise BadInput(f"{self.file}: {key} {values[counts > 1][0]} occurs more than once in {table}")
-        return column
-
-    def boxes(self) -> np.ndarray:
-        values = self.values("annotations", "bbox")
-        try:
-            return np.array(values, np.float64).reshape(len(values), 4)
-        except (ValueError, TypeError):
-            at = next((i for i, v in enumerate(values) if not _is_box(v)), 0)
-            raise BadInput(
-                f"{self.file}: annotations[{at}] has bbox {values[at]!r}, not four numbers x, y, width, height"
-            ) from None
-
-
-def _is_box(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 4 and all(isinstance(v, (int, float)) for v in value)
-
-
-def _is_safe(name: Any) -> bool:
-    """Whether a file name stays in its folder, as far as its text can tell; links are looked at later."""
-    if not isinstance(name, str) or not name or "\0" in name:
-        return False
-    path = PurePath(name)
-    return not path.is_absolute() and ".." not in path.parts and path.name != ""
-
-
-def _refuse(bad: np.ndarray, file: Path, table: str, what: str) -> None:
-    if bad.any():
-        raise BadInput(f"{file}: {table}[{int(bad.argmax())}] has {what}")
-
-
-def _index(ids: np.ndarray, known: np.ndarray, file: Path, key: str) -> np.ndarray:
-    """Positions of `ids` in `known`, which is not empty."""
-    order = np.argsort(known)
-    place = order[np.searchsorted(known[order], ids).clip(max=len(known) - 1)]
-    wrong = known[place] != ids
-    if wrong.any():
-        _refuse(wrong, file, "annotations", f"{key} {ids[wrong][0]}, which the file does not list")
-    return place
-
-
-def _targets(tables: _Tables, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, Report]:
+def _targets(tables: Tables, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, Report]:
     """Boxes (N, 4) float32 xyxy and labels (N,) int64, sorted by image, with starts (n + 1,) of each image's rows."""
     place = np.full(len(tables.image_ids), -1)
     place[chosen] = np.arange(len(chosen))

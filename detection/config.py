@@ -22,6 +22,8 @@ class TrainConfig(engine.TrainConfig):
     """Compound coefficient of neck, heads and input size: 0 to 7, 7x, lite0 to lite4. The backbone stays as named."""
     lr: float = 2e-3
     """Peak learning rate."""
+    freeze_stride: int = 4
+    """In fine-tuning, stem and stages up to the map of this stride stay as pretrained; 0 trains all of them."""
     assignment: Literal["atss", "iou"] = "atss"
     """Which anchors learn a box: those that overlap it well for where they lie (atss), or by half (iou)."""
     box_loss: Literal["giou", "ciou", "huber"] = "giou"

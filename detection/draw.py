@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from detection.postprocess import Detections
 
+FONT = Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")
 LEGIBLE = 480  # px: smaller images are enlarged to this longer side before anything is written on them
 
 
@@ -42,7 +43,7 @@ def draw_boxes(
     picture = Image.fromarray(image).resize((round(width * zoom), round(height * zoom)), Image.Resampling.LANCZOS)
     canvas = ImageDraw.Draw(picture)
     size = max(11, round(max(picture.size) / 55))
-    font = ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), size)
+    font = ImageFont.truetype(FONT, size)
     palette = colors(len(names))
     for i in reversed(range(len(boxes))):
         x1, y1, x2, y2 = (float(v) * zoom for v in boxes[i])
@@ -59,9 +60,16 @@ def draw_boxes(
     return np.asarray(picture)
 
 
-def side_by_side(left: np.ndarray, right: np.ndarray, gap: int = 8) -> np.ndarray:
-    """Two pictures of equal height next to each other, with a white gap."""
-    return np.concatenate([left, np.full((left.shape[0], gap, 3), 255, np.uint8), right], axis=1)
+def side_by_side(left: np.ndarray, right: np.ndarray, captions: tuple[str, str], gap: int = 8) -> np.ndarray:
+    """Two pictures of equal height next to each other, each below its caption."""
+    height, width = left.shape[:2]
+    band = 28
+    picture = Image.new("RGB", (width + gap + right.shape[1], height + band), "white")
+    font = ImageFont.truetype(FONT, 16)
+    for x, part, caption in ((0, left, captions[0]), (width + gap, right, captions[1])):
+        picture.paste(Image.fromarray(part), (x, band))
+        ImageDraw.Draw(picture).text((x + 4, 4), caption, fill="black", font=font)
+    return np.asarray(picture)
 
 
 def kept(found: Detections, min_score: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -119,8 +119,7 @@ def create_detector(
     state = None if isinstance(pretrained, bool) else read_state(pretrained)
     whole = state is not None and effdet.is_detector(state)
     if isinstance(backbone, str):
-        strides = [8 * 2**i for i in range(3)]
-        backbone = create_backbone(backbone, False if whole else pretrained, strides)
+        backbone = create_backbone(backbone, False if whole else pretrained)
     tensorflow = backbone.name.startswith("tf_")  # their neck and heads have TensorFlow's padding and biases
     taken = [backbone.levels[i] for i in select(backbone.levels, (8, 16, 32))]
     activation = ACTIVATIONS[scale.activation]

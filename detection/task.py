@@ -199,7 +199,8 @@ class DetectionTask(Task):
         found = draw_boxes(image, boxes, labels, self.info.classes, scores)
         if truth is None:
             return found
-        return side_by_side(draw_boxes(image, truth.boxes, truth.labels, self.info.classes), found)
+        drawn = draw_boxes(image, truth.boxes, truth.labels, self.info.classes)
+        return side_by_side(drawn, found, ("ground truth", f"found, score {100 * least:.0f} and more"))
 
 
 def coco_results(image_ids: np.ndarray, boxes: np.ndarray, scores: np.ndarray, categories: np.ndarray) -> list[dict]:

@@ -57,8 +57,8 @@ def command(
         except UserError as error:
             _say(str(error))
             sys.exit(error.exit_code)
-        except KeyboardInterrupt:
-            _say("interrupted")
+        except KeyboardInterrupt as stop:
+            print(str(stop) or "interrupted", file=sys.stderr, flush=True)
             sys.exit(INTERRUPTED)
         except BrokenPipeError:  # `| head` has read enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -130,4 +130,4 @@ def _say(message: str) -> None:
         textwrap.fill(line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
         for line in message.splitlines()
     ]
-    print("error: " + "\n".join(lines) if message != "interrupted" else message, file=sys.stderr, flush=True)
+    print("error: " + "\n".join(lines), file=sys.stderr, flush=True)

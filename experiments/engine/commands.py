@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from data.images import read_image
 from data.loader import eval_loader, train_loader
 from experiments.engine.checkpoint import find_checkpoint, is_run, latest_run, new_run_folder, read_run
 from experiments.engine.config import EvalConfig, PredictConfig, ScoreConfig, TrainConfig, parse_size
+from experiments.engine.memory import keep_freed_memory
 from experiments.engine.plots import curves
 from experiments.engine.record import write_json
 from experiments.engine.task import Task
@@ -42,7 +43,11 @@ def train(task_class: type[Task], config: TrainConfig) -> dict[str, Any]:
     _log_to_terminal()
     config = _stored(config) if config.resume else config
     config.check()
+    if isinstance(config.pretrained, str) and Path(config.pretrained).is_dir():
+        config = replace(config, pretrained=str(find_checkpoint(config.pretrained)))
     device = device_of(config.device)
+    if device.type == "cpu":
+        keep_freed_memory()
     root = Path(config.data.root) if config.data.root else demo_root(task_class.name)
     seed_everything(config.seed)
     task, train_set, val_set = task_class.prepare(config, root)
@@ -52,12 +57,14 @@ def train(task_class: type[Task], config: TrainConfig) -> dict[str, Any]:
         f"{task_class.name}: {config.backbone}, weights {weights['source']}; {len(train_set)} training and "
         f"{len(val_set)} validation images of {root}; {config.epochs} epochs on {device} -> {output}"
     )
+    command = f"python -m {task_class.name}.train --resume {output}"
     record = fit(
         task,
         train_loader(train_set, config.batch_size, config.seed, config.data.workers),
         eval_loader(val_set, config.batch_size, config.data.workers),
         output,
         resume=bool(config.resume),
+        if_interrupted=f"stopped; go on with: {command}",
     )
     task.to(device).eval()
     task.write_results(output)
@@ -172,6 +179,8 @@ def _stored(config: TrainConfig) -> TrainConfig:
     file = folder / "config.yaml"
     if not file.is_file():
         raise BadInput(f"--resume {folder} is not a run folder: it has no config.yaml")
+    if (folder / "record.json").is_file():
+        raise UserError(f"--resume {folder}: that run is complete, its scores are in record.json")
     stored = yaml.safe_load(file.read_text())
     asked, default = asdict(config), asdict(type(config)())
     for name in asked.keys() - {"resume", "output"}:

@@ -55,6 +55,8 @@ class TrainConfig:
     """What is trained: all of it, only the last layer (linear), all but the backbone (frozen), all without weights."""
     image_size: int | str | None = None
     """Side of the square input in pixels, or HxW."""
+    freeze_stride: int = 0
+    """In fine-tuning, stem and stages up to the map of this stride stay as pretrained; 0 trains all of them."""
     epochs: int = 30
     """Passes over the training images."""
     batch_size: int = 8

@@ -6,7 +6,7 @@ A task fills in how it is built, what it minimises, and how its predictions are 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -15,9 +15,10 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
+from backbones.base import Backbone, early_parameters
 from backbones.errors import BadInput, UserError
 from data.batch import Batch, Sample, normalise
-from data.transforms import Transform
+from data.loader import draw_seed
 from experiments.engine.checkpoint import RunInfo
 from experiments.engine.config import TrainConfig
 
@@ -63,6 +64,7 @@ class Task(LightningModule):
         self.info = info
         self.evaluator = evaluator
         apply_protocol(self, config.protocol)
+        self._still = freeze_early(model.backbone, config)  # type: ignore[arg-type]
         for module in model.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.momentum = config.norm_momentum
@@ -103,7 +105,7 @@ class Task(LightningModule):
         """What `--protocol linear` trains."""
         raise NotImplementedError
 
-    def transform(self) -> Transform:
+    def transform(self) -> Callable[[Sample, int], Sample]:
         """How an image becomes the network's input in evaluation."""
         raise NotImplementedError
 
@@ -136,6 +138,10 @@ class Task(LightningModule):
     def normalised(self, batch: Batch) -> Tensor:
         """The batch's images as the weights expect them: (B, 3, H, W) float32."""
         return normalise(batch.images, self.info.preprocessing["mean"], self.info.preprocessing["std"])
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Seed what the networks draw, such as stochastic depth, by place in the run: a resumed run draws the same."""
+        torch.manual_seed(draw_seed(self.config.seed, self.current_epoch, batch_idx))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         losses = self.losses(self.normalised(batch), batch)
@@ -171,15 +177,22 @@ class Task(LightningModule):
         return batch.to(device, non_blocking=True)
 
     def train(self, mode: bool = True) -> Task:
-        """Training mode, but for a frozen backbone, whose batch norms keep their statistics."""
+        """Training mode, but for what is frozen: its batch norms keep their statistics."""
         super().train(mode)
+        for module in self._still:
+            module.eval()
         if self.config.protocol in ("frozen", "linear"):
             self.model.backbone.eval()  # type: ignore[union-attr]
         return self
 
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What the optimiser is given: parameters with their learning rate and decay."""
+        config = self.config
+        return list(parameter_groups(self.model, config.lr, config.backbone_lr, config.weight_decay))
+
     def configure_optimizers(self) -> Any:
         config = self.config
-        groups = list(parameter_groups(self.model, config.lr, config.backbone_lr, config.weight_decay))
+        groups = self.parameter_groups()
         if config.optimizer == "adamw":
             optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, fused=True)
         elif config.optimizer == "sgd":
@@ -218,6 +231,17 @@ def parameter_groups(model: nn.Module, lr: float, backbone_lr: float, decay: flo
                     "lr": lr * backbone_lr if of_backbone else lr,
                     "weight_decay": decay if decays else 0.0,
                 }
+
+
+def freeze_early(backbone: Backbone, config: TrainConfig) -> list[nn.Module]:
+    """Freeze the stages up to `config.freeze_stride`, if it is asked for; returns the modules that lie still."""
+    if config.protocol != "finetune" or not config.pretrained or not config.freeze_stride:
+        return []
+    early = {id(p) for p in early_parameters(backbone, config.freeze_stride)}
+    for parameter in backbone.parameters():
+        parameter.requires_grad_(id(parameter) not in early)
+    owned = {module: list(module.parameters(recurse=False)) for module in backbone.modules()}
+    return [module for module, own in owned.items() if own and all(id(p) in early for p in own)]
 
 
 def apply_protocol(task: Task, protocol: str) -> None:

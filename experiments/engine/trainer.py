@@ -101,7 +101,9 @@ class LastEpochValidation(Callback):
             trainer.check_val_every_n_epoch = 1
 
 
-def fit(task: Task, train_loader: Any, val_loader: Any, output: Path, resume: bool = False) -> dict[str, Any]:
+def fit(
+    task: Task, train_loader: Any, val_loader: Any, output: Path, resume: bool = False, if_interrupted: str = ""
+) -> dict[str, Any]:
     """Train, evaluate, and write the run folder; returns the record.
 
     Raises Diverged where the loss stops being finite, BadInput where nothing can be written.
@@ -146,7 +148,7 @@ def fit(task: Task, train_loader: Any, val_loader: Any, output: Path, resume: bo
             task, train_loader, val_loader, ckpt_path=find_checkpoint(output) if resume else None, weights_only=True
         )
     except SystemExit as stop:  # how Lightning leaves after Ctrl-C
-        raise KeyboardInterrupt from stop
+        raise KeyboardInterrupt(if_interrupted) from stop
     record = {
         "task": task.info.task,
         "dataset": task.info.dataset,

@@ -7,8 +7,8 @@ import torch
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from backbones import create_neck
-from backbones.base import Level, select
+from backbones import create_backbone, create_neck
+from backbones.base import Level, early_parameters, select
 from backbones.bifpn import BiFPN, Fusion, MaxPool
 from backbones.errors import UserError
 from backbones.fpn import FPN
@@ -104,3 +104,18 @@ def test_errors():
         BiFPN(LEVELS, fusion="mean")
     with pytest.raises(ValueError, match="stride"):
         select(LEVELS, [4])
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnet18", "vgg16"])
+def test_early_parameters_are_those_before_the_map(name):
+    """Freezing them stops the gradient there and nowhere else; the stem is among them, the last stage is not."""
+    backbone = create_backbone(name)
+    before = {n: b.clone() for n, b in backbone.named_buffers()}
+    early = {id(p) for p in early_parameters(backbone, 4)}
+    names = [n for n, p in backbone.named_parameters() if id(p) in early]
+    assert names == [n for n, _ in backbone.named_parameters()][: len(names)]  # the first ones, in order
+    assert 0 < len(names) < len(list(backbone.parameters())) / 2
+    assert all(torch.equal(before[n], b) for n, b in backbone.named_buffers())
+    assert all(p.grad is None for p in backbone.parameters())
+    with pytest.raises(ValueError, match="stride"):
+        early_parameters(backbone, 64)

@@ -17,7 +17,8 @@ from backbones import create_backbone, weights
 from backbones.adapter import build_backbone
 from backbones.efficientnet import EfficientNetClassifier
 from backbones.errors import BadInput
-from backbones.weights import load_weights, published_tags, read_state, split_tag
+from backbones.provenance import published_tags, split_tag
+from backbones.weights import load_weights, read_state
 
 NAMED = [
     *("resnet18", "resnet50", "resnet101", "resnet152", "vgg16", "vgg16_bn", "inception_v3", "inception_v4"),

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import signal
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -10,9 +12,13 @@ import yaml
 from effdet import create_model
 from PIL import Image
 
+from backbones import create_backbone
 from detection import eval as eval_command
 from detection import predict as predict_command
 from detection import train as train_command
+from detection.config import PRESETS, TrainConfig
+from detection.task import DetectionTask
+from experiments.engine.cli import parse
 
 TINY = ["--image_size", "64", "--epochs", "2", "--batch_size", "4", "--device", "cpu"]
 
@@ -111,6 +117,29 @@ def test_same_seed_same_weights(trained, coco_root, tmp_path):
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
+def test_interrupted_run_resumes_to_the_same_weights(trained, coco_root, tmp_path, monkeypatch, capsys):
+    """Stopped by Ctrl-C in its second epoch and continued with one flag: equal to the run that was never stopped."""
+    output = tmp_path / "stopped"
+
+    def stop(self):
+        if self.current_epoch == 1:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DetectionTask, "on_train_epoch_start", stop)
+        message = fails(capsys, 130, train_command, "--data.root", coco_root, "--output", output, *TINY)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which Lightning switches off on its way out
+    assert f"--resume {output}" in message
+    assert "--lr" in fails(capsys, 2, train_command, "--resume", output, "--lr", 0.5)
+    run(train_command, "--resume", output)
+    first, second = (
+        torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True) for folder in (trained, output)
+    )
+    for part in ("state_dict", "current_model_state"):
+        assert all(torch.equal(first[part][key], second[part][key]) for key in first[part])
+    assert "complete" in fails(capsys, 2, train_command, "--resume", output)
+
+
 def test_a_run_serves_as_backbone_and_as_detector(trained, coco_root, tmp_path):
     output = tmp_path / "next"
     run(train_command, "--data.root", coco_root, "--pretrained", trained / "checkpoints" / "last.ckpt", "--output",
@@ -124,6 +153,17 @@ def test_a_run_serves_as_backbone_and_as_detector(trained, coco_root, tmp_path):
     assert all(torch.equal(first[key], second[key]) for key in frozen)
     assert not torch.equal(first["model.box_head.convs.0.pointwise.weight"],
                            second["model.box_head.convs.0.pointwise.weight"])  # fmt: skip
+
+
+def test_early_stages_stay_as_pretrained(trained):
+    """Weights and running statistics up to stride 4 are the published ones; what follows has moved."""
+    state = torch.load(trained / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    published = create_backbone("tf_efficientnet_lite0", pretrained=True).state_dict()
+    still = [k for k in published if k.startswith(("conv_stem", "bn1", "blocks.0", "blocks.1")) and "num_b" not in k]
+    assert all(torch.equal(state[f"model.backbone.{key}"], published[key]) for key in still)
+    assert not torch.equal(state["model.backbone.blocks.2.0.conv_pw.weight"], published["blocks.2.0.conv_pw.weight"])
+    assert not torch.equal(state["model.backbone.blocks.2.0.bn1.running_mean"],
+                           published["blocks.2.0.bn1.running_mean"])  # fmt: skip
 
 
 @pytest.mark.parametrize("protocol", ["linear", "scratch"])
@@ -228,3 +268,14 @@ def test_divergence_names_the_images(capsys, coco_root, tmp_path):
                     "--warmup_epochs", 0, "--clip", 0, "--ema_decay", 0, *TINY)  # fmt: skip
     assert "images" in message
     assert "--lr" in message
+
+
+def test_finetune_preset_is_the_default():
+    given = yaml.safe_load((PRESETS / "finetune.yaml").read_text())
+    default = asdict(TrainConfig())
+    assert given == {name: list(v) if isinstance(v := default[name], tuple) else v for name in given}
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_presets_parse(preset):
+    parse("detection.train", TrainConfig, ["--config", preset.stem], presets=PRESETS).check()

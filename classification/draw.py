@@ -1,0 +1,96 @@
+"""Pictures: an image beside its likeliest classes, and a confusion matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
+
+FONT = Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")
+SIDE = 448  # px: longer side of the image, and height of the list beside it at most
+PANEL = 380  # px: width of that list
+ROW = 56  # px
+BLUE, GREEN, GRAY = (36, 104, 176), (34, 139, 84), (225, 228, 232)
+LABELLED = 40  # classes up to which a confusion matrix names its rows
+
+
+def draw_scores(
+    image: np.ndarray, names: Sequence[str], probabilities: Sequence[float], truth: str | None = None
+) -> np.ndarray:
+    """The image, scaled to be legible, with bars for its likeliest classes beside it.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        names: of the classes, likeliest first.
+        probabilities: of each, in 0..1.
+        truth: the right class: its bar is green, and it is named on top.
+
+    Returns:
+        (H', W', 3) uint8 RGB.
+    """
+    scale = SIDE / max(image.shape[:2])
+    height, width = (max(1, round(side * scale)) for side in image.shape[:2])
+    top = ROW if truth is not None else 12
+    picture = Image.new("RGB", (width + PANEL, max(height, top + ROW * len(names) + 8)), "white")
+    picture.paste(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
+    canvas, left, room = ImageDraw.Draw(picture), width + 20, PANEL - 40
+    if truth is not None:
+        canvas.text((left, 14), _fitted(f"truth: {truth}", 18, room), fill="black", font=_font(18))
+    for i, (name, share) in enumerate(zip(names, probabilities, strict=True)):
+        y = top + ROW * i
+        percent = f"{100 * share:.1f}%"
+        space = room - _font(17).getlength(percent) - 12
+        canvas.text((left, y), _fitted(name, 17, space), fill="black", font=_font(17))
+        canvas.text((left + room, y), percent, fill="black", font=_font(17), anchor="ra")
+        canvas.rectangle((left, y + 27, left + room, y + 37), fill=GRAY)
+        if round(room * share) > 0:
+            color = GREEN if name == truth else BLUE
+            canvas.rectangle((left, y + 27, left + round(room * share), y + 37), fill=color)
+    return np.asarray(picture)
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(FONT, size)
+
+
+def _fitted(text: str, size: int, width: float) -> str:
+    """The text, cut with dots to `width` px."""
+    font = _font(size)
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "...") > width:
+        text = text[:-1]
+    return text + "..."
+
+
+def draw_confusion(counts: np.ndarray, names: Sequence[str], file: Path) -> None:
+    """Save a confusion matrix as a picture: each row's shares as shades; up to 40 classes are named and counted.
+
+    Args:
+        counts: (K, K) or (K, K + 1) images of each class by predicted class; the last column may be all other outputs.
+        names: of the K classes.
+        file: where to.
+    """
+    classes, columns = counts.shape
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    side = min(14.0, 3.2 + 0.36 * classes) if classes <= LABELLED else 9.0
+    figure = Figure(figsize=(side + 0.6, side), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    shown = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    figure.colorbar(shown, ax=axes, shrink=0.7, label="share of the class")
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true class")
+    if classes <= LABELLED:
+        literal = [name.replace("$", r"\$") for name in names]
+        axes.set_xticks(range(columns), [*literal, "other"][:columns], rotation=90, fontsize=8)
+        axes.set_yticks(range(classes), literal, fontsize=8)
+        for row, column in np.argwhere(counts):
+            color = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=7, color=color)
+    figure.savefig(file, dpi=110)

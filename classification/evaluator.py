@@ -1,0 +1,84 @@
+"""Top-1, top-5, accuracy of each class and the confusion matrix over a data set, from exact counts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from torch import Tensor
+
+from data.batch import Batch
+
+TOP = 5
+
+
+class AccuracyEvaluator:
+    """Counts hits; ties go as `torch.topk` breaks them. An unreadable image is left out.
+
+    Args:
+        classes: names of the data set's classes, K of them.
+        outputs: the model's output for each of them; all outputs compete, those of absent classes as well.
+        total: number of the model's outputs, O.
+
+    Attributes:
+        confusion: (K, O) int64, images of each class by the output that scored highest.
+        rows: a row an image: (image id, class index, best output), and
+        probabilities: of that output, in 0..1.
+    """
+
+    def __init__(self, classes: Sequence[str], outputs: Sequence[int], total: int) -> None:
+        self.classes = list(classes)
+        self.outputs = np.asarray(outputs, np.int64)
+        self.total = total
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all predictions."""
+        self.confusion = np.zeros((len(self.classes), self.total), np.int64)
+        self._top5 = 0
+        self._rows: list[np.ndarray] = []
+        self._probabilities: list[np.ndarray] = []
+
+    def update(self, predictions: Tensor, batch: Batch) -> None:
+        """Add a batch: (B, O) logarithms of probabilities, and `batch.labels` (B, 1) class indices."""
+        readable = batch.readable.cpu()
+        values, best = predictions.topk(min(TOP, self.total), dim=1)
+        best_outputs = best.cpu()[readable].numpy()
+        labels = batch.labels[:, 0].cpu()[readable].numpy()
+        np.add.at(self.confusion, (labels, best_outputs[:, 0]), 1)
+        self._top5 += int((best_outputs == self.outputs[labels, None]).any(1).sum())
+        ids = batch.image_ids.cpu()[readable].numpy()
+        self._rows.append(np.stack([ids, labels, best_outputs[:, 0]], axis=1))
+        self._probabilities.append(values[:, 0].exp().cpu()[readable].double().numpy())
+
+    @property
+    def rows(self) -> np.ndarray:
+        """(N, 3) int64: image id, class index, best output."""
+        return np.concatenate(self._rows) if self._rows else np.zeros((0, 3), np.int64)
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """(N,) probability of the best output, in 0..1."""
+        return np.concatenate(self._probabilities) if self._probabilities else np.zeros(0)
+
+    @property
+    def per_class(self) -> dict[str, float]:
+        """Top-1 of each class; NaN for those without an image."""
+        hits = self.confusion[np.arange(len(self.classes)), self.outputs]
+        with np.errstate(invalid="ignore"):
+            shares = hits / self.confusion.sum(1)
+        return dict(zip(self.classes, shares.tolist(), strict=True))
+
+    def compute(self) -> dict[str, float]:
+        """`top1`, `top5` (among as many outputs as there are, if fewer), and `balanced`, the mean over classes.
+
+        Fractions in 0..1; NaN without any image.
+        """
+        count = int(self.confusion.sum())
+        hits = int(self.confusion[np.arange(len(self.classes)), self.outputs].sum())
+        of_class = np.array([value for value in self.per_class.values() if value == value])
+        return {
+            "top1": hits / count if count else float("nan"),
+            "top5": self._top5 / count if count else float("nan"),
+            "balanced": float(of_class.mean()) if of_class.size else float("nan"),
+        }
