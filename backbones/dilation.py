@@ -53,7 +53,7 @@ def _dilate(network: EfficientNet) -> None:
 
 
 def _dilated_by_timm(backbone: TimmBackbone) -> nn.Module:
-    """timm's own dilated form of the network, with the same maps."""
+    """Timm's own dilated form of the network, with the same maps."""
     wanted: Any = backbone.network.feature_info
     try:
         network = timm.create_model(

@@ -22,6 +22,10 @@ class TrainConfig(engine.TrainConfig):
     """Images in each step."""
     backbone_lr: float = 0.3
     """Factor on the learning rate of the backbone."""
+    class_layer: Literal["published", "zero"] = "published"
+    """Where a new class layer starts: at what published weights take its classes for, or at zero."""
+    schedule: Literal["cosine", "exponential"] = "cosine"
+    """How the learning rate falls: along a cosine to 0, or by 3% every 2.4 epochs."""
     first_layer_lr: float = 1.0
     """Factor on the learning rate of the backbone's first layer; those between follow a geometric series to 1."""
     label_smoothing: float = 0.1

@@ -183,7 +183,7 @@ def _of_timm(name: str, num_classes: int, pretrained: bool | str | Path, stochas
         raise UserError(
             f"'{name}' cannot be built with {', '.join(f'{key}={value}' for key, value in options.items())} ({error})"
         ) from error
-    classifier = network.get_classifier()
+    classifier = network.get_classifier()  # type: ignore[operator]
     if not isinstance(classifier, nn.Linear):
         raise UserError(
             f"'{name}' does not end in one linear layer, so that it cannot be cut into backbone and head: use it with "

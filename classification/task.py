@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -17,13 +18,13 @@ from torchvision.transforms import v2
 
 from backbones.base import Backbone
 from backbones.errors import BadInput, UserError
-from backbones.provenance import Provenance
 from classification import imagenet
 from classification.config import EvalConfig, PredictConfig, TrainConfig
 from classification.draw import draw_confusion, draw_scores
 from classification.evaluator import TOP, AccuracyEvaluator
+from classification.imprint import imprint
 from classification.model import Classifier, create_classifier
-from classification.transforms import EvalCrop, TrainCrop, seeded
+from classification.transforms import EvalCrop, TrainCrop, preprocessing, seeded
 from data.batch import Batch, Sample
 from data.folders import ClassFolders
 from data.loader import draw_seed
@@ -31,7 +32,9 @@ from experiments.engine.checkpoint import RunInfo
 from experiments.engine.config import parse_size
 from experiments.engine.record import write_json
 from experiments.engine.task import Task
+from experiments.engine.trainer import device_of
 
+DECAY, DECAY_EPOCHS = 0.97, 2.4  # tensorflow/tpu models/official/efficientnet/utils.py, in steps, not a smooth fall
 PARTS = 8  # learning rates between a backbone's first and last layer
 
 
@@ -52,13 +55,7 @@ class ClassificationTask(Task):
         train = ClassFolders(root, "train", None, config.data.fraction, config.seed, config.data.skip_bad)
         val = ClassFolders(root, "val", skip_bad=config.data.skip_bad, known=train.classes)
         _check_classes(train, val)
-        model = create_classifier(
-            config.backbone,
-            len(train.classes),
-            False if config.protocol == "scratch" else config.pretrained,
-            config.neck,
-            config.stochastic_depth,
-        )
+        model = cls._new_model(config, train)
         if config.freeze_stride and not isinstance(model.backbone, Backbone):
             raise UserError(
                 f"--freeze_stride {config.freeze_stride} needs to know where '{config.backbone}' has its maps: use it "
@@ -86,11 +83,24 @@ class ClassificationTask(Task):
             config.min_crop,
             config.color,
             config.augment,
-            tuple(round(255 * value) for value in provenance.mean),  # type: ignore[arg-type]
+            task.fill,
             config.vflip,
         )
         task._score_on(val)
         return task, train, val
+
+    @classmethod
+    def _new_model(cls, config: TrainConfig, train: ClassFolders) -> Classifier:
+        """The network to train; its class layer is the published one's, or made from it, where there is one."""
+        pretrained = False if config.protocol == "scratch" else config.pretrained
+        published = get_pretrained_cfg(config.backbone)
+        reads_off = pretrained is True and config.neck is None and config.class_layer == "published"
+        outputs = published.num_classes if reads_off and published is not None else len(train.classes)
+        model = create_classifier(config.backbone, outputs, pretrained, config.neck, config.stochastic_depth)
+        if reads_off and train.classes != imagenet.synsets(outputs):
+            settings = preprocessing(config.backbone, model.provenance, config.image_size)
+            imprint(model.to(device_of(config.device)), train, EvalCrop.of(settings), settings)
+        return model
 
     @classmethod
     def restore(cls, info: RunInfo, state: dict[str, Tensor], config: EvalConfig | PredictConfig) -> ClassificationTask:
@@ -179,14 +189,7 @@ class ClassificationTask(Task):
         return self.model(images).float().log_softmax(1)
 
     def transform(self) -> EvalCrop:
-        settings = self.info.preprocessing
-        return EvalCrop(
-            tuple(settings["size"]),
-            settings["crop_pct"],
-            settings["interpolation"],
-            settings["crop_mode"],
-            tuple(settings["mean"]),
-        )
+        return EvalCrop.of(self.info.preprocessing)
 
     def final_layer(self) -> list[nn.Module]:
         return [self.model.head.classifier]  # type: ignore[list-item]
@@ -203,6 +206,11 @@ class ClassificationTask(Task):
         factor = self.config.first_layer_lr
         return groups if factor == 1 else list(by_depth(groups, list(self.model.backbone.parameters()), factor))
 
+    def lr_factor(self, step: int, warmup: int, steps: int) -> float:
+        if self.config.schedule == "cosine" or step < warmup:
+            return super().lr_factor(step, warmup, steps)
+        return DECAY ** math.floor(step * self.config.epochs / steps / DECAY_EPOCHS)
+
     # --- what a person looks at
 
     def per_class(self) -> dict[str, float]:
@@ -216,16 +224,24 @@ class ClassificationTask(Task):
         place = {image_id: i for i, image_id in enumerate(self.dataset.image_ids.tolist())}
         with (folder / "images.csv").open("w", newline="") as file:
             table = csv.writer(file)
-            table.writerow(["file", "class", "predicted", "probability"])
+            table.writerow(["file", "class", "predicted", "probability", "correct"])
             for (image_id, label, best), share in zip(scored.rows.tolist(), scored.probabilities, strict=True):
-                name = self.dataset.name(place[image_id])
-                table.writerow([name, scored.classes[label], self.info.classes[best], f"{share:.4f}"])
+                names = self.dataset.name(place[image_id]), scored.classes[label], self.info.classes[best]
+                table.writerow([*names, f"{share:.4f}", int(best == scored.outputs[label])])
         pictures = folder / "pictures"
         pictures.mkdir(exist_ok=True)
         of_classes = scored.confusion[:, scored.outputs]
         others = scored.confusion.sum(1) - of_classes.sum(1)
         shown = np.column_stack([of_classes, others]) if scored.total > len(scored.classes) else of_classes
         draw_confusion(shown, imagenet.readable(scored.classes), pictures / "confusion.png")
+
+    def pictured(self, dataset: ClassFolders, count: int) -> dict[str, int]:
+        """Up to half of them the surest mistakes, the others evenly spaced."""
+        rows, shares = self.evaluator.rows, self.evaluator.probabilities
+        wrong = np.flatnonzero(rows[:, 2] != self.evaluator.outputs[rows[:, 1]])
+        worst = rows[wrong[np.argsort(-shares[wrong], kind="stable")][: count // 2], 0]
+        indices = np.searchsorted(dataset.image_ids, worst).tolist()
+        return {f"mistake-{i:05d}": i for i in indices} | super().pictured(dataset, count - len(indices))
 
     def records(self, predictions: Tensor, image_id: int) -> list[dict[str, Any]]:
         """One record: the likeliest class, its probability, and the runners-up."""
@@ -244,19 +260,6 @@ class ClassificationTask(Task):
         """Names and probabilities of the first image's likeliest classes, best first."""
         values, best = predictions[0].topk(min(TOP, len(self.info.classes)))
         return [self.info.classes[i] for i in best.tolist()], values.exp().tolist()
-
-
-def preprocessing(name: str, provenance: Provenance, image_size: int | str | None = None) -> dict[str, Any]:
-    """How the published evaluation of a network's weights turns an image into its input."""
-    published = get_pretrained_cfg(name)
-    return {
-        "mean": list(provenance.mean),
-        "std": list(provenance.std),
-        "size": list(parse_size(image_size) if image_size else provenance.input_size),
-        "interpolation": provenance.interpolation,
-        "crop_pct": provenance.crop_pct,
-        "crop_mode": published.crop_mode if published is not None else "center",
-    }
 
 
 def _check_classes(train: ClassFolders, val: ClassFolders) -> None:

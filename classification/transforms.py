@@ -11,9 +11,12 @@ import numpy as np
 import torch
 from PIL import Image
 from timm.data import create_transform
+from timm.models import get_pretrained_cfg
 from torchvision.transforms import InterpolationMode, v2
 
+from backbones.provenance import Provenance
 from data.batch import Sample
+from experiments.engine.config import parse_size
 
 Policy = Literal["none", "randaugment", "autoaugment"]
 
@@ -44,6 +47,17 @@ class EvalCrop:
         self._steps = create_transform(
             size, interpolation=interpolation, crop_pct=crop_pct, crop_mode=crop_mode, mean=mean, normalize=False
         ).transforms[:-1]
+
+    @classmethod
+    def of(cls, settings: dict[str, Any]) -> EvalCrop:
+        """From what `preprocessing` says."""
+        return cls(
+            tuple(settings["size"]),
+            settings["crop_pct"],
+            settings["interpolation"],
+            settings["crop_mode"],
+            tuple(settings["mean"]),
+        )
 
     def __call__(self, sample: Sample, seed: int) -> Sample:
         """The sample with an image of `size`. Nothing is random; labels stay."""
@@ -96,6 +110,19 @@ class TrainCrop:
         with seeded(seed):
             image = self._steps(Image.fromarray(sample.image))
         return replace(sample, image=np.asarray(image))
+
+
+def preprocessing(name: str, provenance: Provenance, image_size: int | str | None = None) -> dict[str, Any]:
+    """How the published evaluation of a network's weights turns an image into its input."""
+    published = get_pretrained_cfg(name)
+    return {
+        "mean": list(provenance.mean),
+        "std": list(provenance.std),
+        "size": list(parse_size(image_size) if image_size else provenance.input_size),
+        "interpolation": provenance.interpolation,
+        "crop_pct": provenance.crop_pct,
+        "crop_mode": published.crop_mode if published is not None else "center",
+    }
 
 
 @contextmanager

@@ -1,12 +1,10 @@
-"""ADE20K's 150 classes: names and customary colours (CSAILVision/sceneparsing `objectInfo150`; mmsegmentation's list)."""
+"""ADE20K's 150 classes: names and customary colours, as in CSAILVision/sceneparsing and mmsegmentation."""
 
 from __future__ import annotations
 
 import numpy as np
 
-CLASSES: tuple[str, ...] = tuple(
-    name.strip()
-    for name in """
+_NAMES = """
     wall, building, sky, floor, tree, ceiling, road, bed, windowpane, grass, cabinet, sidewalk, person, earth, door,
     table, mountain, plant, curtain, chair, car, water, painting, sofa, shelf, house, sea, mirror, rug, field, armchair,
     seat, fence, desk, rock, wardrobe, lamp, bathtub, railing, cushion, base, box, column, signboard, chest of drawers,
@@ -19,12 +17,10 @@ CLASSES: tuple[str, ...] = tuple(
     food, step, tank, trade name, microwave, pot, animal, bicycle, lake, dishwasher, screen, blanket, sculpture, hood,
     sconce, vase, traffic light, tray, ashcan, fan, pier, crt screen, plate, monitor, bulletin board, shower, radiator,
     glass, clock, flag
-    """.split(",")
-)
+"""
 
-# (150, 3) uint8 RGB. Road and skyscraper share a gray in the original as well.
-PALETTE: np.ndarray = np.array(
-    """
+# Road and skyscraper share a gray in the original as well.
+_COLORS = """
     120 120 120  180 120 120  6 230 230  80 50 50  4 200 3  120 120 80  140 140 140  204 5 255  230 230 230  4 250 7
     224 5 255  235 255 7  150 5 61  120 120 70  8 255 51  255 6 82  143 255 140  204 255 4  255 51 7  204 70 3
     0 102 200  61 230 250  255 6 51  11 102 255  255 7 71  255 9 224  9 7 230  220 220 220  255 9 92  112 9 255
@@ -40,6 +36,7 @@ PALETTE: np.ndarray = np.array(
     255 204 0  255 0 143  0 255 235  133 255 0  255 0 235  245 0 255  255 0 122  255 245 0  10 190 212  214 255 0
     0 204 255  20 0 255  255 255 0  0 153 255  0 41 255  0 255 204  41 0 255  41 255 0  173 0 255  0 245 255
     71 0 255  122 0 255  0 255 184  0 92 255  184 255 0  0 133 255  255 214 0  25 194 194  102 255 0  92 0 255
-    """.split(),
-    dtype=np.uint8,
-).reshape(-1, 3)
+"""
+
+CLASSES: tuple[str, ...] = tuple(name.strip() for name in _NAMES.split(","))
+PALETTE: np.ndarray = np.array(_COLORS.split(), np.uint8).reshape(-1, 3)  # (150, 3) RGB

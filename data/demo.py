@@ -29,7 +29,7 @@ import numpy as np
 from backbones.errors import BadInput, UserError, unknown_name
 from data.scenes import STUFF, THINGS, Scene, draw_portrait, draw_scene
 
-VERSION = 1  # raise it whenever the drawing changes: caches of older versions are then left alone
+VERSION = 5  # raise it whenever the drawing changes: caches of older versions are then left alone
 CACHE_VARIABLE = "BACKBONE_SWAP_CACHE"
 TASKS = ("classification", "detection", "segmentation")
 SPLITS = ("train", "val")
@@ -46,11 +46,11 @@ class Plan:
     """Scenes for training and validation, shared by detection and segmentation."""
     portraits: tuple[int, int] = (60, 20)
     """Classification images a class for training and validation."""
-    scene_sizes: tuple[tuple[int, int], ...] = ((256, 320), (256, 320), (320, 256), (288, 288))
+    scene_sizes: tuple[tuple[int, int], ...] = ((192, 224), (192, 224), (224, 192), (208, 208))
     """Heights and widths of scenes in pixels, one of them drawn for each."""
     portrait_sides: tuple[int, int] = (128, 160)
     """Least and greatest height and width of classification images in pixels."""
-    objects: tuple[int, int] = (3, 15)
+    objects: tuple[int, int] = (3, 10)
     """Least and greatest number of objects in a scene, crowds not counted."""
     empty_every: int = 40
     """One scene in so many has no objects at all."""

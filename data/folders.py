@@ -77,6 +77,10 @@ class ClassFolders(ImageReader):
             images_per_class=(int(counts.min()), int(counts.max())),
         )
 
+    def name(self, index: int) -> str:
+        """The image file, relative to the split's folder."""
+        return self.path(index).relative_to(self.folder).as_posix()
+
     def read(self, index: int) -> Sample:
         """The image with its class, in original pixels."""
         return self._labelled(index, read_image(self.path(index)))

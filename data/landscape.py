@@ -79,7 +79,7 @@ def landscape(rng: Rng, height: int, width: int) -> tuple[np.ndarray, np.ndarray
 def clutter(rng: Rng, canvas: np.ndarray) -> None:
     """Strokes, rings and scraps that belong to no class; drawn under the objects, so the stuff stays their truth."""
     height, width = canvas.shape[:2]
-    for _ in range(rng.integers(4, 15)):
+    for _ in range(rng.integers(2, 7)):
         at, reach = rng.uniform((0, 0), (width, height)), rng.uniform(8, 60)
         rx, ry = rng.uniform(0.1, 0.5, 2) * reach
         colour, pen = color(rng, (0, 360), (0, 0.9), (0.15, 0.95)).tolist(), int(rng.integers(1, 7))

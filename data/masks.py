@@ -129,8 +129,8 @@ class MaskFolders(ImageReader):
             value, last = int(unknown[0]), int(np.flatnonzero(self._known)[-1])
             told = f"{self._source} names" if self._source.is_file() else "ADE20K has"
             raise BadInput(
-                f"mask {path} has {counts[value]} pixels of value {value}, but {told} {len(self.classes)} classes, with "
-                f"values up to {last}. If it means that a pixel belongs to no class, say --data.ignore_index {value}."
+                f"mask {path} has {counts[value]} pixels of value {value}, but {told} {len(self.classes)} classes, "
+                f"with values up to {last}. If it means no class at all, say --data.ignore_index {value}."
             )
         # By table, never by arithmetic: in uint8, ADE20K's `mask - 1` would wrap around.
         return self._table[values]
@@ -175,10 +175,9 @@ def _locate(root: Path, split: str) -> tuple[Path, Path]:
     """Image and mask folder of a split."""
     generic = (root / "classes.txt").is_file()
     own = split if generic else ALIASES.get(split, split)
-    layout = (
-        f"expected {root}/images/{own}/ with images and {root}/annotations/{own}/ with a PNG of class indices for each"
-        + ("" if generic else f" (ADE20K), or {root}/{{images,annotations}}/{split}/ and the names in {root}/classes.txt")
-    )
+    layout = f"expected {root}/images/{own}/ with images and {root}/annotations/{own}/ with a PNG of classes for each"
+    if not generic:
+        layout += f" (ADE20K), or {root}/{{images,annotations}}/{split}/ and the class names in {root}/classes.txt"
     if not root.is_dir():
         raise BadInput(f"no data set at {root}: there is no such folder; {layout}")
     if os.sep in split or split in ("", ".", ".."):

@@ -1,8 +1,8 @@
 """Scenes drawn by program: textured landscapes with objects on them, and the exact truth about every pixel.
 
-Colour, texture, outline, pose, scale and aspect are drawn independently of the class, so that only shape tells two
-objects apart. Everything is a function of the generator that is passed in: same state, same bytes. Objects are painted
-at twice the resolution and reduced, which gives them soft edges; truth is taken from one of every four sub-pixels.
+Texture, outline, pose, scale and aspect are drawn independently of the class, which shape and hue tell.
+Everything is a function of the generator that is passed in: same state, same bytes. Objects are painted at twice the
+resolution and reduced, which gives them soft edges; truth is taken from one of every four sub-pixels.
 """
 
 import math
@@ -15,7 +15,7 @@ from data.landscape import GRASS, ROAD, SAND, SKY, STUFF, WATER, clutter, landsc
 from data.shapes import SHARPNESS, THINGS, Rng, dress, pose, thrice
 
 LEAST_AREA = 12 * SHARPNESS**2  # sub-pixels, likewise
-SIZES = (12.0, 180.0)  # longest sides of objects in pixels
+SIZES = (40.0, 120.0)  # longest sides of objects in pixels
 UPON = 0.27  # how often a place upon another object is tried
 LEAST_VISIBLE = 0.25  # an object that shows less of itself than this share is not in the scene
 # Where a thing is usually met. Only usually: the surroundings must not give the class away.
@@ -92,7 +92,7 @@ class _Canvas:
         x0, y0, x1, y1 = max(left, 0), max(top, 0), min(left + w, self.keys.shape[1]), min(top + h, self.keys.shape[0])
         if x0 >= x1 or y0 >= y1:
             return 0
-        sprite, mask = dress(self.rng, parts, h, w)
+        sprite, mask = dress(self.rng, thing, parts, h, w)
         cut = np.s_[y0 - top : y1 - top, x0 - left : x1 - left]
         seen, mask_in, colours = self.keys[y0:y1, x0:x1], mask[cut], sprite[cut]
         whole, count = int(mask.sum()), int(mask_in.sum())
@@ -142,15 +142,15 @@ def _photograph(rng: Rng, image: np.ndarray) -> np.ndarray:
     across, down = (np.linspace(-depth, depth, n, dtype=np.float32) for n in (width, height))
     light = np.float32(rng.uniform(0.75, 1.2)) * (1 + across * math.cos(turn) + down[:, None] * math.sin(turn))
     image = image * cv2.merge([light * np.float32(cast) for cast in rng.normal(1, 0.05, 3)])
-    image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 1.1))
-    noise = rng.uniform(2, 9) * rng.standard_normal((height, width), np.float32)
+    image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 0.8))
+    noise = rng.uniform(1, 5) * rng.standard_normal((height, width), np.float32)
     return np.clip(image + (thrice(noise) + 0.5), 0, 255).astype(np.uint8)
 
 
 def draw_scene(rng: Rng, height: int, width: int, objects: int, crowd: bool = False) -> Scene:
-    """A landscape with `objects` objects (3..15 leave room enough; 0 is an empty scene), and perhaps a crowd beside.
+    """A landscape with `objects` objects (3..10 leave room enough; 0 is an empty scene), and perhaps a crowd beside.
 
-    Longest sides run over `SIZES`, as many of them between 12 and 24 px as between 90 and 180. Some objects are set
+    Longest sides run over `SIZES`, evenly by their logarithm. Some objects are set
     upon another, so that about a quarter of the boxes overlap with IoU > 0.1; all others keep their distance.
     """
     canvas = _Canvas(rng, height, width)
@@ -173,7 +173,7 @@ def draw_scene(rng: Rng, height: int, width: int, objects: int, crowd: bool = Fa
                 placed = canvas.paint(thing, at, size, overlap=(0.12, 0.6))
             else:
                 placed = canvas.paint(thing, canvas.site(thing), size, overlap=(0, 0.08))
-            size = max(low, size * 0.97)  # where the scene is full, something smaller still finds a place
+            size = max(low / 2, size * 0.97)  # where the scene is full, something smaller still finds a place
     return canvas.scene()
 
 

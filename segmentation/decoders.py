@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from segmentation_models_pytorch.base.initialization import initialize_decoder, initialize_head
 from segmentation_models_pytorch.decoders.deeplabv3.decoder import DeepLabV3PlusDecoder
@@ -19,17 +20,16 @@ from segmentation_models_pytorch.decoders.upernet.decoder import UPerNetDecoder
 from torch import Tensor, nn
 
 from backbones.base import Level
-from backbones.bifpn import BiFPN, SeparableConv, batch_norm
+from backbones.bifpn import BiFPN, BiFPNLayer, SeparableConv, batch_norm
 from backbones.errors import unknown_name
 from backbones.scaling import Scale
-
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"silu": nn.SiLU, "relu6": nn.ReLU6}
 
 # EfficientDet for segmentation, arXiv:1911.09070, section 5.2: on D4, BiFPN has 128 channels and 3 layers where the
 # detector's has 224 and 7, for its finest map has four times the cells; the head has 256 channels and 3 layers.
 MOST_CHANNELS, MOST_REPEATS, HEAD_FACTOR, HEAD_REPEATS = 128, 3, 2, 3
-FINEST, LEVELS = 4, 6  # P2 to P7
+LEVELS = 6  # P2 to P7
 LAST_STD = 0.01  # a small last layer starts every pixel undecided
 
 
@@ -118,13 +118,14 @@ class PyramidDecoder(nn.Module):
         )
         # Nothing reads the coarse maps of the last layer: its bottom-up path would compute in vain.
         final = self.neck.layers[-1]
-        del final.bottom_up[:], final.project_up[:]  # type: ignore[operator,union-attr]
+        assert isinstance(final, BiFPNLayer)
+        del final.bottom_up[:], final.project_up[:]
         self.channels = HEAD_FACTOR * width
         widths = [width] + [self.channels] * HEAD_REPEATS
         self.head = nn.Sequential(
             *(
                 nn.Sequential(SeparableConv(before, after, bias=False), batch_norm(after), activation())
-                for before, after in zip(widths, widths[1:], strict=False)
+                for before, after in pairwise(widths)
             )
         )
         for module in self.head.modules():

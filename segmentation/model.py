@@ -14,7 +14,7 @@ from backbones.base import Backbone, select
 from backbones.dilation import create_dilated
 from backbones.errors import BadInput, UserError
 from backbones.scaling import scale_of
-from backbones.weights import read_state
+from backbones.weights import load_weights, read_state
 from segmentation.decoders import PyramidDecoder, SmpDecoder, Spec, last_layer, spec_of
 
 logger = logging.getLogger(__name__)
@@ -81,6 +81,8 @@ def create_segmenter(
     spec, scale = spec_of(decoder), scale_of(phi)
     if isinstance(backbone, str):
         backbone = _backbone(backbone, spec, pretrained)
+    elif not isinstance(pretrained, bool):
+        backbone.provenance = load_weights(backbone, backbone.name, pretrained)
     levels = [backbone.levels[i] for i in select(backbone.levels, _available(backbone, spec))]
     network = PyramidDecoder(levels, scale) if spec.build is None else SmpDecoder(spec, levels)
     segmenter = Segmenter(backbone, network, last_layer(spec, network.channels, num_classes), spec)

@@ -1,8 +1,8 @@
 """From coarse logits to a class for every original pixel, in strips, over as many views of an image as are asked for.
 
-A view is what the network saw of an image: the whole of it or a window, at some scale, perhaps mirrored. Its logits stay
-as coarse as the network made them; each strip of original rows is interpolated from all views at once. So memory never
-grows with the size of the original, nor with classes times pixels.
+A view is what the network saw of an image: the whole of it or a window, at some scale, perhaps mirrored. Its logits
+stay as coarse as the network made them; each strip of original rows is interpolated from all views at once. So no
+tensor of classes times original pixels is ever made.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from torch import Tensor
 from segmentation.model import Segmenter
 
 STRIP = 2**21  # logits interpolated at once: 8 MiB, which stays in a CPU's cache
-WHOLE_CELLS = 32  # px: windows start at multiples, so that all backbones see the same grid
 OVERLAP = 1 / 3  # of neighbouring windows: mmsegmentation's crop 512, stride 341
 
 
@@ -149,11 +148,8 @@ def _interpolate(view: View, y: Tensor, x: Tensor, stride: int, corners: bool) -
 
 def _neighbours(places: Tensor, cells: int, stride: int, corners: bool) -> tuple[Tensor, Tensor, Tensor]:
     """The two cells that each place lies between, and how far it is from the first to the second, 0..1."""
-    if corners:
-        index = (places - 0.5) * ((cells - 1) / max(1, cells * stride - 1))
-    else:
-        index = places / stride - 0.5
-    index = index.clamp(0, cells - 1)
+    per_place = (cells - 1) / max(1, cells * stride - 1) if corners else 1 / stride
+    index = ((places - 0.5) * per_place if corners else places * per_place - 0.5).clamp(0, cells - 1)
     low = index.long()
     return low, (low + 1).clamp(max=cells - 1), index - low
 
@@ -181,5 +177,5 @@ def _starts(length: int, window: int) -> list[int]:
     """Starts of windows that cover `length`, overlapping by a third or more, the last one flush with its end."""
     if length <= window:
         return [0]
-    step = max(WHOLE_CELLS, int(window * (1 - OVERLAP)) // WHOLE_CELLS * WHOLE_CELLS)
+    step = int(window * (1 - OVERLAP))
     return [*range(0, length - window, step), length - window]

@@ -11,7 +11,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin, get_type_hints
 
 from jsonargparse import ArgumentParser, set_parsing_settings
 
@@ -80,8 +80,28 @@ def parse(
         parser.add_argument("--config", action="config", help=_config_help(presets))
         arguments = _resolve_preset(arguments, presets, default_preset)
     parser.add_class_arguments(config)
+    arguments = _join_lists(arguments, config)
     parsed = parser.instantiate(parser.parse_args(arguments))
     return config(**{field.name: parsed[field.name] for field in fields(config)})  # type: ignore[arg-type]
+
+
+def _join_lists(arguments: list[str], config: type) -> list[str]:
+    """`--losses ce dice` -> `--losses=[ce, dice]`, for the config's fields of several values."""
+    hints = get_type_hints(config)
+    flags = {f"--{name}" for name, hint in hints.items() if get_origin(hint) in (list, tuple)}
+    joined: list[str] = []
+    values: list[str] | None = None  # of the list flag that is being read
+    for argument in [*arguments, "--"]:
+        if values is not None and argument.startswith("--"):
+            bracketed = len(values) == 1 and values[0].startswith(("[", "("))
+            joined.append(f"{joined.pop()}={values[0] if bracketed else '[' + ', '.join(values) + ']'}")
+            values = None
+        if values is not None:
+            values.append(argument)
+        else:
+            joined.append(argument)
+            values = [] if argument in flags else None
+    return joined[:-1]
 
 
 def demo_unless_root(arguments: list[str]) -> str | None:

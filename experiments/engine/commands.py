@@ -70,8 +70,8 @@ def train(task_class: type[Task], config: TrainConfig) -> dict[str, Any]:
     task.write_results(output)
     pictures = output / "pictures"
     pictures.mkdir(exist_ok=True)
-    for index in np.linspace(0, len(val_set) - 1, min(PICTURES, len(val_set))).round().astype(int).tolist():
-        _picture(task, val_set, index, device).save(pictures / f"val-{index:05d}.jpg", quality=90)
+    for name, index in task.pictured(val_set, PICTURES).items():
+        _picture(task, val_set, index, device).save(pictures / f"{name}.jpg", quality=90)
     curves(output / "metrics.csv", task.monitor, pictures / "curves.png")
     _print_scores(task, record["metrics"])
     best = record["best"]
@@ -115,6 +115,8 @@ def predict(task_class: type[Task], config: PredictConfig) -> None:
     files = image_files(config.images)
     task = _load(task_class, config).to(device).eval()
     folder = _make(config.output)
+    if folder.resolve() in {file.parent.resolve() for file in files}:
+        raise UserError(f"--output {folder} is where the images are, and would be written over: name another folder")
     records: list[dict[str, Any]] = []
     for number, file in enumerate(track(files, f"predicting {len(files)} images", console=err, transient=True)):
         image = read_image(file)
@@ -123,6 +125,7 @@ def predict(task_class: type[Task], config: PredictConfig) -> None:
             found = task.predictions(task.normalised(batch), batch)
         records += [{"file": file.name, **record} for record in task.records(found, number)]
         Image.fromarray(task.picture(image, found, config=config)).save(folder / f"{file.stem}.jpg", quality=92)
+        task.save(found, folder / file.stem)
     write_json(folder / "predictions.json", records)
     out.print(f"{len(files)} pictures and predictions.json in {folder}")
 

@@ -68,6 +68,7 @@ class Task(LightningModule):
         for module in model.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.momentum = config.norm_momentum
+        self.train()  # Lightning keeps the modes that it finds: what is frozen has to be in evaluation mode by now
 
     # --- building: from settings, from a run of ours, from published weights
 
@@ -133,7 +134,21 @@ class Task(LightningModule):
         """One image's predictions drawn on it, beside the ground truth where there is one: (H, W, 3) uint8 RGB."""
         raise NotImplementedError
 
+    def pictured(self, dataset: Any, count: int) -> dict[str, int]:
+        """File name -> index of the validation images that are drawn after training; evenly spaced by default."""
+        indices = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int).tolist()
+        return {f"val-{index:05d}": index for index in indices}
+
+    def save(self, predictions: Any, path: Path) -> None:
+        """Write what `predict` leaves of one image besides records and picture; `path` has no suffix yet."""
+
     # --- what all tasks share
+
+    @property
+    def fill(self) -> tuple[int, int, int]:
+        """The normalisation's mean as RGB in 0..255: padding of this colour is zero to the network."""
+        r, g, b = (round(255 * mean) for mean in self.info.preprocessing["mean"])
+        return r, g, b
 
     def normalised(self, batch: Batch) -> Tensor:
         """The batch's images as the weights expect them: (B, 3, H, W) float32."""
@@ -202,8 +217,12 @@ class Task(LightningModule):
             optimizer = torch.optim.RMSprop(groups, alpha=0.9, momentum=0.9, eps=1e-3)
         steps = int(self.trainer.estimated_stepping_batches)
         warmup = min(round(config.warmup_epochs * steps / config.epochs), max(steps - 1, 1))
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warmup_cosine(step, warmup, steps))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.lr_factor(step, warmup, steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def lr_factor(self, step: int, warmup: int, steps: int) -> float:
+        """Factor on the learning rate at `step` of `steps`, of which the first `warmup` are warm-up."""
+        return warmup_cosine(step, warmup, steps)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["run"] = dict(vars(self.info))

@@ -178,6 +178,7 @@ def _quiet() -> None:
         ".*does not have many workers.*",
         ".*ModelCheckpoint.*",
         ".*sync_dist.*",
+        ".*in eval mode at the start.*",
         ".*Experiment logs directory.*",
     ):
         warnings.filterwarnings("ignore", message)

@@ -146,15 +146,15 @@ def test_scenes_are_as_crowded_as_promised(root: Path) -> None:
             if index % SMALL.empty_every == SMALL.empty_every - 1:
                 assert not truth.imgToAnns[number]
                 continue
-            assert 3 <= len(objects) <= 15
+            assert 3 <= len(objects) <= 10
             found.update(truth.cats[a["category_id"]]["name"] for a in objects)
             sides += [max(a["bbox"][2:]) for a in objects]
             boxes += len(objects)
             overlapping += sum(any(iou(a["bbox"], b["bbox"]) > 0.1 for b in objects if a is not b) for a in objects)
     assert set(found) == set(THINGS)
     assert 0.18 < overlapping / boxes < 0.36
-    assert min(sides) < 16
-    assert max(sides) > 120
+    assert min(sides) < 26
+    assert max(sides) > 90
 
 
 def test_nothing_is_hidden_by_more_than_three_quarters() -> None:

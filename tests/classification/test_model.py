@@ -1,0 +1,193 @@
+"""The classifier is the published network, cut in two; any run's backbone fits into it."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from backbones import create_backbone
+from backbones.base import Backbone, early_parameters
+from backbones.efficientnet import StochasticDepth
+from backbones.errors import BadInput, UserError
+from classification.imprint import imprint
+from classification.model import create_classifier
+from classification.transforms import EvalCrop
+from data.batch import collate, normalise
+from data.folders import ClassFolders
+from detection.model import create_detector
+
+
+def shaken(network: nn.Module) -> nn.Module:
+    """Random running statistics as well, so that no batch norm is the identity."""
+    torch.manual_seed(1)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, 0, 0.1)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+    return network
+
+
+def saved(state: dict[str, Tensor], file: Path, prefix: str = "") -> Path:
+    torch.save({"state_dict": {prefix + key: value for key, value in state.items()}}, file)
+    return file
+
+
+PUBLISHED = [
+    *("tf_efficientnet_lite0", "efficientnet_b0", "tf_efficientnet_b0", "resnet18", "mobilenetv3_small_050"),
+    *("densenet121", "convnext_atto", "inception_v3", "regnetx_002"),
+]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_weights_give_timms_logits(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    theirs = shaken(timm.create_model(name)).eval()
+    ours = create_classifier(name, 1000, saved(theirs.state_dict(), tmp_path / "weights.pth")).eval()
+    images = torch.randn(2, 3, 96, 128)
+    with torch.inference_mode():
+        expected = theirs(images)
+        assert (ours(images) - expected).abs().max() < 1e-4 * max(1, float(expected.std()))
+    assert expected.std() > 1e-3
+    assert not caplog.records
+    assert ours.provenance.recipe == "timm or torchvision"
+    assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
+
+
+def test_a_new_class_layer_starts_from_zero(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = saved(timm.create_model("resnet18").state_dict(), tmp_path / "weights.pth")
+    with caplog.at_level(logging.WARNING):
+        model = create_classifier("resnet18", 7, file)
+    assert "'fc.weight' dropped" in caplog.text
+    assert model(torch.randn(2, 3, 64, 64)).abs().max() == 0
+    assert create_classifier("tf_efficientnet_lite0", 7)(torch.randn(2, 3, 64, 64)).abs().max() == 0
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnet18", "mobilenetv2_100"])
+@pytest.mark.parametrize("neck", [None, "bifpn", "fpn", "panet"])
+def test_every_parameter_learns_and_belongs_to_one_part(name: str, neck: str | None) -> None:
+    model = create_classifier(name, 5, neck=neck)
+    nn.init.normal_(model.head.classifier.weight)
+    logits = model(torch.randn(3, 3, 65, 97))
+    assert logits.shape == (3, 5)
+    nn.functional.cross_entropy(logits, torch.tensor([0, 3, 4])).backward()
+    assert not [key for key, p in model.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()]
+    parts = [model.backbone, model.head, *([model.neck] if neck else [])]
+    assert sum(len(list(part.parameters())) for part in parts) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize(
+    ("name", "neck"), [("tf_efficientnet_lite0", None), ("resnet18", None), ("densenet121", None), ("resnet18", "fpn")]
+)
+def test_a_run_serves_as_backbone_for_any_task(name: str, neck: str | None, tmp_path: Path) -> None:
+    model = shaken(create_classifier(name, 3, neck=neck)).eval()
+    file = saved(model.state_dict(), tmp_path / "last.ckpt", "model.")
+    backbone = create_backbone(name, file).eval()
+    assert backbone.provenance.recipe == "run checkpoint"
+    probe = create_classifier(name, 3, file, neck=neck).eval()
+    images = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        first, again = (m.backbone(images) for m in (model, probe))
+        assert torch.equal(first[-1], again[-1])
+        if isinstance(model.backbone, Backbone):
+            assert torch.equal(backbone(images)[-1], first[-1])
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnet18", "densenet121"])
+def test_a_detection_run_serves_as_backbone(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Densenet's extractor spells its layers otherwise than the whole network does."""
+    detector = shaken(create_detector(name, 2))
+    model = create_classifier(name, 4, saved(detector.state_dict(), tmp_path / "last.ckpt", "model."))
+    assert "head" in caplog.text
+    theirs = {key.removeprefix("network."): value for key, value in detector.backbone.state_dict().items()}
+    if name == "densenet121":
+        theirs = {key.replace("features_", "features."): value for key, value in theirs.items()}
+    ours = model.backbone.state_dict()
+    assert len(theirs) > 50
+    assert all(torch.equal(ours[key], value) for key, value in theirs.items())
+
+
+def test_a_classification_run_keeps_its_head(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = shaken(create_classifier("tf_efficientnet_lite0", 3))
+    nn.init.normal_(run.head.classifier.weight)
+    file = saved(run.state_dict(), tmp_path / "last.ckpt", "model.")
+    same = create_classifier("tf_efficientnet_lite0", 3, file)
+    assert not caplog.records
+    assert all(torch.equal(value, run.state_dict()[key]) for key, value in same.state_dict().items())
+    assert same.provenance.source == f"file:{file}"
+    assert len(same.provenance.sha256 or "") == 64
+    other = create_classifier("tf_efficientnet_lite0", 4, file)
+    assert "'head.classifier.weight' dropped" in caplog.text
+    assert torch.equal(other.head.conv_head.weight, run.head.conv_head.weight)
+    assert other.head.classifier.weight.abs().max() == 0
+    with_neck = create_classifier("tf_efficientnet_lite0", 3, file, neck="bifpn")
+    assert torch.equal(with_neck.backbone.conv_stem.weight, run.backbone.conv_stem.weight)
+    with pytest.raises(BadInput, match="does not hold the network"):
+        create_classifier("resnet18", 3, file)
+
+
+def test_stochastic_depth() -> None:
+    model = create_classifier("tf_efficientnet_lite0", 2, stochastic_depth=0.4)
+    rates = [module.rate for module in model.modules() if isinstance(module, StochasticDepth)]
+    assert rates == sorted(rates)
+    assert rates[0] == 0
+    assert rates[-1] == pytest.approx(0.4 * 15 / 16)  # the last of 16 blocks
+    off = create_classifier("tf_efficientnet_lite0", 2, stochastic_depth=0.0)
+    assert not any(module.rate for module in off.modules() if isinstance(module, StochasticDepth))
+    deep = create_classifier("resnet18", 2, stochastic_depth=0.3)
+    drops = [m.drop_prob for m in deep.modules() if isinstance(m, timm.layers.DropPath)]
+    assert max(drops) == pytest.approx(0.3)
+    for name, neck in (("vgg11", None), ("resnet18", "fpn")):
+        with pytest.raises(UserError, match=r"stochastic_depth|drop_path_rate"), torch.device("meta"):
+            create_classifier(name, 2, neck=neck, stochastic_depth=0.3)
+        with torch.device("meta"):
+            create_classifier(name, 2, neck=neck, stochastic_depth=0.0)
+
+
+def test_an_efficientnets_early_stages_are_known() -> None:
+    """What `--freeze_stride 4` needs."""
+    backbone = create_classifier("tf_efficientnet_lite0", 2).backbone
+    assert isinstance(backbone, Backbone)
+    assert 0 < len(early_parameters(backbone, 4)) < len(list(backbone.parameters())) / 2
+
+
+def test_unknown_and_unfit_names() -> None:
+    with pytest.raises(UserError, match="resnet50"):
+        create_classifier("resnet51", 3)
+    with pytest.raises(UserError, match="bifpn"):
+        create_classifier("resnet18", 3, neck="bifp")
+    with pytest.raises(UserError, match="vision transformers"):
+        create_classifier("vit_tiny_patch16_224", 3)
+    with pytest.raises(UserError, match="--neck bifpn"):
+        create_classifier("dla34", 3)
+
+
+def test_a_class_layer_read_off_the_published_one(tmp_path: Path) -> None:
+    """Weights of each new class are the published ones, mixed by the mean probabilities of its images."""
+    random = np.random.default_rng(0)
+    for name in ("a", "b"):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        for i in range(20):
+            pixels = random.integers(0, 256, (40, 40, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "train" / name / f"{i:02d}.png")
+    dataset = ClassFolders(tmp_path, "train")
+    model = shaken(create_classifier("resnet18", 9))
+    nn.init.normal_(model.head.classifier.weight)
+    nn.init.normal_(model.head.classifier.bias)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    settings = {"mean": [0.4] * 3, "std": [0.3] * 3}
+    crop = EvalCrop((32, 32), 1.0, "bilinear")
+    shown = [label * 20 + i for label in range(2) for i in np.linspace(0, 19, 16).round().astype(int)]
+    with torch.inference_mode():
+        images = collate([crop(dataset[int(i)], 0) for i in shown]).images
+        shares = model.eval()(normalise(images, **settings)).softmax(1).view(2, 16, 9).mean(1)
+    imprint(model.train(), dataset, crop, settings)
+    assert model.training
+    weight, bias = (before[f"head.classifier.{name}"] for name in ("weight", "bias"))
+    assert torch.allclose(model.head.classifier.weight, shares @ weight, atol=1e-5)
+    assert torch.allclose(model.head.classifier.bias, shares @ bias, atol=1e-5)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items() if not k.startswith("head."))
+    assert dataset.transform is None

@@ -1,0 +1,266 @@
+"""The command line as a user types it: train, eval, predict, their files, and every error they can cause."""
+
+import csv
+import json
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from segmentation import eval as eval_command
+from segmentation import predict as predict_command
+from segmentation import train as train_command
+from segmentation.config import PRESETS, TrainConfig
+
+TINY = ["--image_size", "64", "--epochs", "2", "--batch_size", "4", "--device", "cpu", "--data.ignore_index", "9"]
+ONCE = [*TINY, "--epochs", "1", "--phi", "lite0"]
+
+
+def run(command, *arguments):
+    command.main([str(a) for a in arguments])
+
+
+def fails(capsys, code, command, *arguments):
+    """The one message of a command that leaves with `code`."""
+    with pytest.raises(SystemExit) as stop:
+        run(command, *arguments)
+    assert stop.value.code == code
+    message = capsys.readouterr().err
+    assert "Traceback" not in message
+    return " ".join(message.split())
+
+
+@pytest.fixture(scope="module")
+def trained(mask_root, tmp_path_factory):
+    output = tmp_path_factory.mktemp("runs") / "lite0"
+    run(train_command, "--data.root", mask_root, "--output", output, "--losses", "ce", "dice=0.5", *TINY)
+    return output
+
+
+def test_run_folder(trained, mask_root):
+    record = json.loads((trained / "record.json").read_text())
+    assert record["task"] == "segmentation"
+    assert (record["backbone"], record["neck"]) == ("tf_efficientnet_lite0", "bifpn")
+    assert record["pretrained"]["source"].startswith("packaged:")
+    assert record["dataset"]["train"]["images"] == 8
+    assert set(record["metrics"]) == {"mIoU", "pixel_accuracy", "mean_accuracy", "fwIoU"}
+    assert all(0 <= value <= 1 for value in record["metrics"].values())
+    assert record["config"]["losses"] == ["ce", "dice=0.5"]
+    for name in ("params", "macs", "latency_ms", "images_per_second", "peak_memory_mb", "train_seconds"):
+        assert record[name] > 0, name
+    assert yaml.safe_load((trained / "config.yaml").read_text())["data"]["root"] == str(mask_root)
+    assert {p.name for p in (trained / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    rows = list(csv.DictReader((trained / "metrics.csv").open()))
+    assert len([row for row in rows if row["loss_dice"]]) == 2
+    assert len([row for row in rows if row["mIoU"]]) == 2
+    assert set(json.loads((trained / "per_class.json").read_text())) == {"ground", "red <b>", "green"}
+    confusion = np.loadtxt(trained / "confusion.csv", delimiter=",", skiprows=1)
+    assert confusion.sum() == 4 * 92 * 128  # four rows of every mask belong to no class
+    assert np.diag(confusion).sum() / confusion.sum() == pytest.approx(record["metrics"]["pixel_accuracy"])
+
+
+def test_pictures_of_worst_and_best(trained):
+    names = sorted(p.name for p in (trained / "pictures").iterdir())
+    assert sum(name.startswith("worst-") for name in names) == 4
+    assert sum(name.startswith("best-") for name in names) == 4
+    assert "curves.png" in names
+    ends = json.loads((trained / "images.json").read_text())
+    assert ends["worst"][0]["mIoU"] <= ends["best"][0]["mIoU"]
+    picture = Image.open(trained / "pictures" / next(name for name in names if name.startswith("worst-1")))
+    assert picture.width > 2 * 480  # truth and prediction of a 128 px image, enlarged, and the legend
+
+
+def test_eval_reprints_the_recorded_scores_exactly(trained, mask_root, tmp_path):
+    output = tmp_path / "scores"
+    run(eval_command, "--checkpoint", trained, "--data.root", mask_root, "--output", output, "--batch_size", 4)
+    recorded = json.loads((trained / "record.json").read_text())["metrics"]
+    assert json.loads((output / "metrics.json").read_text()) == recorded
+    for name in ("per_class.json", "confusion.csv", "images.json"):
+        assert (output / name).read_text() == (trained / name).read_text()
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_batch_size_does_not_matter(trained, mask_root, tmp_path, batch_size):
+    run(eval_command, "--checkpoint", trained, "--data.root", mask_root, "--output", tmp_path / "s", "--batch_size",
+        batch_size)  # fmt: skip
+    recorded = json.loads((trained / "record.json").read_text())["metrics"]
+    assert json.loads((tmp_path / "s" / "metrics.json").read_text()) == pytest.approx(recorded, abs=1e-3)
+
+
+def test_eval_by_flags(trained, mask_root, tmp_path, capsys):
+    """Windows, several scales and mirroring; another split; the run's own ignore_index."""
+    run(eval_command, "--checkpoint", trained, "--data.root", mask_root, "--output", tmp_path / "s", "--slide", "true",
+        "--flip", "true", "--scales", 1, 1.5, "--image_size", "96x128")  # fmt: skip
+    assert 0 < json.loads((tmp_path / "s" / "metrics.json").read_text())["pixel_accuracy"] <= 1
+    for kind in ("images", "annotations"):
+        shutil.copytree(mask_root / kind, tmp_path / "data" / kind)
+        shutil.move(tmp_path / "data" / kind / "val", tmp_path / "data" / kind / "test")
+    shutil.copy(mask_root / "classes.txt", tmp_path / "data")
+    run(eval_command, "--checkpoint", trained, "--data.root", tmp_path / "data", "--data.split", "test")
+    assert "split test, 4 images" in " ".join(capsys.readouterr().out.split())
+
+
+def test_predict_writes_palette_masks_overlays_and_shares(trained, mask_root, tmp_path):
+    output = tmp_path / "out"
+    run(predict_command, "--checkpoint", trained, "--images", mask_root / "images" / "val", "--output", output)
+    names = {p.name for p in output.iterdir()}
+    assert names == {f"{i}.{suffix}" for i in range(1, 5) for suffix in ("jpg", "png")} | {"predictions.json"}
+    mask = Image.open(output / "1.png")
+    assert mask.mode == "P"
+    assert mask.size == (128, 96)
+    values = np.asarray(mask)
+    assert values.max() < 3
+    records = [r for r in json.loads((output / "predictions.json").read_text()) if r["file"] == "1.png"]
+    assert {r["index"]: r["pixels"] for r in records} == {int(i): int((values == i).sum()) for i in np.unique(values)}
+    assert sum(r["share"] for r in records) == pytest.approx(1)
+    # A palette mask is read as the indices it holds: the prediction can serve as truth.
+    assert Image.open(output / "1.jpg").width > 480
+
+
+def test_predictions_can_serve_as_masks(trained, mask_root, tmp_path, capsys):
+    run(predict_command, "--checkpoint", trained, "--images", mask_root / "images" / "val", "--output", tmp_path / "o")
+    for place in ("images/val", "annotations/val"):
+        (tmp_path / "data" / place).mkdir(parents=True)
+    for i in range(1, 5):
+        shutil.copy(mask_root / "images" / "val" / f"{i}.png", tmp_path / "data" / "images" / "val")
+        shutil.copy(tmp_path / "o" / f"{i}.png", tmp_path / "data" / "annotations" / "val")
+    shutil.copy(mask_root / "classes.txt", tmp_path / "data")
+    run(eval_command, "--checkpoint", trained, "--data.root", tmp_path / "data", "--output", tmp_path / "s",
+        "--batch_size", 1)  # fmt: skip
+    assert json.loads((tmp_path / "s" / "metrics.json").read_text())["pixel_accuracy"] == 1
+
+
+def test_same_seed_same_weights(trained, mask_root, tmp_path):
+    """Twice on CPU, with another number of loader workers."""
+    run(train_command, "--data.root", mask_root, "--output", tmp_path / "again", "--losses", "ce", "dice=0.5",
+        "--data.workers", 2, *TINY)  # fmt: skip
+    first, second = (
+        torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for folder in (trained, tmp_path / "again")
+    )
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_a_run_serves_as_segmenter_and_as_backbone(trained, mask_root, tmp_path):
+    checkpoint = trained / "checkpoints" / "last.ckpt"
+    run(train_command, "--data.root", mask_root, "--pretrained", checkpoint, "--output", tmp_path / "next",
+        "--protocol", "linear", *TINY)  # fmt: skip
+    first, second = (
+        torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for folder in (trained, tmp_path / "next")
+    )
+    changed = {key for key in first if key.endswith("weight") and not torch.equal(first[key], second[key])}
+    assert changed == {"model.head.weight"}
+    run(train_command, "--data.root", mask_root, "--pretrained", checkpoint, "--output", tmp_path / "other",
+        "--protocol", "frozen", "--decoder", "pspnet", *TINY, "--epochs", 1)  # fmt: skip
+    third = torch.load(tmp_path / "other" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(value, first[key]) for key, value in third.items() if key.startswith("model.backbone."))
+
+
+@pytest.mark.parametrize("decoder", ["unet", "deeplabv3plus"])
+def test_backbone_and_decoder_are_one_flag_each(decoder, mask_root, tmp_path):
+    output = tmp_path / decoder
+    run(train_command, "--data.root", mask_root, "--output", output, "--backbone", "resnet18", "--decoder", decoder,
+        "--pretrained", "false", *ONCE)  # fmt: skip
+    record = json.loads((output / "record.json").read_text())
+    assert (record["backbone"], record["neck"]) == ("resnet18", decoder)
+    run(eval_command, "--checkpoint", output, "--data.root", mask_root)
+
+
+@pytest.mark.parametrize("preset", ["paper", "ade20k", "camvid"])
+def test_presets(preset, mask_root, tmp_path):
+    output = tmp_path / preset
+    run(train_command, "--config", preset, "--data.root", mask_root, "--output", output, *ONCE, "--eval_size", "64",
+        "--lr", 0.001)  # fmt: skip
+    config = json.loads((output / "record.json").read_text())["config"]
+    assert config["optimizer"] == ("adamw" if preset == "camvid" else "sgd")
+
+
+def test_finetune_preset_is_the_default():
+    given = yaml.safe_load((PRESETS / "finetune.yaml").read_text())
+    default = TrainConfig()
+    for name, value in given.items():
+        stored = getattr(default, name)
+        assert (list(stored) if isinstance(stored, tuple) else stored) == value, name
+
+
+# --- errors: one message with cause and fix, and the documented exit code
+
+
+def test_unknown_and_abbreviated_flags(capsys):
+    assert "--epoch" in fails(capsys, 2, train_command, "--epoch", 1)
+    assert "--neck" in fails(capsys, 2, train_command, "--neck", "bifpn")
+    assert "--nonsense" in fails(capsys, 2, eval_command, "--nonsense")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--config", "camvit"], "camvid"),
+        (["--backbone", "resnet51"], "resnet50"),
+        (["--decoder", "unett"], "unet"),
+        (["--decoder", "deeplabv3plus", "--backbone", "vgg11", "--pretrained", "false"], "dilated"),
+        (["--decoder", "upernet", "--batch_size", "1"], "--batch_size"),
+        (["--phi", "9"], "phi"),
+        (["--losses", "lovas"], "lovasz"),
+        (["--losses", "ce", "dice=0"], "dice"),
+        (["--hard_pixels", "0"], "--hard_pixels"),
+        (["--jitter", "2", "0.5"], "--jitter"),
+        (["--eval_size", "12y"], "HxW"),
+        (["--data.ignore_index", "300"], "--data.ignore_index"),
+    ],
+)
+def test_wrong_usage(arguments, named, capsys, mask_root):
+    assert named in fails(capsys, 2, train_command, "--data.root", mask_root, *TINY, *arguments)
+
+
+def test_wrong_scales(trained, capsys, mask_root):
+    message = fails(capsys, 2, eval_command, "--checkpoint", trained, "--data.root", mask_root, "--scales", 0)
+    assert "--scales" in message
+
+
+def test_absent_data(capsys, tmp_path):
+    message = fails(capsys, 3, train_command, "--data.root", tmp_path / "nowhere")
+    assert "images/training" in message
+    assert "classes.txt" in message
+
+
+def test_values_beyond_the_classes_name_the_file(capsys, mask_root, tmp_path):
+    message = fails(capsys, 3, train_command, "--data.root", mask_root, "--output", tmp_path / "r", *TINY[:-2])
+    assert "annotations/train/" in message
+    assert "--data.ignore_index 9" in message
+
+
+def test_other_classes(trained, capsys, mask_root, tmp_path):
+    for kind in ("images", "annotations"):
+        shutil.copytree(mask_root / kind, tmp_path / kind)
+    (tmp_path / "classes.txt").write_text("ground\ngreen\nred <b>\n")
+    assert "same order" in fails(capsys, 3, eval_command, "--checkpoint", trained, "--data.root", tmp_path)
+
+
+def test_nothing_labelled_trains_to_zero_loss_and_says_so(capsys, mask_root, tmp_path):
+    """Wholly ignored crops cost 0; a validation set without any label cannot be scored."""
+    for kind in ("images", "annotations"):
+        shutil.copytree(mask_root / kind, tmp_path / "data" / kind)
+    for file in (tmp_path / "data" / "annotations").glob("*/*.png"):
+        cv2.imwrite(str(file), np.full((96, 128), 9, np.uint8))
+    shutil.copy(mask_root / "classes.txt", tmp_path / "data")
+    message = fails(capsys, 3, train_command, "--data.root", tmp_path / "data", "--output", tmp_path / "r", *ONCE)
+    assert "nothing to score" in message
+
+
+def test_absent_and_foreign_checkpoints(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "segmentation.train" in fails(capsys, 3, eval_command)
+    (tmp_path / "bad.ckpt").write_bytes(b"not a checkpoint")
+    assert "bad.ckpt" in fails(capsys, 3, eval_command, "--checkpoint", tmp_path / "bad.ckpt")
+
+
+def test_divergence_names_the_images(capsys, mask_root, tmp_path):
+    message = fails(capsys, 4, train_command, "--data.root", mask_root, "--output", tmp_path / "nan", "--lr", "1e30",
+                    "--warmup_epochs", 0, "--clip", 0, "--ema_decay", 0, *TINY)  # fmt: skip
+    assert "images" in message

@@ -1,0 +1,135 @@
+"""Scores against numpy over all pixels at once, whatever the batches."""
+
+import math
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+
+from backbones.errors import BadInput
+from data.batch import IGNORE, Sample, collate
+from segmentation.evaluator import SegmentationEvaluator
+
+CLASSES = 12
+
+
+def sample(image_id, mask, readable=True):
+    return Sample(
+        image=np.zeros((8, 8, 3), np.uint8),
+        image_id=image_id,
+        size=mask.shape,
+        scale=(1.0, 1.0),
+        boxes=np.zeros((0, 4), np.float32),
+        labels=np.zeros(0, np.int64),
+        mask=mask,
+        readable=readable,
+    )
+
+
+@pytest.fixture(scope="module")
+def data():
+    """20 images of several sizes: truth with ignored pixels, and predictions that are right about half of the time.
+
+    Class 11 is in neither; 10 is predicted, but never true.
+    """
+    random = np.random.default_rng(0)
+    pairs = []
+    for _ in range(20):
+        shape = tuple(random.integers(20, 60, 2))
+        truth = random.integers(0, 10, shape).astype(np.uint8)
+        found = np.where(random.random(shape) < 0.5, truth, random.integers(0, 11, shape)).astype(np.uint8)
+        truth[random.random(shape) < 0.1] = IGNORE
+        pairs.append((truth, found))
+    return pairs
+
+
+def filled(pairs, batch_size):
+    evaluator = SegmentationEvaluator([f"class {i}" for i in range(CLASSES)])
+    for start in range(0, len(pairs), batch_size):
+        part = pairs[start : start + batch_size]
+        batch = collate([sample(start + i, truth) for i, (truth, _) in enumerate(part)])
+        evaluator.update([torch.from_numpy(found) for _, found in part], batch)
+    return evaluator
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 20])
+def test_equals_numpy(data, batch_size):
+    evaluator = filled(data, batch_size)
+    truth = np.concatenate([t[t != IGNORE] for t, _ in data])
+    found = np.concatenate([f[t != IGNORE] for t, f in data])
+    iou, accuracy, share = [], [], []
+    for label in range(CLASSES):
+        union = ((truth == label) | (found == label)).sum()
+        right = ((truth == label) & (found == label)).sum()
+        iou.append(right / union if union else np.nan)
+        accuracy.append(right / (truth == label).sum() if (truth == label).any() else np.nan)
+        share.append((truth == label).mean())
+    scores = evaluator.compute()
+    assert scores["mIoU"] == pytest.approx(np.nanmean(iou), abs=1e-9)
+    assert scores["pixel_accuracy"] == pytest.approx((truth == found).mean(), abs=1e-9)
+    assert scores["mean_accuracy"] == pytest.approx(np.nanmean(accuracy), abs=1e-9)
+    assert scores["fwIoU"] == pytest.approx(np.nansum(np.array(share) * iou), abs=1e-9)
+    np.testing.assert_allclose(list(evaluator.per_class.values()), iou, atol=1e-9)
+    assert math.isnan(evaluator.per_class["class 11"])
+    assert evaluator.per_class["class 10"] == 0
+    assert 0.2 < scores["mIoU"] < 0.5
+
+
+def test_by_hand():
+    evaluator = SegmentationEvaluator(["a", "b"])
+    truth = np.array([[0, 0, 0, 1, IGNORE]], np.uint8)
+    evaluator.update([torch.tensor([[0, 0, 1, 1, 1]], dtype=torch.uint8)], collate([sample(1, truth)]))
+    assert evaluator.matrix().tolist() == [[2, 1], [0, 1]]
+    scores = evaluator.compute()
+    assert scores == pytest.approx(
+        {"mIoU": (2 / 3 + 1 / 2) / 2, "pixel_accuracy": 3 / 4, "mean_accuracy": (2 / 3 + 1) / 2,
+         "fwIoU": 3 / 4 * 2 / 3 + 1 / 4 * 1 / 2}
+    )  # fmt: skip
+
+
+def test_remembers_worst_and_best():
+    evaluator = SegmentationEvaluator(["a", "b"])
+    random = np.random.default_rng(0)
+    order = random.permutation(50)
+    for i in order:
+        truth = np.zeros((1, 50), np.uint8)
+        found = torch.zeros(1, 50, dtype=torch.uint8)
+        found[:, i:] = 1  # i of 50 pixels are right
+        evaluator.update([found], collate([sample(int(i), truth)]))
+    assert [i for _, i in evaluator.worst] == [0, 1, 2, 3]
+    assert [i for _, i in evaluator.best] == [49, 48, 47, 46]
+    assert evaluator.best[0][0] == pytest.approx(49 / 50)
+
+
+def test_unreadable_and_unlabelled_images_do_not_count():
+    evaluator = SegmentationEvaluator(["a", "b"])
+    nothing = np.full((4, 4), IGNORE, np.uint8)
+    batch = collate([sample(1, nothing, readable=False), sample(2, nothing)])
+    evaluator.update([torch.zeros(4, 4, dtype=torch.uint8)] * 2, batch)
+    assert evaluator.worst == []
+    with pytest.raises(BadInput, match="nothing to score"):
+        evaluator.compute()
+
+
+def test_reset_forgets(data):
+    evaluator = filled(data, 5)
+    evaluator.reset()
+    assert not evaluator.matrix().any()
+    assert evaluator.best == []
+
+
+def test_state_is_small_and_does_not_grow():
+    """150 classes: the matrix is 180 KB, the images remembered are eight, however many there were."""
+    evaluator = SegmentationEvaluator([str(i) for i in range(150)])
+    truth = np.random.default_rng(0).integers(0, 150, (64, 64)).astype(np.uint8)
+    batch, found = collate([sample(0, truth)]), [torch.from_numpy(truth)]
+    evaluator.update(found, batch)
+    tracemalloc.start()
+    for _ in range(50):
+        evaluator.update(found, batch)
+    grown, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert grown < 1e6
+    assert evaluator.confusion.numel() * evaluator.confusion.element_size() == 180_000
+    assert len(evaluator._low) + len(evaluator._high) == 8

@@ -1,0 +1,99 @@
+"""Losses against their definitions; nothing labelled is 0, never NaN."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from segmentation_models_pytorch.losses import DiceLoss, FocalLoss, LovaszLoss
+
+from backbones.errors import UserError
+from data.batch import IGNORE
+from segmentation import loss
+from segmentation.config import LOSSES, parse_losses
+from segmentation.loss import SegmentationLoss
+
+
+def data(ignored=0.2):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 4, 9, 13, generator=generator, requires_grad=True)
+    masks = torch.randint(0, 4, (2, 9, 13), generator=generator)
+    masks[torch.rand(masks.shape, generator=generator) < ignored] = IGNORE
+    return logits, masks
+
+
+def test_each_is_what_it_says():
+    logits, masks = data()
+    terms = SegmentationLoss(list(LOSSES))(logits, masks)
+    expected = {
+        "ce": F.cross_entropy(logits, masks, ignore_index=IGNORE),
+        "dice": DiceLoss("multiclass", ignore_index=IGNORE)(logits, masks),
+        "focal": FocalLoss("multiclass", ignore_index=IGNORE)(logits, masks),
+        "lovasz": LovaszLoss("multiclass", ignore_index=IGNORE)(logits, masks),
+    }
+    assert terms.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(terms[name], value)
+
+
+def test_ignored_pixels_change_nothing():
+    logits, masks = data()
+    other = logits.detach().clone()
+    other.movedim(1, -1)[masks == IGNORE] = 100.0
+    criterion = SegmentationLoss(list(LOSSES))
+    for first, second in zip(criterion(logits, masks).values(), criterion(other, masks).values(), strict=True):
+        torch.testing.assert_close(first.detach(), second)
+
+
+@pytest.mark.parametrize("hard", [1.0, 0.25])
+@pytest.mark.parametrize("name", LOSSES)
+def test_wholly_ignored_is_zero_with_zero_gradients(name, hard):
+    logits, masks = data(ignored=2)
+    assert (masks == IGNORE).all()
+    (value,) = SegmentationLoss([name], hard_pixels=hard)(logits, masks).values()
+    value.backward()
+    assert value.item() == 0
+    assert (logits.grad == 0).all()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_one_ignored_image_of_two(name):
+    logits, masks = data()
+    masks[1] = IGNORE
+    (value,) = SegmentationLoss([name])(logits, masks).values()
+    value.backward()
+    assert 0 < value.item() < 10
+    assert torch.isfinite(logits.grad).all()
+    assert (logits.grad[1] == 0).all()
+
+
+def test_hard_pixels_are_the_costliest():
+    logits, masks = data()
+    cost = F.cross_entropy(logits, masks, ignore_index=IGNORE, reduction="none")[masks != IGNORE]
+    count = round(0.25 * len(cost))
+    (value,) = SegmentationLoss(["ce"], hard_pixels=0.25)(logits, masks).values()
+    assert value.item() == pytest.approx(cost.sort(descending=True).values[:count].mean().item(), rel=1e-5)
+
+
+def test_smoothing_and_weights():
+    logits, masks = data()
+    (value,) = SegmentationLoss(["ce=2"], smoothing=0.1)(logits, masks).values()
+    expected = 2 * F.cross_entropy(logits, masks, ignore_index=IGNORE, label_smoothing=0.1)
+    torch.testing.assert_close(value, expected)
+
+
+def test_many_pixels_are_thinned(monkeypatch):
+    logits, masks = data()
+    monkeypatch.setattr(loss, "MOST_PIXELS", 80)  # of 234: every second row and column
+    (value,) = SegmentationLoss(["dice"])(logits, masks).values()
+    torch.testing.assert_close(
+        value, DiceLoss("multiclass", ignore_index=IGNORE)(logits[:, :, ::2, ::2], masks[:, ::2, ::2])
+    )
+    masks[:, ::2, ::2] = IGNORE  # what is left belongs to no class: all pixels are taken
+    (value,) = SegmentationLoss(["dice"])(logits, masks).values()
+    torch.testing.assert_close(value, DiceLoss("multiclass", ignore_index=IGNORE)(logits, masks))
+
+
+def test_names_and_weights():
+    assert parse_losses(["ce", "lovasz=0.5"]) == {"ce": 1.0, "lovasz": 0.5}
+    for wrong in (["lovas"], ["ce=x"], ["ce=0"], ["ce=-1"], ["ce=nan"], []):
+        with pytest.raises(UserError):
+            parse_losses(wrong)
