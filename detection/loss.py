@@ -137,10 +137,10 @@ class DetectionLoss(nn.Module):
             # The empty sum keeps the box head in the graph, with zero gradient, where no image has a box.
             return {"class": self._class(logits, target), "box": 0 * deltas.sum()}
 
-        image, anchor, box = torch.cat(images), torch.cat(positives), torch.cat(wanted)
-        found = deltas[image, anchor]
+        row, anchor, box = torch.cat(images), torch.cat(positives), torch.cat(wanted)
+        found = deltas[row, anchor]
         quality = 1.0 if self.assignment == "iou" else _paired_iou(decode(found.detach(), at[anchor]), box)
-        target[image, anchor, torch.cat(classes)] = quality
+        target[row, anchor, torch.cat(classes)] = quality
         count = len(anchor) + 1
         return {
             "class": self._class(logits, target) / count,

@@ -53,8 +53,8 @@ def test_wild_prediction_stays_finite():
 
 
 def test_recall_by_hand():
-    """A 32 px square is an anchor itself; one of 16 px lies wholly in it: IoU 1/4."""
-    np.testing.assert_allclose(recall(np.array([[32.0, 32], [16, 16]]), Anchors([8])), [1.0, 0.25])
+    """A 32 px square is an anchor itself; one of 16 px lies wholly in the smallest anchor, of 44.8 x 22.4 px."""
+    np.testing.assert_allclose(recall(np.array([[32.0, 32], [16, 16]]), Anchors([8])), [1.0, 256 / (44.8 * 22.4)])
 
 
 @pytest.mark.parametrize("scale", [2.0, 3.0, 4.0])

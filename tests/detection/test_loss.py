@@ -150,7 +150,7 @@ def test_gradient_lowers_the_loss(scene, assignment):
     optimizer = torch.optim.Adam([logits, deltas], lr=0.05)
     cost = DetectionLoss(assignment, "giou")
     first = None
-    for _ in range(15):
+    for _ in range(40):
         optimizer.zero_grad()
         loss = sum(cost(logits, deltas, anchors, (256, 256), boxes, labels).values())
         loss.backward()

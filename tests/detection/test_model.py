@@ -8,7 +8,6 @@ from backbones.errors import BadInput, UserError
 from backbones.scaling import SCALES
 from detection import effdet
 from detection.model import create_detector
-from detection.postprocess import candidates, hard_nms
 
 # arXiv:1911.09070 table 1, params in millions.
 PAPER = {"0": 3.9, "1": 6.6, "2": 8.1, "3": 12.0, "4": 20.7, "5": 33.7, "6": 51.9, "7": 51.9, "7x": 77.0}
@@ -27,16 +26,20 @@ def randomise(model):
             buffer.normal_(0, 0.2, generator=generator)
         elif name.endswith("running_var"):
             buffer.uniform_(0.5, 1.5, generator=generator)
-    # Class outputs far enough apart that equal scores, whose order is arbitrary, do not occur.
-    model.class_net.predict.conv_pw.weight.data.mul_(4)
 
 
 def theirs(name, size, classes=90):
     model = create_model(
         name, bench_task="", pretrained=False, pretrained_backbone=False, num_classes=classes, image_size=(size, size)
     )
-    randomise(model)
-    return model.eval()
+    randomise(model.eval())
+    # Logits around -3 with deviation 1.5: scores neither saturate nor coincide, so their order is not arbitrary.
+    last = model.class_net.predict.conv_pw
+    with torch.inference_mode():
+        spread = torch.cat([x.flatten() for x in model(torch.randn(1, 3, size, size))[0]]).std()
+    last.weight.data.mul_(1.5 / spread)
+    last.bias.data.fill_(-3)
+    return model
 
 
 # Small inputs keep the larger ones cheap; effdet takes multiples of 128 (of 256 with P8) only.
@@ -65,19 +68,24 @@ def test_same_weights_same_detections(name, size):
     with torch.inference_mode():
         expected, _ = reference(images)
         expected = torch.cat([x.permute(0, 2, 3, 1).reshape(1, -1, classes) for x in expected], dim=1)
-        logits, deltas = ours(images)
+        logits, _ = ours(images)
         torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
-        detections = DetBenchPredict(reference)(images)[0]
-        anchors = ours.anchors((size, size))
-        # effdet clips nothing unless told the image's size.
-        unclipped = candidates(logits, deltas, anchors, (10**6, 10**6))
-        unclipped = unclipped._replace(boxes=unclipped.boxes)
-    found = hard_nms(unclipped, score_threshold=0.0)
-    torch.testing.assert_close(found.scores[0], detections[:, 4], atol=1e-3, rtol=0)
-    assert found.labels[0].tolist() == (detections[:, 5].long() - 1).tolist()
-    inside = (detections[:, :2] >= 0).all(1)  # ours never leave the image at its top and left
-    assert inside.sum() > 5
-    torch.testing.assert_close(found.boxes[0, inside], detections[inside, :4], atol=0.1, rtol=0)
+        whole = {"img_scale": torch.ones(1), "img_size": torch.full((1, 2), float(size))}  # makes effdet clip, too
+        expected = DetBenchPredict(reference)(images, whole)[0]
+        found = ours.predict(images)
+    torch.testing.assert_close(found.scores[0], expected[:, 4], atol=1e-3, rtol=0)
+    # Rank by rank would fail where two scores differ by less than rounding: each detection has its twin instead, but
+    # for those so near the last score that only one of them made the hundred.
+    same = (
+        (found.labels[0][:, None] == expected[:, 5].long() - 1)
+        & ((found.scores[0][:, None] - expected[:, 4]).abs() < 1e-3)
+        & ((found.boxes[0][:, None] - expected[:, :4]).abs().amax(-1) < 0.1)
+    )
+    sure = expected[:, 4] > expected[:, 4].min() + 1e-3
+    assert sure.sum() > 50
+    assert expected[:, 4].min() > 0.01  # a hundred real detections, not padding
+    assert same.any(0)[sure].all()
+    assert same.any(1)[found.scores[0] > expected[:, 4].min() + 1e-3].all()
 
 
 @pytest.mark.parametrize("phi", list(PAPER))
