@@ -15,8 +15,9 @@ install: .venv/installed
 demo: install
 	$(BIN)/python -m detection.train
 
+# One thread a worker: several that each use all cores would wait for each other most of the time.
 test: install
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 lint: install
 	$(BIN)/ruff check .

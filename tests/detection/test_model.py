@@ -33,13 +33,18 @@ def theirs(name, size, classes=90):
         name, bench_task="", pretrained=False, pretrained_backbone=False, num_classes=classes, image_size=(size, size)
     )
     randomise(model.eval())
-    # Logits around -3 with deviation 1.5: scores neither saturate nor coincide, so their order is not arbitrary.
-    last = model.class_net.predict.conv_pw
+    # Every output channel to a mean and deviation of its own kind: scores that neither saturate nor coincide, and box
+    # offsets that stay below the limit on sizes that effdet does not have.
     with torch.inference_mode():
-        spread = torch.cat([x.flatten() for x in model(torch.randn(1, 3, size, size))[0]]).std()
-    last.weight.data.mul_(1.5 / spread)
-    last.bias.data.fill_(-3)
-    return model
+        outputs = model(torch.randn(1, 3, size, size))
+    for head, maps, mean, deviation in zip((model.class_net, model.box_net), outputs, (-3, 0), (0.5, 0.3), strict=True):
+        last = head.predict.conv_pw
+        values = torch.cat([x.flatten(2) for x in maps], dim=2)[0]
+        gain = deviation / values.std(1)
+        last.bias.data = (last.bias.data - values.mean(1)) * gain + mean
+        last.weight.data.mul_(gain[:, None, None, None])
+    # In double precision: the thousands of random boxes hold pairs whose IoU is the threshold but for single rounding.
+    return model.double()
 
 
 # Small inputs keep the larger ones cheap; effdet takes multiples of 128 (of 256 with P8) only.
@@ -60,11 +65,11 @@ def test_same_weights_same_detections(name, size):
     reference = theirs(name, size)
     state = reference.state_dict()
     backbone, phi, classes = effdet.describe(state, name)
-    ours = create_detector(backbone, classes, phi, nms="hard").eval()
+    ours = create_detector(backbone, classes, phi, nms="hard").eval().double()
     effdet.load(ours, state, name)
     assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in reference.parameters())
 
-    images = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(2))
+    images = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(2)).double()
     with torch.inference_mode():
         expected, _ = reference(images)
         expected = torch.cat([x.permute(0, 2, 3, 1).reshape(1, -1, classes) for x in expected], dim=1)
@@ -101,8 +106,8 @@ def test_effdet_file_through_create_detector(tmp_path):
     reference = theirs("tf_efficientdet_d0", 256)
     file = tmp_path / "tf_efficientdet_d0.pth"
     torch.save(reference.state_dict(), file)
-    ours = create_detector("tf_efficientnet_b0", 90, 0, pretrained=file).eval()
-    images = torch.randn(1, 3, 256, 256)
+    ours = create_detector("tf_efficientnet_b0", 90, 0, pretrained=file).eval().double()
+    images = torch.randn(1, 3, 256, 256).double()
     with torch.inference_mode():
         expected, _ = reference(images)
         torch.testing.assert_close(
@@ -121,7 +126,7 @@ def test_other_class_count_drops_the_class_layer_and_says_so(tmp_path, caplog):
         ours = create_detector("tf_efficientnet_b0", 3, 0, pretrained=file)
     assert "class_head.predict.pointwise.weight" in caplog.text
     kept = ours.box_head.convs[0].depthwise.weight
-    torch.testing.assert_close(kept, reference.box_net.conv_rep[0].conv_dw.weight)
+    torch.testing.assert_close(kept, reference.box_net.conv_rep[0].conv_dw.weight.float())
 
 
 def test_wrong_network_is_one_message(tmp_path):
