@@ -29,7 +29,7 @@ import numpy as np
 from backbones.errors import BadInput, UserError, unknown_name
 from data.scenes import STUFF, THINGS, Scene, draw_portrait, draw_scene
 
-VERSION = 5  # raise it whenever the drawing changes: caches of older versions are then left alone
+VERSION = 6  # raise it whenever the drawing changes: caches of older versions are then left alone
 CACHE_VARIABLE = "BACKBONE_SWAP_CACHE"
 TASKS = ("classification", "detection", "segmentation")
 SPLITS = ("train", "val")

