@@ -11,17 +11,14 @@ from __future__ import annotations
 import itertools
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbones.base import Backbone, Level, select
 from backbones.errors import unknown_name
-
-Activation = Callable[[Tensor], Tensor]
+from backbones.mbconv import Activation, MBConv, Parts, SeparableConv, initialize, relu6, swish
 
 
 @dataclass(frozen=True)
@@ -101,160 +98,10 @@ VARIANTS: dict[str, Scaling] = {
 }
 
 
-def swish(x: Tensor) -> Tensor:
-    """Multiply x by its sigmoid, in place where no gradient will ask for x."""
-    return F.silu(x, inplace=not x.requires_grad)
-
-
-def relu6(x: Tensor) -> Tensor:
-    """min(max(x, 0), 6) in place; its gradient needs the output alone."""
-    return F.relu6(x, inplace=True)
-
-
-class SameConv2d(nn.Conv2d):
-    """Strided convolution padded as TensorFlow does: enough for ceil(size / stride) outputs, the odd pixel last.
-
-    Where one side needs a pixel more than the other, both get a whole stride more than the smaller one, and the first
-    output, which sees mostly padding, is cut off: padding the input itself would copy it, in training even twice.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C', ceil(H / stride), ceil(W / stride))."""
-        (rows, top, skip_rows), (columns, left, skip_columns) = (self._axis(x.shape[2 + axis], axis) for axis in (0, 1))
-        x = F.conv2d(x, self.weight, self.bias, self.stride, (top, left), 1, self.groups)
-        if not (skip_rows or skip_columns):
-            return x
-        layout = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
-        x = x[:, :, skip_rows : skip_rows + rows, skip_columns : skip_columns + columns]
-        return x.contiguous(memory_format=layout)  # operators that follow are slow on strided views
-
-    def _axis(self, size: int, axis: int) -> tuple[int, int, int]:
-        """Outputs along one axis, padding of both its ends, and how many outputs to skip."""
-        stride, kernel = self.stride[axis], self.kernel_size[axis]
-        outputs = -(-size // stride)
-        missing = max((outputs - 1) * stride + kernel - size, 0)
-        uneven = missing % 2
-        return outputs, missing // 2 + uneven * stride, uneven
-
-
-class SqueezeExcite(nn.Module):
-    """Scales each channel by a gate computed from the means of all channels (arXiv:1709.01507)."""
-
-    def __init__(self, channels: int, reduced: int, act: Activation) -> None:
-        super().__init__()
-        self.conv_reduce = nn.Conv2d(channels, reduced, 1)
-        self.conv_expand = nn.Conv2d(reduced, channels, 1)
-        self.act = act
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> the same."""
-        gate = self.act(self.conv_reduce(x.mean((2, 3), keepdim=True)))
-        return x * self.conv_expand(gate).sigmoid()
-
-
-class StochasticDepth(nn.Module):
-    """Drops the residual branch of a sample with probability `rate` in training (arXiv:1603.09382). Works in place."""
-
-    def __init__(self, rate: float) -> None:
-        super().__init__()
-        self.rate = rate
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> the same, with whole samples zeroed and the others scaled to keep the expectation."""
-        if not self.training or self.rate == 0:
-            return x
-        keep = 1 - self.rate
-        return x.mul_(x.new_empty(len(x), 1, 1, 1).bernoulli_(keep).div_(keep))
-
-
-@dataclass(frozen=True)
-class Parts:
-    """The pieces every block of one network is made of."""
-
-    act: Activation
-    same_padding: bool
-    epsilon: float
-    squeeze: bool
-
-    def conv(self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> nn.Conv2d:
-        """Convolution without bias whose output measures ceil(input / stride)."""
-        if self.same_padding and stride > 1:
-            return SameConv2d(inputs, outputs, kernel, stride, groups=groups, bias=False)
-        return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
-
-    def norm(self, channels: int) -> nn.BatchNorm2d:
-        """Batch norm; the momentum stays torch's 0.1, which suits runs shorter than TensorFlow's 0.99 was set for."""
-        return nn.BatchNorm2d(channels, eps=self.epsilon)
-
-    def gate(self, channels: int, inputs: int) -> nn.Module:
-        """Squeeze-excitation to a quarter of the block's input channels, or nothing."""
-        return SqueezeExcite(channels, inputs // 4, self.act) if self.squeeze else nn.Identity()
-
-
-class SeparableConv(nn.Module):
-    """Depthwise, then pointwise convolution: MBConv without expansion."""
-
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, parts: Parts, drop: float) -> None:
-        super().__init__()
-        self.conv_dw = parts.conv(inputs, inputs, kernel, stride, groups=inputs)
-        self.bn1 = parts.norm(inputs)
-        self.se = parts.gate(inputs, inputs)
-        self.conv_pw = parts.conv(inputs, outputs)
-        self.bn2 = parts.norm(outputs)
-        self.drop = StochasticDepth(drop)
-        self.act = parts.act
-        self.residual = stride == 1 and inputs == outputs
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, inputs, H, W) -> (B, outputs, ceil(H / stride), ceil(W / stride))."""
-        y = self.se(self.act(self.bn1(self.conv_dw(x))))
-        y = self.bn2(self.conv_pw(y))
-        return self.drop(y).add_(x) if self.residual else y
-
-
-class MBConv(nn.Module):
-    """Mobile inverted bottleneck (arXiv:1801.04381): expand, convolve depthwise, squeeze-excite, project."""
-
-    def __init__(
-        self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int, parts: Parts, drop: float
-    ) -> None:
-        super().__init__()
-        expanded = inputs * expansion
-        self.conv_pw = parts.conv(inputs, expanded)
-        self.bn1 = parts.norm(expanded)
-        self.conv_dw = parts.conv(expanded, expanded, kernel, stride, groups=expanded)
-        self.bn2 = parts.norm(expanded)
-        self.se = parts.gate(expanded, inputs)
-        self.conv_pwl = parts.conv(expanded, outputs)
-        self.bn3 = parts.norm(outputs)
-        self.drop = StochasticDepth(drop)
-        self.act = parts.act
-        self.residual = stride == 1 and inputs == outputs
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, inputs, H, W) -> (B, outputs, ceil(H / stride), ceil(W / stride))."""
-        y = self.act(self.bn1(self.conv_pw(x)))
-        y = self.se(self.act(self.bn2(self.conv_dw(y))))
-        y = self.bn3(self.conv_pwl(y))
-        return self.drop(y).add_(x) if self.residual else y
-
-
 def _levels(scaling: Scaling) -> list[Level]:
     """Where each stage ends. Several share a stride; the last of them is that stride's level."""
     strides = itertools.accumulate((stage.stride for stage in STAGES), operator.mul, initial=2)
     return [Level(scaling.channels(stage.channels), s) for stage, s in zip(STAGES, list(strides)[1:], strict=True)]
-
-
-def initialize(module: nn.Module) -> None:
-    """Initial weights of the authors' code: convolutions normal by fan-out, the classifier uniform by its outputs."""
-    if isinstance(module, nn.Conv2d):
-        fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
-        nn.init.normal_(module.weight, 0.0, math.sqrt(2.0 / fan_out))
-    elif isinstance(module, nn.Linear):
-        bound = module.out_features**-0.5
-        nn.init.uniform_(module.weight, -bound, bound)
-    if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
-        nn.init.zeros_(module.bias)
 
 
 class EfficientNet(Backbone):

@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from backbones import create_backbone
 from backbones.adapter import TimmBackbone, build_backbone
 from backbones.base import select
-from backbones.efficientnet import VARIANTS, EfficientNet, EfficientNetClassifier, StochasticDepth
+from backbones.efficientnet import VARIANTS, EfficientNet, EfficientNetClassifier
 from backbones.errors import BadInput, UserError
+from backbones.mbconv import StochasticDepth
 from backbones.necks import create_neck
 from backbones.provenance import Provenance, split_tag
 from backbones.scaling import scale_of

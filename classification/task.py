@@ -28,7 +28,7 @@ from classification.transforms import EvalCrop, TrainCrop, preprocessing, seeded
 from data.batch import Batch, Sample
 from data.folders import ClassFolders
 from data.loader import draw_seed
-from experiments.engine.checkpoint import RunInfo
+from experiments.engine.checkpoint import RunInfo, describe_data
 from experiments.engine.config import parse_size
 from experiments.engine.record import write_json
 from experiments.engine.task import Task
@@ -64,12 +64,7 @@ class ClassificationTask(Task):
         provenance = model.provenance
         info = RunInfo(
             task=cls.name,
-            dataset={
-                "root": str(root),
-                "fingerprint": {"train": train.fingerprint, "val": val.fingerprint},
-                "train": asdict(train.report),
-                "val": asdict(val.report),
-            },
+            dataset=describe_data(root, train, val),
             config=asdict(config),
             classes=list(train.classes),
             preprocessing=preprocessing(config.backbone, provenance, config.image_size),
@@ -105,7 +100,7 @@ class ClassificationTask(Task):
     @classmethod
     def restore(cls, info: RunInfo, state: dict[str, Tensor], config: EvalConfig | PredictConfig) -> ClassificationTask:
         """The task of a finished run."""
-        stored = TrainConfig(**info.config)
+        stored = TrainConfig.of(info.config)
         model = create_classifier(stored.backbone, len(info.classes), neck=stored.neck)
         model.load_state_dict(state)
         return cls(model, stored, info)

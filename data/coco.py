@@ -7,22 +7,18 @@ where counting references to 860,000 dicts would copy every page that they live 
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from backbones.errors import BadInput, UserError
-from data.batch import Draw, Sample
+from backbones.errors import BadInput
+from data.batch import Sample
 from data.coco_json import Tables, locate, parse, read
 from data.images import read_image
-
-log = logging.getLogger(__name__)
+from data.reader import ImageReader, share
 
 
 @dataclass(frozen=True)
@@ -37,7 +33,7 @@ class Report:
     clipped: int  # reached beyond the image
 
 
-class CocoDetection:
+class CocoDetection(ImageReader):
     """Images with boxes; `dataset[index]` for evaluation, `dataset[Draw(index, seed)]` for training.
 
     classes, category_ids: names and original ids in the order of the contiguous class index, which is by id.
@@ -45,8 +41,7 @@ class CocoDetection:
     annotation_file: the JSON, from which an evaluator reads ground truth, crowds included.
     report: a `Report` of what was dropped or clipped.
 
-    `transform(sample, seed)` maps a `Sample` in original pixels to network pixels. `fraction` picks that share of the
-    images, by `seed` alone. `skip_bad` allows so many images that cannot be read (see `__getitem__`).
+    `fraction` picks that share of the images, by `seed` alone. See `ImageReader` for the rest.
 
     Raises `BadInput` naming the file, the cause, and the layout where that is what is wrong.
     """
@@ -60,77 +55,25 @@ class CocoDetection:
         seed: int = 0,
         skip_bad: int = 0,
     ) -> None:
-        if not 0 < fraction <= 1:
-            raise UserError(f"fraction must be above 0 and at most 1, not {fraction}")
-        self.transform, self.skip_bad = transform, skip_bad
-        self.annotation_file, self._folder = locate(Path(root), split)
+        self.annotation_file, folder = locate(Path(root), split)
         content = read(self.annotation_file)
-        self._digest = hashlib.sha256(content).digest()
+        told = hashlib.sha256(content).digest()
         tables = parse(content, self.annotation_file)
         del content
 
-        total = len(tables.image_ids)
-        chosen = np.arange(total)
-        if fraction < 1:
-            shuffled = np.random.default_rng(seed).permutation(total)
-            chosen = np.sort(shuffled[: max(1, round(fraction * total))])
+        chosen = share(len(tables.image_ids), fraction, seed)
         self.classes, self.category_ids = tables.classes, tables.category_ids
-        self.image_ids, self.sizes = tables.image_ids[chosen], tables.sizes[chosen]
-        self._names = np.array([os.fsencode(tables.names[i]) for i in chosen])  # one block of bytes, no str objects
+        super().__init__(folder, [tables.names[i] for i in chosen], tables.image_ids[chosen], transform, skip_bad, told)
+        self.sizes = tables.sizes[chosen]
         self._boxes, self._labels, self._starts, self.report = _targets(tables, chosen)
         self._check_files()
-        # One byte per image that all workers share, so that they spend one allowance together.
-        self._bad = torch.zeros(len(chosen) if skip_bad else 0, dtype=torch.uint8).share_memory_()
-
-    def __len__(self) -> int:
-        return len(self.image_ids)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """SHA-256 (hex) over the annotation file and the selected images' names and sizes in bytes."""
-        digest = hashlib.sha256(self._digest)
-        for index in range(len(self)):
-            path = self.path(index)
-            length = path.stat().st_size if path.exists() else -1
-            digest.update(b"%s\0%d\0" % (self._names[index], length))
-        return digest.hexdigest()
-
-    @property
-    def skipped(self) -> list[int]:
-        """Ids of the images found unreadable so far, by any worker."""
-        return self.image_ids[self._bad.numpy().nonzero()[0]].tolist()
 
     def boxes_by_image(self) -> tuple[np.ndarray, np.ndarray]:
         """All training boxes at once: (N,) index of each one's image, and (N, 4) x1 y1 x2 y2 in original pixels."""
         return np.repeat(np.arange(len(self)), np.diff(self._starts)), self._boxes
 
-    def path(self, index: int) -> Path:
-        """The image file."""
-        return self._folder / os.fsdecode(self._names[index])
-
-    def __getitem__(self, draw: int | Draw) -> Sample:
-        """The transformed sample.
-
-        A plain index is for evaluation: the transform always gets seed 0. A `Draw` is for training.
-        Raises `BadInput` if the image is unreadable or not of the annotated size. While `skip_bad` lasts, the next
-        readable image takes its place in training, and a blank one, marked not `readable`, in evaluation.
-        """
-        training = isinstance(draw, Draw)
-        index, seed = draw if isinstance(draw, Draw) else (int(draw), 0)
-        for candidate in range(index, index + (len(self) if training else 1)):
-            try:
-                sample = self._sample(candidate % len(self))
-                break
-            except BadInput as error:
-                self._skip(candidate % len(self), error)
-        else:
-            if training:
-                raise BadInput(f"none of the {len(self)} images in {self._folder} can be read")
-            height, width = self.sizes[index].tolist()
-            sample = replace(self._labelled(index, np.zeros((height, width, 3), np.uint8)), readable=False)
-        return sample if self.transform is None else self.transform(sample, seed)
-
-    def _sample(self, index: int) -> Sample:
+    def read(self, index: int) -> Sample:
+        """The labelled image. Raises BadInput if it is unreadable or not of the annotated size."""
         image = read_image(self.path(index))
         if image.shape[:2] != tuple(self.sizes[index]):
             height, width = self.sizes[index]
@@ -153,23 +96,18 @@ class CocoDetection:
             labels=self._labels[rows],
         )
 
-    def _skip(self, index: int, error: BadInput) -> None:
-        """Spend one of `skip_bad` on this image, or re-raise."""
-        if not self.skip_bad:
-            raise error
-        if not self._bad[index]:
-            self._bad[index] = 1
-            log.warning("skipping: %s", error)
-        if (count := len(self.skipped)) > self.skip_bad:
-            raise BadInput(f"{count} images cannot be read, more than skip_bad={self.skip_bad}; the last: {error}")
+    def blank(self, index: int) -> Sample:
+        """A black image of the annotated size, with its labels."""
+        height, width = self.sizes[index].tolist()
+        return self._labelled(index, np.zeros((height, width, 3), np.uint8))
 
     def _check_files(self) -> None:
         """Find links that lead out of the split's folder, and missing images, from one listing per folder."""
-        folder, files = self._folder.resolve(), set()
+        folder, files = self.folder.resolve(), set()
         for parent in {os.path.dirname(name) for name in self._names.tolist()}:
-            path = self._folder / os.fsdecode(parent)
+            path = self.folder / os.fsdecode(parent)
             if not path.resolve().is_relative_to(folder):
-                raise BadInput(f"{self.annotation_file}: {path} is a link that leads out of {self._folder}")
+                raise BadInput(f"{self.annotation_file}: {path} is a link that leads out of {self.folder}")
             if not path.is_dir():
                 continue
             for entry in os.scandir(path):
@@ -178,12 +116,12 @@ class CocoDetection:
                 if entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(folder):
                     files.discard(name)
                     if name in self._names:
-                        raise BadInput(f"{self.annotation_file}: image {entry.path} is a link out of {self._folder}")
+                        raise BadInput(f"{self.annotation_file}: image {entry.path} is a link out of {self.folder}")
         missing = [os.fsdecode(name) for name in self._names.tolist() if name not in files]
         if len(missing) > self.skip_bad:
             shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
             raise BadInput(
-                f"{len(missing)} of {len(self)} images that {self.annotation_file} names are not in {self._folder}: "
+                f"{len(missing)} of {len(self)} images that {self.annotation_file} names are not in {self.folder}: "
                 f"{shown}"
             )
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from backbones.errors import BadInput, UserError
+from backbones.errors import BadInput
 from data.batch import Sample
 from data.images import read_image
-from data.reader import ImageReader
+from data.reader import ImageReader, share
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".gif")
 DEVKIT = "ILSVRC2012_validation_ground_truth.txt"
@@ -61,11 +61,12 @@ class ClassFolders(ImageReader):
         skip_bad: int = 0,
         known: Sequence[str] | None = None,
     ) -> None:
-        if not 0 < fraction <= 1:
-            raise UserError(f"fraction must be above 0 and at most 1, not {fraction}")
         folder = _locate(Path(root), split)
         self.classes, names, labels = _list(folder, known)
-        chosen = _share(labels, fraction, seed)
+        order = labels.argsort(kind="stable")
+        members = np.split(order, np.unique(labels[order], return_index=True)[1][1:])
+        parts = [own[share(len(own), fraction, (seed, int(labels[own[0]])))] for own in members]
+        chosen = np.sort(np.concatenate(parts))
         self.labels = labels[chosen]
         told = "\0".join(self.classes).encode(errors="surrogateescape") + self.labels.tobytes()
         super().__init__(folder, [names[i] for i in chosen], chosen, transform, skip_bad, told)
@@ -217,15 +218,3 @@ def _numbered(told: list[str], label_file: Path, known: Sequence[str] | None) ->
     classes = tuple(known) if known is not None and set(told) <= set(known) else tuple(sorted(set(told)))
     index = {name: i for i, name in enumerate(classes)}
     return classes, np.array([index[label] for label in told], np.int64)
-
-
-def _share(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Positions of the chosen share of each class, sorted."""
-    if fraction == 1:
-        return np.arange(len(labels))
-    chosen = []
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        shuffled = np.random.default_rng((seed, int(label))).permutation(members)
-        chosen.append(shuffled[: max(1, round(fraction * len(members)))])
-    return np.sort(np.concatenate(chosen))

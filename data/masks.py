@@ -22,7 +22,7 @@ from backbones.errors import BadInput, UserError
 from data import ade20k
 from data.batch import IGNORE, Sample
 from data.images import MAX_PIXELS, read_image
-from data.reader import ImageReader
+from data.reader import ImageReader, share
 
 ALIASES = {"train": "training", "val": "validation"}
 SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -64,8 +64,6 @@ class MaskFolders(ImageReader):
         skip_bad: int = 0,
         ignore_index: int | None = None,
     ) -> None:
-        if not 0 < fraction <= 1:
-            raise UserError(f"fraction must be above 0 and at most 1, not {fraction}")
         root = Path(root)
         images, self.masks = _locate(root, split)
         names, masks = _list(images, SUFFIXES), _list(self.masks, (".png",))
@@ -84,10 +82,7 @@ class MaskFolders(ImageReader):
         self._source = root / "classes.txt"
         self.classes, first = _classes(self._source)
         self._table, self._known = _values(len(self.classes), first, ignore_index)
-        chosen = np.arange(len(names))
-        if fraction < 1:
-            shuffled = np.random.default_rng(seed).permutation(len(names))
-            chosen = np.sort(shuffled[: max(1, round(fraction * len(names)))])
+        chosen = share(len(names), fraction, seed)
         told = "\0".join(self.classes).encode() + self._table.tobytes()
         super().__init__(images, [names[i] for i in chosen], chosen, transform, skip_bad, told)
         self.report = Report(len(self), len(present - set(stems)))

@@ -13,10 +13,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from backbones.errors import BadInput
+from backbones.errors import BadInput, UserError
 from data.batch import Draw, Sample
 
 log = logging.getLogger(__name__)
+
+
+def share(total: int, fraction: float, seed: int | tuple[int, ...]) -> np.ndarray:
+    """Sorted positions of that share of `total` things, one at least. Raises UserError for what is no share."""
+    if not 0 < fraction <= 1:
+        raise UserError(f"fraction must be above 0 and at most 1, not {fraction}")
+    if fraction == 1:
+        return np.arange(total)
+    return np.sort(np.random.default_rng(seed).permutation(total)[: max(1, round(fraction * total))])
 
 
 class ImageReader:

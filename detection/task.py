@@ -23,7 +23,7 @@ from detection.evaluator import CocoEvaluator
 from detection.loss import DetectionLoss
 from detection.model import Detector, create_detector
 from detection.postprocess import Detections, to_original
-from experiments.engine.checkpoint import RunInfo
+from experiments.engine.checkpoint import RunInfo, describe_data
 from experiments.engine.config import parse_size
 from experiments.engine.record import write_json
 from experiments.engine.task import Task
@@ -63,12 +63,7 @@ class DetectionTask(Task):
         provenance = model.backbone.provenance
         info = RunInfo(
             task=cls.name,
-            dataset={
-                "root": str(root),
-                "fingerprint": {"train": train.fingerprint, "val": val.fingerprint},
-                "train": asdict(train.report),
-                "val": asdict(val.report),
-            },
+            dataset=describe_data(root, train, val),
             config=asdict(config),
             classes=list(train.classes),
             preprocessing={"mean": list(provenance.mean), "std": list(provenance.std), "size": list(size)},
@@ -81,14 +76,14 @@ class DetectionTask(Task):
             },
         )
         task = cls(model, config, info, cls.evaluator_for(val, info))
-        train.transform = detection_train(size, config.jitter, fill_color(info), vflip=0.5 if config.vflip else 0.0)
+        train.transform = detection_train(size, config.jitter, task.fill, vflip=0.5 if config.vflip else 0.0)
         val.transform = task.transform()
         return task, train, val
 
     @classmethod
     def restore(cls, info: RunInfo, state: dict[str, Tensor], config: EvalConfig | PredictConfig) -> DetectionTask:
         """The task of a finished run."""
-        stored = TrainConfig(**info.config)
+        stored = TrainConfig.of(info.config)
         model = create_detector(
             stored.backbone,
             len(info.classes),
@@ -167,7 +162,7 @@ class DetectionTask(Task):
         return to_original(self.model.predict(images, shown), batch.scales, batch.sizes)
 
     def transform(self) -> Transform:
-        return letterbox(tuple(self.info.preprocessing["size"]), fill_color(self.info))
+        return letterbox(tuple(self.info.preprocessing["size"]), self.fill)
 
     def final_layer(self) -> list[nn.Module]:
         return [self.model.class_head.predict, self.model.box_head.predict]  # type: ignore[list-item]
@@ -215,12 +210,6 @@ def coco_results(image_ids: np.ndarray, boxes: np.ndarray, scores: np.ndarray, c
             strict=True,
         )
     ]
-
-
-def fill_color(info: RunInfo) -> tuple[int, int, int]:
-    """The normalisation's mean as RGB in 0..255: padding of this colour is zero to the network."""
-    r, g, b = (round(255 * m) for m in info.preprocessing["mean"])
-    return r, g, b
 
 
 def network_sizes(dataset: CocoDetection, size: tuple[int, int]) -> np.ndarray:

@@ -14,11 +14,11 @@ from backbones.scaling import scale_of
 from data.batch import IGNORE, Batch, Sample
 from data.masks import MaskFolders
 from data.transforms import ImageLetterbox, segmentation_train
-from experiments.engine.checkpoint import RunInfo
+from experiments.engine.checkpoint import RunInfo, describe_data
 from experiments.engine.config import parse_size
 from experiments.engine.record import write_json
 from experiments.engine.task import Task
-from segmentation.config import EvalConfig, MaskTrainData, PredictConfig, TrainConfig
+from segmentation.config import EvalConfig, PredictConfig, TrainConfig
 from segmentation.decoders import spec_of
 from segmentation.draw import OPACITY, beside, legend, overlay, palette_of, palette_png
 from segmentation.evaluator import SegmentationEvaluator
@@ -77,12 +77,7 @@ class SegmentationTask(Task):
         provenance = model.backbone.provenance
         info = RunInfo(
             task=cls.name,
-            dataset={
-                "root": str(root),
-                "fingerprint": {"train": train.fingerprint, "val": val.fingerprint},
-                "train": asdict(train.report),
-                "val": asdict(val.report),
-            },
+            dataset=describe_data(root, train, val),
             config=asdict(config),
             classes=list(train.classes),
             preprocessing={"mean": list(provenance.mean), "std": list(provenance.std), "size": list(size)},
@@ -99,7 +94,7 @@ class SegmentationTask(Task):
     @classmethod
     def restore(cls, info: RunInfo, state: dict[str, Tensor], config: EvalConfig | PredictConfig) -> SegmentationTask:
         """The task of a finished run."""
-        stored = TrainConfig(**{**info.config, "data": MaskTrainData(**info.config["data"])})
+        stored = TrainConfig.of(info.config)
         model = create_segmenter(stored.backbone, len(info.classes), info.extra["neck"], info.extra["phi"])
         model.load_state_dict(state)
         return cls(model, stored, info, config)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,16 @@ class RunInfo:
     preprocessing: dict[str, Any]
     provenance: dict[str, Any]
     extra: dict[str, Any] = field(default_factory=dict)
+
+
+def describe_data(root: Path, train: Any, val: Any) -> dict[str, Any]:
+    """What `RunInfo.dataset` says of the two readers: where they read, their fingerprints, and their reports."""
+    return {
+        "root": str(root),
+        "fingerprint": {"train": train.fingerprint, "val": val.fingerprint},
+        "train": asdict(train.report),
+        "val": asdict(val.report),
+    }
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -192,8 +192,7 @@ def _stored(config: TrainConfig) -> TrainConfig:
                 f"--resume continues {folder} with its own settings: --{name} {asked[name]} contradicts its "
                 f"{stored[name]}. Leave the flag out, or start a new run."
             )
-    values = {f.name: stored[f.name] for f in fields(config) if f.name != "data"}
-    return type(config)(**values | {"resume": str(folder), "data": type(config.data)(**stored["data"])})
+    return type(config).of(stored | {"resume": str(folder)})
 
 
 def _flat(value: Any) -> Any:

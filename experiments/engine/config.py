@@ -6,8 +6,9 @@ weights were measured to want. A task's presets override them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, Self
 
 from backbones.errors import UserError
 
@@ -92,6 +93,13 @@ class TrainConfig:
     resume: str | None = None
     """Run folder to continue, with its own settings."""
     data: TrainData = field(default_factory=TrainData)
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Self:
+        """The settings that `asdict` made `values` of."""
+        config = cls(**{name: value for name, value in values.items() if name != "data"})
+        config.data = type(config.data)(**values["data"])
+        return config
 
     def check(self) -> None:
         """Raise UserError for values that no run could use."""

@@ -63,12 +63,10 @@ class Task(LightningModule):
         self.config = config
         self.info = info
         self.evaluator = evaluator
-        apply_protocol(self, config.protocol)
-        self._still = freeze_early(model.backbone, config)  # type: ignore[arg-type]
+        self._still: list[nn.Module] = []
         for module in model.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.momentum = config.norm_momentum
-        self.train()  # Lightning keeps the modes that it finds: what is frozen has to be in evaluation mode by now
 
     # --- building: from settings, from a run of ours, from published weights
 
@@ -144,6 +142,12 @@ class Task(LightningModule):
 
     # --- what all tasks share
 
+    def freeze_parts(self) -> None:
+        """Hold still what `--protocol` and `--freeze_stride` do not train, and go to training mode."""
+        apply_protocol(self, self.config.protocol)
+        self._still = freeze_early(self.model.backbone, self.config)  # type: ignore[arg-type]
+        self.train()  # Lightning keeps the modes that it finds: what is frozen has to be in evaluation mode by now
+
     @property
     def fill(self) -> tuple[int, int, int]:
         """The normalisation's mean as RGB in 0..255: padding of this colour is zero to the network."""
@@ -163,7 +167,7 @@ class Task(LightningModule):
         total = torch.stack(list(losses.values())).sum()
         if not torch.isfinite(total):
             ids = ", ".join(str(i) for i in batch.image_ids.tolist())
-            terms = ", ".join(f"{name} {float(value):.3g}" for name, value in losses.items())
+            terms = ", ".join(f"{name} {float(value.detach()):.3g}" for name, value in losses.items())
             raise Diverged(
                 f"the loss is not finite at step {self.global_step} ({terms}), images {ids}. The last checkpoint is "
                 "kept. Lower --lr, lengthen --warmup_epochs, or look at these images."

@@ -121,6 +121,7 @@ def fit(
         ModelCheckpoint(monitor=task.monitor, mode="max", filename="best", **checkpoints),
         ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **checkpoints),
     ]
+    task.freeze_parts()
     task.model.to(memory_format=torch.channels_last)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)

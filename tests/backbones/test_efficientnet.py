@@ -5,7 +5,8 @@ import timm
 import torch
 from torch import nn
 
-from backbones.efficientnet import VARIANTS, EfficientNet, EfficientNetClassifier, SameConv2d, Scaling
+from backbones.efficientnet import VARIANTS, EfficientNet, EfficientNetClassifier, Scaling
+from backbones.mbconv import SameConv2d
 
 # Parameters in millions, arXiv:1905.11946v5 table 2.
 PAPER = {"b0": 5.3, "b1": 7.8, "b2": 9.2, "b3": 12.0, "b4": 19.0, "b5": 30.0, "b6": 43.0, "b7": 66.0}

@@ -20,23 +20,10 @@ from classification.config import TrainConfig
 from classification.task import ClassificationTask, by_depth
 from data.loader import train_loader
 from detection import eval as detection_eval
+from tests.commands import fails, loads, run
 
 TINY = ["--image_size", "64", "--epochs", "2", "--batch_size", "6", "--device", "cpu"]
 MIXED = ["--mixup", "0.2", "--cutmix", "1", "--augment", "randaugment"]
-
-
-def run(command, *arguments):
-    command.main([str(a) for a in arguments])
-
-
-def fails(capsys, code, command, *arguments):
-    """The one message of a command that leaves with `code`."""
-    with pytest.raises(SystemExit) as stop:
-        run(command, *arguments)
-    assert stop.value.code == code
-    message = capsys.readouterr().err
-    assert "Traceback" not in message
-    return " ".join(message.split())
 
 
 def weights(folder, part="state_dict"):
@@ -48,6 +35,12 @@ def trained(folders, tmp_path_factory):
     output = tmp_path_factory.mktemp("runs") / "lite0"
     run(train_command, "--data.root", folders, "--output", output, *TINY, *MIXED)
     return output
+
+
+def test_loads_for_use_in_python(trained):
+    loaded, logits = loads(trained, torch.zeros(2, 3, 64, 64))
+    assert loaded.classes == ("blue <b>", "green", "red")
+    assert logits.shape == (2, 3)
 
 
 def test_run_folder(trained, folders):

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from backbones import create_backbone
 from backbones.base import Backbone, early_parameters
-from backbones.efficientnet import StochasticDepth
 from backbones.errors import BadInput, UserError
+from backbones.mbconv import StochasticDepth
 from classification.imprint import imprint
 from classification.model import create_classifier
 from classification.transforms import EvalCrop

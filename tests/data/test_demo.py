@@ -182,7 +182,7 @@ def test_drawn_once_then_only_looked_up(cache: Path, monkeypatch: pytest.MonkeyP
     assert first == cache / SMALL.folder() / "detection"
     monkeypatch.setattr(demo, "write_demo", lambda *_: pytest.fail("drawn again"))
     assert demo.demo_root("segmentation", SMALL) == first.parent / "segmentation"
-    sheet = demo.contact_sheet(SMALL)
+    sheet = demo.contact_sheet(first.parent)
     assert sheet.ndim == 3
     assert sheet.std() > 30
 

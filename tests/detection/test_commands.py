@@ -19,22 +19,9 @@ from detection import train as train_command
 from detection.config import PRESETS, TrainConfig
 from detection.task import DetectionTask
 from experiments.engine.cli import parse
+from tests.commands import fails, loads, run
 
 TINY = ["--image_size", "64", "--epochs", "2", "--batch_size", "4", "--device", "cpu"]
-
-
-def run(command, *arguments):
-    command.main([str(a) for a in arguments])
-
-
-def fails(capsys, code, command, *arguments):
-    """The one message of a command that leaves with `code`."""
-    with pytest.raises(SystemExit) as stop:
-        run(command, *arguments)
-    assert stop.value.code == code
-    message = capsys.readouterr().err
-    assert "Traceback" not in message
-    return " ".join(message.split())
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +29,13 @@ def trained(coco_root, tmp_path_factory):
     output = tmp_path_factory.mktemp("runs") / "lite0"
     run(train_command, "--data.root", coco_root, "--output", output, *TINY)
     return output
+
+
+def test_loads_for_use_in_python(trained):
+    loaded, (logits, deltas) = loads(trained, torch.zeros(2, 3, 64, 64))
+    assert loaded.classes == ("red <b>", "green")
+    assert loaded.preprocessing == {"mean": [0.5] * 3, "std": [0.5] * 3, "size": [64, 64]}
+    assert logits.shape == (2, deltas.shape[1], 2)
 
 
 def test_run_folder(trained, coco_root):

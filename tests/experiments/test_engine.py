@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from backbones.errors import UserError
+from data.demo import TASKS
 from experiments.engine.checkpoint import AtomicCheckpointIO
 from experiments.engine.config import parse_size
 from experiments.engine.record import cost, write_json
@@ -94,7 +95,10 @@ def test_cost_counts_multiply_adds():
     assert counted["latency_ms"] > 0
 
 
-@pytest.mark.parametrize("module", ["detection.train", "detection.eval", "detection.predict", "backbones"])
+COMMANDS = [f"{task}.{verb}" for task in TASKS for verb in ("train", "eval", "predict")]
+
+
+@pytest.mark.parametrize("module", [*COMMANDS, "backbones"])
 def test_help_does_not_import_torch(module):
     code = (
         "import runpy, sys\n"

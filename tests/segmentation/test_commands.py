@@ -15,23 +15,10 @@ from segmentation import eval as eval_command
 from segmentation import predict as predict_command
 from segmentation import train as train_command
 from segmentation.config import PRESETS, TrainConfig
+from tests.commands import fails, loads, run
 
 TINY = ["--image_size", "64", "--epochs", "2", "--batch_size", "4", "--device", "cpu", "--data.ignore_index", "9"]
 ONCE = [*TINY, "--epochs", "1", "--phi", "lite0"]
-
-
-def run(command, *arguments):
-    command.main([str(a) for a in arguments])
-
-
-def fails(capsys, code, command, *arguments):
-    """The one message of a command that leaves with `code`."""
-    with pytest.raises(SystemExit) as stop:
-        run(command, *arguments)
-    assert stop.value.code == code
-    message = capsys.readouterr().err
-    assert "Traceback" not in message
-    return " ".join(message.split())
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +26,12 @@ def trained(mask_root, tmp_path_factory):
     output = tmp_path_factory.mktemp("runs") / "lite0"
     run(train_command, "--data.root", mask_root, "--output", output, "--losses", "ce", "dice=0.5", *TINY)
     return output
+
+
+def test_loads_for_use_in_python(trained, mask_root):
+    loaded, logits = loads(trained, torch.zeros(2, 3, 33, 47))
+    assert loaded.classes == tuple((mask_root / "classes.txt").read_text().split("\n")[:-1])
+    assert logits.shape == (2, len(loaded.classes), 33, 47)
 
 
 def test_run_folder(trained, mask_root):
