@@ -9,11 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from backbones.base import Backbone, Level
+    from backbones.inference import prepare_for_inference
     from backbones.necks import create_neck
 
-__all__ = ["Backbone", "Level", "create_backbone", "create_neck", "list_backbones"]
+__all__ = ["Backbone", "Level", "create_backbone", "create_neck", "list_backbones", "prepare_for_inference"]
 
-_EXPORTS = {"Backbone": "backbones.base", "Level": "backbones.base", "create_neck": "backbones.necks"}
+_EXPORTS = {
+    "Backbone": "backbones.base",
+    "Level": "backbones.base",
+    "create_neck": "backbones.necks",
+    "prepare_for_inference": "backbones.inference",
+}
 
 
 def create_backbone(
@@ -23,7 +29,8 @@ def create_backbone(
 
     Args:
         name: a name of `list_backbones()`. The EfficientNets B0-B8, L2 and Lite0-4 are this package's, others timm's.
-            Or `module:function` for one of your own, see `backbones.own`.
+            Or `module:function` for one of your own, see `backbones.own`; or an AmoebaNet of any size, see
+            `backbones.amoebanet`.
         pretrained: False for random weights, True for published ones, or the path of a weight file.
         strides: strides of the maps.
 

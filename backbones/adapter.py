@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from timm.layers import Format
 from torch import Tensor, nn
 
+from backbones.amoebanet import LISTED, AmoebaNet, is_amoebanet
 from backbones.base import Backbone, Level
 from backbones.efficientnet import VARIANTS, EfficientNet
 from backbones.errors import UserError, unknown_name
@@ -45,7 +47,7 @@ class TimmBackbone(Backbone):
     def __init__(self, name: str, strides: Sequence[int] = (4, 8, 16, 32)) -> None:
         super().__init__()
         if not timm.is_model(name):
-            raise unknown_name("backbone", name, timm.list_models())
+            raise unknown_name("backbone", name, [*timm.list_models(), *LISTED])
         with torch.device("meta"):
             probe = _build(name)
         features: Any = probe.feature_info
@@ -100,13 +102,19 @@ def build_backbone(name: str, strides: Sequence[int] = (4, 8, 16, 32)) -> Backbo
     if is_own(name):
         return OwnBackbone(name, strides)
     architecture = name.partition(".")[0]
+    if is_amoebanet(architecture):
+        return AmoebaNet(architecture, strides)
     return EfficientNet(architecture, strides) if architecture in VARIANTS else TimmBackbone(architecture, strides)
 
 
 def backbone_names(pattern: str = "*") -> list[str]:
-    """Names that match the shell pattern, sorted: timm's, of which those of VARIANTS are built by this package."""
+    """Names that match the shell pattern, sorted: those of VARIANTS and AmoebaNets are built here, others by timm.
+
+    Two AmoebaNets are listed; one of another size is found by its name alone.
+    """
     unfit = {name for module in UNFIT_MODULES for name in timm.list_models(module=module)}
-    return sorted(set(timm.list_models(pattern)) - unfit - UNFIT)
+    ours = {pattern} if is_amoebanet(pattern) else set(fnmatch.filter(LISTED, pattern))
+    return sorted((set(timm.list_models(pattern)) - unfit - UNFIT) | ours)
 
 
 def _build(name: str, **options: Any) -> nn.Module:

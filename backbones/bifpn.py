@@ -78,16 +78,41 @@ class Fusion(nn.Module):
         return self.norm(self.conv(self.activation(fused)))
 
     def _weighted(self, maps: Sequence[Tensor], weights: Tensor) -> Tensor:
-        if self.fusion == "softmax":
-            share = weights.softmax(0)
-        else:
-            positive = weights.relu()
-            share = positive / (positive.sum() + 1e-4)
-        share = share.to(maps[0].dtype)
+        share = self.share(weights).to(maps[0].dtype)
         fused = maps[0] * share[0]
         for x, weight in zip(maps[1:], share[1:], strict=True):
             fused = torch.addcmul(fused, x, weight)  # one pass and no stacked copy of all maps
         return fused
+
+    def share(self, weights: Tensor) -> Tensor:
+        """The factor on each input."""
+        if self.fusion == "softmax":
+            return weights.softmax(0)
+        positive = weights.relu()
+        return positive / (positive.sum() + 1e-4)
+
+    def for_inference(self) -> FixedFusion:
+        """The same with its weights as plain numbers."""
+        return FixedFusion(self)
+
+
+class FixedFusion(nn.Module):
+    """A fusion that learns no more: `fused` and `maps` as in `Fusion`."""
+
+    def __init__(self, fusion: Fusion) -> None:
+        super().__init__()
+        weights = fusion.weights
+        self.share = [1.0, 1.0, 1.0] if weights is None else fusion.share(weights.detach().float()).tolist()
+        self.activation, self.conv, self.norm = fusion.activation, fusion.conv, fusion.norm
+        if isinstance(self.activation, nn.SiLU):
+            self.activation = nn.SiLU(inplace=True)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """[(B, C, H, W), ...] -> (B, C, H, W)."""
+        fused = maps[0] * self.share[0]
+        for x, weight in zip(maps[1:], self.share[1:], strict=False):
+            fused.add_(x, alpha=weight)
+        return self.norm(self.conv(self.activation(fused)))
 
 
 class BiFPNLayer(nn.Module):

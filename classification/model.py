@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from backbones import create_backbone
 from backbones.adapter import TimmBackbone, build_backbone
+from backbones.amoebanet import is_amoebanet
 from backbones.base import select
 from backbones.efficientnet import VARIANTS, EfficientNet, EfficientNetClassifier
 from backbones.errors import BadInput, UserError
@@ -124,8 +125,8 @@ def create_classifier(
     def build(source: bool | str | Path) -> Classifier:
         if neck is not None:
             return _with_neck(backbone, num_classes, source, neck)
-        if is_own(backbone):
-            return _of_own(backbone, num_classes, source)
+        if is_own(backbone) or is_amoebanet(split_tag(backbone)[0]):
+            return _pooled(backbone, num_classes, source)
         if split_tag(backbone)[0] in VARIANTS:
             return _efficientnet(backbone, num_classes, source)
         return _of_timm(backbone, num_classes, source, stochastic_depth)
@@ -171,8 +172,8 @@ def _efficientnet(name: str, num_classes: int, pretrained: bool | str | Path) ->
     return Classifier(backbone, ConvHead(network), provenance)
 
 
-def _of_own(name: str, num_classes: int, pretrained: bool | str | Path) -> Classifier:
-    """A network of one's own, its coarsest map pooled."""
+def _pooled(name: str, num_classes: int, pretrained: bool | str | Path) -> Classifier:
+    """A network whose coarsest map is pooled: AmoebaNet, whose own head is that, or one of the user's."""
     backbone = create_backbone(name, pretrained, strides=(32,))
     head = PyramidHead(backbone.levels[-1].channels, num_classes)
     _zero(head.classifier)

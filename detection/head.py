@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from backbones.bifpn import SeparableConv, batch_norm, pass_on
 
@@ -58,6 +59,37 @@ class Head(nn.Module):
         for x, norms in zip(maps, self.norms, strict=True):
             for conv, norm in zip(self.convs, norms, strict=True):  # type: ignore[call-overload]
                 x = self.activation(norm(conv(x)))
+            x = self.predict(x).permute(0, 2, 3, 1)
+            predictions.append(x.reshape(x.shape[0], -1, self.outputs))
+        return torch.cat(predictions, dim=1)
+
+    def for_inference(self) -> FoldedHead:
+        """The same with each level's norms folded into pointwise convolutions of its own."""
+        return FoldedHead(self)
+
+
+class FoldedHead(nn.Module):
+    """A head that learns no more: levels share depthwise filters still, the small pointwise ones are each level's."""
+
+    def __init__(self, head: Head) -> None:
+        super().__init__()
+        self.outputs, self.predict = head.outputs, head.predict
+        self.activation = nn.SiLU(inplace=True) if isinstance(head.activation, nn.SiLU) else head.activation
+        self.depthwise = nn.ModuleList(conv.depthwise for conv in head.convs)  # type: ignore[misc]
+        self.pointwise = nn.ModuleList(
+            nn.ModuleList(
+                fuse_conv_bn_eval(conv.pointwise, norm)
+                for conv, norm in zip(head.convs, norms, strict=True)  # type: ignore[call-overload]
+            )
+            for norms in head.norms
+        )
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """As in `Head`."""
+        predictions = []
+        for x, pointwise in zip(maps, self.pointwise, strict=True):
+            for depthwise, conv in zip(self.depthwise, pointwise, strict=True):  # type: ignore[call-overload]
+                x = self.activation(conv(depthwise(x)))
             x = self.predict(x).permute(0, 2, 3, 1)
             predictions.append(x.reshape(x.shape[0], -1, self.outputs))
         return torch.cat(predictions, dim=1)

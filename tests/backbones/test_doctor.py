@@ -70,6 +70,39 @@ class Idle(Sound):
         self.spare = nn.Linear(4, 4)
 
 
+class Normed(Sound):
+    def __init__(self, **options):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(8, **options)
+
+    def forward(self, images):
+        first, *maps = super().forward(images)
+        return [self.norm(first), *maps]
+
+
+class Restless(Normed):
+    def forward(self, images):
+        self.norm.train()
+        return super().forward(images)
+
+
+class Frozen(Normed):
+    def train(self, mode=True):
+        super().train(mode)
+        self.norm.eval()
+        return self
+
+
+class Forgetful(Normed):
+    def __init__(self):
+        super().__init__(track_running_stats=False)
+
+
+class Concrete(Sound):
+    def forward(self, images):
+        return [x * images.max().item() ** 0 for x in super().forward(images)]
+
+
 class SquareOnly(Sound):
     def forward(self, images):
         maps = super().forward(images)
@@ -86,6 +119,10 @@ class SquareOnly(Sound):
         (Mixing, "images of a batch", "failed", "neighbours"),
         (Layout, "channels-last", "failed", "it gives other maps"),
         (Idle, "gradients", "warning", "2 parameters never learn: network.spare.bias"),
+        (Restless, "batch norm", "failed", "network.norm learns from images in evaluation"),
+        (Frozen, "batch norm", "warning", "1 of 1 learn nothing in training: network.norm"),
+        (Forgetful, "batch norm", "failed", "network.norm keeps no statistics"),
+        (Concrete, "cost", "warning", "does not run on the meta device"),
         (SquareOnly, "maps of 333x500", "failed", "where `levels` promise"),
     ],
 )
@@ -116,6 +153,34 @@ def test_a_sound_network_of_ones_own(monkeypatch, capsys):
     assert capsys.readouterr().out.count("alignment") == 2
     assert main(["resnet51"]) == 2
     assert "Did you mean" in capsys.readouterr().err
+
+
+def test_batch_norms_are_left_as_they_were(monkeypatch):
+    network = Normed()
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    module = type(sys)("patient")
+    module.network = lambda: network
+    monkeypatch.setitem(sys.modules, "patient", module)
+    assert {f.check: f.state for f in examine("patient:network")}["batch norm"] == "ok"
+    for key, value in network.state_dict().items():
+        torch.testing.assert_close(value, before[key], rtol=0, atol=0)
+
+
+def test_costs_are_those_to_each_map():
+    """ResNet-18 by hand at 256x256: stem and two blocks of 64 channels at stride 4, multiply-adds of convolutions."""
+    stem, block = 3 * 64 * 49 * 128**2, 2 * 64 * 64 * 9 * 64**2
+    params = 3 * 64 * 49 + 4 * 64 * 64 * 9 + 5 * 2 * 64
+    told = {f.check: f.says for f in examine("resnet18", image_sizes=[(64, 64)])}
+    assert f"{params / 1e6:.3g}M and {(stem + 2 * block) / 1e9:.3g}B to stride 4" in told["cost"]
+    assert told["maps"].endswith("of the right size for 64x64")
+
+
+def test_image_sizes_of_the_command(capsys):
+    assert main(["resnet18", "--image_size", "64", "65x97"]) == 0
+    assert "64x64, 65x97" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as done:
+        main(["resnet18", "--image_size", "0"])
+    assert done.value.code == 2
 
 
 def test_packaged_weights_tell_their_normalisation():
