@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test lint format lock clean
+.PHONY: install demo test reliability bench lint format lock clean
 
 install: .venv/installed
 
@@ -18,6 +18,14 @@ demo: install
 # One thread a worker: several that each use all cores would wait for each other most of the time.
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+
+# Every fault of docs/reliability.md in full: kills by the dozen, inputs damaged by the thousand. About half an hour.
+reliability: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --reliability docs/reliability.md
+
+# Speed against the peers, in turns, as docs/performance.md. About a quarter of an hour on an idle machine.
+bench: install
+	$(BIN)/python -W ignore -m tests.benchmarks
 
 lint: install
 	$(BIN)/ruff check .

@@ -24,7 +24,6 @@ import timm
 import torch
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE, PYTORCH_WEIGHTS_NAME, SAFETENSORS_SINGLE_FILE
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.models import PretrainedCfg, get_pretrained_cfg
 from timm.models._hub import get_cache_dir
@@ -33,7 +32,6 @@ from torch import Tensor, nn
 from backbones.adapter import TimmBackbone, build_backbone
 from backbones.base import Backbone
 from backbones.errors import BadInput, unknown_name
-from backbones.own import is_own
 from backbones.provenance import TOP1, Provenance, described, published_tags, split_tag
 
 logger = logging.getLogger(__name__)
@@ -121,7 +119,7 @@ def read_file(path: str | Path) -> Any:
             f"{path} is damaged, or holds Python objects besides tensors. Such objects could run code and are not "
             f"read; save its state dict alone, best as .safetensors. ({_first_line(error)})"
         ) from error
-    except (RuntimeError, SafetensorError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged stream leads the unpickler to errors of any kind
         raise BadInput(f"{path} is truncated or not a weight file; fetch it again. ({_first_line(error)})") from error
 
 
@@ -150,7 +148,7 @@ def _config(architecture: str, tag: str | None) -> Any:
     tags = published_tags(architecture)
     if tag and tag not in tags:
         raise unknown_name("published weights", f"{architecture}.{tag}", [f"{architecture}.{known}" for known in tags])
-    if is_own(architecture):
+    if not timm.is_model(architecture):
         return PretrainedCfg()  # timm's defaults: ImageNet's mean and standard deviation, and no weights
     return get_pretrained_cfg(f"{architecture}.{tag}" if tag else architecture)
 
@@ -196,7 +194,7 @@ def _fetch(architecture: str, config: Any) -> dict[str, Tensor]:
 def _fill(network: nn.Module, architecture: str, state: dict[str, Tensor], origin: str) -> str:
     """Load the part of `state` that is this network; returns the name of the file's format."""
     with torch.device("meta"):
-        whole = network.state_dict() if is_own(architecture) else timm.create_model(architecture).state_dict()
+        whole = (timm.create_model(architecture) if timm.is_model(architecture) else network).state_dict()
         backbone = network if isinstance(network, Backbone) else build_backbone(architecture)
     own, names = network.state_dict(), _published_names(network)
     layout, part, names = _locate(state, whole, names, origin)

@@ -73,6 +73,10 @@ class Batch:
     def __len__(self) -> int:
         return len(self.images)
 
+    def __getitem__(self, images: slice) -> Batch:
+        """Some of its images, as views."""
+        return self._map(lambda value: value[images])
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The same batch on `device`."""
         return self._map(lambda value: value.to(device, non_blocking=non_blocking))
@@ -80,6 +84,10 @@ class Batch:
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory, from which copies to a GPU can overlap with work. Needs CUDA."""
         return self._map(lambda value: value.pin_memory())
+
+    def share_memory(self) -> Batch:
+        """The same batch in memory that other processes can read. Raises RuntimeError where that is full."""
+        return self._map(lambda value: value.share_memory_())
 
     def _map(self, move: Callable[[Tensor], Tensor]) -> Batch:
         present = {name: tensor for name, tensor in vars(self).items() if tensor is not None}

@@ -12,6 +12,8 @@ import numpy as np
 from backbones.errors import BadInput
 from data.images import MAX_PIXELS
 
+LARGEST = 2**53  # of the whole numbers, which doubles hold exactly: JSON does not tell 1 from 1.0
+
 
 @dataclass(frozen=True)
 class Tables:
@@ -119,10 +121,13 @@ class _Columns:
 
     def integers(self, table: str, key: str, default: int | None = None) -> np.ndarray:
         values = self.values(table, key, default)
-        column = np.array(values) if values else np.zeros(0, np.int64)
+        try:
+            column = np.array(values) if values else np.zeros(0, np.int64)
+        except ValueError:  # lists of different lengths among the numbers
+            column = np.array([None])
         whole = column.dtype.kind in "biu" or (column.dtype.kind == "f" and bool((column == np.round(column)).all()))
-        if not whole or column.ndim != 1:
-            at = next((i for i, v in enumerate(values) if not isinstance(v, int)), 0)
+        if not whole or column.ndim != 1 or (np.abs(column) > LARGEST).any():
+            at = next((i for i, v in enumerate(values) if not isinstance(v, int) or abs(v) > LARGEST), 0)
             raise BadInput(f"{self.file}: {table}[{at}] has {key} {values[at]!r}, not a whole number")
         return column.astype(np.int64)
 
@@ -137,7 +142,7 @@ class _Columns:
         values = self.values("annotations", "bbox")
         try:
             return np.array(values, np.float64).reshape(len(values), 4)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):
             at = next((i for i, v in enumerate(values) if not _is_box(v)), 0)
             raise BadInput(
                 f"{self.file}: annotations[{at}] has bbox {values[at]!r}, not four numbers x, y, width, height"

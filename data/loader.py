@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import struct
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import cv2
 import numpy as np
 import torch
 import torch.distributed
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from backbones.errors import BadInput
 from data.batch import Batch, Draw, Sample, collate
@@ -115,13 +116,25 @@ class Loader(DataLoader[Batch]):
     def __init__(self, source: Source, **options: Any) -> None:
         super().__init__(_Guarded(source), collate_fn=_collate, **options)
         self.source = source
+        self._handed_out = 0  # batches of this epoch
 
     def __iter__(self) -> Any:
-        """Batches; raises `BadInput` in place of one that holds an unreadable sample."""
+        """Batches; raises `BadInput` for an unreadable sample, RuntimeError where shared memory is full."""
+        self._handed_out = getattr(self.batch_sampler, "start_batch", 0)
         for batch in super().__iter__():
-            if isinstance(batch, BadInput):
+            if isinstance(batch, Exception):
                 raise batch
+            self._handed_out += 1
             yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Where a resumed run goes on; Lightning keeps it in checkpoints. Of use for training batches alone."""
+        return self.batch_sampler.state_dict(self._handed_out) if isinstance(self.batch_sampler, TrainBatches) else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Begin the next pass where `state` was taken. Raises `BadInput` if that run shuffled with another seed."""
+        if isinstance(self.batch_sampler, TrainBatches) and state:
+            self.batch_sampler.load_state_dict(state)
 
 
 class _Guarded(Dataset[Any]):
@@ -140,9 +153,18 @@ class _Guarded(Dataset[Any]):
             return error
 
 
-def _collate(samples: list[Sample | BadInput]) -> Batch | BadInput:
+def _collate(samples: list[Sample | BadInput]) -> Batch | Exception:
     good = [sample for sample in samples if isinstance(sample, Sample)]
-    return collate(good) if len(good) == len(samples) else next(s for s in samples if isinstance(s, BadInput))
+    if len(good) < len(samples):
+        return next(s for s in samples if isinstance(s, BadInput))
+    batch = collate(good)
+    if get_worker_info() is None:
+        return batch
+    try:
+        # Moved here, not when it is sent: a thread of the worker does that, whose errors the trainer would never hear.
+        return batch.share_memory()
+    except RuntimeError as error:
+        return RuntimeError(str(error))
 
 
 def train_loader(
@@ -188,7 +210,7 @@ def _loader(dataset: Source, batches: Sampler[Any], workers: int | None) -> Load
         persistent_workers=workers > 0,
         prefetch_factor=2 if workers else None,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_one_thread,
+        worker_init_fn=_start_worker,
         # Forked workers share the annotations and start in milliseconds; other systems cannot fork safely.
         multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
         # The loader seeds its workers from this; from the global one it would shift the network's random numbers.
@@ -196,7 +218,8 @@ def _loader(dataset: Source, batches: Sampler[Any], workers: int | None) -> Load
     )
 
 
-def _one_thread(_: int) -> None:
-    """Keep workers from starting threads of their own: they already use every core."""
+def _start_worker(_: int) -> None:
+    """Keep workers from starting threads of their own, and from leaving at Ctrl-C before the trainer has saved."""
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

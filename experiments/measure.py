@@ -27,7 +27,8 @@ from experiments.engine.commands import err, out
 from experiments.engine.config import parse_size
 from experiments.engine.published import classifier_of
 from experiments.engine.record import synchronize
-from experiments.engine.trainer import autocast, device_of
+from experiments.engine.task import autocast
+from experiments.engine.trainer import device_of
 from experiments.profile import ProfileConfig
 from experiments.wording import billions, millions
 from segmentation.model import create_segmenter

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,13 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 from backbones.errors import BadInput, UserError
 from backbones.weights import read_file
 
+try:
+    import fcntl
+except ImportError:
+    fcntl = None  # type: ignore[assignment]
+
 RUNS = Path("runs")
+PATIENCE = 15.0  # seconds that a killed trainer's loader processes may live on
 
 
 @dataclass
@@ -55,8 +63,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         temporary = None
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            for leftover in target.parent.glob(f".{target.name}.*"):  # of a process killed while it wrote
-                leftover.unlink()
             with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
                 temporary = Path(file.name)
                 torch.save(checkpoint, file)
@@ -70,6 +76,34 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 f"cannot write {target}: {_first_line(error)}. Earlier checkpoints are intact; free some space and "
                 "continue with --resume."
             ) from error
+
+
+def sweep(folder: Path) -> None:
+    """Remove from a checkpoints folder what a process left that was killed while it wrote."""
+    for leftover in folder.glob(".*.ckpt.*"):
+        leftover.unlink()
+
+
+@contextmanager
+def occupied(folder: Path) -> Iterator[None]:
+    """Keep other processes from training in a run folder. Raises UserError where one does.
+
+    Loader processes hold on to the lock as well, and outlive a trainer that was killed by some seconds.
+    """
+    if fcntl is None:  # no Unix
+        yield
+        return
+    with open(folder / "config.yaml") as file:
+        until = time.monotonic() + PATIENCE
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise UserError(f"another process is training in {folder}: wait for it, or stop it") from None
+                time.sleep(0.2)
+        yield
 
 
 def new_run_folder(task: str, backbone: str, output: str | None) -> Path:
@@ -119,7 +153,10 @@ def read_run(path: str | Path) -> tuple[RunInfo, dict[str, torch.Tensor]]:
     checkpoint = read_file(file)
     prefix = "model."
     state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
-    return RunInfo(**checkpoint["run"]), state
+    try:
+        return RunInfo(**checkpoint["run"]), state
+    except TypeError as error:
+        raise BadInput(f"{file} describes its run otherwise than this version does ({error})") from error
 
 
 def _first_line(error: BaseException) -> str:

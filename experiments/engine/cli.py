@@ -17,6 +17,7 @@ from typing import Any, TypeVar, get_origin, get_type_hints
 from jsonargparse import ArgumentParser, set_parsing_settings
 
 from backbones.errors import UserError, unknown_name
+from experiments.engine.faults import explained
 
 Config = TypeVar("Config")
 INTERRUPTED = 130
@@ -63,6 +64,12 @@ def command(
             sys.exit(INTERRUPTED)
         except BrokenPipeError:  # `| head` has read enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except (OSError, RuntimeError, MemoryError) as error:
+            known = explained(error)
+            if known is None:
+                raise
+            _say(str(known))
+            sys.exit(known.exit_code)
 
     return main
 
@@ -147,7 +154,18 @@ def _resolve_preset(
         elif name:
             arguments[i + 1] = str(path)
     preset = None if given else default_preset(arguments)
-    return [*(["--config", str(presets / f"{preset}.yaml")] if preset else []), *arguments]
+    settings = [str(presets / f"{preset}.yaml")] if preset else _resumed(arguments)
+    return [*(word for file in settings for word in ("--config", file)), *arguments]
+
+
+def _resumed(arguments: list[str]) -> list[str]:
+    """The settings of the run that `--resume` names, which flags are then laid over: what they change is seen."""
+    for i, argument in enumerate(arguments):
+        flag, equals, value = argument.partition("=")
+        folder = value if equals else "".join(arguments[i + 1 : i + 2])
+        if flag == "--resume" and folder and Path(folder, "config.yaml").is_file():
+            return [str(Path(folder, "config.yaml"))]
+    return []
 
 
 def _say(message: str) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +21,7 @@ from rich.progress import track
 from rich.table import Table
 
 from backbones.errors import BadInput, UserError
+from backbones.inference import prepare_for_inference
 from data.batch import Sample, collate
 from data.demo import demo_root
 from data.images import read_image
@@ -27,13 +31,16 @@ from experiments.engine.config import EvalConfig, PredictConfig, ScoreConfig, Tr
 from experiments.engine.memory import keep_freed_memory
 from experiments.engine.plots import curves
 from experiments.engine.record import write_json
-from experiments.engine.task import Task
-from experiments.engine.trainer import autocast, device_of, fit, seed_everything
+from experiments.engine.task import Task, autocast
+from experiments.engine.trainer import device_of, fit, seed_everything
 from experiments.engine.versus import print_versus, read_records
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 PICTURES = 8  # validation images drawn after training
 CLASSES_SHOWN = 25
+AHEAD = 4  # images that `predict` reads before their turn, and pictures that may wait to be written
+
+T = TypeVar("T")
 
 out = Console(soft_wrap=True, highlight=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -51,7 +58,7 @@ def train(task_class: type[Task], config: TrainConfig) -> dict[str, Any]:
         keep_freed_memory()
     root = Path(config.data.root) if config.data.root else demo_root(task_class.name)
     seed_everything(config.seed)
-    task, train_set, val_set = task_class.prepare(config, root)
+    task, train_set, val_set = task_class.prepare(replace(config, resume=None), root)
     output = Path(config.resume) if config.resume else new_run_folder(task_class.name, config.backbone, config.output)
     weights = task.info.provenance
     err.print(
@@ -95,11 +102,8 @@ def evaluate(task_class: type[Task], config: EvalConfig) -> dict[str, float]:
     dataset = task.for_eval(root, config.data.split, config.data.skip_bad)
     task.to(device).eval()
     loader = eval_loader(dataset, config.batch_size, config.data.workers)
-    with torch.inference_mode(), autocast(config.precision, device):
-        for batch in track(loader, f"scoring {len(dataset)} images", console=err, transient=True):
-            batch = batch.to(device)
-            task.evaluator.update(task.predictions(task.normalised(batch), batch), batch)
-    metrics = task.evaluator.compute()
+    tracked = track(loader, f"scoring {len(dataset)} images", console=err, transient=True)
+    metrics = task.evaluate(tracked, config.precision)
     out.print(f"{root}, split {config.data.split}, {len(dataset)} images")
     _print_scores(task, metrics)
     _print_versus(task, config, dataset, metrics)
@@ -120,17 +124,47 @@ def predict(task_class: type[Task], config: PredictConfig) -> None:
     folder = _make(config.output)
     if folder.resolve() in {file.parent.resolve() for file in files}:
         raise UserError(f"--output {folder} is where the images are, and would be written over: name another folder")
+    task.model = prepare_for_inference(task.model, config.precision)
+    transform = task.transform()
+
+    def read(number: int) -> tuple[np.ndarray, Sample]:
+        image = read_image(files[number])
+        return image, transform(_unlabelled(image, number), 0)
+
+    def write(found: Any, image: np.ndarray, name: str) -> None:
+        if config.pictures:
+            Image.fromarray(task.picture(image, found, config=config)).save(folder / f"{name}.jpg", quality=92)
+        task.save(found, folder / name)
+
     records: list[dict[str, Any]] = []
-    for number, file in enumerate(track(files, f"predicting {len(files)} images", console=err, transient=True)):
-        image = read_image(file)
-        batch = collate([task.transform()(_unlabelled(image, number), 0)]).to(device)
-        with torch.inference_mode(), autocast(config.precision, device):
-            found = task.predictions(task.normalised(batch), batch)
-        records += [{"file": file.name, **record} for record in task.records(found, number)]
-        Image.fromarray(task.picture(image, found, config=config)).save(folder / f"{file.stem}.jpg", quality=92)
-        task.save(found, folder / file.stem)
+    # Files are read and pictures written beside the network's work: decoders let go of Python's lock.
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+        numbers = track(range(len(files)), f"predicting {len(files)} images", console=err, transient=True)
+        written: deque[Future[None]] = deque()
+        for number, (image, sample) in zip(numbers, _ahead(reader, read, len(files)), strict=True):
+            batch = collate([sample]).to(device)
+            with torch.inference_mode(), autocast(config.precision, device):
+                found = task.predictions(task.normalised(batch), batch)
+            records += [{"file": files[number].name, **record} for record in task.records(found, number)]
+            written.append(writer.submit(write, found, image, files[number].stem))
+            if len(written) > AHEAD:
+                written.popleft().result()
+        for last in written:
+            last.result()
     write_json(folder / "predictions.json", records)
-    out.print(f"{len(files)} pictures and predictions.json in {folder}")
+    out.print(f"{f'{len(files)} pictures and ' if config.pictures else ''}predictions.json in {folder}")
+
+
+def _ahead(pool: ThreadPoolExecutor, work: Callable[[int], T], count: int) -> Iterator[T]:
+    """`work(0)`, `work(1)`, ... in order, a few of them done ahead of time."""
+    waiting: deque[Future[T]] = deque(pool.submit(work, number) for number in range(min(AHEAD, count)))
+    for number in range(AHEAD, count + AHEAD):
+        result = waiting.popleft().result()
+        if number < count:
+            waiting.append(pool.submit(work, number))
+        yield result
+        if not waiting:
+            return
 
 
 def image_files(path: str) -> list[Path]:
@@ -202,18 +236,14 @@ def _stored(config: TrainConfig) -> TrainConfig:
     if (folder / "record.json").is_file():
         raise UserError(f"--resume {folder}: that run is complete, its scores are in record.json")
     stored = yaml.safe_load(file.read_text())
-    asked, default = asdict(config), asdict(type(config)())
+    asked = yaml.safe_load(yaml.safe_dump(asdict(config)))  # as it would be stored
     for name in asked.keys() - {"resume", "output"}:
-        if asked[name] not in (default[name], stored[name]) and list(_flat(asked[name])) != list(_flat(stored[name])):
+        if asked[name] != stored[name]:
             raise UserError(
                 f"--resume continues {folder} with its own settings: --{name} {asked[name]} contradicts its "
                 f"{stored[name]}. Leave the flag out, or start a new run."
             )
-    return type(config).of(stored | {"resume": str(folder)})
-
-
-def _flat(value: Any) -> Any:
-    return value if isinstance(value, (list, tuple)) else [value]
+    return config
 
 
 def _picture(task: Task, dataset: Any, index: int, device: torch.device) -> Image.Image:

@@ -167,6 +167,8 @@ class PredictConfig(ScoreConfig):
     """Image file, or folder of images."""
     output: str = "predictions"
     """Folder for the results."""
+    pictures: bool = True
+    """Draw what is found on every image."""
 
 
 def parse_size(size: int | str) -> tuple[int, int]:

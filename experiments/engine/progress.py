@@ -30,20 +30,23 @@ class TrainingProgress(Callback):
                 console=self.console,
             )  # fmt: skip
             self.bar.start()
-            self.row = self.bar.add_task("", total=int(trainer.estimated_stepping_batches), left="")
+            self.row = self.bar.add_task("", total=module.total_steps, left="")
 
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        loss = float(outputs["loss"])
+        loss = float(module.step_losses["loss"])
         # Smoothed over about 20 steps: a single batch's loss says little.
         self.loss = loss if self.loss != self.loss else self.loss + (loss - self.loss) / 20
         if self.bar is not None:
             self.bar.update(
-                self.row, completed=trainer.global_step, description=self._text(trainer), left=self._left(trainer)
+                self.row,
+                completed=trainer.global_step,
+                description=self._text(trainer),
+                left=self._left(trainer, module),
             )
 
     def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
         if self.bar is None:
-            self.console.print(f"{self._text(trainer)}  {self._left(trainer)}", highlight=False, soft_wrap=True)
+            self.console.print(f"{self._text(trainer)}  {self._left(trainer, module)}", highlight=False, soft_wrap=True)
 
     def on_train_end(self, trainer: Any, module: Any) -> None:
         self._stop()
@@ -62,10 +65,10 @@ class TrainingProgress(Callback):
         epoch = min(trainer.current_epoch + 1, trainer.max_epochs)
         return f"epoch {epoch}/{trainer.max_epochs}  loss {self.loss:.3f}  {self.monitor} {shown}"
 
-    def _left(self, trainer: Any) -> str:
+    def _left(self, trainer: Any, module: Any) -> str:
         done = trainer.global_step - self.first_step
         if not done:
             return ""
-        seconds = (time.monotonic() - self.started) / done * (trainer.estimated_stepping_batches - trainer.global_step)
+        seconds = (time.monotonic() - self.started) / done * (module.total_steps - trainer.global_step)
         minutes, seconds = divmod(round(seconds), 60)
         return f"{minutes}:{seconds:02d} left"

@@ -27,9 +27,18 @@ WARMUP, REPEATS = 3, 10
 
 def write_json(path: Path, content: Any) -> None:
     """Write beside the target and rename; NaN, which JSON has no word for, becomes null."""
+    write_text(path, json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write beside the target and rename: the file is the old one or the new one, whatever happens."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
-    temporary.replace(path)
+    try:
+        temporary.write_text(text)
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _plain(value: Any) -> Any:

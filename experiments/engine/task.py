@@ -5,8 +5,9 @@ A task fills in how it is built, what it minimises, and how its predictions are 
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -21,12 +22,21 @@ from data.batch import Batch, Sample, normalise
 from data.loader import draw_seed
 from experiments.engine.checkpoint import RunInfo
 from experiments.engine.config import TrainConfig
+from experiments.engine.faults import out_of_memory
+
+log = logging.getLogger(__name__)
 
 
 class Diverged(UserError):
     """The loss is no longer a finite number."""
 
     exit_code = 4
+
+
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """The arithmetic called `fp32`, `bf16` or `fp16`, as a context for inference."""
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    return torch.autocast(device.type, dtype if precision != "fp32" else torch.bfloat16, enabled=precision != "fp32")
 
 
 class Evaluator(Protocol):
@@ -64,6 +74,10 @@ class Task(LightningModule):
         self.info = info
         self.evaluator = evaluator
         self._still: list[nn.Module] = []
+        self._seen: list[Tensor] = []  # ids of the images that the gradients so far are of
+        self._most = 0  # images that memory suffices for at once in evaluation; 0 for any number
+        self.step_losses: dict[str, Tensor] = {}  # the last step's
+        self.total_steps = 0  # of the run; asking Lightning would set up its loaders before their state is restored
         for module in model.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.momentum = config.norm_momentum
@@ -163,25 +177,70 @@ class Task(LightningModule):
         torch.manual_seed(draw_seed(self.config.seed, self.current_epoch, batch_idx))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        if batch_idx % self.config.accumulate == 0:
+            self._seen = []
+        self._seen.append(batch.image_ids)
         losses = self.losses(self.normalised(batch), batch)
         total = torch.stack(list(losses.values())).sum()
+        terms = {f"loss_{name}": value.detach() for name, value in losses.items()}
         if not torch.isfinite(total):
-            ids = ", ".join(str(i) for i in batch.image_ids.tolist())
-            terms = ", ".join(f"{name} {float(value.detach()):.3g}" for name, value in losses.items())
-            raise Diverged(
-                f"the loss is not finite at step {self.global_step} ({terms}), images {ids}. The last checkpoint is "
-                "kept. Lower --lr, lengthen --warmup_epochs, or look at these images."
-            )
-        values = {"loss": total} | (
-            {f"loss_{name}": value for name, value in losses.items()} if len(losses) > 1 else {}
-        )
-        self.log_dict({name: value.detach() for name, value in values.items()}, on_step=False, on_epoch=True,
-                      batch_size=len(batch))  # fmt: skip
+            told = ", ".join(f"{name} {float(value):.3g}" for name, value in terms.items())
+            raise self._diverged("the loss", f" ({told})")
+        self.step_losses = {"loss": total.detach()} | (terms if len(terms) > 1 else {})
         return total
 
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Scale the gradients down to `--clip`; raises Diverged before any that is not finite can reach the weights."""
+        found = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = nn.utils.get_total_norm([p.grad for p in found])
+        if self.config.precision != "fp16" and not torch.isfinite(norm):  # which fp16's loss scaler expects, and skips
+            raise self._diverged("the gradient")
+        if self.config.clip:
+            nn.utils.clip_grads_with_norm_(found, self.config.clip, norm)
+
+    def _diverged(self, what: str, terms: str = "") -> Diverged:
+        ids = ", ".join(str(i) for i in torch.cat(self._seen).tolist())
+        return Diverged(
+            f"{what} is not finite at step {self.global_step}{terms}, images {ids}. The last checkpoint is kept. Lower "
+            "--lr, lengthen --warmup_epochs, or look at these images."
+        )
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self.score(batch)
+
+    def score(self, batch: Batch) -> None:
+        """Predict a batch and hand it to the evaluator; in halves where memory does not suffice for all of it."""
         assert self.evaluator is not None
-        self.evaluator.update(self.predictions(self.normalised(batch), batch), batch)
+        while len(batch):
+            part = batch[: self._most] if self._most else batch
+            try:
+                found = self.predictions(self.normalised(part), part)
+            except (RuntimeError, MemoryError) as error:
+                if len(part) == 1 or not out_of_memory(error):
+                    raise
+                found = None
+            if found is None:  # outside of the except clause, which would keep what fills the memory
+                self._most = len(part) // 2
+                log.warning("memory does not suffice for %d images at a time: %d from now on", len(part), self._most)
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+                continue
+            self.evaluator.update(found, part)
+            batch = batch[len(part) :]
+
+    @torch.inference_mode()
+    def evaluate(self, loader: Iterable[Batch], precision: str = "fp32") -> dict[str, float]:
+        """Score all batches of `loader` in the arithmetic called `precision`; returns the scores."""
+        assert self.evaluator is not None
+        self.eval()
+        self.evaluator.reset()
+        with autocast(precision, self.device):
+            for batch in loader:
+                self.score(batch.to(self.device))
+        self.scores = self.evaluator.compute()
+        return self.scores
 
     def on_validation_epoch_start(self) -> None:
         assert self.evaluator is not None
@@ -221,7 +280,7 @@ class Task(LightningModule):
         else:
             # tensorflow/tpu models/official/efficientnet/utils.py: decay 0.9, momentum 0.9, epsilon 1e-3.
             optimizer = torch.optim.RMSprop(groups, alpha=0.9, momentum=0.9, eps=1e-3)
-        steps = int(self.trainer.estimated_stepping_batches)
+        steps = self.total_steps
         warmup = min(round(config.warmup_epochs * steps / config.epochs), max(steps - 1, 1))
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.lr_factor(step, warmup, steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import time
+import math
 import warnings
 from dataclasses import asdict
 from pathlib import Path
@@ -13,13 +13,15 @@ import lightning.pytorch as pl
 import torch
 import yaml
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, WeightAveraging
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor
 
 from backbones.errors import UserError
-from experiments.engine.checkpoint import AtomicCheckpointIO, find_checkpoint
+from experiments.engine.checkpoint import AtomicCheckpointIO, find_checkpoint, occupied, read_run, sweep
+from experiments.engine.faults import out_of_memory, smaller_batch
+from experiments.engine.history import History
+from experiments.engine.keep import KeepLast
 from experiments.engine.progress import TrainingProgress
-from experiments.engine.record import cost, peak_memory_mb, surroundings, write_json
+from experiments.engine.record import cost, peak_memory_mb, surroundings, write_json, write_text
 from experiments.engine.task import Task
 
 PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
@@ -63,34 +65,9 @@ def device_of(name: str) -> torch.device:
     return device
 
 
-def autocast(precision: str, device: torch.device) -> torch.autocast:
-    """The arithmetic called `fp32`, `bf16` or `fp16`, as a context for inference."""
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    return torch.autocast(device.type, dtype if precision != "fp32" else torch.bfloat16, enabled=precision != "fp32")
-
-
 def accelerator(device: torch.device) -> dict[str, Any]:
     """`device` in the words of Lightning's Trainer."""
     return {"accelerator": device.type, "devices": [device.index or 0] if device.type == "cuda" else 1}
-
-
-class Best(Callback):
-    """Remembers the scores of the best evaluation so far, and its epoch (from 1)."""
-
-    def __init__(self, monitor: str) -> None:
-        self.monitor = monitor
-        self.scores: dict[str, float] = {}
-
-    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        scores = dict(module.scores, epoch=trainer.current_epoch + 1)  # type: ignore[arg-type]
-        if not self.scores or scores[self.monitor] > self.scores[self.monitor]:
-            self.scores = scores
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.scores
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.scores = state_dict
 
 
 class LastEpochValidation(Callback):
@@ -104,23 +81,26 @@ class LastEpochValidation(Callback):
 def fit(
     task: Task, train_loader: Any, val_loader: Any, output: Path, resume: bool = False, if_interrupted: str = ""
 ) -> dict[str, Any]:
-    """Train, evaluate, and write the run folder; returns the record.
+    """Train, evaluate, and write the run folder; returns the record. The task is left evaluated, with what is saved.
 
-    Raises Diverged where the loss stops being finite, BadInput where nothing can be written.
+    Raises Diverged where loss or gradients stop being finite, BadInput where nothing can be written or a step does not
+    fit in memory, KeyboardInterrupt saying `if_interrupted` where the run was asked to stop.
     """
     config = task.config
     device = device_of(config.device)
-    (output / "config.yaml").write_text(yaml.safe_dump(asdict(config), sort_keys=False))
-    checkpoints: dict[str, Any] = {"dirpath": output / "checkpoints", "enable_version_counter": False}
-    best = Best(task.monitor)
+    checkpoints = output / "checkpoints"
+    if not resume:
+        write_text(output / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False))
+    history, keep = History(output, task.monitor), KeepLast(checkpoints / "last.ckpt")
     callbacks: list[Callback] = [
         *([EMA(config.ema_decay)] if config.ema_decay else []),
         LastEpochValidation(),
         TrainingProgress(task.monitor),
-        best,
-        ModelCheckpoint(monitor=task.monitor, mode="max", filename="best", **checkpoints),
-        ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **checkpoints),
+        history,
+        ModelCheckpoint(checkpoints, "best", monitor=task.monitor, mode="max", enable_version_counter=False),
+        keep,
     ]
+    task.total_steps = config.epochs * math.ceil(len(train_loader) / config.accumulate)
     task.freeze_parts()
     task.model.to(memory_format=torch.channels_last)
     if device.type == "cuda":
@@ -130,12 +110,11 @@ def fit(
         **accelerator(device),
         precision=PRECISION[config.precision],  # type: ignore[arg-type]
         max_epochs=config.epochs,
-        gradient_clip_val=config.clip or None,
         accumulate_grad_batches=config.accumulate,
         check_val_every_n_epoch=config.eval_every or max(1, round(config.epochs / 6)),
         num_sanity_val_steps=0,
         callbacks=callbacks,
-        logger=[CSVLogger(output, name="", version=""), TensorBoardLogger(output, name="", version="")],
+        logger=False,
         plugins=[AtomicCheckpointIO()],
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -143,13 +122,21 @@ def fit(
         log_every_n_steps=1,
         default_root_dir=output,
     )
-    started = time.monotonic()
+    stored = find_checkpoint(output) if resume else None
     try:
-        trainer.fit(
-            task, train_loader, val_loader, ckpt_path=find_checkpoint(output) if resume else None, weights_only=True
-        )
+        with occupied(output), keep.listening():
+            sweep(checkpoints)
+            trainer.fit(task, train_loader, val_loader, ckpt_path=stored, weights_only=True)
     except SystemExit as stop:  # how Lightning leaves after Ctrl-C
-        raise KeyboardInterrupt(if_interrupted) from stop
+        kept = keep.file.exists()
+        raise KeyboardInterrupt(if_interrupted if kept else "stopped before the first checkpoint") from stop
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        raise smaller_batch(config.batch_size, config.accumulate) from error
+    if stored is not None and not hasattr(task, "scores"):  # killed after its last epoch, before its record
+        task.model.load_state_dict(read_run(stored)[1])
+        task.to(device).evaluate(val_loader)
     record = {
         "task": task.info.task,
         "dataset": task.info.dataset,
@@ -158,11 +145,11 @@ def fit(
         "pretrained": task.info.provenance,
         "config": task.info.config,
         "seed": config.seed,
-        "metrics": task.scores,
-        "best": best.scores,
+        "metrics": history.scores,
+        "best": history.best,
         **cost(task.model.to(device), tuple(task.info.preprocessing["size"]), device),
         "peak_memory_mb": peak_memory_mb(device),
-        "train_seconds": time.monotonic() - started,
+        "train_seconds": history.seconds,
         **surroundings(device),
     }
     write_json(output / "record.json", record)
@@ -178,6 +165,7 @@ def _quiet() -> None:
         ".*LeafSpec.*",
         ".*does not have many workers.*",
         ".*ModelCheckpoint.*",
+        ".*exists and is not empty.*",
         ".*sync_dist.*",
         ".*in eval mode at the start.*",
         ".*Experiment logs directory.*",

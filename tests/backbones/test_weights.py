@@ -228,6 +228,7 @@ class Payload:
         return Path.touch, (self.target,)
 
 
+@pytest.mark.case("R15")
 @pytest.mark.parametrize("suffix", [".pth", ".pt", ".ckpt", ".bin", ".safetensors"])
 @pytest.mark.parametrize("writer", ["torch", "pickle"])
 def test_a_payload_never_runs(suffix: str, writer: str, tmp_path: Path) -> None:

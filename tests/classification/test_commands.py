@@ -122,6 +122,7 @@ def test_predict_writes_pictures_and_probabilities(trained, folders, tmp_path):
     assert Image.open(tmp_path / "0.jpg").width > 448
 
 
+@pytest.mark.case("seed")
 def test_same_seed_same_weights(trained, folders, tmp_path):
     """Twice on CPU, with other numbers of loader workers, augmentation and mixing included."""
     run(train_command, "--data.root", folders, "--output", tmp_path / "again", "--data.workers", 2, *TINY, *MIXED)
@@ -366,6 +367,7 @@ def test_existing_output_is_refused(trained, capsys, folders):
     assert "--resume" in fails(capsys, 2, train_command, "--data.root", folders, "--output", trained, *TINY)
 
 
+@pytest.mark.case("R4")
 def test_divergence_names_the_images(capsys, folders, tmp_path):
     message = fails(capsys, 4, train_command, "--data.root", folders, "--output", tmp_path / "nan", "--lr", "1e30",
                     "--warmup_epochs", 0, "--clip", 0, "--ema_decay", 0, *TINY)  # fmt: skip

@@ -37,6 +37,7 @@ def test_collate_pads_boxes_with_zeros_and_labels_with_minus_one() -> None:
     assert batch.masks is None
 
 
+@pytest.mark.case("R5")
 def test_a_batch_without_any_box() -> None:
     batch = collate([sample(0), sample(0)])
     assert batch.boxes.shape == (2, 0, 4)

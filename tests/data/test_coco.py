@@ -63,6 +63,7 @@ def changed(change: Callable[[Document], Any]) -> Document:
     return document
 
 
+@pytest.mark.case("R8")
 @pytest.mark.parametrize("year", ["2017", ""])
 def test_reads_classes_ids_and_boxes(year: str, tmp_path: Path) -> None:
     data = CocoDetection(write(tmp_path, year=year), "train")
@@ -81,6 +82,8 @@ def test_reads_classes_ids_and_boxes(year: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(sample.image, np.asarray(Image.open(tmp_path / f"train{year}" / "b.png")))
 
 
+@pytest.mark.case("R6")
+@pytest.mark.case("R7")
 def test_crowds_degenerate_and_outside_boxes_are_counted(tmp_path: Path) -> None:
     data = CocoDetection(write(tmp_path), "train")
     assert data[0].boxes.tolist() == [[30.5, 0, 40, 6]]
@@ -89,6 +92,7 @@ def test_crowds_degenerate_and_outside_boxes_are_counted(tmp_path: Path) -> None
     assert (report.crowd, report.degenerate, report.clipped) == (1, 4, 1)
 
 
+@pytest.mark.case("R5")
 def test_an_image_without_boxes_is_kept(tmp_path: Path) -> None:
     sample = CocoDetection(write(tmp_path), "train")[1]
     assert sample.boxes.shape == (0, 4)
@@ -194,6 +198,7 @@ def test_absent_parts_are_named_with_the_expected_layout(tmp_path: Path) -> None
 SECRET = (24, 16, 3)
 
 
+@pytest.mark.case("R16")
 @pytest.mark.parametrize("name", ["../secret.png", "sub/../../secret.png", "{root}/secret.png", "", ".", "a\0.png", 5])
 def test_names_that_leave_the_folder_are_refused(name: Any, tmp_path: Path) -> None:
     Image.fromarray(np.zeros(SECRET, np.uint8)).save(tmp_path / "secret.png")
@@ -203,6 +208,7 @@ def test_names_that_leave_the_folder_are_refused(name: Any, tmp_path: Path) -> N
         CocoDetection(tmp_path / "set", "train", skip_bad=3)
 
 
+@pytest.mark.case("R16")
 def test_links_that_leave_the_folder_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.zeros(SECRET, np.uint8)).save(tmp_path / "secret.png")
     root = write(tmp_path / "set")
@@ -241,6 +247,7 @@ def test_missing_images_are_counted_and_named(tmp_path: Path) -> None:
     assert CocoDetection(root, "train", skip_bad=2).skipped == []
 
 
+@pytest.mark.case("R11")
 def test_an_unreadable_image_is_an_error_unless_allowed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     root = write(tmp_path)
     broken = root / "train2017" / "c.png"

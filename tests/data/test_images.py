@@ -71,6 +71,7 @@ ODD = {
 }
 
 
+@pytest.mark.case("R10")
 @pytest.mark.parametrize("name", ODD)
 def test_odd_files_become_rgb(name: str, tmp_path: Path) -> None:
     content, expected, tolerance = ODD[name]
@@ -91,12 +92,14 @@ def png(width: int, height: int, bits: int, colour: int, rows: bytes) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows, 9)) + chunk(b"IEND", b"")
 
 
+@pytest.mark.case("R10")
 def test_sixteen_bit_rgb_keeps_the_high_byte(tmp_path: Path) -> None:
     pixels = np.array([[[0x1234, 0xABCD, 0xFFFF], [0x0000, 0x00FF, 0x0100]]], ">u2")
     (tmp_path / "rgb16.png").write_bytes(png(2, 1, 16, 2, b"\0" + pixels.tobytes()))
     np.testing.assert_array_equal(read_image(tmp_path / "rgb16.png"), pixels >> 8)
 
 
+@pytest.mark.case("R11")
 @pytest.mark.parametrize("keep", [0.02, 0.5, 0.97])
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "progressive"])
 def test_truncated_files_are_named(kind: str, keep: float, tmp_path: Path) -> None:
@@ -146,6 +149,7 @@ def test_files_that_are_no_images(content: bytes, message: str, tmp_path: Path) 
     assert "no.jpg" in str(caught.value)
 
 
+@pytest.mark.case("R11")
 def test_missing_file_and_folder(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"gone\.jpg: No such file"):
         read_image(tmp_path / "gone.jpg")
@@ -198,6 +202,7 @@ for path in sys.argv[1:]:
 """
 
 
+@pytest.mark.case("R12")
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="measures memory through /proc")
 def test_bombs_are_refused_from_the_header(tmp_path: Path) -> None:
     for kind, content in bombs().items():

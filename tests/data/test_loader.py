@@ -77,6 +77,7 @@ def equal(left: list[Batch], right: list[Batch]) -> bool:
     )
 
 
+@pytest.mark.case("seed")
 def test_workers_do_not_change_what_is_drawn(dataset: CocoDetection) -> None:
     reference = train_loader(dataset, 3, seed=4, workers=0, drop_last=False)
     epochs = [epoch(reference, 0), epoch(reference, 1)]
@@ -207,6 +208,7 @@ def test_bad_data_is_one_message_whichever_process_found_it(workers: int) -> Non
     assert str(caught.value) == "image number 4 is broken"
 
 
+@pytest.mark.case("R11")
 def test_workers_share_one_allowance_of_bad_images(root: Path, tmp_path: Path) -> None:
     copy = tmp_path / "set"
     subprocess.run(["cp", "-r", root, copy], check=True)

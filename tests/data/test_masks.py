@@ -76,6 +76,7 @@ def test_ade20k_names_and_colours() -> None:
     assert len(np.unique(ade20k.PALETTE, axis=0)) == 149  # road and skyscraper are one gray
 
 
+@pytest.mark.case("R9")
 def test_values_beyond_the_classes(tmp_path: Path) -> None:
     write(tmp_path, {"a": mask(0, 3, 3, 255)})
     with pytest.raises(BadInput, match=r"a\.png has 8 pixels of value 3, .*classes\.txt.*--data.ignore_index 3"):
@@ -196,6 +197,7 @@ def test_bad_class_files(content: str, tmp_path: Path) -> None:
         MaskFolders(tmp_path, "val")
 
 
+@pytest.mark.case("R16")
 @pytest.mark.parametrize("kind", ["images", "annotations"])
 def test_links_out_of_the_folder_are_refused(kind: str, tmp_path: Path) -> None:
     write(tmp_path / "data", {"a": mask(0)})

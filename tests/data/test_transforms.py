@@ -55,6 +55,7 @@ def test_letterbox_enlarges_and_handles_needles() -> None:
     assert needle.labels.dtype == np.int64
 
 
+@pytest.mark.case("geometry")
 @pytest.mark.parametrize("size", [(320, 320), (512, 384), (127, 641)])
 def test_letterbox_inverts_within_a_thousandth_pixel(size: tuple[int, int]) -> None:
     draw = np.random.default_rng(0)
@@ -113,6 +114,7 @@ def test_boxes_that_are_mostly_cut_off_are_dropped() -> None:
     assert out.labels.shape == (0,)
 
 
+@pytest.mark.case("geometry")
 @pytest.mark.parametrize("shape", [(90, 130), (130, 90), (200, 333)])
 @pytest.mark.parametrize("size", [(96, 96), (64, 160)])
 def test_masks_and_boxes_move_together(shape: tuple[int, int], size: tuple[int, int]) -> None:

@@ -38,6 +38,7 @@ def test_loads_for_use_in_python(trained):
     assert logits.shape == (2, deltas.shape[1], 2)
 
 
+@pytest.mark.case("R8")
 def test_run_folder(trained, coco_root):
     record = json.loads((trained / "record.json").read_text())
     assert record["task"] == "detection"
@@ -86,6 +87,7 @@ def test_latest_run_is_the_default(trained, coco_root, tmp_path, monkeypatch, ca
     assert "AP50" in captured.out
 
 
+@pytest.mark.case("R8")
 def test_predict_writes_pictures_and_coco_results(trained, coco_root, tmp_path):
     output = tmp_path / "out"
     run(predict_command, "--checkpoint", trained, "--images", coco_root / "val", "--output", output, "--min_score", 0)
@@ -101,6 +103,7 @@ def test_predict_writes_pictures_and_coco_results(trained, coco_root, tmp_path):
     assert (np.abs(drawn - plain) > 80).any()
 
 
+@pytest.mark.case("seed")
 def test_same_seed_same_weights(trained, coco_root, tmp_path):
     """Twice on CPU, with another number of loader workers."""
     run(train_command, "--data.root", coco_root, "--output", tmp_path / "again", "--data.workers", 2, *TINY)
@@ -232,6 +235,7 @@ def test_absent_data(capsys, tmp_path):
     assert "instances_train" in fails(capsys, 3, train_command, "--data.root", tmp_path / "nowhere")
 
 
+@pytest.mark.case("R18")
 def test_absent_weights(capsys, coco_root, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     message = fails(capsys, 3, train_command, "--data.root", coco_root, "--backbone", "resnet18")
@@ -257,6 +261,7 @@ def test_no_images(trained, capsys, tmp_path):
     assert "no images" in fails(capsys, 3, predict_command, "--checkpoint", trained, "--images", tmp_path)
 
 
+@pytest.mark.case("R4")
 def test_divergence_names_the_images(capsys, coco_root, tmp_path):
     message = fails(capsys, 4, train_command, "--data.root", coco_root, "--output", tmp_path / "nan", "--lr", "1e30",
                     "--warmup_epochs", 0, "--clip", 0, "--ema_decay", 0, *TINY)  # fmt: skip

@@ -95,6 +95,7 @@ def official(truth, evaluator, image_ids):
     return evaluation
 
 
+@pytest.mark.case("R7")
 @pytest.mark.parametrize("image_ids", [list(range(1, 41)), list(range(1, 41, 3))], ids=["all images", "a subset"])
 def test_twelve_numbers_equal_pycocotools(truth, image_ids):
     evaluator = filled(truth, image_ids, 7)

@@ -129,6 +129,7 @@ def test_giou_is_weighted_mean_over_positives(scene):
     torch.testing.assert_close(ours, 2 * terms / count, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.case("R5")
 @pytest.mark.parametrize("assignment", ["iou", "atss"])
 @pytest.mark.parametrize("boxes_each", [0, 6], ids=["no image has boxes", "padding alone"])
 def test_images_without_boxes(scene, assignment, boxes_each):

@@ -29,6 +29,7 @@ def randomise(model):
 
 
 def theirs(name, size, classes=90):
+    torch.manual_seed(1)  # with others, neighbouring cells can tie in score but for rounding, and NMS keeps either
     model = create_model(
         name, bench_task="", pretrained=False, pretrained_backbone=False, num_classes=classes, image_size=(size, size)
     )

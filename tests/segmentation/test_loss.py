@@ -43,6 +43,7 @@ def test_ignored_pixels_change_nothing():
         torch.testing.assert_close(first.detach(), second)
 
 
+@pytest.mark.case("R9")
 @pytest.mark.parametrize("hard", [1.0, 0.25])
 @pytest.mark.parametrize("name", LOSSES)
 def test_wholly_ignored_is_zero_with_zero_gradients(name, hard):

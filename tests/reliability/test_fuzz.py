@@ -1,0 +1,233 @@
+"""Thousands of damaged inputs: each either works or ends in one message, in bounded time, with nothing written."""
+
+import copy
+import json
+import random
+import signal
+from contextlib import contextmanager
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from backbones import create_backbone
+from backbones.errors import BadInput, UserError
+from classification.config import TrainConfig as ClassificationConfig
+from data.coco import CocoDetection
+from data.images import read_image
+from data.masks import MaskFolders
+from detection.config import PRESETS
+from detection.config import TrainConfig as DetectionConfig
+from experiments.engine.checkpoint import read_run
+from experiments.engine.cli import parse
+from segmentation.config import TrainConfig as SegmentationConfig
+
+pytestmark = pytest.mark.case("fuzz")
+SECONDS = 20  # that one case may take
+
+ODD = [
+    *(None, True, False, 0, -1, 1, 2**31, 2**63, 10**400, 1.5, -0.0, float("nan"), float("inf"), 1e308),
+    *("", "0", "x", "\0", "../../etc/passwd", "/etc/passwd", "😀" * 50, "<script>"),
+    *([], [[]], [None], {}, {"id": 1}, [1, 2, 3, 4]),
+]
+
+
+@contextmanager
+def patience():
+    """A case that hangs fails."""
+
+    def late(*_):
+        raise AssertionError(f"took more than {SECONDS} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(SECONDS)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def tried(attempt, allowed=BadInput):
+    """True where it worked, False where it ended in a message of one paragraph; anything else is raised."""
+    with patience():
+        try:
+            attempt()
+        except allowed as error:
+            said = str(error).strip()
+        else:
+            return True
+    assert said
+    return False
+
+
+def files(folder):
+    return {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
+
+
+def places(value, path=()):
+    """The paths of everything within a JSON value."""
+    yield path
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, below in items:
+        yield from places(below, (*path, key))
+
+
+def mutated(document, draw):
+    """A copy with one to three things replaced, removed, or doubled."""
+    document = copy.deepcopy(document)
+    for _ in range(draw.randint(1, 3)):
+        path = draw.choice([p for p in places(document) if p] or [()])
+        if not path:
+            return draw.choice(ODD)
+        parent = document
+        for key in path[:-1]:
+            parent = parent[key]
+        what = draw.random()
+        if what < 0.6:
+            parent[path[-1]] = copy.deepcopy(draw.choice(ODD))
+        elif what < 0.8:
+            del parent[path[-1]]
+        elif isinstance(parent, list):
+            parent.append(copy.deepcopy(parent[path[-1]]))
+        else:
+            parent[draw.choice(list(parent))] = copy.deepcopy(parent[path[-1]])
+    return document
+
+
+def damaged(content, draw):
+    """Bytes flipped, cut, doubled or inserted."""
+    content = bytearray(content)
+    for _ in range(draw.randint(1, 4)):
+        at, what = draw.randrange(max(1, len(content))), draw.random()
+        if what < 0.5 and content:
+            content[at] = draw.randrange(256)
+        elif what < 0.65:
+            del content[at:]
+        elif what < 0.8:
+            del content[at : at + draw.randint(1, 64)]
+        elif what < 0.9:
+            content[at:at] = draw.randbytes(draw.randint(1, 64))
+        else:
+            content[at:at] = content[: draw.randint(1, 200)]
+    return bytes(content)
+
+
+def test_annotations(coco_root, tmp_path, amount, measured):
+    file = coco_root / "annotations" / "instances_val.json"
+    document, draw, worked, cases = json.loads(file.read_text()), random.Random(0), 0, amount(400, 4000)
+    root = tmp_path / "set"
+    (root / "annotations").mkdir(parents=True)
+    (root / "val").symlink_to(coco_root / "val")
+    before = files(coco_root)
+
+    def use():
+        data = CocoDetection(root, "val")
+        for index in range(len(data)):
+            sample = data[index]
+            assert np.isfinite(sample.boxes).all()
+            assert (sample.labels < len(data.classes)).all()
+
+    for _ in range(cases):
+        text = json.dumps(mutated(document, draw))
+        content = damaged(text.encode(), draw) if draw.random() < 0.2 else text.encode()
+        (root / "annotations" / "instances_val.json").write_bytes(content)
+        worked += tried(use)
+    assert 0 < worked < cases
+    assert files(coco_root) == before
+    measured(f"{cases} annotation files: {worked} read, {cases - worked} refused")
+
+
+def pictures(tmp_path):
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8))
+    for name, options in {"a.jpg": {}, "b.jpg": {"progressive": True}, "c.png": {}, "d.webp": {}, "e.gif": {},
+                          "f.tif": {}, "g.bmp": {}}.items():  # fmt: skip
+        noise.save(tmp_path / name, **options)
+    noise.convert("P").save(tmp_path / "h.png")
+    noise.convert("CMYK").save(tmp_path / "i.jpg")
+    return [p.read_bytes() for p in sorted(tmp_path.iterdir())]
+
+
+def test_images(tmp_path, amount, measured):
+    contents, draw, worked, cases = pictures(tmp_path), random.Random(1), 0, amount(600, 6000)
+    path = tmp_path / "case.img"
+
+    def use():
+        image = read_image(path, max_pixels=10**7)
+        assert image.dtype == np.uint8
+        assert image.ndim == 3
+        assert image.shape[2] == 3
+
+    for _ in range(cases):
+        path.write_bytes(damaged(draw.choice(contents), draw))
+        worked += tried(use)
+    assert 0 < worked < cases
+    measured(f"{cases} image files: {worked} read, {cases - worked} refused")
+
+
+def test_masks(tmp_path, amount, measured):
+    draw, worked, cases = random.Random(2), 0, amount(300, 3000)
+    for kind in ("images", "annotations"):
+        (tmp_path / kind / "val").mkdir(parents=True)
+    (tmp_path / "classes.txt").write_text("a\nb\nc\n")
+    cv2.imwrite(str(tmp_path / "images" / "val" / "1.png"), np.zeros((16, 20, 3), np.uint8))
+    mask = tmp_path / "annotations" / "val" / "1.png"
+    cv2.imwrite(str(mask), np.random.default_rng(0).integers(0, 3, (16, 20), np.uint8))
+    content = mask.read_bytes()
+
+    def use():
+        sample = MaskFolders(tmp_path, "val")[0]
+        assert sample.mask.shape == (16, 20)
+        assert set(np.unique(sample.mask)) <= {0, 1, 2, 255}
+
+    for _ in range(cases):
+        mask.write_bytes(damaged(content, draw))
+        worked += tried(use)
+    assert worked < cases
+    measured(f"{cases} mask files: {worked} read, {cases - worked} refused")
+
+
+@pytest.mark.case("R17")
+def test_settings(tmp_path, amount, measured):
+    """YAML with wrong types, unknown keys, and tags that would run code."""
+    draw, worked, cases = random.Random(3), 0, amount(90, 1500)
+    file = tmp_path / "settings.yaml"
+    hostile = ["!!python/object/apply:os.system ['touch OWNED']", "!!python/name:os.system", "&a [*a, *a]", "{", "\0"]
+    configs = [DetectionConfig, SegmentationConfig, ClassificationConfig]
+    presets = [yaml.safe_load(path.read_text()) for path in PRESETS.glob("*.yaml")]
+    before = set(tmp_path.iterdir()) | {file}
+    for number in range(cases):
+        text = yaml.safe_dump(mutated(draw.choice(presets), draw))
+        if number % 10 == 0:
+            text = f"epochs: {draw.choice(hostile)}\n"
+        file.write_text(text)
+        worked += tried(lambda: parse("x.train", draw.choice(configs), ["--config", str(file)]).check(), UserError)
+    assert worked < cases
+    assert set(tmp_path.iterdir()) == before
+    measured(f"{cases} settings files: {worked} accepted, {cases - worked} refused, none executed")
+
+
+@pytest.mark.case("R15")
+def test_checkpoints(tmp_path, amount, measured):
+    draw, worked, cases = random.Random(4), 0, amount(100, 1000)
+    state = {"weight": torch.arange(64.0), "bias": torch.zeros(3)}
+    info = {"task": "detection", "dataset": {}, "config": {}, "classes": ["a"], "preprocessing": {}, "provenance": {}}
+    torch.save({"run": info, "state_dict": {f"model.{k}": v for k, v in state.items()}}, tmp_path / "run.ckpt")
+    torch.save(state, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    contents = [(tmp_path / name).read_bytes() for name in ("run.ckpt", "old.pth")]
+
+    def use():
+        if draw.random() < 0.5:
+            read_run(path)
+        else:
+            create_backbone("mobilenetv2_035", pretrained=path)
+
+    for number in range(cases):
+        path = tmp_path / f"case{number}.pth"
+        path.write_bytes(damaged(draw.choice(contents), draw))
+        worked += tried(use)
+        path.unlink()
+    measured(f"{cases} checkpoints: {worked} read, {cases - worked} refused")

@@ -1,0 +1,200 @@
+"""Runs that are stopped, by a person or by force, and go on as if nothing had happened."""
+
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import yaml
+
+from detection import train as train_command
+from detection.task import DetectionTask
+from tests.commands import fails, run
+from tests.reliability.conftest import environment
+
+# Three batches an epoch, gradients of two summed: six batches, four steps.
+TINY = ["--image_size", "64", "--epochs", "2", "--batch_size", "4", "--accumulate", "2", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def whole(coco_root, tmp_path_factory):
+    """A run that was never stopped."""
+    output = tmp_path_factory.mktemp("runs") / "whole"
+    run(train_command, "--data.root", coco_root, "--output", output, *TINY)
+    return output
+
+
+def assert_same(first, second):
+    """Weights, averages, optimiser and every file that depends on nothing but the settings."""
+    contents = [torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True) for folder in (first, second)]
+    for part in ("state_dict", "current_model_state", "averaging_state", "optimizer_states", "lr_schedulers"):
+        tensors = [list(flattened(content[part])) for content in contents]
+        assert len(tensors[0]) == len(tensors[1]) > 0, part
+        for (name, a), (_, b) in zip(*tensors, strict=True):
+            assert torch.equal(torch.as_tensor(a), torch.as_tensor(b)), (part, name)
+    for name in ("metrics.csv", "per_class.json", "detections.json"):
+        assert (first / name).read_text() == (second / name).read_text(), name
+    records = [json.loads((folder / "record.json").read_text()) for folder in (first, second)]
+    for record in records:  # where it is written and how many processes read images changes no result
+        del record["config"]["output"], record["config"]["data"]["workers"]
+    for key in ("metrics", "best", "config", "dataset", "params", "macs"):
+        assert records[0][key] == records[1][key], key
+    assert {p.name for p in (second / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+
+
+def flattened(value, name=""):
+    if isinstance(value, dict):
+        for key, below in value.items():
+            yield from flattened(below, f"{name}.{key}")
+    elif isinstance(value, (list, tuple)):
+        for key, below in enumerate(value):
+            yield from flattened(below, f"{name}.{key}")
+    elif isinstance(value, (torch.Tensor, int, float)):
+        yield name, value
+
+
+def stopped_at(epoch, batch):
+    """A hook that sends this process Ctrl-C's signal when a batch begins."""
+    before = DetectionTask.on_train_batch_start
+
+    def hook(self, images, batch_idx):
+        if (self.current_epoch, batch_idx) == (epoch, batch):
+            os.kill(os.getpid(), signal.SIGINT)
+        return before(self, images, batch_idx)
+
+    return hook
+
+
+@pytest.mark.case("R1")
+@pytest.mark.parametrize(
+    ("epoch", "batch"),
+    [(0, 0), (0, 2), (1, 0), (1, 1)],
+    ids=["between summed batches", "last batch", "second epoch", "within it"],
+)
+def test_ctrl_c_loses_nothing(whole, coco_root, tmp_path, monkeypatch, capsys, measured, epoch, batch):
+    output = tmp_path / "stopped"
+    with monkeypatch.context() as patch:
+        patch.setattr(DetectionTask, "on_train_batch_start", stopped_at(epoch, batch))
+        message = fails(capsys, 130, train_command, "--data.root", coco_root, "--output", output, *TINY)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which Lightning switches off on its way out
+    assert f"python -m detection.train --resume {output}" in message
+    state = torch.load(output / "checkpoints" / "last.ckpt", weights_only=True)
+    assert state["loops"]["fit_loop"]["epoch_progress"]["current"]["completed"] == epoch
+    run(train_command, "--resume", output)
+    assert_same(whole, output)
+    measured("Ctrl-C within an epoch: largest difference of any weight, average or optimiser state 0.0")
+
+
+@pytest.mark.case("resume")
+def test_settings_that_contradict_are_refused(coco_root, tmp_path, monkeypatch, capsys):
+    output = tmp_path / "stopped"
+    with monkeypatch.context() as patch:
+        patch.setattr(DetectionTask, "on_train_batch_start", stopped_at(0, 0))
+        fails(capsys, 130, train_command, "--data.root", coco_root, "--output", output, "--lr", "0.01", *TINY)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for flag, value in (("lr", "0.001"), ("epochs", "30"), ("data.fraction", "0.5"), ("backbone", "resnet18")):
+        # 0.001 and 30 are defaults: said aloud, they contradict all the same
+        message = fails(capsys, 2, train_command, "--resume", output, f"--{flag}", value)
+        assert flag.split(".")[0] in message
+        assert value in message
+    run(train_command, "--resume", output, "--lr", "0.01", "--epochs", 2)
+    assert "complete" in fails(capsys, 2, train_command, "--resume", output)
+
+
+def train_process(*arguments):
+    return subprocess.Popen(
+        [sys.executable, "-m", "detection.train", *map(str, arguments)],
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for(condition, process, seconds=120):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < until
+        time.sleep(0.005)
+
+
+@pytest.mark.case("R1")
+def test_kill_9_at_any_time(whole, coco_root, tmp_path, amount, measured):
+    """Killed as soon as there is a checkpoint and some random time later, again and again, until it gets through."""
+    draw, output, kills = random.Random(0), tmp_path / "killed", 0
+    last = output / "checkpoints" / "last.ckpt"
+    most = amount(1, 12)
+    process = train_process("--data.root", coco_root, "--output", output, *TINY, "--data.workers", 1)
+    wait_for(last.exists, process)
+    while True:
+        if kills < most:
+            time.sleep(draw.uniform(0, 0.5) if kills == 0 else draw.uniform(0, 14))
+        if kills < most and process.poll() is None:
+            process.kill()
+            kills += 1
+        process.wait()
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL, process.stderr.read()
+        if (output / "record.json").exists():  # it was writing pictures, which a resumed run does not make again
+            break
+        process = train_process("--resume", output)
+    if (output / "detections.json").exists():
+        assert_same(whole, output)
+    measured(f"{kills} kill -9 of a training process: weights and files as never stopped")
+
+
+@pytest.mark.case("R1")
+def test_killed_after_the_last_epoch(whole, coco_root, tmp_path):
+    """Between the last checkpoint and the record: nothing is trained, everything is scored and written."""
+    output = tmp_path / "late"
+    run(train_command, "--data.root", coco_root, "--output", output, *TINY)
+    for name in ("record.json", "detections.json", "per_class.json"):
+        (output / name).unlink()
+    run(train_command, "--resume", output)
+    assert_same(whole, output)
+
+
+@pytest.mark.case("seed")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_same_seed_same_numbers(whole, coco_root, tmp_path, workers):
+    output = tmp_path / "again"
+    run(train_command, "--data.root", coco_root, "--output", output, *TINY, "--data.workers", workers)
+    first, second = (torch.load(f / "checkpoints" / "last.ckpt", weights_only=True) for f in (whole, output))
+    assert all(torch.equal(first["state_dict"][key], value) for key, value in second["state_dict"].items())
+    assert (whole / "metrics.csv").read_text() == (output / "metrics.csv").read_text()
+
+
+def test_one_row_an_epoch(whole):
+    rows = list(csv.DictReader((whole / "metrics.csv").open()))
+    assert [row["epoch"] for row in rows] == ["0", "1"]
+    assert [row["step"] for row in rows] == ["2", "4"]
+    assert all(float(row["loss"]) == pytest.approx(float(row["loss_class"]) + float(row["loss_box"])) for row in rows)
+
+
+@pytest.mark.case("R1")
+def test_two_processes_do_not_share_a_folder(coco_root, tmp_path, monkeypatch, capsys):
+    """Someone else holds the run: the second is told, and the checkpoint is left alone."""
+    import fcntl
+
+    from experiments.engine import checkpoint
+
+    output = tmp_path / "busy"
+    with monkeypatch.context() as patch:
+        patch.setattr(DetectionTask, "on_train_batch_start", stopped_at(0, 0))
+        fails(capsys, 130, train_command, "--data.root", coco_root, "--output", output, *TINY)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    before = (output / "checkpoints" / "last.ckpt").read_bytes()
+    monkeypatch.setattr(checkpoint, "PATIENCE", 0.5)
+    with open(output / "config.yaml") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert "another process" in fails(capsys, 2, train_command, "--resume", output)
+    assert (output / "checkpoints" / "last.ckpt").read_bytes() == before
+    assert yaml.safe_load((output / "config.yaml").read_text())["accumulate"] == 2
