@@ -38,7 +38,7 @@ def prepare_for_inference(model: nn.Module, precision: str = "fp32") -> nn.Modul
     with torch.no_grad():
         fold_batch_norms(model, torch.zeros(1, 3, PROBE, PROBE, device=parameter.device))
     _replace(model)
-    model = model.to(DTYPES[precision]).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = model.to(DTYPES[precision]).to(memory_format=torch.channels_last)
     if precision != "fp32":
         model.register_forward_pre_hook(_convert_inputs, with_kwargs=True)
         model.register_forward_hook(_convert_outputs)
