@@ -14,10 +14,12 @@ from timm.layers import Format
 from torch import Tensor, nn
 
 from backbones.amoebanet import LISTED, AmoebaNet, is_amoebanet
+from backbones.architecture import is_efficientnet
 from backbones.base import Backbone, Level
-from backbones.efficientnet import VARIANTS, EfficientNet
+from backbones.efficientnet import EfficientNet
 from backbones.errors import UserError, unknown_name
 from backbones.own import OwnBackbone, is_own
+from backbones.provenance import split_tag
 
 # timm's modules whose networks lack one of the strides 4, 8, 16, 32 or take one image size only, and two such networks
 # of other modules; found by building every network of timm 1.0.31. Others of these modules can be built, but are rare.
@@ -95,20 +97,20 @@ class TimmBackbone(Backbone):
 
 
 def build_backbone(name: str, strides: Sequence[int] = (4, 8, 16, 32)) -> Backbone:
-    """The network `name` (a tag after a dot is ignored), or that of `module:function`, with random weights.
+    """The network `name` (a tag after a dot is ignored), `module:function` or STUDY#NETWORK, with random weights.
 
     Raises UserError for an unknown name or a network without maps at `strides`.
     """
     if is_own(name):
         return OwnBackbone(name, strides)
-    architecture = name.partition(".")[0]
+    architecture = split_tag(name)[0]
     if is_amoebanet(architecture):
         return AmoebaNet(architecture, strides)
-    return EfficientNet(architecture, strides) if architecture in VARIANTS else TimmBackbone(architecture, strides)
+    return EfficientNet(architecture, strides) if is_efficientnet(architecture) else TimmBackbone(architecture, strides)
 
 
 def backbone_names(pattern: str = "*") -> list[str]:
-    """Names that match the shell pattern, sorted: those of VARIANTS and AmoebaNets are built here, others by timm.
+    """Names that match the shell pattern, sorted: EfficientNets and AmoebaNets are built here, others by timm.
 
     Two AmoebaNets are listed; one of another size is found by its name alone.
     """

@@ -90,7 +90,7 @@ class Parts:
     act: Activation
     same_padding: bool
     epsilon: float
-    squeeze: bool
+    squeeze: float = 0.0  # channels of squeeze-excitation, as a share of the block's input channels
 
     def conv(self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> nn.Conv2d:
         """Convolution without bias whose output measures ceil(input / stride)."""
@@ -103,8 +103,8 @@ class Parts:
         return nn.BatchNorm2d(channels, eps=self.epsilon)
 
     def gate(self, channels: int, inputs: int) -> nn.Module:
-        """Squeeze-excitation to a quarter of the block's input channels, or nothing."""
-        return SqueezeExcite(channels, inputs // 4, self.act) if self.squeeze else nn.Identity()
+        """Squeeze-excitation, or nothing."""
+        return SqueezeExcite(channels, int(inputs * self.squeeze), self.act) if self.squeeze else nn.Identity()
 
 
 class SeparableConv(nn.Module):

@@ -8,6 +8,7 @@ from typing import Any
 import timm
 from timm.models import get_pretrained_cfg
 
+from backbones.architecture import is_found
 from backbones.own import is_own
 
 # ImageNet-1k accuracy of single centre crops. Lite: tensorflow/tpu `efficientnet/lite/README.md`, FP32.
@@ -82,7 +83,7 @@ class Provenance:
 
 def split_tag(name: str) -> tuple[str, str | None]:
     """`"resnet50.tv_in1k"` -> `("resnet50", "tv_in1k")`; the tag is None where there is none, as in `module:f`."""
-    if is_own(name):
+    if is_own(name) or is_found(name):
         return name, None
     architecture, _, tag = name.partition(".")
     return architecture, tag or None

@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from backbones import create_backbone
 from backbones.adapter import TimmBackbone, build_backbone
 from backbones.amoebanet import is_amoebanet
+from backbones.architecture import is_efficientnet
 from backbones.base import select
-from backbones.efficientnet import VARIANTS, EfficientNet, EfficientNetClassifier
+from backbones.efficientnet import EfficientNet, EfficientNetClassifier
 from backbones.errors import BadInput, UserError
 from backbones.mbconv import StochasticDepth
 from backbones.necks import create_neck
@@ -127,7 +128,7 @@ def create_classifier(
             return _with_neck(backbone, num_classes, source, neck)
         if is_own(backbone) or is_amoebanet(split_tag(backbone)[0]):
             return _pooled(backbone, num_classes, source)
-        if split_tag(backbone)[0] in VARIANTS:
+        if is_efficientnet(split_tag(backbone)[0]):
             return _efficientnet(backbone, num_classes, source)
         return _of_timm(backbone, num_classes, source, stochastic_depth)
 

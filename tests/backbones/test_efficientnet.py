@@ -1,12 +1,18 @@
 """EfficientNet against timm's: an independent implementation with the same weights."""
 
+from dataclasses import replace
+
 import pytest
 import timm
 import torch
 from torch import nn
 
-from backbones.efficientnet import VARIANTS, EfficientNet, EfficientNetClassifier, Scaling
+from backbones import create_backbone
+from backbones.architecture import B0, VARIANTS, architecture_of, round_channels, save, scaled
+from backbones.efficientnet import EfficientNet, EfficientNetClassifier
+from backbones.errors import BadInput, UserError
 from backbones.mbconv import SameConv2d
+from classification.model import create_classifier
 
 # Parameters in millions, arXiv:1905.11946v5 table 2.
 PAPER = {"b0": 5.3, "b1": 7.8, "b2": 9.2, "b3": 12.0, "b4": 19.0, "b5": 30.0, "b6": 43.0, "b7": 66.0}
@@ -69,11 +75,40 @@ def test_parameter_counts_are_the_papers(size: str, millions: float) -> None:
 
 
 def test_channels_round_to_eight_and_never_lose_a_tenth() -> None:
-    assert Scaling(1.1, 1.2, 0.3).channels(16) == 16  # 17.6 -> 16, which loses 9%
-    assert Scaling(1.4, 1.8, 0.4).channels(32) == 48  # 44.8, to nearest
-    assert Scaling(0.35, 1.0, 0.2).channels(32) == 16  # 11.2 -> 8 would lose 29%
-    assert [Scaling(1.0, 1.1, 0.2).repeats(stage) for stage in range(7)] == [2, 3, 3, 4, 4, 5, 2]
-    assert [Scaling(1.0, 1.1, 0.2, lite=True).repeats(stage) for stage in range(7)] == [1, 3, 3, 4, 4, 5, 1]
+    assert round_channels(1.1 * 16) == 16  # 17.6 -> 16, which loses 9%
+    assert round_channels(1.4 * 32) == 48  # 44.8, to nearest
+    assert round_channels(0.35 * 32) == 16  # 11.2 -> 8 would lose 29%
+    assert [stage.repeats for stage in scaled(B0, depth=1.1).stages] == [2, 3, 3, 4, 4, 5, 2]
+    assert [stage.repeats for stage in scaled(B0, depth=1.1, lite=True).stages] == [1, 3, 3, 4, 4, 5, 1]
+
+
+def test_networks_of_a_study_have_names(tmp_path) -> None:
+    """What is saved is built under its name, by every way to a backbone, and nothing else is."""
+    half = scaled(B0, 0.5)
+    found = replace(half, stages=(*half.stages[:6], replace(half.stages[6], squeeze=0.0, kernel=5)))
+    name = save(tmp_path / "study.1", "17", found)
+    assert name.endswith("study.1#17")
+    assert architecture_of(name) == found
+    backbone = create_backbone(name)
+    assert [level.stride for level in backbone.levels] == [4, 8, 16, 32]
+    assert "blocks.6.0.se.conv_reduce.weight" not in backbone.state_dict()
+    classifier = create_classifier(name, 3)
+    assert classifier(torch.zeros(2, 3, 64, 64)).shape == (2, 3)
+    with pytest.raises(BadInput, match="published"):
+        create_backbone(name, pretrained=True)
+    for wrong, says in (("#18", "17"), ("#../17", "unknown"), ("s#1", "no study")):
+        with pytest.raises(UserError, match=says):
+            create_backbone(str(tmp_path / "study.1") + wrong)
+
+
+@pytest.mark.parametrize(
+    "damage", ["[1]", "{}", '{"stages": [], "stem": 1e9}', '{"stages": []}', '{"stages": [{"kernel": 9999}]}', "\0"]
+)
+def test_damaged_descriptions_are_refused(tmp_path, damage) -> None:
+    save(tmp_path, "a", B0)
+    (tmp_path / "networks" / "a.json").write_text(damage)
+    with pytest.raises(BadInput, match="does not describe a network"):
+        create_backbone(f"{tmp_path}#a")
 
 
 @pytest.mark.parametrize("kernel", [3, 5])

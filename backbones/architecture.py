@@ -1,0 +1,204 @@
+"""EfficientNets as data: the baseline that search found, its scaled family, and what one's own studies add. Torch-free.
+
+Architecture and scaling: arXiv:1905.11946, sections 3.3 and 4. Where the paper is silent (rounding, the Lite family, B8
+and L2) the code of the authors decides: tensorflow/tpu `models/official/efficientnet`, files `efficientnet_builder.py`
+and `lite/efficientnet_lite_builder.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from backbones.errors import BadInput, UserError, unknown_name
+
+SQUEEZE = 0.25  # squeeze-excitation's channels, as a share of a block's input channels
+FOLDER = "networks"  # in the folder of a study
+LARGEST = {"channels": 8192, "repeats": 100, "kernel": 15, "expansion": 16}  # of a stage read from a file
+_KEY = re.compile(r"[\w][\w.-]*")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One row of table 1: `repeats` blocks, of which the first has the stride.
+
+    Attributes:
+        expansion: of the inverted bottleneck; 1 is a separable convolution.
+        channels: of its output.
+        repeats: blocks.
+        stride: 1 or 2.
+        kernel: side of the depthwise convolutions.
+        squeeze: channels of squeeze-excitation as a share of the block's input channels; 0 leaves it out.
+    """
+
+    expansion: int
+    channels: int
+    repeats: int
+    stride: int
+    kernel: int
+    squeeze: float = SQUEEZE
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A network of MBConv stages.
+
+    Attributes:
+        stages: from stride 2 on.
+        stem: channels of the first convolution.
+        head: of the last one, before a classifier.
+        dropout: rate before the classifier.
+        lite: ReLU6 in place of swish.
+        tensorflow: SAME padding and batch-norm epsilon 1e-3, else symmetric padding and 1e-5.
+        image_size: side of the square images it was made for, px.
+    """
+
+    stages: tuple[Stage, ...]
+    stem: int = 32
+    head: int = 1280
+    dropout: float = 0.2
+    lite: bool = False
+    tensorflow: bool = False
+    image_size: int = 224
+
+
+B0 = Architecture(
+    (
+        Stage(1, 16, 1, 1, 3),
+        Stage(6, 24, 2, 2, 3),
+        Stage(6, 40, 2, 2, 5),
+        Stage(6, 80, 3, 2, 3),
+        Stage(6, 112, 3, 1, 5),
+        Stage(6, 192, 4, 2, 5),
+        Stage(6, 320, 1, 1, 3),
+    )
+)
+
+
+def round_channels(channels: float) -> int:
+    """To a multiple of 8, upwards where rounding would lose more than 10%."""
+    rounded = max(8, int(channels + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * channels else rounded
+
+
+def scaled(base: Architecture, width: float = 1.0, depth: float = 1.0, **changes: Any) -> Architecture:
+    """`base` with channels and number of blocks multiplied, and other attributes replaced.
+
+    Repeats are rounded up. A Lite network keeps stem, head, and the depth of its first and last stage.
+    """
+    lite = changes.get("lite", base.lite)
+    ends = (0, len(base.stages) - 1) if lite else ()
+    stages = tuple(
+        replace(
+            stage,
+            channels=round_channels(stage.channels * width),
+            repeats=stage.repeats if i in ends else math.ceil(stage.repeats * depth),
+        )
+        for i, stage in enumerate(base.stages)
+    )
+    if not lite:
+        changes |= {"stem": round_channels(base.stem * width), "head": round_channels(base.head * width)}
+    return replace(base, stages=stages, **changes)
+
+
+# Factors on width and depth, the dropout rate, and the size of the images.
+_FACTORS = {
+    "b0": (1.0, 1.0, 0.2, 224),
+    "b1": (1.0, 1.1, 0.2, 240),
+    "b2": (1.1, 1.2, 0.3, 260),
+    "b3": (1.2, 1.4, 0.3, 300),
+    "b4": (1.4, 1.8, 0.4, 380),
+    "b5": (1.6, 2.2, 0.4, 456),
+    "b6": (1.8, 2.6, 0.5, 528),
+    "b7": (2.0, 3.1, 0.5, 600),
+    "b8": (2.2, 3.6, 0.5, 672),
+    "l2": (4.3, 5.3, 0.5, 800),
+    "lite0": (1.0, 1.0, 0.2, 224),
+    "lite1": (1.0, 1.1, 0.2, 240),
+    "lite2": (1.1, 1.2, 0.3, 260),
+    "lite3": (1.2, 1.4, 0.3, 280),
+    "lite4": (1.4, 1.8, 0.3, 300),
+}
+
+
+def _member(size: str, tensorflow: bool) -> Architecture:
+    width, depth, dropout, image_size = _FACTORS[size]
+    lite = size.startswith("lite")
+    base = replace(B0, stages=tuple(replace(stage, squeeze=0.0) for stage in B0.stages)) if lite else B0
+    return scaled(base, width, depth, dropout=dropout, lite=lite, tensorflow=tensorflow, image_size=image_size)
+
+
+VARIANTS: dict[str, Architecture] = {
+    f"{prefix}efficientnet_{size}": _member(size, bool(prefix)) for prefix in ("", "tf_") for size in _FACTORS
+}
+
+
+def is_found(name: str) -> bool:
+    """Whether a backbone's name is `STUDY#NETWORK`: one that a study of `experiments` left in its folder."""
+    return "#" in name
+
+
+def is_efficientnet(name: str) -> bool:
+    """Whether `architecture_of` knows the name, or knows where to look for it."""
+    return name in VARIANTS or is_found(name)
+
+
+def architecture_of(name: str) -> Architecture:
+    """The architecture called so: a key of VARIANTS, or STUDY#NETWORK. Raises UserError or BadInput."""
+    if is_found(name):
+        return read(name)
+    if name not in VARIANTS:
+        raise unknown_name("EfficientNet", name, VARIANTS)
+    return VARIANTS[name]
+
+
+def save(folder: Path, key: str, architecture: Architecture) -> str:
+    """Make an architecture of a study known; returns its name, `FOLDER#KEY`. Writing it again changes nothing."""
+    assert _KEY.fullmatch(key), key
+    file = folder / FOLDER / f"{key}.json"
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = file.with_name(f".{file.name}")
+        temporary.write_text(json.dumps(asdict(architecture), indent=1) + "\n")
+        temporary.replace(file)
+    return f"{folder}#{key}"
+
+
+def read(name: str) -> Architecture:
+    """The architecture called STUDY#NETWORK. Raises UserError for a name that is not there, BadInput for a bad file."""
+    study, _, key = name.partition("#")
+    places = Path(study) / FOLDER
+    file = places / f"{key}.json"
+    if not _KEY.fullmatch(key) or not file.is_file():
+        if not places.is_dir():
+            raise UserError(f"backbone '{name}': there is no study in {study} (no folder {places})")
+        raise unknown_name(f"network of {study}", key, (path.stem for path in places.glob("[!.]*.json")))
+    try:
+        return _checked(json.loads(file.read_text()))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"{file} does not describe a network: {error}") from error
+
+
+def _checked(content: Mapping[str, Any]) -> Architecture:
+    stages = tuple(Stage(**stage) for stage in content["stages"])
+    for stage in stages:
+        for field, most in LARGEST.items():
+            _check_whole(getattr(stage, field), field, most)
+        if stage.stride not in (1, 2) or not 0 <= stage.squeeze <= 1 or stage.kernel % 2 == 0:
+            raise ValueError("strides are 1 or 2, squeeze is from 0 to 1, kernels are odd")
+    if math.prod(stage.stride for stage in stages) != 16:
+        raise ValueError("its stages do not lead from stride 2 to stride 32")
+    architecture = Architecture(**{**content, "stages": stages})
+    for field in ("stem", "head", "image_size"):
+        _check_whole(getattr(architecture, field), field, LARGEST["channels"])
+    return architecture
+
+
+def _check_whole(value: Any, field: str, most: int) -> None:
+    if not isinstance(value, int) or not 1 <= value <= most:
+        raise ValueError(f"{field} is {value!r}; whole numbers from 1 to {most} can be built")
