@@ -106,6 +106,27 @@ def scaled(base: Architecture, width: float = 1.0, depth: float = 1.0, **changes
     return replace(base, stages=stages, **changes)
 
 
+def counts(architecture: Architecture, image_size: int, classes: int = 1000) -> tuple[int, int]:
+    """Parameters, and multiply-adds of one square image, of the classifier: convolutions and the linear layer."""
+    side = -(-image_size // 2)
+    params, macs = 27 * architecture.stem + 2 * architecture.stem, 27 * architecture.stem * side**2
+    inputs = architecture.stem
+    for stage in architecture.stages:
+        for block in range(stage.repeats):
+            before, wide = side, inputs * stage.expansion
+            side = -(-side // stage.stride) if block == 0 else side
+            gate = int(inputs * stage.squeeze)
+            expand = inputs * wide if stage.expansion > 1 else 0
+            depthwise, project = stage.kernel**2 * wide, wide * stage.channels
+            norms = (2 if stage.expansion > 1 else 1) * wide + stage.channels
+            params += expand + depthwise + project + 2 * norms + (2 * wide * gate + wide + gate if gate else 0)
+            macs += expand * before**2 + (depthwise + project) * side**2 + 2 * wide * gate
+            inputs = stage.channels
+    head = inputs * architecture.head
+    params += head + 2 * architecture.head + (architecture.head + 1) * classes
+    return params, macs + head * side**2 + architecture.head * classes
+
+
 # Factors on width and depth, the dropout rate, and the size of the images.
 _FACTORS = {
     "b0": (1.0, 1.0, 0.2, 224),
@@ -158,15 +179,20 @@ def architecture_of(name: str) -> Architecture:
 
 
 def save(folder: Path, key: str, architecture: Architecture) -> str:
-    """Make an architecture of a study known; returns its name, `FOLDER#KEY`. Writing it again changes nothing."""
+    """Make an architecture of a study known; returns its name, `FOLDER#KEY`.
+
+    Writing it again changes nothing. Raises BadInput where the folder has another one of that name.
+    """
     assert _KEY.fullmatch(key), key
-    file = folder / FOLDER / f"{key}.json"
+    name, file = f"{folder}#{key}", folder / FOLDER / f"{key}.json"
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         temporary = file.with_name(f".{file.name}")
         temporary.write_text(json.dumps(asdict(architecture), indent=1) + "\n")
         temporary.replace(file)
-    return f"{folder}#{key}"
+    elif read(name) != architecture:
+        raise BadInput(f"{folder} holds the networks of another study, {key} among them: choose another --output")
+    return name
 
 
 def read(name: str) -> Architecture:

@@ -21,6 +21,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
 
+from backbones.architecture import architecture_of, is_found
 from backbones.errors import BadInput
 from data.demo import VERSION
 from experiments.engine.cli import INTERRUPTED, demo_unless_root, parse
@@ -29,6 +30,10 @@ from experiments.engine.record import write_json
 
 COMPLETE = "complete.json"
 SHOWN_LINES = 3  # of what a process wrote before it died without a message of ours
+
+
+class Stopped(Exception):
+    """What `tell` raises where a training is not worth its end."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +72,10 @@ class Cell:
 
     @cached_property
     def key(self) -> str:
-        """SHA-256 (hex) of task and settings."""
-        return hashlib.sha256(json.dumps([self.task, self.settings], sort_keys=True, default=str).encode()).hexdigest()
+        """SHA-256 (hex) of task and settings, where a study's network counts by what it is and not by its name."""
+        name = self.config.backbone
+        settings = self.settings | ({"backbone": asdict(architecture_of(name))} if is_found(name) else {})
+        return hashlib.sha256(json.dumps([self.task, settings], sort_keys=True, default=str).encode()).hexdigest()
 
     @property
     def neck(self) -> str | None:
@@ -115,9 +122,9 @@ def run(cell: Cell, folder: Path, lock: IO[str], tell: Callable[[str], None] = l
         cell: what to train.
         folder: of its run.
         lock: an open file; the process keeps it open as long as it lives, so that a lock on it tells.
-        tell: called with each line of progress.
+        tell: called with each line of progress; may raise Stopped, which ends the process.
 
-    Raises KeyboardInterrupt where the process was interrupted.
+    Raises KeyboardInterrupt where the process was interrupted, and Stopped.
     """
     arguments = _continuing(cell, folder)
     log = folder.with_suffix(".log")
@@ -142,6 +149,10 @@ def run(cell: Cell, folder: Path, lock: IO[str], tell: Callable[[str], None] = l
                 said.append(line.rstrip())
                 tell(said[-1])
             code = process.wait()
+        except Stopped:
+            process.terminate()
+            process.wait()
+            raise
         except BaseException:  # the terminal's Ctrl-C reached the child as well, which saves before it leaves
             process.wait()
             raise

@@ -8,11 +8,12 @@ import torch
 from torch import nn
 
 from backbones import create_backbone
-from backbones.architecture import B0, VARIANTS, architecture_of, round_channels, save, scaled
+from backbones.architecture import B0, VARIANTS, architecture_of, counts, round_channels, save, scaled
 from backbones.efficientnet import EfficientNet, EfficientNetClassifier
 from backbones.errors import BadInput, UserError
 from backbones.mbconv import SameConv2d
 from classification.model import create_classifier
+from experiments.counts import classifier_counts
 
 # Parameters in millions, arXiv:1905.11946v5 table 2.
 PAPER = {"b0": 5.3, "b1": 7.8, "b2": 9.2, "b3": 12.0, "b4": 19.0, "b5": 30.0, "b6": 43.0, "b7": 66.0}
@@ -82,6 +83,11 @@ def test_channels_round_to_eight_and_never_lose_a_tenth() -> None:
     assert [stage.repeats for stage in scaled(B0, depth=1.1, lite=True).stages] == [1, 3, 3, 4, 4, 5, 1]
 
 
+@pytest.mark.parametrize("name", ["efficientnet_b0", "tf_efficientnet_b3", "tf_efficientnet_lite2", "efficientnet_b7"])
+def test_counts_without_a_network_are_the_networks(name: str) -> None:
+    assert dict(zip(("params", "macs"), counts(VARIANTS[name], 225), strict=True)) == classifier_counts(name, 225)
+
+
 def test_networks_of_a_study_have_names(tmp_path) -> None:
     """What is saved is built under its name, by every way to a backbone, and nothing else is."""
     half = scaled(B0, 0.5)
@@ -96,6 +102,8 @@ def test_networks_of_a_study_have_names(tmp_path) -> None:
     assert classifier(torch.zeros(2, 3, 64, 64)).shape == (2, 3)
     with pytest.raises(BadInput, match="published"):
         create_backbone(name, pretrained=True)
+    with pytest.raises(BadInput, match="another study"):
+        save(tmp_path / "study.1", "17", B0)
     for wrong, says in (("#18", "17"), ("#../17", "unknown"), ("s#1", "no study")):
         with pytest.raises(UserError, match=says):
             create_backbone(str(tmp_path / "study.1") + wrong)
@@ -118,8 +126,8 @@ def test_same_padding_by_hand(kernel: int) -> None:
     even, odd = conv(torch.ones(1, 1, 8, 8))[0, 0], conv(torch.ones(1, 1, 7, 7))[0, 0]
     # 8 pixels, kernel 3: windows start at 0, 2, 4, 6, the last is one short; kernel 5: at -1, 1, 3, 5.
     seen = {3: ([3, 3, 3, 2], [2, 3, 3, 2]), 5: ([4, 5, 5, 3], [3, 5, 5, 3])}[kernel]
-    for out, counts in zip((even, odd), seen, strict=True):
-        torch.testing.assert_close(out, torch.outer(*2 * [torch.tensor(counts, dtype=torch.float)]))
+    for out, windows in zip((even, odd), seen, strict=True):
+        torch.testing.assert_close(out, torch.outer(*2 * [torch.tensor(windows, dtype=torch.float)]))
 
 
 @pytest.mark.parametrize("name", ["efficientnet_b0", "tf_efficientnet_b0", "tf_efficientnet_lite0"])

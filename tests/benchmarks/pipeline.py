@@ -187,7 +187,7 @@ def coco(file: Path, images: int, boxes: int, found: int) -> np.ndarray:
 
 
 PEER = """
-import sys, torch, numpy as np
+import sys, torch
 from pathlib import Path
 from PIL import Image
 from effdet import DetBenchPredict, create_model
@@ -195,12 +195,12 @@ from effdet.data.transforms import transforms_coco_eval
 model = create_model("efficientdet_d0", pretrained=False, pretrained_backbone=False, soft_nms=False)
 model.load_state_dict(torch.load(sys.argv[1]))
 bench = DetBenchPredict(model).eval()
-transform = transforms_coco_eval((512, 512))
+transform = transforms_coco_eval((512, 512), use_prefetcher=True)
 mean, std = (torch.tensor(v).view(3, 1, 1) * 255 for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
 with torch.no_grad():
     for file in sorted(Path(sys.argv[2]).glob("*.jpg")):
         image, target = transform(Image.open(file).convert("RGB"), {})
-        x = (torch.from_numpy(np.asarray(image)).float() - mean) / std
+        x = (torch.from_numpy(image).float() - mean) / std
         info = {"img_scale": torch.tensor([target["img_scale"]]), "img_size": torch.tensor([[640.0, 480.0]])}
         bench(x[None], info)
 """

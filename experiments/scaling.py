@@ -1,0 +1,92 @@
+"""`python -m experiments.scaling`: how to make a network larger on your data: deeper, wider, or with larger images."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from backbones.architecture import architecture_of
+from backbones.errors import UserError
+from data.demo import TASKS
+from experiments.compare import split
+from experiments.engine.cli import command
+from experiments.engine.config import Precision
+from experiments.search import split_data
+
+DESCRIPTION = (
+    "Scale an EfficientNet as its paper did: a grid of factors on depth, width and resolution that double its cost is "
+    "trained on part of the training images and scored on the rest; the best make a family, phi = 0 to 7. Scaling one "
+    "dimension alone is compared with all three at equal multiply-adds. Settings of the training go as --TASK.FLAG "
+    "VALUE, its data as --data.root FOLDER. Finished trainings are kept: the same command continues after an interrupt."
+)
+
+
+@dataclass
+class ScalingConfig:
+    """Settings of `scaling`."""
+
+    task: str = "classification"
+    """What networks are trained for: classification, detection or segmentation."""
+    base: str = "efficientnet_b0"
+    """EfficientNet that is scaled, of phi 0."""
+    coefficients: list[float] = field(default_factory=list)
+    """Factors on depth, width and resolution at phi 1, instead of those that the grid finds."""
+    depths: list[float] = field(default_factory=lambda: [1.0, 1.2, 1.4])
+    """Factors on depth to try."""
+    widths: list[float] = field(default_factory=lambda: [1.0, 1.1, 1.2])
+    """Factors on width to try; resolution follows, since depth * width^2 * resolution^2 is 2."""
+    phis: list[int] = field(default_factory=lambda: [1, 2])
+    """Where scaling one dimension is compared with scaling all: at 2^phi times the base's multiply-adds."""
+    seed: int = 0
+    """Seed of the trainings."""
+    epochs: int | None = None
+    """Passes over the training images; by default the recipe's."""
+    batch_size: int | None = None
+    """Images in each step; by default the recipe's."""
+    image_size: int | None = None
+    """Side of the base's square input in pixels; by default the recipe's, or that of the base."""
+    precision: Precision = "fp32"
+    """Arithmetic of the networks."""
+    device: str = "auto"
+    """Where to train: auto, cpu, cuda, cuda:1, mps."""
+    output: str = "runs/scaling"
+    """Folder of the study: networks, trainings, grid.csv, family.csv and scaling.png."""
+    dry_run: bool = False
+    """Only list the networks of the grid."""
+
+    def check(self) -> None:
+        """Raise UserError for a study that could not be made."""
+        if self.task not in TASKS:
+            raise UserError(f"--task {self.task}: there are {', '.join(TASKS)}")
+        architecture_of(self.base)
+        for name in ("coefficients", "depths", "widths"):
+            if any(not 1 <= value <= 4 for value in getattr(self, name)):
+                raise UserError(f"--{name} {getattr(self, name)}: factors are from 1 to 4")
+        if len(self.coefficients) not in (0, 3):
+            raise UserError(f"--coefficients {self.coefficients}: three are needed, of depth, width and resolution")
+        if any(not 1 <= phi <= 4 for phi in self.phis):
+            raise UserError(f"--phis {self.phis}: whole numbers from 1 to 4")
+        if self.image_size is not None and not 32 <= self.image_size <= 2048:
+            raise UserError(f"--image_size {self.image_size}: pixels from 32 to 2048")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command."""
+
+    def run(config: ScalingConfig) -> Any:
+        config.check()
+        if stray := of_tasks.keys() - {config.task}:
+            raise UserError(f"there are settings for {', '.join(sorted(stray))}, but --task is {config.task}")
+        from experiments.family import scale
+
+        return scale(config, [*of_data, *of_tasks.get(config.task, [])])
+
+    rest, of_tasks = split(sys.argv[1:] if argv is None else argv)
+    own, of_data = split_data(rest)
+    command("experiments.scaling", ScalingConfig, run, DESCRIPTION)(own)
+
+
+if __name__ == "__main__":
+    main()

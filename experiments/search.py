@@ -1,0 +1,108 @@
+"""`python -m experiments.search`: find variants of EfficientNet that are worth more, on your data, for their cost."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from backbones.architecture import architecture_of
+from backbones.errors import UserError
+from data.demo import TASKS
+from experiments.compare import split
+from experiments.engine.cli import command
+from experiments.engine.config import Precision, parse_size
+
+DESCRIPTION = (
+    "Train variants of an EfficientNet from scratch, chosen by how earlier ones did, and tell which are worth their "
+    "cost. Scores are of training images kept out of training, never of the validation split. What is found goes by "
+    "--backbone OUTPUT#NUMBER in every command. Settings of the training go as --TASK.FLAG VALUE, its data as "
+    "--data.root FOLDER. The same command continues a search, and several at once share it."
+)
+
+
+@dataclass
+class SearchConfig:
+    """Settings of `search`."""
+
+    task: str = "classification"
+    """What networks are searched for: classification, detection or segmentation."""
+    base: str = "efficientnet_b0"
+    """EfficientNet whose stages are varied; the first trial is itself."""
+    trials: int = 40
+    """Networks to train in all; a larger number continues a finished search."""
+    sampler: Literal["tpe", "random"] = "tpe"
+    """How networks are drawn: by a model of what did well so far, or at random."""
+    objective: Literal["weighted", "front"] = "weighted"
+    """What is sought: the best score * (cost / base's cost)^weight, or all networks that no other beats in both."""
+    cost: Literal["macs", "latency"] = "macs"
+    """What a network costs: multiply-adds, or the time of an image on this machine."""
+    weight: float = -0.07
+    """Exponent of the cost; the more negative, the cheaper the networks that are preferred."""
+    prune: bool = False
+    """Stop trainings whose objective is below the median of earlier ones at the same epoch."""
+    seed: int = 0
+    """Seed of the trainings and of what is drawn."""
+    epochs: int | None = None
+    """Passes over the training images; by default the recipe's."""
+    batch_size: int | None = None
+    """Images in each step; by default the recipe's."""
+    image_size: int | str | None = None
+    """Side of the square input in pixels, or HxW; by default the recipe's, or that of the base."""
+    precision: Precision = "fp32"
+    """Arithmetic of the networks."""
+    device: str = "auto"
+    """Where to train: auto, cpu, cuda, cuda:1, mps."""
+    output: str = "runs/search"
+    """Folder of the search: networks, trainings, trials.csv and front.png."""
+
+    def check(self) -> None:
+        """Raise UserError for a search that could not be made."""
+        if self.task not in TASKS:
+            raise UserError(f"--task {self.task}: there are {', '.join(TASKS)}")
+        architecture_of(self.base)
+        if self.trials < 1:
+            raise UserError(f"--trials {self.trials} is too small: at least 1")
+        if self.weight > 0:
+            raise UserError(f"--weight {self.weight} would prefer what costs more: at most 0")
+        if self.prune and self.objective == "front":
+            raise UserError("--prune needs one number to judge a training by: it cannot go with --objective front")
+        if self.image_size is not None:
+            parse_size(self.image_size)
+        for mark in "#:":  # which have a meaning in a backbone's name
+            if mark in str(Path(self.output).resolve()):
+                raise UserError(f"--output {self.output} has a '{mark}' in its path: choose another folder")
+
+
+def split_data(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The arguments of the search, and those of its data: `--data.root R`."""
+    own: list[str] = []
+    of_data: list[str] = []
+    into = own
+    for argument in arguments:
+        if argument.startswith("--"):
+            into = of_data if argument.startswith("--data.") else own
+        into.append(argument)
+    return own, of_data
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command."""
+
+    def run(config: SearchConfig) -> Any:
+        config.check()
+        if stray := of_tasks.keys() - {config.task}:
+            raise UserError(f"there are settings for {', '.join(sorted(stray))}, but --task is {config.task}")
+        from experiments.study import search
+
+        return search(config, [*of_data, *of_tasks.get(config.task, [])])
+
+    rest, of_tasks = split(sys.argv[1:] if argv is None else argv)
+    own, of_data = split_data(rest)
+    command("experiments.search", SearchConfig, run, DESCRIPTION)(own)
+
+
+if __name__ == "__main__":
+    main()
