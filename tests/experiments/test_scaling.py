@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 
 from backbones import create_backbone
-from backbones.architecture import B0, VARIANTS, counts
-from experiments import cells, scaling
+from backbones.architecture import B0, VARIANTS, architecture_of, counts
+from experiments import cells, family, scaling
+from experiments.cells import Outcome
 from experiments.engine.published import classifier_of
 from experiments.growth import DIMENSIONS, PUBLISHED, Coefficients, at_cost, candidates, fits
 from tests.classification.conftest import write_folders
@@ -77,28 +78,61 @@ def command(root, output):
     ]
 
 
-def test_the_command(root, tmp_path, capsys, monkeypatch) -> None:
+def test_a_real_training(root, tmp_path, monkeypatch) -> None:
+    """With coefficients given and no comparison, the base is all that is trained; and once only."""
     output = tmp_path / "study"
-    run(scaling, *command(root, output))
+    arguments = [*command(root, output)[:-7], "--coefficients", 1.2, 1.1, 1.15, "--phis"]
+    run(scaling, *arguments)
     told = json.loads((output / "scaling.json").read_text())
-    assert len(told["grid"]) == 2
-    assert [row["group"] for row in told["dimensions"]] == ["base", "depth", "width", "resolution", "all three"]
-    assert all(0 <= row["score"] <= 1 for row in told["grid"] + told["dimensions"])
-    best = max(told["grid"], key=lambda row: row["score"])
-    assert told["coefficients"] == {name: best[name] for name in ("depth", "width", "resolution")}
-    assert (output / "scaling.png").stat().st_size > 10_000
-    family = list(csv.DictReader((output / "family.csv").open()))
-    assert [row["backbone"] for row in family] == [f"{output}#phi{phi}" for phi in range(8)]
-    assert create_backbone(family[3]["backbone"]).levels[-1].stride == 32
-    held_out = json.loads(next((output / "cells").glob("*/record.json")).read_text())
-    assert held_out["config"]["protocol"] == "scratch"
+    assert told["coefficients"] == {"depth": 1.2, "width": 1.1, "resolution": 1.15}
+    (base,) = told["dimensions"]
+    assert 0 <= base["score"] <= 1
+    record = json.loads(next((output / "cells").glob("*/record.json")).read_text())
+    assert record["config"]["protocol"] == "scratch"
+    assert base["macs"] == record["macs"]
 
     def trained(*arguments):
         raise AssertionError("what is finished is not trained again")
 
     monkeypatch.setattr(cells.subprocess, "Popen", trained)
-    run(scaling, *command(root, output))
+    run(scaling, *arguments)
     assert json.loads((output / "scaling.json").read_text()) == told
+
+
+@pytest.fixture
+def pretended(monkeypatch):
+    """Cells that end at once: deeper networks score better, and the widest fail."""
+    held_out = {}
+
+    def train(cell, folder, lock, tell):
+        network = architecture_of(cell.config.backbone)
+        held_out[cell.config.backbone.partition("#")[2]] = cell.config.data.holdout
+        if network.stem > 32:
+            return Outcome(1.0, "too wide", 3)
+        params, macs = counts(network, network.image_size)
+        folder.mkdir(parents=True, exist_ok=True)
+        score = sum(stage.repeats for stage in network.stages) / 100
+        record = {"params": params, "macs": macs, "metrics": {"top1": score}}
+        (folder / "record.json").write_text(json.dumps(record))
+        return Outcome(1.0)
+
+    monkeypatch.setattr(family, "run", train)
+    return held_out
+
+
+def test_the_grid_decides(root, tmp_path, pretended) -> None:
+    output = tmp_path / "study"
+    run(scaling, *command(root, output))
+    told = json.loads((output / "scaling.json").read_text())
+    assert [(row["depth"], row["error"]) for row in told["grid"]] == [(1.0, ""), (1.2, "")]
+    assert told["coefficients"]["depth"] == 1.2
+    assert [row["group"] for row in told["dimensions"]] == ["base", "depth", "width", "resolution", "all three"]
+    assert [row["error"] for row in told["dimensions"]] == ["", "", "too wide", "", ""]  # told, and left in the table
+    assert {name: held for name, held in pretended.items() if held} == {"grid-d1-w1.1": 0.2, "grid-d1.2-w1.1": 0.2}
+    assert (output / "scaling.png").stat().st_size > 10_000
+    rows = list(csv.DictReader((output / "family.csv").open()))
+    assert [row["backbone"] for row in rows] == [f"{output}#phi{phi}" for phi in range(8)]
+    assert create_backbone(rows[3]["backbone"]).levels[-1].stride == 32
 
 
 def test_wrong_usage(root, tmp_path, capsys) -> None:
