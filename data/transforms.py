@@ -131,14 +131,25 @@ class Color:
     hue: float = 5.0
 
 
+# Saturation and hue scale and rotate the chroma plane of YIQ (NTSC), which keeps luma where it is.
+_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
+_FROM_YIQ = np.linalg.inv(_TO_YIQ)
+
+
+def color_matrix(color: Color, draw: random.Random) -> np.ndarray:
+    """Brightness, contrast about mid-gray, saturation and hue as one 3 x 4 matrix, for `cv2.transform` in one pass."""
+    brightness, contrast, saturation = (
+        1 + draw.uniform(-strength, strength) for strength in (color.brightness, color.contrast, color.saturation)
+    )
+    angle = np.deg2rad(draw.uniform(-color.hue, color.hue))
+    cos, sin = saturation * np.cos(angle), saturation * np.sin(angle)
+    chroma = np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]])
+    shift = np.full((3, 1), 127.5 * (1 - contrast))
+    return np.hstack([brightness * contrast * _FROM_YIQ @ chroma @ _TO_YIQ, shift]).astype(np.float32)
+
+
 class ColorJitter(A.ImageOnlyTransform):
-    """Brightness, contrast about mid-gray, saturation and hue as one 3 x 4 matrix: a single pass over the pixels.
-
-    Saturation and hue scale and rotate the chroma plane of YIQ (NTSC), which keeps luma where it is.
-    """
-
-    _TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
-    _FROM_YIQ = np.linalg.inv(_TO_YIQ)
+    """`color_matrix` as a step of a pipeline."""
 
     def __init__(self, color: Color) -> None:
         super().__init__(p=1.0)
@@ -146,18 +157,7 @@ class ColorJitter(A.ImageOnlyTransform):
 
     def get_params(self) -> dict[str, Any]:
         """Draw the matrix."""
-        draw = self.py_random.uniform
-        brightness, contrast, saturation = (
-            1 + draw(-strength, strength)
-            for strength in (self.color.brightness, self.color.contrast, self.color.saturation)
-        )
-        angle = np.deg2rad(draw(-self.color.hue, self.color.hue))
-        cos, sin = saturation * np.cos(angle), saturation * np.sin(angle)
-        chroma = np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]])
-        gain = brightness * contrast
-        matrix = gain * self._FROM_YIQ @ chroma @ self._TO_YIQ
-        shift = np.full((3, 1), 127.5 * (1 - contrast))
-        return {"matrix": np.hstack([matrix, shift]).astype(np.float32)}
+        return {"matrix": color_matrix(self.color, self.py_random)}
 
     def apply(self, img: np.ndarray, *, matrix: np.ndarray, **_: Any) -> np.ndarray:
         """(H, W, 3) uint8 -> the same shape, clipped to 0..255."""
