@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from backbones.architecture import Architecture, architecture_of
 from backbones.base import Backbone, Level, select
-from backbones.mbconv import Activation, MBConv, Parts, SeparableConv, initialize, relu6, swish
+from backbones.mbconv import Activation, MBConv, Parts, SeparableConv, initialize, relu6
+from backbones.normact import norm_act, swish
 
 
 def _levels(architecture: Architecture) -> list[Level]:
@@ -72,7 +73,7 @@ class EfficientNet(Backbone):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> [(B, channels, ceil(H / stride), ceil(W / stride)) for each level]."""
-        x = self.act(self.bn1(self.conv_stem(images)))
+        x = norm_act(self.bn1, self.act, self.conv_stem(images))
         maps = []
         for index, blocks in enumerate(self.blocks):
             x = blocks(x)
@@ -109,6 +110,6 @@ class EfficientNetClassifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> logits (B, K)."""
-        x = self.blocks(self.act(self.bn1(self.conv_stem(images))))
-        x = self.act(self.bn2(self.conv_head(x)))
+        x = self.blocks(norm_act(self.bn1, self.act, self.conv_stem(images)))
+        x = norm_act(self.bn2, self.act, self.conv_head(x))
         return self.classifier(self.dropout(x.mean((2, 3))))

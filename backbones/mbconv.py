@@ -14,12 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from backbones.normact import norm_act
+
 Activation = Callable[[Tensor], Tensor]
-
-
-def swish(x: Tensor) -> Tensor:
-    """Multiply x by its sigmoid, in place where no gradient will ask for x."""
-    return F.silu(x, inplace=not x.requires_grad)
 
 
 def relu6(x: Tensor) -> Tensor:
@@ -123,7 +120,7 @@ class SeparableConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) -> (B, outputs, ceil(H / stride), ceil(W / stride))."""
-        y = self.se(self.act(self.bn1(self.conv_dw(x))))
+        y = self.se(norm_act(self.bn1, self.act, self.conv_dw(x)))
         y = self.bn2(self.conv_pw(y))
         return self.drop(y).add_(x) if self.residual else y
 
@@ -149,8 +146,8 @@ class MBConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) -> (B, outputs, ceil(H / stride), ceil(W / stride))."""
-        y = self.act(self.bn1(self.conv_pw(x)))
-        y = self.se(self.act(self.bn2(self.conv_dw(y))))
+        y = norm_act(self.bn1, self.act, self.conv_pw(x))
+        y = self.se(norm_act(self.bn2, self.act, self.conv_dw(y)))
         y = self.bn3(self.conv_pwl(y))
         return self.drop(y).add_(x) if self.residual else y
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from backbones.bifpn import SeparableConv, batch_norm, pass_on
+from backbones.normact import norm_act
 
 # Every anchor starts at this probability of being each class (RetinaNet, arXiv:1708.02002, section 4.1).
 PRIOR = 0.01
@@ -58,7 +59,7 @@ class Head(nn.Module):
         predictions = []
         for x, norms in zip(maps, self.norms, strict=True):
             for conv, norm in zip(self.convs, norms, strict=True):  # type: ignore[call-overload]
-                x = self.activation(norm(conv(x)))
+                x = norm_act(norm, self.activation, conv(x))
             x = self.predict(x).permute(0, 2, 3, 1)
             predictions.append(x.reshape(x.shape[0], -1, self.outputs))
         return torch.cat(predictions, dim=1)

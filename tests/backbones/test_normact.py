@@ -1,0 +1,70 @@
+"""Batch norm and swish in one, against the two of PyTorch."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from backbones.normact import norm_act, norm_swish, swish
+
+
+def pair():
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(6)
+    for parameter in norm.parameters():
+        nn.init.normal_(parameter)
+    return norm, copy.deepcopy(norm), torch.randn(4, 6, 9, 7).to(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("frozen", [True, False])
+def test_outputs_gradients_and_statistics_are_pytorchs(training, frozen) -> None:
+    ours, theirs, images = pair()
+    for norm in (ours, theirs):
+        norm.train(training).requires_grad_(not frozen)
+    x, z = (images.clone().requires_grad_() for _ in range(2))
+    found, expected = norm_swish(ours, x), F.silu(theirs(z))
+    torch.testing.assert_close(found, expected)
+    gradient = torch.randn_like(found)
+    found.backward(gradient)
+    expected.backward(gradient)
+    torch.testing.assert_close(x.grad, z.grad)
+    assert x.grad.is_contiguous(memory_format=torch.channels_last)
+    for (name, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        assert (a.grad is None) == (b.grad is None) == frozen, name
+        assert frozen or torch.allclose(a.grad, b.grad, atol=1e-5)
+    for a, b in zip(ours.buffers(), theirs.buffers(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_numerical_gradients() -> None:
+    norm, _, images = pair()
+    norm.double()
+    x = images[:2, :, :3, :3].double().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: norm_swish(norm, x), (x,))
+
+
+def test_in_half_precision() -> None:
+    ours, theirs, images = pair()
+    with torch.autocast("cpu", torch.bfloat16):
+        found, expected = norm_swish(ours, images.bfloat16().requires_grad_()), F.silu(theirs(images.bfloat16()))
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found, expected)
+    found.float().sum().backward()
+    assert ours.weight.grad.isfinite().all()
+
+
+def test_half_as_much_is_kept() -> None:
+    norm, _, images = pair()
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+        norm_swish(norm, images.requires_grad_())
+    assert kept.count(images.numel()) == 1  # apart, two
+
+
+def test_other_activations_are_left_alone() -> None:
+    norm, _, images = pair()
+    torch.testing.assert_close(norm_act(norm.eval(), F.relu6, images), F.relu6(norm(images)))
+    torch.testing.assert_close(norm_act(nn.Identity(), swish, images.clone()), F.silu(images))
