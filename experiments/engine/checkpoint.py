@@ -16,6 +16,7 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 
 from backbones.errors import BadInput, UserError
 from backbones.weights import read_file
+from experiments.engine.faults import loader_died
 
 try:
     import fcntl
@@ -72,6 +73,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
             if temporary is not None:
                 temporary.unlink(missing_ok=True)
+            if loader_died(error):
+                raise
             raise BadInput(
                 f"cannot write {target}: {_first_line(error)}. Earlier checkpoints are intact; free some space and "
                 "continue with --resume."

@@ -9,10 +9,10 @@ import os
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentParser, set_parsing_settings
 
@@ -89,8 +89,29 @@ def parse(
         arguments = _resolve_preset(arguments, presets, default_preset)
     parser.add_class_arguments(config)
     arguments = _join_lists(arguments, config)
-    parsed = parser.instantiate(parser.parse_args(arguments))
-    return config(**{field.name: parsed[field.name] for field in fields(config)})  # type: ignore[arg-type]
+    try:
+        parsed = parser.instantiate(parser.parse_args(arguments))
+    except (
+        ArithmeticError,
+        LookupError,
+        TypeError,
+        ValueError,
+        RecursionError,
+    ) as error:  # of values beyond all bounds
+        raise UserError(f"the settings cannot be read: {error} (see {parser.prog} --help)") from error
+    found = config(**{field.name: parsed[field.name] for field in fields(config)})  # type: ignore[arg-type]
+    _refuse_null(found)
+    return found
+
+
+def _refuse_null(config: Any, prefix: str = "--") -> None:
+    """Raise UserError for a setting that a file gives as null but which has to have a value: jsonargparse takes it."""
+    for name, hint in get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        if value is None and type(None) not in get_args(hint):
+            raise UserError(f"{prefix}{name} is null, but has to have a value: leave it out for the default")
+        if is_dataclass(value):
+            _refuse_null(value, f"{prefix}{name}.")
 
 
 def _join_lists(arguments: list[str], config: type) -> list[str]:

@@ -19,6 +19,11 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, (RuntimeError, OSError)) and any(words in told for words in _MEMORY)
 
 
+def loader_died(error: BaseException) -> bool:
+    """Whether an error is torch's word that a loader process is gone. It comes from a signal, amid whatever is done."""
+    return isinstance(error, RuntimeError) and _WORKER in str(error).lower()
+
+
 def explained(error: BaseException) -> UserError | None:
     """The message for an error that is the machine's and not the program's; None for any other."""
     told = str(error).lower()
@@ -30,7 +35,7 @@ def explained(error: BaseException) -> UserError | None:
             "shared memory is full, through which loader processes pass their batches. Give the machine more "
             "(docker run --shm-size 8g), lower --batch_size, or load in the main process with --data.workers 0."
         )
-    if isinstance(error, RuntimeError) and _WORKER in told:
+    if loader_died(error):
         return BadInput(
             "a loader process died, most often because the machine ran out of memory and the system killed it. Lower "
             "--data.workers or --batch_size; with --data.workers 0 images are read in the main process."
