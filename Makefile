@@ -19,7 +19,7 @@ demo: install
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
-# Every fault of docs/reliability.md in full: kills by the dozen, inputs damaged by the thousand. About half an hour.
+# Every fault of docs/reliability.md in full: kills by the dozen, inputs damaged by the thousand. About twelve minutes.
 reliability: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --reliability docs/reliability.md
 
