@@ -40,10 +40,12 @@ def candidates(
         size: (height, width) of the part of the input that is image, or (B, 2) of each image's.
         count: how many to keep; all, if there are fewer.
     """
-    batch, _, classes = logits.shape
-    flat = logits.flatten(1)
+    batch, total, classes = logits.shape
+    # The best pairs lie at the anchors whose best classes are best: sorting these first leaves little of a large array.
+    likely = logits.amax(2).topk(min(count, total), dim=1, sorted=False).indices
+    flat = logits.gather(1, likely[..., None].expand(-1, -1, classes)).flatten(1)
     top, index = flat.topk(min(count, flat.shape[1]), dim=1)
-    anchor = index // classes
+    anchor = likely.gather(1, index // classes)
     boxes = decode(deltas.gather(1, anchor[..., None].expand(-1, -1, 4)).float(), anchors[anchor])
     height, width = torch.as_tensor(size, device=boxes.device).expand(batch, 2).unbind(1)
     limit = torch.stack([width, height, width, height], dim=1)[:, None]
