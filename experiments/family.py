@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import IO, Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -15,21 +17,24 @@ from matplotlib.figure import Figure
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from backbones.architecture import VARIANTS, Architecture, architecture_of, counts, save
-from backbones.errors import BadInput
+from backbones.architecture import FOLDER, LARGEST, VARIANTS, Architecture, architecture_of, counts, save
+from backbones.errors import BadInput, UserError
 from experiments.board import Board
 from experiments.cells import Cell, finished, run
 from experiments.engine.commands import out
-from experiments.engine.config import parse_size
 from experiments.engine.record import write_json, write_text
 from experiments.grid import HOLDOUT, only_one
 from experiments.growth import DIMENSIONS, PHIS, Coefficients, at_cost, candidates, fits
+from experiments.meter import Meter
 from experiments.scaling import ScalingConfig
-from experiments.statistics import METRIC
+from experiments.statistics import METRIC, Difference, bootstrap, read_images
 from experiments.variants import training_arguments
-from experiments.wording import billions, millions, percent
+from experiments.wording import billions, difference_text, millions, percent
 
 ALL = "all three"
+ROUNDS = 3  # of making a whole model's cost equal, whose neck and head cost something as well
+ALIKE = 0.1  # share by which costs may differ that are compared as equal
+NAN = float("nan")
 
 
 @dataclass(frozen=True)
@@ -39,11 +44,12 @@ class Trained:
     Attributes:
         group: "grid", "base", one of DIMENSIONS, or "all three".
         key: of the network in the study's folder.
-        depth, width, resolution: coefficients.
+        depth, width, resolution: factors on the base's; in the grid coefficients, else as built, where all is whole.
         image_size: px.
-        macs, params: of the whole trained model, one image; NaN where the training failed.
-        score: a fraction; NaN where the training failed.
-        error: why.
+        macs, params: of the whole model that is trained, one image.
+        score: a fraction; NaN where there is none.
+        error: why there is none.
+        folder: of the training, within the study's.
     """
 
     group: str
@@ -52,203 +58,285 @@ class Trained:
     width: float
     resolution: float
     image_size: int
-    macs: float = float("nan")
-    params: float = float("nan")
-    score: float = float("nan")
+    macs: float
+    params: float
+    score: float = NAN
     error: str = ""
+    folder: str = ""
 
 
 def scale(config: ScalingConfig, asked: Sequence[str]) -> None:
     """Run the study, or what is left of it. `asked` are arguments of the task's train command.
 
-    Raises UserError before anything is trained where arguments are wrong, BadInput where the whole grid fails.
+    Raises UserError or BadInput before anything is trained where arguments or data are wrong; BadInput where the whole
+    grid fails, and at the end, all files written, where single trainings did.
     """
-    shared = training_arguments(config, asked, "scaling")
-    size = Cell(config.task, shared).config.image_size
-    base = architecture_of(config.base)
-    if size is not None:
-        base = replace(base, image_size=max(parse_size(size)))
     grid = [] if config.coefficients else list(candidates(config.depths, config.widths))
+    if not grid and not config.coefficients:
+        raise UserError("the grid is empty, as depth * width^2 is above 2: try smaller --depths and --widths")
+    study = Study(config, training_arguments(config, asked, "scaling"))
     if config.dry_run:
-        out.print(_plan(base, grid))
+        study.print_plan(grid)
         return
-    folder = Path(config.output)
-    with only_one(folder) as lock:
+    with only_one(study.folder) as lock:
         try:
-            Study(config, shared, base, lock).run(grid)
+            study.run(grid, lock)
         except KeyboardInterrupt:
             raise KeyboardInterrupt("stopped; the same command continues where it was") from None
 
 
 class Study:
-    """A scaling study that runs in the folder `config.output`.
+    """A scaling study in the folder `config.output`. Images are square; other ones of a recipe keep their area.
 
     Args:
         config: of the study.
         shared: arguments of all trainings.
-        base: the network of phi 0, with the image size it is trained at.
-        lock: an open file that is locked.
     """
 
-    def __init__(self, config: ScalingConfig, shared: Sequence[str], base: Architecture, lock: IO[str]) -> None:
-        self.config, self.shared, self.base, self.lock = config, shared, base, lock
+    def __init__(self, config: ScalingConfig, shared: Sequence[str]) -> None:
+        self.config, self.shared = config, shared
         self.folder, self.metric = Path(config.output), METRIC[config.task]
         self.networks = self.folder.resolve()  # so that names are found from any folder
+        self.meter = Meter(Cell(config.task, (*shared, "--backbone", config.base)), timed=False)
+        side = round(math.sqrt(math.prod(self.meter.size)))
+        self.base = replace(architecture_of(config.base), image_size=side)
+        self.known: dict[Architecture, dict[str, float]] = {}
+        self.macs = self.whole(self.base)["macs"]
 
-    def run(self, grid: Sequence[Coefficients]) -> None:
+    def cell(self, name: str, network: Architecture, holdout: float = 0.0) -> Cell:
+        """The training of a network."""
+        held = ("--data.holdout", str(holdout)) if holdout else ()
+        sized = "--image_size", str(network.image_size)
+        return Cell(self.config.task, (*self.shared, *held, "--backbone", name, *sized))
+
+    def whole(self, network: Architecture) -> dict[str, float]:
+        """`params` and `macs` of the model that is trained with a network, counted without arithmetic."""
+        if network not in self.known:
+            with TemporaryDirectory() as place:
+                self.meter.size = network.image_size, network.image_size
+                self.known[network] = self.meter(self.cell(save(Path(place), "network", network), network))
+        return self.known[network]
+
+    def equal(self, coefficients: Coefficients, times: int) -> Architecture:
+        """The member of a family whose whole model costs most nearly so many times what the base's does."""
+        rest = self.macs - counts(self.base, self.base.image_size)[1]
+        for _ in range(ROUNDS):
+            network = at_cost(self.base, coefficients, times * self.macs - rest)
+            rest, before = self.whole(network)["macs"] - counts(network, network.image_size)[1], rest
+            if rest == before:
+                break
+        return network
+
+    def planned(self, group: str, key: str, network: Architecture, given: Coefficients | None = None) -> Trained:
+        """A network before it is trained."""
+        base, end = self.base, network.stages[-1].channels
+        blocks = sum(stage.repeats for stage in network.stages) / sum(stage.repeats for stage in base.stages)
+        made = Coefficients(blocks, end / base.stages[-1].channels, network.image_size / base.image_size)
+        factors, cost = given or made, self.whole(network)
+        sizes = network.image_size, cost["macs"], cost["params"]
+        return Trained(group, key, factors.depth, factors.width, factors.resolution, *sizes)
+
+    def of_grid(self, grid: Sequence[Coefficients]) -> list[tuple[Trained, Architecture]]:
+        """The networks of the grid."""
+        keyed = [(f"grid-d{c.depth:g}-w{c.width:g}", c, c.of(self.base, 1)) for c in grid]
+        return [(self.planned("grid", key, network, c), network) for key, c, network in keyed]
+
+    def of_dimensions(self, dimensions: Mapping[str, Coefficients]) -> list[tuple[Trained, Architecture]]:
+        """The networks of equal cost."""
+        sized = [
+            (name, f"{name.replace(' ', '-')}-{2**phi}x", self.equal(c, 2**phi))
+            for phi in self.config.phis
+            for name, c in dimensions.items()
+        ]
+        return [(self.planned(name, key, network), network) for name, key, network in sized]
+
+    def print_plan(self, grid: Sequence[Coefficients]) -> None:
+        """List the trainings."""
+        known = {ALL: Coefficients(*self.config.coefficients)} if self.config.coefficients else {}
+        compared = [self.planned("base", "base", self.base), *(t for t, _ in self.of_dimensions(DIMENSIONS | known))]
+        rows = [*(t for t, _ in self.of_grid(grid)), *compared]
+        out.print(self.listed(rows, "to train"))
+        if not known and self.config.phis:
+            costs = " and ".join(billions(2**phi * self.macs) for phi in self.config.phis)
+            out.print(f"and all three at once, as the grid tells, with {costs}")
+
+    def run(self, grid: Sequence[Coefficients], lock: IO[str]) -> None:
         """Train the grid, then the comparison, and report."""
-        of_dimensions = len(self.config.phis) * (len(DIMENSIONS) + 1) + 1
-        with Board(len(grid) + of_dimensions) as board:
-            tried = [
-                self.train(board, "grid", f"grid-d{c.depth:g}-w{c.width:g}", c, c.of(self.base, 1), HOLDOUT)
-                for c in grid
-            ]
-            self.table(tried, "grid.csv")
-            chosen = self.choose(tried)
-            compared = [self.train(board, "base", "base", Coefficients(1, 1, 1), self.base)]
-            macs = counts(self.base, self.base.image_size)[1]
-            for phi in self.config.phis:
-                for name, c in {**DIMENSIONS, ALL: chosen}.items():
-                    key = f"{name.replace(' ', '-')}-{2**phi}x"
-                    compared.append(self.train(board, name, key, c, at_cost(self.base, c, macs * 2**phi)))
-        self.table(compared, "dimensions.csv")
+        single = self.of_dimensions(DIMENSIONS)  # which all can be built, or it is told before the first training
+        with Board(len(grid) + 1 + len(single) + len(self.config.phis)) as board:
+            tried = [self.train(board, lock, *pair, HOLDOUT) for pair in self.of_grid(grid)]
+            if tried:
+                self.write("grid.csv", [asdict(t) for t in tried])
+            chosen = Coefficients(*self.config.coefficients) if self.config.coefficients else self.best(tried)
+            family = self.register(chosen)
+            planned = [(self.planned("base", "base", self.base), self.base), *single]
+            planned += self.of_dimensions({ALL: chosen})
+            compared = [self.train(board, lock, *pair) for pair in planned]
+        differences = self.differences(compared)
+        self.write("dimensions.csv", [asdict(t) for t in compared])
         self.draw(compared)
-        family = {phi: chosen.of(self.base, phi) for phi in PHIS}
-        names = {phi: save(self.networks, f"phi{phi}", member) for phi, member in family.items()}
-        self.write_family(family)
-        write_json(
-            self.folder / "scaling.json",
-            {
-                "version": 1,
-                "base": self.config.base,
-                "task": self.config.task,
-                "coefficients": asdict(chosen),
-                "grid": [asdict(t) for t in tried],
-                "dimensions": [asdict(t) for t in compared],
-                "family": {f"phi{phi}": names[phi] for phi in family},
-            },
+        rows = self.rows(chosen, family)
+        self.write("family.csv", rows)
+        told = {
+            "base": self.config.base,
+            "task": self.config.task,
+            "coefficients": asdict(chosen),
+            "grid": [asdict(t) for t in tried],
+            "dimensions": [asdict(t) for t in compared],
+            "differences": {key: asdict(difference) for key, difference in differences.items()},
+            "family": {f"phi{phi}": f"{self.networks}#phi{phi}" for phi in family},
+        }
+        write_json(self.folder / "scaling.json", {"version": 1} | told)
+        if tried:
+            out.print(self.listed(tried, f"grid, on the {100 * HOLDOUT:.0f}% of training images kept out"))
+        out.print(self.listed(compared, "one dimension or all, on the validation split", differences))
+        out.print(
+            "One training each; intervals are of images alone. `times` are of the base's multiply-adds: blocks and "
+            f"maps are whole. Where costs differ by more than {100 * ALIKE:.0f}%, scores are not compared.\n"
         )
-        self.print(tried, compared, chosen, family)
+        self.print_family(chosen, rows)
+        out.print(f"{self.folder / 'scaling.png'}; grid.csv, dimensions.csv and family.csv beside it")
+        if failed := [t for t in (*tried, *compared) if t.error]:
+            lines = "\n".join(f"  {t.key}: {t.error}" for t in failed)
+            raise BadInput(
+                f"{len(failed)} of {board.total} trainings failed. Their logs are in {self.folder / 'cells'}; the same "
+                f"command trains them again.\n{lines}"
+            )
 
     def train(
-        self, board: Board, group: str, key: str, c: Coefficients, network: Architecture, holdout: float = 0.0
+        self, board: Board, lock: IO[str], planned: Trained, network: Architecture, holdout: float = 0.0
     ) -> Trained:
         """Train a network, or take what an earlier process made of it."""
-        told = Trained(group, key, c.depth, c.width, c.resolution, network.image_size)
-        name = save(self.networks, key, network)
-        held = ("--data.holdout", str(holdout)) if holdout else ()
-        sized = ("--image_size", str(network.image_size))
-        cell = Cell(self.config.task, (*self.shared, *held, "--backbone", name, *sized))
+        cell = self.cell(save(self.networks, planned.key, network), network, holdout)
         place = self.folder / "cells" / cell.key[:12]
         outcome = finished(cell, place)
-        board.start(key, known=outcome is not None)
-        outcome = outcome or run(cell, place, self.lock, board.line)
-        if outcome.error:
-            board.end(outcome.seconds, f"failed: {outcome.error}")
-            return replace(told, error=outcome.error)
-        record = json.loads((place / "record.json").read_text())
-        score = record["metrics"][self.metric]
-        told = replace(told, macs=record["macs"], params=record["params"])
-        told = told if score is None else replace(told, score=score)
-        board.end(outcome.seconds, f"{self.metric} {percent(score)}, {billions(told.macs)}")
+        board.start(planned.key, known=outcome is not None)
+        outcome = outcome or run(cell, place, lock, board.line)
+        told = replace(planned, folder=str(place.relative_to(self.folder)), error=outcome.error or "")
+        if not told.error:
+            record = json.loads((place / "record.json").read_text())
+            score = record["metrics"][self.metric]
+            told = replace(told, macs=record["macs"], params=record["params"], score=NAN if score is None else score)
+        result = f"{self.metric} {percent(told.score)}, {billions(told.macs)}"
+        board.end(outcome.seconds, f"failed: {told.error}" if told.error else result)
         return told
 
-    def choose(self, tried: Sequence[Trained]) -> Coefficients:
-        """The coefficients asked for, or those whose network scored best. Raises BadInput where none has a score."""
-        if self.config.coefficients:
-            return Coefficients(*self.config.coefficients)
+    def best(self, tried: Sequence[Trained]) -> Coefficients:
+        """Those of the grid whose network scored best. Raises BadInput where none has a score."""
         scored = [t for t in tried if t.score == t.score]
         if not scored:
-            why = tried[-1].error if tried else "there is nothing in it: try smaller --depths and --widths"
-            raise BadInput(f"no network of the grid has a score: {why}")
+            raise BadInput(f"no network of the grid has a score: {tried[-1].error or f'{self.metric} is undefined'}")
         best = max(scored, key=lambda t: t.score)
         return Coefficients(best.depth, best.width, best.resolution)
 
-    def table(self, rows: Iterable[Trained], name: str) -> None:
-        """Write rows as CSV."""
-        write_text(self.folder / name, _csv(Trained.__annotations__, (asdict(row) for row in rows)))
+    def register(self, chosen: Coefficients) -> dict[int, Architecture]:
+        """Give phi 0 to 7 their names, as far as they can be built. Raises BadInput where others have them."""
+        family = {phi: member for phi in PHIS if _can_be_built(member := chosen.of(self.base, phi))}
+        try:
+            for phi, member in family.items():
+                save(self.networks, f"phi{phi}", member)
+        except BadInput as error:
+            raise BadInput(
+                f"{self.folder} holds a family of other coefficients, and runs may be made of it: choose another "
+                f"--output, or delete phi* and all-three* in {self.folder / FOLDER}; finished trainings are kept"
+            ) from error
+        return family
 
-    def write_family(self, family: dict[int, Architecture]) -> None:
-        """Write `family.csv`."""
-        rows = []
+    def differences(self, compared: Sequence[Trained]) -> dict[str, Difference]:
+        """By key of a network, how much better all three at its cost are, with the interval over images."""
+        scored = {t.key: t for t in compared if t.score == t.score}
+        found = {}
+        for t in scored.values():
+            whole = scored.get(f"{ALL.replace(' ', '-')}-{t.key.rpartition('-')[2]}", t)
+            if whole is not t and abs(whole.macs / t.macs - 1) <= ALIKE:
+                ours, theirs = (read_images(self.folder / side.folder) for side in (whole, t))
+                found[t.key] = bootstrap([ours], [theirs])
+        return found
+
+    def rows(self, chosen: Coefficients, family: Mapping[int, Architecture]) -> list[dict[str, Any]]:
+        """The family as `family.csv` has it; of B0, beside the published network that is most like each, at 224 px."""
+        b0, found = VARIANTS["efficientnet_b0"], []
+        known = fits(b0, chosen) if self.base.stages == b0.stages else []
         for phi, member in family.items():
             params, macs = counts(member, member.image_size)
-            rows.append({"phi": phi, "backbone": f"{self.folder}#phi{phi}", "image_size": member.image_size,
-                         "params": params, "macs": macs})  # fmt: skip
-        write_text(self.folder / "family.csv", _csv(rows[0], rows))
+            row = {"phi": phi, "backbone": f"{self.folder}#phi{phi}", "image_size": member.image_size}
+            row |= {"params": params, "macs": macs}
+            if known:
+                name = min(known, key=lambda fit: abs(fit.phi - phi)).name
+                size = VARIANTS[name].image_size
+                params, macs = counts(VARIANTS[name], size)
+                row |= {"published": name, "published_image_size": size}
+                row |= {"published_params": params, "published_macs": macs}
+            found.append(row)
+        return found
+
+    def write(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write rows as CSV; NaN as nothing."""
+        text = io.StringIO()
+        table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        table.writeheader()
+        table.writerows({name: "" if value != value else value for name, value in row.items()} for row in rows)
+        write_text(self.folder / name, text.getvalue())
 
     def draw(self, compared: Sequence[Trained]) -> None:
         """`scaling.png`: score against multiply-adds, a line for each way to grow."""
         figure = Figure(figsize=(7, 4.5), layout="constrained")
         FigureCanvasAgg(figure)
         panel = figure.subplots()
-        base = compared[0]
         for name, mark in zip((*DIMENSIONS, ALL), "^s.o", strict=True):
-            line = [base, *(t for t in compared if t.group == name)]
+            line = [t for t in compared if t.group in ("base", name)]
             style: dict[str, Any] = {"marker": mark, "lw": 2.5 if name == ALL else 1.2, "label": name}
             panel.plot([t.macs / 1e9 for t in line], [100 * t.score for t in line], **style)
         panel.set_xscale("log", base=2)
         panel.xaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
         panel.set_xlabel("multiply-adds of an image, billions")
         panel.set_ylabel(f"{self.metric}, percent")
-        panel.set_title(f"{self.config.task}: {self.config.base} made larger in one dimension, and in all", loc="left",
-                        fontsize=10)  # fmt: skip
+        title = f"{self.config.task}: {self.config.base} made larger in one dimension, and in all"
+        panel.set_title(title, loc="left", fontsize=10)
         panel.spines[["top", "right"]].set_visible(False)
         panel.grid(alpha=0.25)
         panel.legend(frameon=False, fontsize=9)
         figure.savefig(self.folder / "scaling.png", dpi=120)
 
-    def print(
-        self,
-        tried: Sequence[Trained],
-        compared: Sequence[Trained],
-        chosen: Coefficients,
-        family: dict[int, Architecture],
-    ) -> None:
-        """The tables."""
-        if tried:
-            out.print(_trained(tried, self.metric, f"grid, on the {100 * HOLDOUT:.0f}% of training images kept out"))
-        out.print(_trained(compared, self.metric, "one dimension or all, on the validation split"))
-        told = f"depth {chosen.depth:g}^phi, width {chosen.width:g}^phi, resolution {chosen.resolution:.3g}^phi"
-        table = Table("backbone", "image", "parameters", "multiply-adds", box=SIMPLE_HEAD, title=f"family: {told}",
-                      title_justify="left")  # fmt: skip
-        for phi, member in family.items():
-            params, macs = counts(member, member.image_size)
-            name = f"{self.folder}#phi{phi}".replace("[", r"\[")
-            table.add_row(name, f"{member.image_size} px", millions(params), billions(macs))
+    def listed(self, rows: Iterable[Trained], title: str, differences: Mapping[str, Difference] | None = None) -> Table:
+        """A table of networks."""
+        table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
+        table.add_column("network", no_wrap=True)
+        last = [f"{ALL} against it"] if differences else []
+        for head in ("depth", "width", "resolution", "px", "MACs, G", "times", f"{self.metric}, %", *last):
+            table.add_column(head, justify="right")
+        for row in rows:
+            cells = [f"{row.depth:.3g}", f"{row.width:.3g}", f"{row.resolution:.3g}", str(row.image_size)]
+            cells += [f"{row.macs / 1e9:.3g}", f"{row.macs / self.macs:.2f}"]
+            cells.append("failed" if row.error else percent(row.score))
+            if differences and row.key in differences:
+                cells.append(f"{difference_text(differences[row.key])}, {differences[row.key].verdict}")
+            table.add_row(row.key, *cells)
+        return table
+
+    def print_family(self, chosen: Coefficients, rows: Sequence[Mapping[str, Any]]) -> None:
+        """The family, and how near it comes to the published one."""
+        known = "published" in rows[0]
+        title = "depth {depth:.4g}^phi, width {width:.4g}^phi, resolution {resolution:.4g}^phi".format(**asdict(chosen))
+        table = Table(box=SIMPLE_HEAD, title=f"{title}; as ImageNet classifiers", title_justify="left", pad_edge=False)
+        for head in ("backbone", "px", "params", "MACs", *(("nearest published",) if known else ())):
+            table.add_column(head, no_wrap=True)
+        for row in rows:
+            cells = [str(row["image_size"]), millions(row["params"]), billions(row["macs"])]
+            if known:
+                sizes = f"{row['published_image_size']} px", millions(row["published_params"])
+                cells.append(", ".join((f"{row['published']}: {sizes[0]}", sizes[1], billions(row["published_macs"]))))
+            table.add_row(row["backbone"].replace("[", r"\["), *cells)
         out.print(table)
-        if self.base.stages == VARIANTS["efficientnet_b0"].stages and self.base.image_size == 224:
-            for fit in fits(self.base, chosen):
-                out.print(
-                    f"nearest to {fit.name}: phi {fit.phi:.2f}, with {100 * fit.params:.0f}% of its parameters and "
-                    f"{100 * fit.macs:.0f}% of its multiply-adds"
-                )
-        out.print(f"{self.folder / 'scaling.png'}, grid.csv, dimensions.csv and family.csv beside it")
+        if known:
+            near = fits(VARIANTS["efficientnet_b0"], chosen)
+            params, macs = (100 * max(abs(getattr(fit, name) - 1) for fit in near) for name in ("params", "macs"))
+            out.print(
+                f"With 224 px at phi 0, B0 to B7 are met best at phi {', '.join(f'{fit.phi:g}' for fit in near)}; "
+                f"parameters differ by up to {params:.0f}% and multiply-adds by up to {macs:.0f}%\n"
+            )
 
 
-def _plan(base: Architecture, grid: Sequence[Coefficients]) -> Table:
-    table = Table("depth", "width", "resolution", "image", "parameters", "multiply-adds", box=SIMPLE_HEAD)
-    for c in (Coefficients(1, 1, 1), *grid):
-        network = c.of(base, 1)
-        params, macs = counts(network, network.image_size)
-        cells = f"{c.depth:g}", f"{c.width:g}", f"{c.resolution:.3f}", f"{network.image_size} px"
-        table.add_row(*cells, millions(params), billions(macs))
-    return table
-
-
-def _trained(rows: Sequence[Trained], metric: str, title: str) -> Table:
-    table = Table(box=SIMPLE_HEAD, title=title, title_justify="left")
-    for head in ("scaled", "depth", "width", "resolution", "image", "multiply-adds", f"{metric}, %"):
-        table.add_column(head, justify="left" if head == "scaled" else "right")
-    for row in rows:
-        cells = f"{row.depth:g}", f"{row.width:.3g}", f"{row.resolution:.3g}", f"{row.image_size} px"
-        table.add_row(row.group, *cells, billions(row.macs), "failed" if row.error else percent(row.score))
-    return table
-
-
-def _csv(names: Iterable[str], rows: Iterable[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    table = csv.DictWriter(text, list(names), lineterminator="\n")
-    table.writeheader()
-    table.writerows({name: "" if value != value else value for name, value in row.items()} for row in rows)
-    return text.getvalue()
+def _can_be_built(network: Architecture) -> bool:
+    widest = max(network.head, network.image_size, *(stage.channels for stage in network.stages))
+    return widest <= LARGEST["channels"] and max(stage.repeats for stage in network.stages) <= LARGEST["repeats"]

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from backbones.architecture import architecture_of
 from backbones.errors import UserError
 from data.demo import TASKS
 from experiments.compare import split
-from experiments.engine.cli import command
+from experiments.engine.cli import command, demo_unless_root
 from experiments.engine.config import Precision
 from experiments.search import split_data
 
@@ -21,6 +22,8 @@ DESCRIPTION = (
     "dimension alone is compared with all three at equal multiply-adds. Settings of the training go as --TASK.FLAG "
     "VALUE, its data as --data.root FOLDER. Finished trainings are kept: the same command continues after an interrupt."
 )
+
+DEMO: dict[str, Any] = {"image_size": 52, "epochs": 8, "batch_size": 16}  # half an hour on two CPU cores
 
 
 @dataclass
@@ -54,7 +57,7 @@ class ScalingConfig:
     output: str = "runs/scaling"
     """Folder of the study: networks, trainings, grid.csv, family.csv and scaling.png."""
     dry_run: bool = False
-    """Only list the networks of the grid."""
+    """Only list the trainings, with their multiply-adds."""
 
     def check(self) -> None:
         """Raise UserError for a study that could not be made."""
@@ -70,6 +73,17 @@ class ScalingConfig:
             raise UserError(f"--phis {self.phis}: whole numbers from 1 to 4")
         if self.image_size is not None and not 32 <= self.image_size <= 2048:
             raise UserError(f"--image_size {self.image_size}: pixels from 32 to 2048")
+        for mark in "#:":  # which have a meaning in a backbone's name
+            if mark in str(Path(self.output).resolve()):
+                raise UserError(f"--output {self.output} has a '{mark}' in its path: choose another folder")
+
+
+def sized_for_demo(config: ScalingConfig, asked: Sequence[str]) -> ScalingConfig:
+    """The settings, with `DEMO` where nothing else is asked for the drawn portraits. `asked` are of train."""
+    named = any(argument.partition("=")[0] == "--config" for argument in asked)
+    if config.task != "classification" or named or demo_unless_root(list(asked)) is None:
+        return config
+    return replace(config, **{name: value for name, value in DEMO.items() if getattr(config, name) is None})
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -81,7 +95,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise UserError(f"there are settings for {', '.join(sorted(stray))}, but --task is {config.task}")
         from experiments.family import scale
 
-        return scale(config, [*of_data, *of_tasks.get(config.task, [])])
+        asked = [*of_data, *of_tasks.get(config.task, [])]
+        return scale(sized_for_demo(config, asked), asked)
 
     rest, of_tasks = split(sys.argv[1:] if argv is None else argv)
     own, of_data = split_data(rest)
