@@ -392,6 +392,7 @@ def test_killed_in_a_training_and_continued_by_two(data, tmp_path):
     assert [row["note"] for row in found] == ["", "", "continues trial 1", ""]
     assert len({row["architecture"] for row in found}) == 3
     assert len(list(output.glob("cells/*/complete.json"))) == 3
+    assert not list(output.glob("cells/*/checkpoints"))  # nobody goes on from a trial; forty would fill a disk
     assert {file: file.stat().st_mtime_ns for file in begun} == begun
     records = [json.loads(file.read_text()) for file in output.glob("cells/*/record.json")]
     assert {record["config"]["data"]["holdout"] for record in records} == {0.2}
