@@ -9,6 +9,7 @@ from typing import Any
 
 from backbones.errors import UserError
 from data.demo import TASKS
+from experiments.arguments import split
 from experiments.engine.cli import command
 from experiments.engine.config import Precision, Protocol
 
@@ -65,23 +66,6 @@ class CompareConfig:
             raise UserError(f"--baseline {self.baseline} is not among --backbones {' '.join(self.backbones)}")
         if self.seeds < 1:
             raise UserError(f"--seeds {self.seeds} is too small: at least 1")
-
-
-def split(arguments: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
-    """The arguments of the comparison, and those of each task: `--detection.epochs 12` -> detection: `--epochs 12`."""
-    own: list[str] = []
-    of_tasks: dict[str, list[str]] = {}
-    into = own
-    for argument in arguments:
-        if argument.startswith("--"):
-            into = own
-            for task in TASKS:
-                for prefix, becomes in ((f"--{task}.", "--"), (f"--data.{task}.", "--data.")):
-                    if argument.startswith(prefix):
-                        into = of_tasks.setdefault(task, [])
-                        argument = becomes + argument.removeprefix(prefix)
-        into.append(argument)
-    return own, of_tasks
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO, Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from backbones.architecture import FOLDER, LARGEST, VARIANTS, Architecture, architecture_of, counts, save
@@ -22,47 +17,18 @@ from backbones.errors import BadInput, UserError
 from experiments.board import Board
 from experiments.cells import Cell, finished, run
 from experiments.engine.commands import out
-from experiments.engine.record import write_json, write_text
+from experiments.engine.record import write_json
 from experiments.grid import HOLDOUT, only_one
+from experiments.grown import ALL, NAN, Trained, draw_growth, print_family, table_of, write_rows
 from experiments.growth import DIMENSIONS, PHIS, Coefficients, at_cost, candidates, fits
 from experiments.meter import Meter
 from experiments.scaling import ScalingConfig
 from experiments.statistics import METRIC, Difference, bootstrap, read_images
 from experiments.variants import training_arguments
-from experiments.wording import billions, difference_text, millions, percent
+from experiments.wording import billions, percent
 
-ALL = "all three"
 ROUNDS = 3  # of making a whole model's cost equal, whose neck and head cost something as well
 ALIKE = 0.1  # share by which costs may differ that are compared as equal
-NAN = float("nan")
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A network of the study and what its training gave.
-
-    Attributes:
-        group: "grid", "base", one of DIMENSIONS, or "all three".
-        key: of the network in the study's folder.
-        depth, width, resolution: factors on the base's; in the grid coefficients, else as built, where all is whole.
-        image_size: px.
-        macs, params: of the whole model that is trained, one image.
-        score: a fraction; NaN where there is none.
-        error: why there is none.
-        folder: of the training, within the study's.
-    """
-
-    group: str
-    key: str
-    depth: float
-    width: float
-    resolution: float
-    image_size: int
-    macs: float
-    params: float
-    score: float = NAN
-    error: str = ""
-    folder: str = ""
 
 
 def scale(config: ScalingConfig, asked: Sequence[str]) -> None:
@@ -166,17 +132,18 @@ class Study:
         with Board(len(grid) + 1 + len(single) + len(self.config.phis)) as board:
             tried = [self.train(board, lock, *pair, HOLDOUT) for pair in self.of_grid(grid)]
             if tried:
-                self.write("grid.csv", [asdict(t) for t in tried])
+                write_rows([asdict(t) for t in tried], self.folder / "grid.csv")
             chosen = Coefficients(*self.config.coefficients) if self.config.coefficients else self.best(tried)
             family = self.register(chosen)
             planned = [(self.planned("base", "base", self.base), self.base), *single]
             planned += self.of_dimensions({ALL: chosen})
             compared = [self.train(board, lock, *pair) for pair in planned]
         differences = self.differences(compared)
-        self.write("dimensions.csv", [asdict(t) for t in compared])
-        self.draw(compared)
+        write_rows([asdict(t) for t in compared], self.folder / "dimensions.csv")
+        title = f"{self.config.task}: {self.config.base} made larger in one dimension, and in all"
+        draw_growth(compared, self.metric, title, self.folder / "scaling.png")
         rows = self.rows(chosen, family)
-        self.write("family.csv", rows)
+        write_rows(rows, self.folder / "family.csv")
         told = {
             "base": self.config.base,
             "task": self.config.task,
@@ -194,7 +161,7 @@ class Study:
             "One training each; intervals are of images alone. `times` are of the base's multiply-adds: blocks and "
             f"maps are whole. Where costs differ by more than {100 * ALIKE:.0f}%, scores are not compared.\n"
         )
-        self.print_family(chosen, rows)
+        print_family(chosen, rows)
         out.print(f"{self.folder / 'scaling.png'}; grid.csv, dimensions.csv and family.csv beside it")
         if failed := [t for t in (*tried, *compared) if t.error]:
             lines = "\n".join(f"  {t.key}: {t.error}" for t in failed)
@@ -270,71 +237,9 @@ class Study:
             found.append(row)
         return found
 
-    def write(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write rows as CSV; NaN as nothing."""
-        text = io.StringIO()
-        table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        table.writeheader()
-        table.writerows({name: "" if value != value else value for name, value in row.items()} for row in rows)
-        write_text(self.folder / name, text.getvalue())
-
-    def draw(self, compared: Sequence[Trained]) -> None:
-        """`scaling.png`: score against multiply-adds, a line for each way to grow."""
-        figure = Figure(figsize=(7, 4.5), layout="constrained")
-        FigureCanvasAgg(figure)
-        panel = figure.subplots()
-        for name, mark in zip((*DIMENSIONS, ALL), "^s.o", strict=True):
-            line = [t for t in compared if t.group in ("base", name)]
-            style: dict[str, Any] = {"marker": mark, "lw": 2.5 if name == ALL else 1.2, "label": name}
-            panel.plot([t.macs / 1e9 for t in line], [100 * t.score for t in line], **style)
-        panel.set_xscale("log", base=2)
-        panel.xaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
-        panel.set_xlabel("multiply-adds of an image, billions")
-        panel.set_ylabel(f"{self.metric}, percent")
-        title = f"{self.config.task}: {self.config.base} made larger in one dimension, and in all"
-        panel.set_title(title, loc="left", fontsize=10)
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.grid(alpha=0.25)
-        panel.legend(frameon=False, fontsize=9)
-        figure.savefig(self.folder / "scaling.png", dpi=120)
-
     def listed(self, rows: Iterable[Trained], title: str, differences: Mapping[str, Difference] | None = None) -> Table:
         """A table of networks."""
-        table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
-        table.add_column("network", no_wrap=True)
-        last = [f"{ALL} against it"] if differences else []
-        for head in ("depth", "width", "resolution", "px", "MACs, G", "times", f"{self.metric}, %", *last):
-            table.add_column(head, justify="right")
-        for row in rows:
-            cells = [f"{row.depth:.3g}", f"{row.width:.3g}", f"{row.resolution:.3g}", str(row.image_size)]
-            cells += [f"{row.macs / 1e9:.3g}", f"{row.macs / self.macs:.2f}"]
-            cells.append("failed" if row.error else percent(row.score))
-            if differences and row.key in differences:
-                cells.append(f"{difference_text(differences[row.key])}, {differences[row.key].verdict}")
-            table.add_row(row.key, *cells)
-        return table
-
-    def print_family(self, chosen: Coefficients, rows: Sequence[Mapping[str, Any]]) -> None:
-        """The family, and how near it comes to the published one."""
-        known = "published" in rows[0]
-        title = "depth {depth:.4g}^phi, width {width:.4g}^phi, resolution {resolution:.4g}^phi".format(**asdict(chosen))
-        table = Table(box=SIMPLE_HEAD, title=f"{title}; as ImageNet classifiers", title_justify="left", pad_edge=False)
-        for head in ("backbone", "px", "params", "MACs", *(("nearest published",) if known else ())):
-            table.add_column(head, no_wrap=True)
-        for row in rows:
-            cells = [str(row["image_size"]), millions(row["params"]), billions(row["macs"])]
-            if known:
-                sizes = f"{row['published_image_size']} px", millions(row["published_params"])
-                cells.append(", ".join((f"{row['published']}: {sizes[0]}", sizes[1], billions(row["published_macs"]))))
-            table.add_row(row["backbone"].replace("[", r"\["), *cells)
-        out.print(table)
-        if known:
-            near = fits(VARIANTS["efficientnet_b0"], chosen)
-            params, macs = (100 * max(abs(getattr(fit, name) - 1) for fit in near) for name in ("params", "macs"))
-            out.print(
-                f"With 224 px at phi 0, B0 to B7 are met best at phi {', '.join(f'{fit.phi:g}' for fit in near)}; "
-                f"parameters differ by up to {params:.0f}% and multiply-adds by up to {macs:.0f}%\n"
-            )
+        return table_of(rows, title, self.metric, self.macs, differences)
 
 
 def _can_be_built(network: Architecture) -> bool:

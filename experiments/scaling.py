@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
-from backbones.architecture import architecture_of
 from backbones.errors import UserError
-from data.demo import TASKS
-from experiments.compare import split
-from experiments.engine.cli import command, demo_unless_root
+from experiments.arguments import check_study, run_study
+from experiments.engine.cli import demo_unless_root
 from experiments.engine.config import Precision
-from experiments.search import split_data
 
 DESCRIPTION = (
     "Scale an EfficientNet as its paper did: a grid of factors on depth, width and resolution that double its cost is "
@@ -61,9 +56,7 @@ class ScalingConfig:
 
     def check(self) -> None:
         """Raise UserError for a study that could not be made."""
-        if self.task not in TASKS:
-            raise UserError(f"--task {self.task}: there are {', '.join(TASKS)}")
-        architecture_of(self.base)
+        check_study(self)
         for name in ("coefficients", "depths", "widths"):
             if any(not 1 <= value <= 4 for value in getattr(self, name)):
                 raise UserError(f"--{name} {getattr(self, name)}: factors are from 1 to 4")
@@ -73,9 +66,6 @@ class ScalingConfig:
             raise UserError(f"--phis {self.phis}: whole numbers from 1 to 4")
         if self.image_size is not None and not 32 <= self.image_size <= 2048:
             raise UserError(f"--image_size {self.image_size}: pixels from 32 to 2048")
-        for mark in "#:":  # which have a meaning in a backbone's name
-            if mark in str(Path(self.output).resolve()):
-                raise UserError(f"--output {self.output} has a '{mark}' in its path: choose another folder")
 
 
 def sized_for_demo(config: ScalingConfig, asked: Sequence[str]) -> ScalingConfig:
@@ -89,18 +79,12 @@ def sized_for_demo(config: ScalingConfig, asked: Sequence[str]) -> ScalingConfig
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
 
-    def run(config: ScalingConfig) -> Any:
-        config.check()
-        if stray := of_tasks.keys() - {config.task}:
-            raise UserError(f"there are settings for {', '.join(sorted(stray))}, but --task is {config.task}")
+    def work(config: ScalingConfig, asked: list[str]) -> None:
         from experiments.family import scale
 
-        asked = [*of_data, *of_tasks.get(config.task, [])]
-        return scale(sized_for_demo(config, asked), asked)
+        scale(sized_for_demo(config, asked), asked)
 
-    rest, of_tasks = split(sys.argv[1:] if argv is None else argv)
-    own, of_data = split_data(rest)
-    command("experiments.scaling", ScalingConfig, run, DESCRIPTION)(own)
+    run_study("experiments.scaling", ScalingConfig, work, DESCRIPTION, argv)
 
 
 if __name__ == "__main__":

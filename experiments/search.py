@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from backbones.architecture import architecture_of
 from backbones.errors import UserError
-from data.demo import TASKS
-from experiments.compare import split
-from experiments.engine.cli import command
+from experiments.arguments import check_study, run_study
 from experiments.engine.config import Precision, parse_size
 
 DESCRIPTION = (
@@ -60,9 +55,7 @@ class SearchConfig:
 
     def check(self) -> None:
         """Raise UserError for a search that could not be made."""
-        if self.task not in TASKS:
-            raise UserError(f"--task {self.task}: there are {', '.join(TASKS)}")
-        architecture_of(self.base)
+        check_study(self)
         if self.trials < 1:
             raise UserError(f"--trials {self.trials} is too small: at least 1")
         if self.weight > 0:
@@ -71,37 +64,17 @@ class SearchConfig:
             raise UserError("--prune needs one number to judge a training by: it cannot go with --objective front")
         if self.image_size is not None:
             parse_size(self.image_size)
-        for mark in "#:":  # which have a meaning in a backbone's name
-            if mark in str(Path(self.output).resolve()):
-                raise UserError(f"--output {self.output} has a '{mark}' in its path: choose another folder")
-
-
-def split_data(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The arguments of the search, and those of its data: `--data.root R`."""
-    own: list[str] = []
-    of_data: list[str] = []
-    into = own
-    for argument in arguments:
-        if argument.startswith("--"):
-            into = of_data if argument.startswith("--data.") else own
-        into.append(argument)
-    return own, of_data
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
 
-    def run(config: SearchConfig) -> Any:
-        config.check()
-        if stray := of_tasks.keys() - {config.task}:
-            raise UserError(f"there are settings for {', '.join(sorted(stray))}, but --task is {config.task}")
+    def work(config: SearchConfig, asked: list[str]) -> None:
         from experiments.study import search
 
-        return search(config, [*of_data, *of_tasks.get(config.task, [])])
+        search(config, asked)
 
-    rest, of_tasks = split(sys.argv[1:] if argv is None else argv)
-    own, of_data = split_data(rest)
-    command("experiments.search", SearchConfig, run, DESCRIPTION)(own)
+    run_study("experiments.search", SearchConfig, work, DESCRIPTION, argv)
 
 
 if __name__ == "__main__":
