@@ -15,6 +15,12 @@ WIDTH, HEIGHT = 420, 280
 LEFT, RIGHT, TOP, BOTTOM = 46, 16, 14, 40
 DASHES = ("", "6 3", "2 3", "8 3 2 3", "1 4", "12 4", "4 2 1 2")
 SERIES = 7  # colours in report.css
+RADIUS, LETTER, LINE = 5, 5.6, 12  # of marks; width of a letter and height of a line, about
+# Where a name may stand beside its mark, the better places first: to the right, left, above, below, and further off.
+PLACES = [(8, 4, "start"), (-8, 4, "end"), (0, -10, "middle"), (0, 19, "middle")]
+PLACES += [(dx, 4 + dy, to) for dy in (-24, 24, -36, 36) for dx, to in ((8, "start"), (-8, "end"))]
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 @dataclass(frozen=True)
@@ -47,20 +53,17 @@ def scatter(points: Sequence[Point], x_label: str, y_label: str) -> str:
     front = pareto(points)
     path = " ".join(f"{axis_x(p.x):.1f},{axis_y(p.y):.1f}" for p in front)
     marks = [f'<polyline class="front" points="{path}"/>' if len(front) > 1 else ""]
-    taken: list[tuple[float, float]] = []
+    taken: list[Box] = []
+    for p in points:
+        x, y = axis_x(p.x), axis_y(p.y)
+        taken.append((x - RADIUS, y - RADIUS, x + RADIUS, y + RADIUS))
     for p in sorted(points, key=lambda p: -p.y):
         x, y = axis_x(p.x), axis_y(p.y)
         place = "on the front" if p in front else "not on the front"
         low, high = axis_y(p.y - p.spread), axis_y(p.y + p.spread)
         bar = f'<line class="spread" x1="{x:.1f}" x2="{x:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>' if p.spread else ""
-        end = x > WIDTH * 0.62
-        label_x, label_y = x + (-8 if end else 8), y + 4
-        while any(abs(label_y - b) < 12 and abs(label_x - a) < 120 for a, b in taken):
-            label_y += 12
-        taken.append((label_x, label_y))
-        circle = f'<circle class="{"on" if p in front else "off"}" cx="{x:.1f}" cy="{y:.1f}" r="5"/>'
-        text = _text(p.name, label_x, label_y, "end" if end else "start")
-        marks.append(_told("mark", f"{p.says}; {place}", bar + circle + text))
+        circle = f'<circle class="{"on" if p in front else "off"}" cx="{x:.1f}" cy="{y:.1f}" r="{RADIUS}"/>'
+        marks.append(_told("mark", f"{p.says}; {place}", bar + circle + _name(p.name, x, y, taken)))
     return _frame(axis_x, axis_y, x_label, y_label, "".join(marks), f"{y_label} against {x_label}")
 
 
@@ -91,6 +94,28 @@ def _told(kind: str, says: str, content: str) -> str:
     """Marks that the keyboard can reach, and that say what they show."""
     says = escape(says)
     return f'<g class="{kind}" tabindex="0" role="img" aria-label="{says}" data-tip="{says}">{content}</g>'
+
+
+def _name(name: str, x: float, y: float, taken: list[Box]) -> str:
+    """A name in the first place beside its mark where it lies on nothing that is `taken`, which it joins."""
+    width = LETTER * len(name)
+    boxes = []
+    for dx, dy, anchor in PLACES:
+        left = x + dx - width * {"start": 0.0, "middle": 0.5, "end": 1.0}[anchor]
+        boxes.append((left, y + dy - LINE + 3, left + width, y + dy + 2))
+    free = (
+        i
+        for i, box in enumerate(boxes)
+        if box[0] >= LEFT and box[2] <= WIDTH and box[1] >= 0 and not any(_overlap(box, other) for other in taken)
+    )
+    i = next(free, 0)
+    taken.append(boxes[i])
+    dx, dy, anchor = PLACES[i]
+    return _text(name, x + dx, y + dy, anchor)
+
+
+def _overlap(a: Box, b: Box) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def _text(text: str, x: float, y: float, anchor: str) -> str:

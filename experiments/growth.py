@@ -63,6 +63,17 @@ def at_cost(base: Architecture, coefficients: Coefficients, macs: float) -> Arch
     )
 
 
+def of_cost(base: Architecture, macs: float, image_size: int) -> Architecture:
+    """`base` made wider and deeper, or narrower and shallower, in the published proportion, until it costs `macs`.
+
+    Images stay as they are: `macs` are multiply-adds of one of `image_size` pixels, as `counts` counts them. Blocks and
+    channels are whole, so that the cost is met to within a few percent.
+    """
+    phis = (phi / STEPS for phi in range(-4 * STEPS, 4 * STEPS + 1))
+    members = dict.fromkeys(scaled(base, PUBLISHED.width**phi, PUBLISHED.depth**phi) for phi in phis)
+    return min(members, key=lambda member: abs(counts(member, image_size)[1] - macs))
+
+
 def _resized(member: Architecture, coefficients: Coefficients) -> list[Architecture]:
     slack = member.image_size // 10 if coefficients.resolution > 1 else 0
     return [replace(member, image_size=member.image_size + more) for more in sorted(range(-slack, slack + 1), key=abs)]

@@ -19,14 +19,15 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from backbones.architecture import architecture_of, save
+from backbones.architecture import architecture_of, counts, save
 from backbones.errors import BadInput, UserError
 from experiments.board import Board
 from experiments.cells import Cell, Outcome, Stopped, finished, run
 from experiments.engine.commands import out
 from experiments.engine.record import write_json
 from experiments.front import Found, best_of, draw_front, table_of, write_trials
-from experiments.grid import HOLDOUT, flat
+from experiments.grid import FIXED, HOLDOUT, flat
+from experiments.growth import of_cost
 from experiments.meter import Meter
 from experiments.search import SearchConfig
 from experiments.space import Space, words
@@ -36,6 +37,7 @@ from experiments.variants import training_arguments
 from experiments.wording import billions, percent
 
 SETTINGS = "search.json"
+RIVAL = "base-at-its-cost"  # name of the base scaled to what the best network costs
 HOPELESS = 3  # failures, before any success, that spare the other trials
 POLL = 1.0  # seconds between looks at the trials of other processes
 COST = {"macs": "macs", "latency": "latency_ms"}
@@ -214,14 +216,32 @@ class Search:
         if not best:
             raise BadInput(f"no trial has a score: what became of them is in {self.folder / 'trials.csv'}")
         out.print(table_of(found, self.cost, self.metric, self.folder))
-        arguments = [*self.shared, "--backbone", f"{self.folder}#{best[0].number}"]
         out.print(
             f"Scores are of one training each, on the {100 * HOLDOUT:.0f}% of the training images that are kept out of "
-            "it. To train the first of these on all of them, and score it on the validation split:\n"
-            f"{shlex.join(['python', '-m', f'{self.config.task}.train', *arguments])}\n"
+            "it, and the best of many is best by luck as well. To train the first of these anew, on all images, beside "
+            "the base, and the base scaled to its cost, and score them on the validation split:\n"
+            f"{shlex.join(self.rematch(best[0].number))}\n"
             f"{self.folder / 'trials.csv'} and {self.folder / 'front.png'}",
             markup=False,
         )
+
+    def rematch(self, number: int) -> list[str]:
+        """The command that compares a trial's network with the base, and with the base scaled to what it costs."""
+        size = round(math.sqrt(math.prod(self.meter.size)))
+        found = architecture_of(f"{self.folder.resolve()}#{number}")
+        name = f"{RIVAL}-{number}"
+        save(self.folder.resolve(), name, of_cost(self.space.base, counts(found, size)[1], size))
+        asked: list[str] = []
+        taken = True
+        for argument in self.shared:
+            if argument.startswith("--"):
+                taken = argument.removeprefix("--").partition("=")[0] not in FIXED
+                argument = f"--{self.config.task}.{argument.removeprefix('--')}"
+            asked += [argument] if taken else []
+        backbones = f"{self.folder}#{number}", f"{self.folder}#{name}", self.config.base
+        fixed = ["--tasks", self.config.task, "--baseline", self.config.base, "--seeds", "3"]
+        fixed += ["--output", f"{self.folder}-rematch"]
+        return ["python", "-m", "experiments.compare", "--backbones", *backbones, *fixed, *asked]
 
 
 def cell_of(config: SearchConfig, shared: Sequence[str], backbone: str) -> Cell:

@@ -113,8 +113,8 @@ def millions(value: float) -> str:
 
 
 def billions(value: float) -> str:
-    """Multiply-adds: `0.39 G`; "--" for NaN."""
-    return "--" if value != value else f"{value / 1e9:.2f} G"
+    """Multiply-adds: `0.39 G`, `0.017 G`; "--" for NaN."""
+    return "--" if value != value else f"{value / 1e9:.2{'f' if value >= 1e8 else 'g'}} G"
 
 
 def percent(value: float | None) -> str:

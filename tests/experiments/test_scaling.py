@@ -14,7 +14,7 @@ from backbones.architecture import B0, VARIANTS, architecture_of, counts, scaled
 from experiments import cells, family, scaling
 from experiments.cells import Outcome
 from experiments.engine.published import classifier_of
-from experiments.growth import DIMENSIONS, PUBLISHED, Coefficients, at_cost, candidates, fits
+from experiments.growth import DIMENSIONS, PUBLISHED, Coefficients, at_cost, candidates, fits, of_cost
 from experiments.scaling import DEMO, ScalingConfig, sized_for_demo
 from tests.classification.conftest import write_folders
 from tests.commands import fails, run
@@ -46,6 +46,15 @@ def test_equal_multiply_adds(coefficients: Coefficients, times: int) -> None:
     assert counts(grown, grown.image_size)[1] == pytest.approx(times * macs, rel=0.06)
     if coefficients.resolution == 1:
         assert grown.image_size == 80
+
+
+@pytest.mark.parametrize("times", [0.5, 0.8, 1, 2])
+def test_base_at_another_cost(times: float) -> None:
+    macs = times * counts(B0, 48)[1]
+    member = of_cost(B0, macs, 48)
+    assert counts(member, 48)[1] == pytest.approx(macs, rel=0.06)
+    assert member.image_size == B0.image_size
+    assert (member == B0) == (times == 1)
 
 
 def test_published_coefficients_give_the_published_family() -> None:

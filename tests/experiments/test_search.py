@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,10 +16,11 @@ import torch
 from optuna.trial import TrialState
 
 from backbones import create_backbone
-from backbones.architecture import B0, VARIANTS, Stage, architecture_of, save
+from backbones.architecture import B0, VARIANTS, Stage, architecture_of, counts, save
 from backbones.errors import BadInput
 from classification.model import create_classifier
 from experiments import cells, search, study
+from experiments.arguments import split
 from experiments.cells import Cell, Outcome, Stopped
 from experiments.engine.record import cost
 from experiments.front import front
@@ -196,8 +198,15 @@ def test_a_search_tells_what_it_found_and_goes_on_with_more_trials(monkeypatch, 
     assert words(architecture_of(f"{tmp_path / 'out'}#3")) == last["architecture"]
     best = max(range(4), key=lambda number: float(found[number]["objective"]))
     told = capsys.readouterr().out
-    command = next(line for line in told.splitlines() if line.startswith("python -m classification.train"))
-    assert f"--backbone '{tmp_path / 'out'}#{best}'" in command
+    command = next(line for line in told.splitlines() if line.startswith("python -m experiments.compare"))
+    asked = shlex.split(command)
+    at_its_cost = f"{tmp_path / 'out'}#base-at-its-cost-{best}"
+    assert asked[asked.index("--backbones") + 1 :][:3] == [f"{tmp_path / 'out'}#{best}", at_its_cost, "efficientnet_b0"]
+    _, of_tasks = split(asked[3:])
+    assert "--seed" not in of_tasks["classification"]
+    side = int(of_tasks["classification"][of_tasks["classification"].index("--image_size") + 1])
+    costs = [counts(architecture_of(name), side)[1] for name in (f"{tmp_path / 'out'}#{best}", at_its_cost)]
+    assert costs[1] == pytest.approx(costs[0], rel=0.1)
     assert "holdout" not in command
     assert (tmp_path / "out" / "front.png").stat().st_size > 1000
 
