@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbones.normact import norm_act
+from backbones.normact import gated, norm_act
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -62,7 +62,7 @@ class SqueezeExcite(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> the same."""
         gate = self.act(self.conv_reduce(x.mean((2, 3), keepdim=True)))
-        return x * self.conv_expand(gate).sigmoid()
+        return gated(x, self.conv_expand(gate))
 
 
 class StochasticDepth(nn.Module):

@@ -1,4 +1,4 @@
-"""Batch norm and swish in one, which keep half as much for backward: the norm's output is computed once more there."""
+"""Operations that keep less for backward than the ones they are made of: batch norm with swish, and a sigmoid gate."""
 
 from __future__ import annotations
 
@@ -33,6 +33,34 @@ def norm_swish(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
     if norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
     return _NormSwish.apply(x, norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.momentum, norm.eps)
+
+
+def gated(x: Tensor, logits: Tensor) -> Tensor:
+    """`x * logits.sigmoid()` for maps x (B, C, H, W) and logits (B, C, 1, 1).
+
+    Apart, the product keeps x for the gradient of the gate. Where p is the product, that of the logits is the sum of
+    p (1 - gate) times p's gradient, and p is what the convolution that follows keeps anyway.
+    """
+    return _Gated.apply(x, logits) if torch.is_grad_enabled() else x * logits.sigmoid()
+
+
+class _Gated(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, logits: Tensor) -> Tensor:
+        gate = logits.sigmoid()
+        product = x * gate
+        ctx.save_for_backward(product, gate)
+        return product
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        product, gate = ctx.saved_tensors
+        of_maps, of_logits = ctx.needs_input_grad
+        return (
+            gradient * gate if of_maps else None,
+            (gradient * product).sum((2, 3), keepdim=True) * (1 - gate) if of_logits else None,
+        )
 
 
 class _NormSwish(torch.autograd.Function):

@@ -1,4 +1,4 @@
-"""Batch norm and swish in one, against the two of PyTorch."""
+"""Batch norm with swish, and a gate, each in one, against the operations of PyTorch that they are made of."""
 
 import copy
 
@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from backbones.normact import norm_act, norm_swish, swish
+from backbones.normact import gated, norm_act, norm_swish, swish
 
 
 def pair():
@@ -68,3 +68,30 @@ def test_other_activations_are_left_alone() -> None:
     norm, _, images = pair()
     torch.testing.assert_close(norm_act(norm.eval(), F.relu6, images), F.relu6(norm(images)))
     torch.testing.assert_close(norm_act(nn.Identity(), swish, images.clone()), F.silu(images))
+
+
+@pytest.mark.parametrize("scale", [1.0, 40.0])  # gates that are all but open or shut, which nothing may divide by
+def test_a_gate_is_a_product_with_a_sigmoid(scale) -> None:
+    images = pair()[2]
+    logits = scale * torch.randn(4, 6, 1, 1)
+    ours, theirs = ([t.clone().requires_grad_() for t in (images, logits)] for _ in range(2))
+    found, expected = gated(*ours), theirs[0] * theirs[1].sigmoid()
+    assert torch.equal(found, expected)
+    gradient = torch.randn_like(found)
+    found.backward(gradient)
+    expected.backward(gradient)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a.grad, b.grad)
+    with torch.no_grad():
+        assert torch.equal(gated(images, logits), expected)
+
+
+def test_a_gate_has_numerical_gradients_and_keeps_its_product_alone() -> None:
+    images = pair()[2][:2, :, :3, :3].double()
+    logits = torch.randn(2, 6, 1, 1, dtype=torch.double, requires_grad=True)
+    assert torch.autograd.gradcheck(gated, (images.clone().requires_grad_(), logits))
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.data_ptr()) or t, lambda t: t):
+        product = gated(images.requires_grad_(), logits)
+    assert product.data_ptr() in kept
+    assert images.data_ptr() not in kept
