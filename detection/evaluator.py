@@ -58,6 +58,11 @@ class CocoEvaluator:
         """The twelve numbers, fractions in 0..1; NaN where no ground truth of that size exists."""
         if self._truth is None:
             self._truth = self._read()
+        rows = self.detections
+        columns = [
+            column.tolist()
+            for column in (rows[:, [0, 6]].astype(int), rows[:, 1:5], rows[:, 3] * rows[:, 4], rows[:, 5])
+        ]
         found = COCO()
         found.dataset = {
             "images": self._truth.dataset["images"],
@@ -65,14 +70,14 @@ class CocoEvaluator:
             "annotations": [
                 {
                     "id": i,
-                    "image_id": int(row[0]),
-                    "category_id": int(row[6]),
-                    "bbox": row[1:5].tolist(),
-                    "area": float(row[3] * row[4]),
-                    "score": float(row[5]),
+                    "image_id": image,
+                    "category_id": category,
+                    "bbox": box,
+                    "area": area,
+                    "score": score,
                     "iscrowd": 0,
                 }
-                for i, row in enumerate(self.detections, start=1)
+                for i, ((image, category), box, area, score) in enumerate(zip(*columns, strict=True), start=1)
             ],
         }
         found.createIndex()
