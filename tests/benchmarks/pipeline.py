@@ -132,7 +132,7 @@ def suppression() -> Row:
 
 
 def scoring() -> Row:
-    """5,000 images x 100 boxes of 80 classes. Both sides read the annotations once: an evaluation follows many epochs."""
+    """5,000 images x 100 boxes of 80 classes. Both sides read the annotations once, as a training does."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "truth.json")
         results = coco(file, 5000, 7, 100)
