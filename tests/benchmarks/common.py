@@ -51,21 +51,6 @@ def timed(work: Work) -> float:
     return time.perf_counter() - start
 
 
-def limits() -> dict[str, float]:
-    """What this machine can do: GFLOP/s (two for a multiply-add) of matrix products, GB/s of copies."""
-    side = 2048
-    found = {}
-    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        a, b = (torch.randn(side, side).to(dtype) for _ in range(2))
-        a @ b
-        found[f"GEMM {name}, GFLOP/s"] = 2 * side**3 / min(timed(lambda a=a, b=b: a @ b) for _ in range(7)) / 1e9
-    block, target = torch.randn(2**26), torch.empty(2**26)
-    target.copy_(block)
-    seconds = min(timed(lambda: target.copy_(block)) for _ in range(7))
-    found["copy, GB/s read and written"] = 2 * block.nbytes / seconds / 1e9
-    return found
-
-
 def machine() -> str:
     """Processor, threads and versions, in words."""
     model = platform.processor() or platform.machine()
