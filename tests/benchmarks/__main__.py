@@ -20,8 +20,8 @@ WHY = {
     "detector training": "forward and backward are torch's own kernels on both sides, of the same layers; what differs "
     "is the memory format, what is kept, and the loss.",
     "segmentation training": "ours has less arithmetic (4.0 G multiply-adds against 6.4 G in a forward pass), but in "
-    "depthwise and 1x1 convolutions over large maps, which wait for memory. In whole trainings, which keep freed memory "
-    "for the next step, an epoch takes less time than the peer's.",
+    "depthwise and 1x1 convolutions over large maps, which wait for memory. Whole trainings keep freed memory "
+    "for the next step, and their epochs take less time than the peer's.",
     "COCO evaluation": "half of the time is faster-coco-eval's matching and accumulation, in C++; the other half hands "
     "half a million boxes to it as Python objects, which its interface wants.",
     "memory": "what remains are the inputs of convolutions and norms, which their gradients need.",
