@@ -385,7 +385,13 @@ def test_killed_in_a_training_and_continued_by_two(data, tmp_path):
     """Kill -9 in the second training: one of two that continue goes on from its checkpoint, the other does the rest."""
     output = tmp_path / "out"
     first = start(data, output)
-    wait_for(lambda: len(list(output.glob("cells/*/checkpoints/last.ckpt"))) == 2, patience=180)
+
+    def in_the_second() -> bool:
+        complete = {file.parent for file in output.glob("cells/*/complete.json")}
+        saved = {file.parent.parent for file in output.glob("cells/*/checkpoints/last.ckpt")}
+        return len(complete) == 1 and bool(saved - complete)
+
+    wait_for(in_the_second, patience=180)
     first.send_signal(signal.SIGKILL)
     first.communicate()
     begun = {file: file.stat().st_mtime_ns for file in output.glob("cells/*/config.yaml")}
