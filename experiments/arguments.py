@@ -24,33 +24,30 @@ class StudyConfig(Protocol):
         """Raise UserError for a study that could not be made."""
 
 
+def parted(arguments: Sequence[str], place: Callable[[str], tuple[str, str]]) -> dict[str, list[str]]:
+    """Arguments in heaps. `place` gives a flag's heap and what it is called there; values follow their flag."""
+    heaps: dict[str, list[str]] = {}
+    into = heaps.setdefault("", [])
+    for argument in arguments:
+        if argument.startswith("--"):
+            heap, argument = place(argument)
+            into = heaps.setdefault(heap, [])
+        into.append(argument)
+    return heaps
+
+
 def split(arguments: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
     """The experiment's arguments, and those of each task: `--detection.epochs 12` -> detection: `--epochs 12`."""
-    own: list[str] = []
-    of_tasks: dict[str, list[str]] = {}
-    into = own
-    for argument in arguments:
-        if argument.startswith("--"):
-            into = own
-            for task in TASKS:
-                for prefix, becomes in ((f"--{task}.", "--"), (f"--data.{task}.", "--data.")):
-                    if argument.startswith(prefix):
-                        into = of_tasks.setdefault(task, [])
-                        argument = becomes + argument.removeprefix(prefix)
-        into.append(argument)
-    return own, of_tasks
 
+    def place(flag: str) -> tuple[str, str]:
+        for task in TASKS:
+            for prefix, becomes in ((f"--{task}.", "--"), (f"--data.{task}.", "--data.")):
+                if flag.startswith(prefix):
+                    return task, becomes + flag.removeprefix(prefix)
+        return "", flag
 
-def split_data(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The arguments of a study, and those of its data: `--data.root R`."""
-    own: list[str] = []
-    of_data: list[str] = []
-    into = own
-    for argument in arguments:
-        if argument.startswith("--"):
-            into = of_data if argument.startswith("--data.") else own
-        into.append(argument)
-    return own, of_data
+    of_tasks = parted(arguments, place)
+    return of_tasks.pop(""), of_tasks
 
 
 def check_study(config: StudyConfig) -> None:
@@ -75,5 +72,6 @@ def run_study(
         return work(config, [*of_data, *of_tasks.get(config.task, [])])
 
     rest, of_tasks = split(sys.argv[1:] if argv is None else argv)
-    own, of_data = split_data(rest)
-    command(name, kind, run, description)(own)
+    heaps = parted(rest, lambda flag: ("data" if flag.startswith("--data.") else "", flag))
+    of_data = heaps.get("data", [])
+    command(name, kind, run, description)(heaps[""])

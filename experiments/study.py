@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from backbones.architecture import architecture_of, counts, save
 from backbones.errors import BadInput, UserError
+from experiments.arguments import parted
 from experiments.board import Board
 from experiments.cells import Cell, Outcome, Stopped, finished, run
 from experiments.engine.commands import out
@@ -231,17 +232,23 @@ class Search:
         found = architecture_of(f"{self.folder.resolve()}#{number}")
         name = f"{RIVAL}-{number}"
         save(self.folder.resolve(), name, of_cost(self.space.base, counts(found, size)[1], size))
-        asked: list[str] = []
-        taken = True
-        for argument in self.shared:
-            if argument.startswith("--"):
-                taken = argument.removeprefix("--").partition("=")[0] not in FIXED
-                argument = f"--{self.config.task}.{argument.removeprefix('--')}"
-            asked += [argument] if taken else []
+
+        def place(flag: str) -> tuple[str, str]:
+            setting = flag.removeprefix("--")
+            return "fixed" if setting.partition("=")[0] in FIXED else "", f"--{self.config.task}.{setting}"
+
         backbones = f"{self.folder}#{number}", f"{self.folder}#{name}", self.config.base
         fixed = ["--tasks", self.config.task, "--baseline", self.config.base, "--seeds", "3"]
         fixed += ["--output", f"{self.folder}-rematch"]
-        return ["python", "-m", "experiments.compare", "--backbones", *backbones, *fixed, *asked]
+        return [
+            "python",
+            "-m",
+            "experiments.compare",
+            "--backbones",
+            *backbones,
+            *fixed,
+            *parted(self.shared, place)[""],
+        ]
 
 
 def cell_of(config: SearchConfig, shared: Sequence[str], backbone: str) -> Cell:
