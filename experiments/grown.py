@@ -69,9 +69,11 @@ def draw_growth(compared: Sequence[Trained], metric: str, title: str, file: Path
     panel = figure.subplots()
     for name, mark in zip((*DIMENSIONS, ALL), "^s.o", strict=True):
         line = [t for t in compared if t.group in ("base", name)]
-        style: dict[str, Any] = {"marker": mark, "lw": 2.5 if name == ALL else 1.2, "label": name}
+        below = {"lw": 3.5, "ms": 9, "zorder": 1} if name == ALL else {"lw": 1.2}  # it may be one of the others
+        style: dict[str, Any] = {"marker": mark, "label": name, **below}
         panel.plot([t.macs / 1e9 for t in line], [100 * t.score for t in line], **style)
     panel.set_xscale("log", base=2)
+    panel.set_xticks([t.macs / 1e9 for t in compared if t.group in ("base", ALL)])
     panel.xaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
     panel.set_xlabel("multiply-adds of an image, billions")
     panel.set_ylabel(f"{metric}, percent")
@@ -110,8 +112,10 @@ def print_family(chosen: Coefficients, rows: Sequence[Mapping[str, Any]]) -> Non
     known = "published" in rows[0]
     title = "depth {depth:.4g}^phi, width {width:.4g}^phi, resolution {resolution:.4g}^phi".format(**asdict(chosen))
     table = Table(box=SIMPLE_HEAD, title=f"{title}; as ImageNet classifiers", title_justify="left", pad_edge=False)
-    for head in ("backbone", "px", "params", "MACs", *(("nearest published",) if known else ())):
-        table.add_column(head, no_wrap=True)
+    whole = max(len(row["backbone"]) for row in rows)  # it is there to be copied, however narrow the terminal
+    table.add_column("backbone", no_wrap=True, min_width=whole)
+    for head in ("px", "params", "MACs", *(("nearest published",) if known else ())):
+        table.add_column(head)
     for row in rows:
         cells = [str(row["image_size"]), millions(row["params"]), billions(row["macs"])]
         if known:
