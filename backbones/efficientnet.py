@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from backbones.architecture import Architecture, architecture_of
 from backbones.base import Backbone, Level, select
 from backbones.mbconv import Activation, MBConv, Parts, SeparableConv, initialize, relu6
-from backbones.normact import norm_act, swish
+from backbones.normact import norm_act, spatial_mean, swish
 
 
 def _levels(architecture: Architecture) -> list[Level]:
@@ -112,4 +112,4 @@ class EfficientNetClassifier(nn.Module):
         """(B, 3, H, W) -> logits (B, K)."""
         x = self.blocks(norm_act(self.bn1, self.act, self.conv_stem(images)))
         x = norm_act(self.bn2, self.act, self.conv_head(x))
-        return self.classifier(self.dropout(x.mean((2, 3))))
+        return self.classifier(self.dropout(spatial_mean(x).flatten(1)))

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbones.normact import gated, norm_act
+from backbones.normact import gated, norm_act, spatial_mean
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -61,8 +61,28 @@ class SqueezeExcite(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> the same."""
-        gate = self.act(self.conv_reduce(x.mean((2, 3), keepdim=True)))
-        return gated(x, self.conv_expand(gate))
+        return gated(x, self.logits(x))
+
+    def logits(self, x: Tensor) -> Tensor:
+        """The gate before its sigmoid: (B, C, H, W) -> (B, C, 1, 1)."""
+        return self.conv_expand(self.act(self.conv_reduce(spatial_mean(x))))
+
+
+class GatedConv2d(nn.Module):
+    """Squeeze-excitation and the 1x1 convolution after it, which learn no more: (B, C, H, W) -> (B, C', H, W).
+
+    A gate on each input channel is a factor on that channel's weights. One image needs no product over its maps then;
+    several would need as many sets of weights.
+    """
+
+    def __init__(self, gate: SqueezeExcite, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.gate, self.conv = gate, conv
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) > 1:
+            return self.conv(self.gate(x))
+        return F.conv2d(x, self.conv.weight * self.gate.logits(x).sigmoid(), self.conv.bias)
 
 
 class StochasticDepth(nn.Module):
@@ -124,6 +144,12 @@ class SeparableConv(nn.Module):
         y = self.bn2(self.conv_pw(y))
         return self.drop(y).add_(x) if self.residual else y
 
+    def for_inference(self) -> SeparableConv:
+        """The same, its gate part of the convolution that follows."""
+        if isinstance(self.se, SqueezeExcite):
+            self.conv_pw, self.se = GatedConv2d(self.se, self.conv_pw), nn.Identity()
+        return self
+
 
 class MBConv(nn.Module):
     """Mobile inverted bottleneck (arXiv:1801.04381): expand, convolve depthwise, squeeze-excite, project."""
@@ -150,6 +176,12 @@ class MBConv(nn.Module):
         y = self.se(norm_act(self.bn2, self.act, self.conv_dw(y)))
         y = self.bn3(self.conv_pwl(y))
         return self.drop(y).add_(x) if self.residual else y
+
+    def for_inference(self) -> MBConv:
+        """The same, its gate part of the convolution that follows."""
+        if isinstance(self.se, SqueezeExcite):
+            self.conv_pwl, self.se = GatedConv2d(self.se, self.conv_pwl), nn.Identity()
+        return self
 
 
 def initialize(module: nn.Module) -> None:

@@ -35,6 +35,16 @@ def norm_swish(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
     return _NormSwish.apply(x, norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.momentum, norm.eps)
 
 
+def spatial_mean(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, C, 1, 1).
+
+    On a CPU, torch sums bfloat16 through a float32 copy of all of x; poolings, first along rows, need none.
+    """
+    if x.dtype is torch.bfloat16 and x.device.type == "cpu":
+        return F.avg_pool2d(F.avg_pool2d(x, (1, x.shape[3])), (x.shape[2], 1))
+    return x.mean((2, 3), keepdim=True)
+
+
 def gated(x: Tensor, logits: Tensor) -> Tensor:
     """`x * logits.sigmoid()` for maps x (B, C, H, W) and logits (B, C, 1, 1).
 

@@ -43,10 +43,11 @@ def candidates(
     batch, total, classes = logits.shape
     # The best pairs lie at the anchors whose best classes are best: sorting these first leaves little of a large array.
     likely = logits.amax(2).topk(min(count, total), dim=1, sorted=False).indices
-    flat = logits.gather(1, likely[..., None].expand(-1, -1, classes)).flatten(1)
+    row = torch.arange(batch, device=logits.device)[:, None]
+    flat = logits[row, likely].flatten(1)
     top, index = flat.topk(min(count, flat.shape[1]), dim=1)
     anchor = likely.gather(1, index // classes)
-    boxes = decode(deltas.gather(1, anchor[..., None].expand(-1, -1, 4)).float(), anchors[anchor])
+    boxes = decode(deltas[row, anchor].float(), anchors[anchor])
     height, width = torch.as_tensor(size, device=boxes.device).expand(batch, 2).unbind(1)
     limit = torch.stack([width, height, width, height], dim=1)[:, None]
     return Detections(boxes.clamp(min=0).minimum(limit.to(boxes.dtype)), top.float().sigmoid(), index % classes)
@@ -96,11 +97,19 @@ def hard_nms(
     iou: float = HARD_IOU,
     score_threshold: float = SCORE_THRESHOLD,
 ) -> Detections:
-    """Ordinary non-maximum suppression within each class: what overlaps a better box by more than `iou` is dropped."""
+    """Ordinary non-maximum suppression within each class: what overlaps a better box by more than `iou` is dropped.
+
+    No box depends on worse ones, so that the best few candidates suffice as long as enough of them remain.
+    """
     index = torch.zeros(len(found.boxes), max_detections, dtype=torch.long, device=found.boxes.device)
     scores = torch.zeros(index.shape, device=found.boxes.device)
     for i, (box, score, label) in enumerate(zip(*found, strict=True)):
-        keep = batched_nms(box, score, label, iou)[:max_detections]
+        count = 4 * max_detections
+        while len(keep := batched_nms(box[:count], score[:count], label[:count], iou)) < max_detections:
+            if count >= len(box):
+                break
+            count *= 4
+        keep = keep[:max_detections]
         index[i, : len(keep)] = keep
         scores[i, : len(keep)] = score[keep]
     return _finish(found, index, scores, score_threshold)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from backbones.normact import gated, norm_act, norm_swish, swish
+from backbones.normact import gated, norm_act, norm_swish, spatial_mean, swish
 
 
 def pair():
@@ -95,3 +95,14 @@ def test_a_gate_has_numerical_gradients_and_keeps_its_product_alone() -> None:
         product = gated(images.requires_grad_(), logits)
     assert product.data_ptr() in kept
     assert images.data_ptr() not in kept
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_means_in_half_precision_are_those_of_single(layout) -> None:
+    images = (3 + torch.randn(2, 40, 31, 17)).bfloat16().to(memory_format=layout).requires_grad_()
+    mean = spatial_mean(images)
+    assert mean.shape == (2, 40, 1, 1)
+    assert mean.dtype == torch.bfloat16
+    torch.testing.assert_close(mean.float(), images.float().mean((2, 3), keepdim=True), rtol=2**-7, atol=0)
+    mean.sum().backward()
+    torch.testing.assert_close(images.grad.float(), torch.full(images.shape, 1 / (31 * 17)), rtol=2**-7, atol=0)

@@ -51,6 +51,19 @@ def test_hard_nms_equals_torchvisions(seed):
     torch.testing.assert_close(found.boxes[0, :count], boxes[keep])
 
 
+@pytest.mark.parametrize("spread", [400, 30, 0.1])  # enough left of the first few candidates, of more, and never
+def test_hard_nms_of_the_first_few_is_that_of_all(spread):
+    torch.manual_seed(0)
+    corners = spread * torch.rand(3000, 2)
+    boxes = torch.cat([corners, corners + 20 + torch.rand(3000, 2)], 1)
+    scores, labels = torch.rand(3000).sort(descending=True).values, torch.randint(0, 3, (3000,))
+    keep = batched_nms(boxes, scores, labels, 0.5)[:100]
+    found = hard_nms(batch_of((boxes, scores, labels)))
+    torch.testing.assert_close(found.scores[0, : len(keep)], scores[keep])
+    torch.testing.assert_close(found.boxes[0, : len(keep)], boxes[keep])
+    assert (found.labels[0, len(keep) :] == -1).all()
+
+
 def test_images_do_not_mix():
     alone = soft_nms(batch_of(crowded(1)))
     together = soft_nms(batch_of(crowded(1), crowded(2)))
