@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from backbones.architecture import Architecture, architecture_of
 from backbones.base import Backbone, Level, select
-from backbones.mbconv import Activation, MBConv, Parts, SeparableConv, initialize, relu6
-from backbones.normact import norm_act, spatial_mean, swish
+from backbones.mbconv import Activation, MBConv, Parts, SeparableConv, initialize
+from backbones.normact import norm_act, relu6, spatial_mean, swish
 
 
 def _levels(architecture: Architecture) -> list[Level]:

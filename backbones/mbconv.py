@@ -19,35 +19,31 @@ from backbones.normact import gated, norm_act, spatial_mean
 Activation = Callable[[Tensor], Tensor]
 
 
-def relu6(x: Tensor) -> Tensor:
-    """min(max(x, 0), 6) in place; its gradient needs the output alone."""
-    return F.relu6(x, inplace=True)
-
-
 class SameConv2d(nn.Conv2d):
     """Strided convolution padded as TensorFlow does: enough for ceil(size / stride) outputs, the odd pixel last.
 
-    Where one side needs a pixel more than the other, both get a whole stride more than the smaller one, and the first
-    output, which sees mostly padding, is cut off: padding the input itself would copy it, in training even twice.
+    Where one side needs a pixel more than the other, a filter with a row or column of zeros before its first, padded
+    evenly, does the same without a padded copy of the input. Its gradients take oneDNN twice as long as those of a 3x3
+    filter, which is why such a one gets the copy in training; for larger filters they cost the same.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', ceil(H / stride), ceil(W / stride))."""
-        (rows, top, skip_rows), (columns, left, skip_columns) = (self._axis(x.shape[2 + axis], axis) for axis in (0, 1))
-        x = F.conv2d(x, self.weight, self.bias, self.stride, (top, left), 1, self.groups)
-        if not (skip_rows or skip_columns):
-            return x
-        layout = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
-        x = x[:, :, skip_rows : skip_rows + rows, skip_columns : skip_columns + columns]
-        return x.contiguous(memory_format=layout)  # operators that follow are slow on strided views
+        (top, last_row), (left, last_column) = (self._axis(x.shape[2 + axis], axis) for axis in (0, 1))
+        weight = self.weight
+        if last_row or last_column:
+            if torch.is_grad_enabled() and max(self.kernel_size) <= 3:
+                x = F.pad(x, (0, last_column, 0, last_row))
+            else:
+                weight = F.pad(weight, (last_column, 0, last_row, 0))
+                top, left = top + last_row, left + last_column
+        return F.conv2d(x, weight, self.bias, self.stride, (top, left), 1, self.groups)
 
-    def _axis(self, size: int, axis: int) -> tuple[int, int, int]:
-        """Outputs along one axis, padding of both its ends, and how many outputs to skip."""
+    def _axis(self, size: int, axis: int) -> tuple[int, int]:
+        """Padding of both ends of an axis, and 1 where its end needs a pixel more."""
         stride, kernel = self.stride[axis], self.kernel_size[axis]
-        outputs = -(-size // stride)
-        missing = max((outputs - 1) * stride + kernel - size, 0)
-        uneven = missing % 2
-        return outputs, missing // 2 + uneven * stride, uneven
+        missing = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+        return missing // 2, missing % 2
 
 
 class SqueezeExcite(nn.Module):
@@ -132,7 +128,7 @@ class SeparableConv(nn.Module):
         self.conv_dw = parts.conv(inputs, inputs, kernel, stride, groups=inputs)
         self.bn1 = parts.norm(inputs)
         self.se = parts.gate(inputs, inputs)
-        self.conv_pw = parts.conv(inputs, outputs)
+        self.conv_pw: nn.Module = parts.conv(inputs, outputs)
         self.bn2 = parts.norm(outputs)
         self.drop = StochasticDepth(drop)
         self.act = parts.act
@@ -146,7 +142,7 @@ class SeparableConv(nn.Module):
 
     def for_inference(self) -> SeparableConv:
         """The same, its gate part of the convolution that follows."""
-        if isinstance(self.se, SqueezeExcite):
+        if isinstance(self.se, SqueezeExcite) and isinstance(self.conv_pw, nn.Conv2d):
             self.conv_pw, self.se = GatedConv2d(self.se, self.conv_pw), nn.Identity()
         return self
 
@@ -164,7 +160,7 @@ class MBConv(nn.Module):
         self.conv_dw = parts.conv(expanded, expanded, kernel, stride, groups=expanded)
         self.bn2 = parts.norm(expanded)
         self.se = parts.gate(expanded, inputs)
-        self.conv_pwl = parts.conv(expanded, outputs)
+        self.conv_pwl: nn.Module = parts.conv(expanded, outputs)
         self.bn3 = parts.norm(outputs)
         self.drop = StochasticDepth(drop)
         self.act = parts.act
@@ -179,7 +175,7 @@ class MBConv(nn.Module):
 
     def for_inference(self) -> MBConv:
         """The same, its gate part of the convolution that follows."""
-        if isinstance(self.se, SqueezeExcite):
+        if isinstance(self.se, SqueezeExcite) and isinstance(self.conv_pwl, nn.Conv2d):
             self.conv_pwl, self.se = GatedConv2d(self.se, self.conv_pwl), nn.Identity()
         return self
 

@@ -1,4 +1,4 @@
-"""Operations that keep less for backward than the ones they are made of: batch norm with swish, and a sigmoid gate."""
+"""Operations that keep less for backward than torch's: activations, batch norm with swish, and a sigmoid gate."""
 
 from __future__ import annotations
 
@@ -14,6 +14,26 @@ from torch.autograd.function import once_differentiable
 def swish(x: Tensor) -> Tensor:
     """Multiply x by its sigmoid, in place where no gradient will ask for x."""
     return F.silu(x, inplace=not x.requires_grad)
+
+
+def relu6(x: Tensor) -> Tensor:
+    """min(max(x, 0), 6) in place; the gradient is told from the output.
+
+    torch's own, in place, keeps a copy of its input.
+    """
+    return _ReLU6.apply(x) if torch.is_grad_enabled() and x.requires_grad else F.relu6(x, inplace=True)
+
+
+class ReLU6(nn.ReLU6):
+    """`relu6` as a module."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape -> the same."""
+        return relu6(x)
+
+
+# By the name that `backbones.scaling.Scale` gives them.
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"silu": nn.SiLU, "relu6": ReLU6}
 
 
 def norm_act(norm: nn.Module, act: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -52,6 +72,20 @@ def gated(x: Tensor, logits: Tensor) -> Tensor:
     p (1 - gate) times p's gradient, and p is what the convolution that follows keeps anyway.
     """
     return _Gated.apply(x, logits) if torch.is_grad_enabled() else x * logits.sigmoid()
+
+
+class _ReLU6(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        F.relu6(x, inplace=True)
+        ctx.mark_dirty(x)
+        ctx.save_for_backward(x)
+        return x
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return torch.ops.aten.hardtanh_backward(gradient, *ctx.saved_tensors, 0, 6)
 
 
 class _Gated(torch.autograd.Function):

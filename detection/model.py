@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from backbones import create_backbone
 from backbones.base import Backbone, select
 from backbones.necks import create_neck
+from backbones.normact import ACTIVATIONS
 from backbones.scaling import scale_of
 from backbones.weights import read_state
 from detection import effdet
@@ -20,7 +21,6 @@ from detection.postprocess import Detections, Suppression, candidates, suppress
 
 logger = logging.getLogger(__name__)
 
-ACTIVATIONS = {"silu": nn.SiLU, "relu6": nn.ReLU6}
 COARSEST_STRIDE = 32  # of the backbone; necks make the levels beyond
 
 

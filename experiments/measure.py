@@ -27,7 +27,7 @@ from experiments.engine.commands import err, out
 from experiments.engine.config import parse_size
 from experiments.engine.published import classifier_of
 from experiments.engine.record import synchronize
-from experiments.engine.task import autocast
+from experiments.engine.settings import setting_of
 from experiments.engine.trainer import device_of
 from experiments.profile import ProfileConfig
 from experiments.wording import billions, millions
@@ -71,6 +71,7 @@ def profile(config: ProfileConfig) -> list[Cost]:
     """Measure what `config` names, print it, and write `profile.csv` and `profile.png`."""
     config.check()
     device = device_of(config.device)
+    setting_of(device.type, config.precision, "eval").begin()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     pairs = [(task, backbone) for task in config.tasks for backbone in config.backbones]
@@ -167,7 +168,8 @@ def _times(model: nn.Module, images: Tensor, part_of: dict[str, str], config: Pr
         synchronize(device)
         return time.perf_counter()
 
-    with ExitStack() as hooks, torch.inference_mode(), autocast(config.precision, device):
+    setting = setting_of(device.type, config.precision, "eval")
+    with ExitStack() as hooks, torch.inference_mode(), setting.arithmetic(device.type):
         step = -WARM_UP
 
         def end(part: str) -> None:

@@ -22,9 +22,8 @@ from torch import Tensor, nn
 from backbones.base import Level
 from backbones.bifpn import BiFPN, BiFPNLayer, SeparableConv, batch_norm, pass_on
 from backbones.errors import unknown_name
+from backbones.normact import ACTIVATIONS
 from backbones.scaling import Scale
-
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"silu": nn.SiLU, "relu6": nn.ReLU6}
 
 # EfficientDet for segmentation, arXiv:1911.09070, section 5.2: on D4, BiFPN has 128 channels and 3 layers where the
 # detector's has 224 and 7, for its finest map has four times the cells; the head has 256 channels and 3 layers.

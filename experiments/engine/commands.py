@@ -21,17 +21,16 @@ from rich.progress import track
 from rich.table import Table
 
 from backbones.errors import BadInput, UserError
-from backbones.inference import prepare_for_inference
 from data.batch import Sample, collate
 from data.demo import demo_root
 from data.images import read_image
 from data.loader import eval_loader, train_loader
 from experiments.engine.checkpoint import find_checkpoint, is_run, latest_run, new_run_folder, read_run
 from experiments.engine.config import EvalConfig, PredictConfig, ScoreConfig, TrainConfig, parse_size
-from experiments.engine.memory import keep_freed_memory
 from experiments.engine.plots import curves
 from experiments.engine.record import write_json
-from experiments.engine.task import Task, autocast
+from experiments.engine.settings import setting_of
+from experiments.engine.task import Task
 from experiments.engine.trainer import device_of, fit, seed_everything
 from experiments.engine.versus import print_versus, read_records
 
@@ -54,8 +53,8 @@ def train(task_class: type[Task], config: TrainConfig) -> dict[str, Any]:
     if isinstance(config.pretrained, str) and Path(config.pretrained).is_dir():
         config = replace(config, pretrained=str(find_checkpoint(config.pretrained)))
     device = device_of(config.device)
-    if device.type == "cpu":
-        keep_freed_memory()
+    setting = setting_of(device.type, config.precision, "train")
+    setting.begin()
     root = Path(config.data.root) if config.data.root else demo_root(task_class.name)
     seed_everything(config.seed)
     task, train_set, val_set = task_class.prepare(replace(config, resume=None), root)
@@ -63,7 +62,7 @@ def train(task_class: type[Task], config: TrainConfig) -> dict[str, Any]:
     weights = task.info.provenance
     err.print(
         f"{task_class.name}: {config.backbone}, weights {weights['source']}; {len(train_set)} training and "
-        f"{len(val_set)} validation images of {root}; {config.epochs} epochs on {device} -> {output}"
+        f"{len(val_set)} validation images of {root}; {config.epochs} epochs on {device} ({setting}) -> {output}"
     )
     command = f"python -m {task_class.name}.train --resume {output}"
     record = fit(
@@ -97,14 +96,16 @@ def evaluate(task_class: type[Task], config: EvalConfig) -> dict[str, float]:
     """Score a run or a published checkpoint; returns the metrics."""
     _log_to_terminal()
     device = device_of(config.device)
+    setting = setting_of(device.type, config.precision, "eval")
+    setting.begin()
     task = _load(task_class, config)
     root = _data_root(task, config.data.root)
     dataset = task.for_eval(root, config.data.split, config.data.skip_bad)
-    task.to(device).eval()
+    setting.place(task.to(device).eval().model)
     loader = eval_loader(dataset, config.batch_size, config.data.workers)
     tracked = track(loader, f"scoring {len(dataset)} images", console=err, transient=True)
     metrics = task.evaluate(tracked, config.precision)
-    out.print(f"{root}, split {config.data.split}, {len(dataset)} images")
+    out.print(f"{root}, split {config.data.split}, {len(dataset)} images; on {device} ({setting})")
     _print_scores(task, metrics)
     _print_versus(task, config, dataset, metrics)
     if config.output:
@@ -119,12 +120,14 @@ def predict(task_class: type[Task], config: PredictConfig) -> None:
     """Predict a file or a folder of images; writes a picture of each and the task's result file."""
     _log_to_terminal()
     device = device_of(config.device)
+    setting = setting_of(device.type, config.precision, "predict")
+    setting.begin()
     files = image_files(config.images)
     task = _load(task_class, config).to(device).eval()
     folder = _make(config.output)
     if folder.resolve() in {file.parent.resolve() for file in files}:
         raise UserError(f"--output {folder} is where the images are, and would be written over: name another folder")
-    task.model = prepare_for_inference(task.model, config.precision)
+    task.model = setting.place(task.model)
     transform = task.transform()
 
     def read(number: int) -> tuple[np.ndarray, Sample]:
@@ -143,7 +146,7 @@ def predict(task_class: type[Task], config: PredictConfig) -> None:
         written: deque[Future[None]] = deque()
         for number, (image, sample) in zip(numbers, _ahead(reader, read, len(files)), strict=True):
             batch = collate([sample]).to(device)
-            with torch.inference_mode(), autocast(config.precision, device):
+            with torch.inference_mode(), setting.arithmetic(device.type):
                 found = task.predictions(task.normalised(batch), batch)
             records += [{"file": files[number].name, **record} for record in task.records(found, number)]
             written.append(writer.submit(write, found, image, files[number].stem))
@@ -152,7 +155,8 @@ def predict(task_class: type[Task], config: PredictConfig) -> None:
         for last in written:
             last.result()
     write_json(folder / "predictions.json", records)
-    out.print(f"{f'{len(files)} pictures and ' if config.pictures else ''}predictions.json in {folder}")
+    written_too = f"{len(files)} pictures and " if config.pictures else ""
+    out.print(f"{written_too}predictions.json in {folder}; on {device} ({setting})")
 
 
 def _ahead(pool: ThreadPoolExecutor, work: Callable[[int], T], count: int) -> Iterator[T]:
@@ -199,7 +203,6 @@ def _load(task_class: type[Task], config: ScoreConfig) -> Task:
             task = task_class.published(file, config)
     if config.image_size is not None:
         task.info.preprocessing["size"] = list(parse_size(config.image_size))
-    task.model.to(memory_format=torch.channels_last)
     return task
 
 

@@ -23,6 +23,7 @@ from data.loader import draw_seed
 from experiments.engine.checkpoint import RunInfo
 from experiments.engine.config import TrainConfig
 from experiments.engine.faults import out_of_memory
+from experiments.engine.settings import setting_of
 
 log = logging.getLogger(__name__)
 
@@ -31,12 +32,6 @@ class Diverged(UserError):
     """The loss is no longer a finite number."""
 
     exit_code = 4
-
-
-def autocast(precision: str, device: torch.device) -> torch.autocast:
-    """The arithmetic called `fp32`, `bf16` or `fp16`, as a context for inference."""
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    return torch.autocast(device.type, dtype if precision != "fp32" else torch.bfloat16, enabled=precision != "fp32")
 
 
 class Evaluator(Protocol):
@@ -236,7 +231,7 @@ class Task(LightningModule):
         assert self.evaluator is not None
         self.eval()
         self.evaluator.reset()
-        with autocast(precision, self.device):
+        with setting_of(self.device.type, precision, "eval").arithmetic(self.device.type):
             for batch in loader:
                 self.score(batch.to(self.device))
         self.scores = self.evaluator.compute()

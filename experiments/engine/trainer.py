@@ -22,9 +22,8 @@ from experiments.engine.history import History
 from experiments.engine.keep import KeepLast
 from experiments.engine.progress import TrainingProgress
 from experiments.engine.record import cost, peak_memory_mb, surroundings, write_json, write_text
+from experiments.engine.settings import setting_of
 from experiments.engine.task import Task
-
-PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
 class EMA(WeightAveraging):
@@ -88,6 +87,7 @@ def fit(
     """
     config = task.config
     device = device_of(config.device)
+    setting = setting_of(device.type, config.precision, "train")
     checkpoints = output / "checkpoints"
     if not resume:
         write_text(output / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False))
@@ -102,13 +102,13 @@ def fit(
     ]
     task.total_steps = config.epochs * math.ceil(len(train_loader) / config.accumulate)
     task.freeze_parts()
-    task.model.to(memory_format=torch.channels_last)
+    setting.place(task.model)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     _quiet()
     trainer = pl.Trainer(
         **accelerator(device),
-        precision=PRECISION[config.precision],  # type: ignore[arg-type]
+        precision=setting.lightning,  # type: ignore[arg-type]
         max_epochs=config.epochs,
         accumulate_grad_batches=config.accumulate,
         check_val_every_n_epoch=config.eval_every or max(1, round(config.epochs / 6)),
@@ -145,6 +145,7 @@ def fit(
         "pretrained": task.info.provenance,
         "config": task.info.config,
         "seed": config.seed,
+        "setting": str(setting),
         "metrics": history.scores,
         "best": history.best,
         **cost(task.model.to(device), tuple(task.info.preprocessing["size"]), device),

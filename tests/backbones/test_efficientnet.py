@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from backbones import create_backbone
@@ -119,15 +120,35 @@ def test_damaged_descriptions_are_refused(tmp_path, damage) -> None:
         create_backbone(f"{tmp_path}#a")
 
 
+@pytest.mark.parametrize("learning", [True, False])
 @pytest.mark.parametrize("kernel", [3, 5])
-def test_same_padding_by_hand(kernel: int) -> None:
+def test_same_padding_by_hand(kernel: int, learning: bool) -> None:
     conv = SameConv2d(1, 1, kernel, 2, bias=False)
     nn.init.ones_(conv.weight)
-    even, odd = conv(torch.ones(1, 1, 8, 8))[0, 0], conv(torch.ones(1, 1, 7, 7))[0, 0]
+    with torch.set_grad_enabled(learning):
+        even, odd = conv(torch.ones(1, 1, 8, 8))[0, 0], conv(torch.ones(1, 1, 7, 7))[0, 0]
     # 8 pixels, kernel 3: windows start at 0, 2, 4, 6, the last is one short; kernel 5: at -1, 1, 3, 5.
     seen = {3: ([3, 3, 3, 2], [2, 3, 3, 2]), 5: ([4, 5, 5, 3], [3, 5, 5, 3])}[kernel]
     for out, windows in zip((even, odd), seen, strict=True):
         torch.testing.assert_close(out, torch.outer(*2 * [torch.tensor(windows, dtype=torch.float)]))
+
+
+@pytest.mark.parametrize("size", [(16, 12), (15, 12), (15, 11)])
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_same_padding_has_the_gradients_of_a_padded_input(kernel: int, size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    conv = SameConv2d(6, 6, kernel, 2, groups=6, bias=False)
+    images, weight = torch.randn(2, 6, *size, requires_grad=True), conv.weight.detach().clone().requires_grad_()
+    padded_by = [max((-(-side // 2) - 1) * 2 + kernel - side, 0) for side in size]
+    (top, bottom), (left, right) = ((total // 2, total - total // 2) for total in padded_by)
+    expected = F.conv2d(F.pad(images, (left, right, top, bottom)), weight, None, 2, groups=6)
+    found = conv(images)
+    with torch.no_grad():
+        torch.testing.assert_close(conv(images), expected)
+    torch.testing.assert_close(found, expected)
+    gradient = torch.randn_like(expected)
+    wanted = torch.autograd.grad(expected, (images, weight), gradient)
+    torch.testing.assert_close(torch.autograd.grad(found, (images, conv.weight), gradient), wanted)
 
 
 @pytest.mark.parametrize("name", ["efficientnet_b0", "tf_efficientnet_b0", "tf_efficientnet_lite0"])

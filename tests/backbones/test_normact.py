@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from backbones.normact import gated, norm_act, norm_swish, spatial_mean, swish
+from backbones.normact import ReLU6, gated, norm_act, norm_swish, relu6, spatial_mean, swish
 
 
 def pair():
@@ -106,3 +106,23 @@ def test_means_in_half_precision_are_those_of_single(layout) -> None:
     torch.testing.assert_close(mean.float(), images.float().mean((2, 3), keepdim=True), rtol=2**-7, atol=0)
     mean.sum().backward()
     torch.testing.assert_close(images.grad.float(), torch.full(images.shape, 1 / (31 * 17)), rtol=2**-7, atol=0)
+
+
+def test_relu6_in_place_has_torchs_gradient_and_keeps_its_output_alone() -> None:
+    images = 5 * torch.randn(2, 6, 9, 9)
+    images[0, 0, 0, :2] = torch.tensor([0.0, 6.0])  # where the gradient is a matter of convention
+    ours, theirs = (images.clone().requires_grad_() for _ in range(2))
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.data_ptr()) or t, lambda t: t):
+        given = ours + 0
+        found = relu6(given)
+    assert found.data_ptr() == given.data_ptr()
+    assert set(kept) == {found.data_ptr()}
+    expected = F.relu6(theirs)
+    assert torch.equal(found, expected)
+    gradient = torch.randn_like(expected)
+    found.backward(gradient)
+    expected.backward(gradient)
+    assert torch.equal(ours.grad, theirs.grad)
+    with torch.no_grad():
+        assert torch.equal(ReLU6()(images.clone()), expected)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import platform
 import statistics
@@ -9,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
@@ -35,7 +37,63 @@ def compare(
     """Time both in turns after one call each; the ratio is above 1 where ours takes less time."""
     for warm_up in (ours, theirs):
         warm_up()
-    pairs = [(timed(theirs), timed(ours)) for _ in range(rounds)]
+    return paired(work, peer, goal, lambda: timed(ours), lambda: timed(theirs), rounds, remark)
+
+
+def compare_apart(
+    work: str,
+    peer: str,
+    goal: float | None,
+    ours: Callable[[], Work],
+    theirs: Callable[[], Work],
+    rounds: int = 7,
+    remark: str = "",
+) -> Row:
+    """`compare` with a process for each side, so that what one tells its allocator does not help the other.
+
+    `ours` and `theirs` are functions of a module; each builds its side's work in that side's process.
+    """
+    context = multiprocessing.get_context("spawn")
+    pipes, processes = [], []
+    for build in (ours, theirs):
+        pipe, other = context.Pipe()
+        processes.append(context.Process(target=_serve, args=(other, build), daemon=True))
+        processes[-1].start()
+        other.close()  # or nobody would hear of it where the process ends early
+        pipe.recv()
+        pipes.append(pipe)
+
+    def asked(pipe: Connection) -> float:
+        pipe.send(True)
+        return pipe.recv()
+
+    try:
+        return paired(work, peer, goal, lambda: asked(pipes[0]), lambda: asked(pipes[1]), rounds, remark)
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def _serve(pipe: Connection, build: Callable[[], Work]) -> None:
+    """Build the work, do it once, and then whenever asked tell how long it takes."""
+    work = build()
+    work()
+    pipe.send(None)
+    while pipe.recv():
+        pipe.send(timed(work))
+
+
+def paired(
+    work: str,
+    peer: str,
+    goal: float | None,
+    ours: Callable[[], float],
+    theirs: Callable[[], float],
+    rounds: int,
+    remark: str,
+) -> Row:
+    """The row of two functions that take turns and tell their seconds."""
+    pairs = [(theirs(), ours()) for _ in range(rounds)]
     ratio = statistics.median(a / b for a, b in pairs)
     row = Row(work, peer, goal, ratio, *(statistics.median(pair[i] for pair in pairs) for i in (1, 0)), remark)
     print(f"{work}: {row.ours:.4g} s against {row.theirs:.4g} s, {ratio:.2f}x", flush=True)

@@ -18,8 +18,9 @@ from data.loader import train_loader
 from detection.config import TrainConfig
 from detection.model import create_detector
 from detection.task import DetectionTask
-from segmentation.model import create_segmenter
-from tests.benchmarks.common import Row, compare
+from experiments.engine.settings import setting_of
+from segmentation.model import Segmenter, create_segmenter
+from tests.benchmarks.common import Row, compare, compare_apart
 
 CLASSES = 90
 
@@ -77,13 +78,27 @@ def still(model, images):
 
 
 def training() -> list[Row]:
-    """One step of each task, against the peer that people train."""
-    return [detection_step(), segmentation_step(), classification_step()]
+    """One step of each task as `train` takes it, against the peer that people train, each in a process of its own."""
+    return [
+        compare_apart(
+            "detector training step, batch 8 at 320 px, loader included", "effdet train bench", 2.0,
+            our_detector, effdets_detector, remark="Lite0; both read through our loader",
+        ),
+        compare_apart(
+            "segmentation training step, same encoder", "segmentation-models-pytorch FPN", 1.3,
+            our_segmenter, smps_segmenter, rounds=5, remark="phi 4, 8 images of 352x480, cross entropy",
+        ),
+        compare_apart(
+            "classification training step, B0 at 224 px, batch 32", "timm efficientnet_b0", 1.1,
+            our_classifier, timms_classifier, rounds=5,
+        ),
+    ]  # fmt: skip
 
 
-def stepped(model, losses, optimizer):
-    """A call that takes one step: forward, backward, clipping, update."""
+def stepped(model, losses, ours):
+    """A call that takes one step: forward, backward, clipping, update; in our settings, or in torch's."""
     parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, 1e-4, fused=ours)
 
     def step():
         optimizer.zero_grad()
@@ -94,66 +109,71 @@ def stepped(model, losses, optimizer):
     return step
 
 
-def detection_step() -> Row:
-    """Batch 8 at 320 px, drawn scenes, loader included; ours by the task's own code, theirs by its training bench."""
+def detection_batches():
+    """The task on drawn scenes, batches of 8 at 320 px without end, and the number of classes."""
     config = TrainConfig(backbone="tf_efficientnet_lite0", image_size=320, batch_size=8, pretrained=False, phi="lite0")
     task, train, _ = DetectionTask.prepare(config, demo_root("detection"))
-    task.train()
-    task.model.to(memory_format=torch.channels_last)
-    batches = endless(train_loader(train, 8, 0))
+    return task, endless(train_loader(train, 8, 0)), len(train.classes)
 
-    def ours():
+
+def our_detector():
+    setting_of("cpu", "fp32", "train").begin()
+    task, batches, _ = detection_batches()
+    task.train()
+    setting_of("cpu", "fp32", "train").place(task.model)
+
+    def losses():
         batch = next(batches)
         return torch.stack(list(task.losses(task.normalised(batch), batch).values())).sum()
 
+    return stepped(task.model, losses, True)
+
+
+def effdets_detector():
+    task, batches, classes = detection_batches()
     peer = effdet.create_model(
-        "tf_efficientdet_lite0", bench_task="train", num_classes=len(train.classes), pretrained=False,
+        "tf_efficientdet_lite0", bench_task="train", num_classes=classes, pretrained=False,
         pretrained_backbone=False, bench_labeler=True, image_size=(320, 320),
     ).train()  # fmt: skip
     assert isinstance(peer, DetBenchTrain)
 
-    def theirs():
+    def losses():
         batch = next(batches)
         boxes = [b[k >= 0][:, [1, 0, 3, 2]] for b, k in zip(batch.boxes, batch.labels, strict=True)]
         labels = [k[k >= 0].float() + 1 for k in batch.labels]
         return peer(task.normalised(batch).contiguous(), {"bbox": boxes, "cls": labels})["loss"]
 
-    return compare(
-        "detector training step, batch 8 at 320 px, loader included", "effdet train bench", 2.0,
-        stepped(task.model, ours, torch.optim.AdamW(task.model.parameters(), 1e-4, fused=True)),
-        stepped(peer, theirs, torch.optim.AdamW(peer.parameters(), 1e-4)),
-        remark="Lite0; both read through our loader",
-    )  # fmt: skip
+    return stepped(peer, losses, False)
 
 
-def segmentation_step() -> Row:
-    """Batch 8 at 352 x 480, 11 classes; our neck and head as the preset `camvid` has them."""
-    images, masks = torch.randn(8, 3, 352, 480), torch.randint(0, 11, (8, 352, 480))
-    ours = create_segmenter("tf_efficientnet_lite0", 11, phi=4).train().to(memory_format=torch.channels_last)
-    theirs = smp.FPN("tu-tf_efficientnet_lite0", encoder_weights=None, classes=11).train()
+def our_segmenter():
+    """Neck and head as the preset `camvid` has them."""
+    return of_pixels(create_segmenter("tf_efficientnet_lite0", 11, phi=4), (8, 352, 480), 11, True)
+
+
+def smps_segmenter():
+    return of_pixels(smp.FPN("tu-tf_efficientnet_lite0", encoder_weights=None, classes=11), (8, 352, 480), 11, False)
+
+
+def our_classifier():
+    return of_pixels(create_classifier("efficientnet_b0", 1000), (32, 224, 224), 1000, True)
+
+
+def timms_classifier():
+    return of_pixels(timm.create_model("efficientnet_b0"), (32, 224, 224), 1000, False)
+
+
+def of_pixels(model, size, classes, ours):
+    """Steps of cross entropy on random images of `size` (B, H, W), with a label a pixel or a label an image."""
+    images = torch.randn(size[0], 3, *size[1:])
+    if ours:
+        setting = setting_of("cpu", "fp32", "train")
+        setting.begin()
+        model, images = setting.place(model), setting.place(images)
+    labels = torch.randint(0, classes, size if isinstance(model, Segmenter | smp.FPN) else size[:1])
+    model.train()
     cross_entropy = nn.CrossEntropyLoss()
-    x = images.to(memory_format=torch.channels_last)
-    return compare(
-        "segmentation training step, same encoder", "segmentation-models-pytorch FPN", 1.3,
-        stepped(ours, lambda: cross_entropy(ours(x), masks), torch.optim.AdamW(ours.parameters(), 1e-4, fused=True)),
-        stepped(theirs, lambda: cross_entropy(theirs(images), masks), torch.optim.AdamW(theirs.parameters(), 1e-4)),
-        rounds=5, remark="phi 4, 8 images of 352x480, cross entropy",
-    )  # fmt: skip
-
-
-def classification_step() -> Row:
-    """Batch 32 at 224 px."""
-    images, labels = torch.randn(32, 3, 224, 224), torch.randint(0, 1000, (32,))
-    ours = create_classifier("efficientnet_b0", 1000).train().to(memory_format=torch.channels_last)
-    theirs = timm.create_model("efficientnet_b0").train()
-    cross_entropy = nn.CrossEntropyLoss()
-    x = images.to(memory_format=torch.channels_last)
-    return compare(
-        "classification training step, B0 at 224 px, batch 32", "timm efficientnet_b0", 1.1,
-        stepped(ours, lambda: cross_entropy(ours(x), labels), torch.optim.AdamW(ours.parameters(), 1e-4, fused=True)),
-        stepped(theirs, lambda: cross_entropy(theirs(images), labels), torch.optim.AdamW(theirs.parameters(), 1e-4)),
-        rounds=5,
-    )  # fmt: skip
+    return stepped(model, lambda: cross_entropy(model(images), labels), ours)
 
 
 def endless(loader):
