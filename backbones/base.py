@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -35,6 +35,45 @@ class Backbone(nn.Module):
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> [(B, channels, ceil(H / stride), ceil(W / stride)) for each level]."""
         raise NotImplementedError
+
+
+@dataclass
+class Kept:
+    """Maps that a network's backbone gave for images, in the place of these: the network goes on from them.
+
+    maps: [(B, C, H', W') or (B, C)], what the network's `maps(images)` returned.
+    size: (H, W) of the images.
+    """
+
+    maps: list[Tensor]
+    size: tuple[int, int]
+
+    @property
+    def shape(self) -> torch.Size:
+        """Of the images."""
+        return torch.Size((len(self), 3, *self.size))
+
+    def __len__(self) -> int:
+        return len(self.maps[0])
+
+    def __getitem__(self, images: slice) -> Kept:
+        """Those of some of the images, as views."""
+        return self._map(lambda x: x[images])
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Kept:
+        """The same on `device`."""
+        return self._map(lambda x: x.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Kept:
+        """The same in page-locked memory."""
+        return self._map(lambda x: x.pin_memory())
+
+    def share_memory_(self) -> Kept:
+        """The same in memory that other processes can read."""
+        return self._map(lambda x: x.share_memory_())
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Kept:
+        return Kept([change(x) for x in self.maps], self.size)
 
 
 def early_parameters(backbone: Backbone, stride: int) -> list[nn.Parameter]:

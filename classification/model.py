@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from backbones import create_backbone
 from backbones.adapter import TimmBackbone, build_backbone
 from backbones.amoebanet import is_amoebanet
 from backbones.architecture import is_efficientnet
-from backbones.base import select
+from backbones.base import Kept, select
 from backbones.efficientnet import EfficientNet, EfficientNetClassifier
 from backbones.errors import BadInput, UserError
 from backbones.mbconv import StochasticDepth
@@ -59,12 +58,21 @@ class Classifier(nn.Module):
         self.head = head
         self.provenance = provenance
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor | Kept) -> Tensor:
         """(B, 3, H, W) normalised floats -> logits (B, K)."""
-        features = self.backbone(images)
-        if self.neck is not None:
-            features = self.neck([features[i] for i in select(self.backbone.levels, NECK_STRIDES)])  # type: ignore[arg-type]
-        return self.head(features)
+        maps = self.maps(images)
+        return self.head(maps if self.neck is None else self.neck(maps))
+
+    def maps(self, images: Tensor | Kept) -> list[Tensor]:
+        """What neck or head take of the backbone's maps; of a backbone that pools its last one itself, (B, C)."""
+        if isinstance(images, Kept):
+            return images.maps
+        maps = self.backbone(images)
+        if isinstance(maps, Tensor):
+            return [maps]
+        if self.neck is None:
+            return maps[-1:]
+        return [maps[i] for i in select(self.backbone.levels, NECK_STRIDES)]  # type: ignore[arg-type]
 
 
 class ConvHead(nn.Module):
@@ -79,9 +87,21 @@ class ConvHead(nn.Module):
         self.dropout, self.classifier = network.dropout, network.classifier
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """[..., (B, C, H, W)] -> logits (B, K)."""
+        """[(B, C, H, W)] -> logits (B, K)."""
         x = norm_act(self.bn2, self.act, self.conv_head(maps[-1]))
         return self.classifier(self.dropout(x.mean((2, 3))))
+
+
+class LinearHead(nn.Module):
+    """The class layer of a network that does all else itself."""
+
+    def __init__(self, classifier: nn.Linear) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """[(B, C)] -> logits (B, K)."""
+        return self.classifier(maps[0])
 
 
 class PyramidHead(nn.Module):
@@ -207,8 +227,7 @@ def _of_timm(name: str, num_classes: int, pretrained: bool | str | Path, stochas
     provenance = _fill(network, name, pretrained)
     place = next(key for key, module in network.named_modules() if module is classifier)
     network.set_submodule(place, nn.Identity())
-    head = nn.Sequential(OrderedDict(classifier=classifier))
-    return Classifier(network, head, provenance)
+    return Classifier(network, LinearHead(classifier), provenance)
 
 
 def _fill(network: nn.Module, name: str, pretrained: bool | str | Path) -> Provenance:

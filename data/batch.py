@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from backbones.base import Kept
 
 IGNORE = 255  # mask value of pixels that belong to no class, such as padding
 
@@ -28,7 +30,7 @@ class Draw(NamedTuple):
 class Sample:
     """One image with its labels.
 
-    image: (H, W, 3) uint8 RGB.
+    image: (H, W, 3) uint8 RGB; or what a backbone gave for it, see `data.features`.
     size: (height, width) of the original image.
     scale: (x, y), network pixels per original pixel.
     boxes: (N, 4) float32, x1 y1 x2 y2 in network pixels.
@@ -51,7 +53,7 @@ class Sample:
 class Batch:
     """Samples of equal size, stacked; B images, M the largest number of boxes in any of them (0 if none has any).
 
-    images: (B, 3, H, W) uint8 RGB, channels-last in memory.
+    images: (B, 3, H, W) uint8 RGB, channels-last in memory; or the maps that a backbone gave for them.
     image_ids: (B,) int64.
     sizes: (B, 2) int64, original (height, width).
     scales: (B, 2) float32, network pixels per original pixel, (x, y).
@@ -89,7 +91,7 @@ class Batch:
         """The same batch in memory that other processes can read. Raises RuntimeError where that is full."""
         return self._map(lambda value: value.share_memory_())
 
-    def _map(self, move: Callable[[Tensor], Tensor]) -> Batch:
+    def _map(self, move: Callable[[Any], Any]) -> Batch:
         present = {name: tensor for name, tensor in vars(self).items() if tensor is not None}
         return Batch(**{name: move(tensor) for name, tensor in present.items()})
 
@@ -109,8 +111,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
     if masks and len(masks) < len(samples):
         raise ValueError(f"{len(masks)} of {len(samples)} samples have a mask: all or none must")
     return Batch(
-        # Stacking rows of pixels and permuting the view is channels-last without a second copy.
-        images=torch.from_numpy(np.stack([sample.image for sample in samples])).permute(0, 3, 1, 2),
+        images=_images([sample.image for sample in samples]),
         image_ids=torch.tensor([sample.image_id for sample in samples]),
         sizes=torch.tensor([sample.size for sample in samples]),
         scales=torch.tensor([sample.scale for sample in samples], dtype=torch.float32),
@@ -119,6 +120,15 @@ def collate(samples: Sequence[Sample]) -> Batch:
         readable=torch.tensor([sample.readable for sample in samples]),
         masks=torch.from_numpy(_stacked(masks)) if masks else None,
     )
+
+
+def _images(images: Sequence[Any]) -> Any:
+    """Pixels or maps, stacked; permuting the view of stacked rows of pixels is channels-last without a second copy."""
+    kept = [image for image in images if isinstance(image, Kept)]
+    if not kept:
+        return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+    stacked = [torch.stack(rows) for rows in zip(*(image.maps for image in kept), strict=True)]
+    return Kept([x.permute(0, 3, 1, 2) if x.ndim == 4 else x for x in stacked], kept[0].size)
 
 
 def _stacked(masks: Sequence[np.ndarray]) -> np.ndarray:

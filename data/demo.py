@@ -10,7 +10,6 @@ All of it is drawn on first use, in seconds, into `$BACKBONE_SWAP_CACHE`, else `
 import argparse
 import contextlib
 import dataclasses
-import fcntl
 import functools
 import hashlib
 import itertools
@@ -28,10 +27,10 @@ import numpy as np
 
 from backbones.errors import BadInput, UserError, unknown_name
 from data.demo_sheet import contact_sheet
+from data.once import CACHE_VARIABLE, cache_folder, made_once
 from data.scenes import STUFF, THINGS, Scene, draw_portrait, draw_scene
 
 VERSION = 6  # raise it whenever the drawing changes: caches of older versions are then left alone
-CACHE_VARIABLE = "BACKBONE_SWAP_CACHE"
 TASKS = ("classification", "detection", "segmentation")
 SPLITS = ("train", "val")
 MARKER = "complete.json"
@@ -69,14 +68,6 @@ class Plan:
         return sum(self.scenes) + sum(self.portraits) * len(THINGS)
 
 
-def cache_folder() -> Path:
-    """Where everything that can be made again is kept; it need not exist."""
-    if named := os.environ.get(CACHE_VARIABLE):
-        return Path(named).expanduser().absolute()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base).expanduser() if base else Path.home() / ".cache").absolute() / "backbone-swap"
-
-
 def demo_root(task: str, plan: Plan | None = None) -> Path:
     """The root of the demo data for `task` (classification, detection or segmentation), drawn first where it is absent.
 
@@ -87,47 +78,19 @@ def demo_root(task: str, plan: Plan | None = None) -> Path:
         raise unknown_name("task", task, TASKS)
     plan, cache = plan or Plan(), cache_folder()
     root = cache / plan.folder()
-    if not (root / MARKER).is_file():
-        try:
-            cache.mkdir(parents=True, exist_ok=True)
-            _draw_once(root, plan)
-        except OSError as error:
-            raise BadInput(
-                f"cannot write the demo scenes to {cache}: {error.strerror or error}. They need about 50 MB there; "
-                f"set {CACHE_VARIABLE} to a folder that can be written and has room."
-            ) from error
+
+    def draw(folder: Path) -> None:
+        with _progress(plan.images()) as advance:
+            write_demo(folder, plan, advance)
+
+    try:
+        made_once(root, MARKER, draw, "drawing the demo scenes")
+    except OSError as error:
+        raise BadInput(
+            f"cannot write the demo scenes to {cache}: {error.strerror or error}. They need about 50 MB there; "
+            f"set {CACHE_VARIABLE} to a folder that can be written and has room."
+        ) from error
     return root / task
-
-
-def _draw_once(root: Path, plan: Plan) -> None:
-    """Draw into a sibling and rename it, so that `root` is complete from the moment it exists."""
-    with _only_one(root.with_name(f".{root.name}.lock")):
-        if (root / MARKER).is_file():  # another process has drawn it while this one waited
-            return
-        # The holder of the lock is alone: whatever lies here was left by a process that is no more.
-        for remains in [*root.parent.glob(f".{root.name}.*.tmp"), *([root] if root.exists() else [])]:
-            shutil.rmtree(remains)
-        making = root.with_name(f".{root.name}.{os.getpid()}.tmp")
-        try:
-            making.mkdir()
-            with _progress(plan.images()) as advance:
-                write_demo(making, plan, advance)
-            making.rename(root)
-        except BaseException:
-            shutil.rmtree(making, ignore_errors=True)
-            raise
-
-
-@contextlib.contextmanager
-def _only_one(path: Path) -> Iterator[None]:
-    """Hold the lock at `path`, waiting for it if need be. However its process ends, the system then frees it."""
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print("waiting for another process, which is drawing the demo scenes", file=sys.stderr)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 @contextlib.contextmanager

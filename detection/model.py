@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from backbones import create_backbone
-from backbones.base import Backbone, select
+from backbones.base import Backbone, Kept, select
 from backbones.necks import create_neck
 from backbones.normact import ACTIVATIONS
 from backbones.scaling import scale_of
@@ -57,13 +57,19 @@ class Detector(nn.Module):
         self.nms = nms
         self._taken = select(backbone.levels, [stride for stride in anchors.strides if stride <= COARSEST_STRIDE])
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor | Kept) -> tuple[Tensor, Tensor]:
         """(B, 3, H, W) normalised floats, any H and W -> logits (B, A, K), deltas (B, A, 4)."""
-        maps = self.backbone(images)
-        maps = self.neck([maps[i] for i in self._taken])
+        maps = self.neck(self.maps(images))
         return self.class_head(maps), self.box_head(maps)
 
-    def loss(self, images: Tensor, boxes: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def maps(self, images: Tensor | Kept) -> list[Tensor]:
+        """The backbone's maps that the neck takes."""
+        if isinstance(images, Kept):
+            return images.maps
+        maps = self.backbone(images)
+        return [maps[i] for i in self._taken]
+
+    def loss(self, images: Tensor | Kept, boxes: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Terms to be summed and minimised.
 
         Args:
@@ -74,7 +80,7 @@ class Detector(nn.Module):
         logits, deltas = self(images)
         return self.criterion(logits, deltas, self.anchors, _size(images), boxes, labels)
 
-    def predict(self, images: Tensor, sizes: Tensor | None = None) -> Detections:
+    def predict(self, images: Tensor | Kept, sizes: Tensor | None = None) -> Detections:
         """Final detections, best first: (B, 3, H, W) normalised floats -> see `Detections`.
 
         `sizes` is (B, 2), the (height, width) of the part of each input that is image; the whole of it by default.
@@ -82,11 +88,11 @@ class Detector(nn.Module):
         """
         logits, deltas = self(images)
         size = _size(images)
-        anchors = self.anchors(size, images.device)
+        anchors = self.anchors(size, logits.device)
         return suppress(candidates(logits, deltas, anchors, size if sizes is None else sizes), self.nms)
 
 
-def _size(images: Tensor) -> tuple[int, int]:
+def _size(images: Tensor | Kept) -> tuple[int, int]:
     return images.shape[-2], images.shape[-1]
 
 

@@ -129,8 +129,8 @@ class PyramidDecoder(nn.Module):
         )
         self.head.apply(init_weights)
 
-    def forward(self, images: Tensor, maps: Sequence[Tensor]) -> Tensor:
-        """(B, 3, H, W) and its maps at strides 4 to 32 -> (B, channels, ceil(H / 4), ceil(W / 4))."""
+    def forward(self, size: tuple[int, int], maps: Sequence[Tensor]) -> Tensor:
+        """An image's height and width, and its maps at strides 4 to 32 -> (B, channels, ceil(H / 4), ceil(W / 4))."""
         return self.head(self.neck(maps)[0])
 
 
@@ -160,10 +160,12 @@ class SmpDecoder(nn.Module):
         if not spec.dilated:  # smp leaves DeepLab's layers as PyTorch makes them
             initialize_decoder(self.network)
 
-    def forward(self, images: Tensor, maps: Sequence[Tensor]) -> Tensor:
-        """(B, 3, H, W), sides multiples of `spec.multiple`, and its maps -> (B, channels, H / stride, W / stride)."""
-        half = [images.new_empty(len(images), 0, -(-images.shape[2] // 2), -(-images.shape[3] // 2))]
-        return self.network([images, *(half if self._no_half else []), *maps])
+    def forward(self, size: tuple[int, int], maps: Sequence[Tensor]) -> Tensor:
+        """Height and width of images, multiples of `spec.multiple`, and their maps -> (B, channels, H / s, W / s)."""
+        height, width = size
+        image = maps[0].new_zeros(1, 1, 1, 1).expand(len(maps[0]), 3, height, width)  # only its size is asked for
+        half = [maps[0].new_empty(len(maps[0]), 0, -(-height // 2), -(-width // 2))]
+        return self.network([image, *(half if self._no_half else []), *maps])
 
 
 def last_layer(spec: Spec, features: int, classes: int) -> nn.Conv2d:

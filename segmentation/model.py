@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbones import create_backbone
-from backbones.base import Backbone, select
+from backbones.base import Backbone, Kept, select
 from backbones.dilation import create_dilated
 from backbones.errors import BadInput, UserError
 from backbones.scaling import scale_of
@@ -25,7 +25,7 @@ class Segmenter(nn.Module):
 
     Args:
         backbone: gives at least the strides of `spec`.
-        decoder: `decoder(images, maps)` -> features.
+        decoder: `decoder(size, maps)` -> features, for the maps of images of that height and width.
         head: features -> logits.
         spec: what the decoder wants and gives.
     """
@@ -38,7 +38,7 @@ class Segmenter(nn.Module):
         self.spec = spec
         self._taken = select(backbone.levels, _available(backbone, spec))
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor | Kept) -> Tensor:
         """(B, 3, H, W) normalised floats, any H and W -> logits (B, K, H, W)."""
         logits, (height, width) = self.coarse(images), images.shape[-2:]
         if self.spec.stride > 1:
@@ -46,15 +46,25 @@ class Segmenter(nn.Module):
             logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=self.spec.corners)
         return logits[..., :height, :width]
 
-    def coarse(self, images: Tensor) -> Tensor:
+    def coarse(self, images: Tensor | Kept) -> Tensor:
         """(B, 3, H, W) normalised floats -> logits before they are enlarged, (B, K, h, w).
 
         They cover the padded input: h is ceil(H / multiple) * multiple / stride, for multiples of the stride.
         """
+        height, width = (side + self._missing(side) for side in images.shape[-2:])
+        return self.head(self.decoder((height, width), self.maps(images)))
+
+    def maps(self, images: Tensor | Kept) -> list[Tensor]:
+        """The backbone's maps that the decoder takes, of the padded input."""
+        if isinstance(images, Kept):
+            return images.maps
         height, width = images.shape[-2:]
-        images = F.pad(images, (0, -width % self.spec.multiple, 0, -height % self.spec.multiple))
-        maps = self.backbone(images)
-        return self.head(self.decoder(images, [maps[i] for i in self._taken]))
+        maps = self.backbone(F.pad(images, (0, self._missing(width), 0, self._missing(height))))
+        return [maps[i] for i in self._taken]
+
+    def _missing(self, side: int) -> int:
+        """Pixels from a side of the input to one that the decoder can take."""
+        return -side % self.spec.multiple
 
 
 def create_segmenter(

@@ -27,6 +27,7 @@ from data.images import read_image
 from data.loader import eval_loader, train_loader
 from experiments.engine.checkpoint import find_checkpoint, is_run, latest_run, new_run_folder, read_run
 from experiments.engine.config import EvalConfig, PredictConfig, ScoreConfig, TrainConfig, parse_size
+from experiments.engine.features import kept_features
 from experiments.engine.plots import curves
 from experiments.engine.record import write_json
 from experiments.engine.settings import setting_of
@@ -65,10 +66,13 @@ def train(task_class: type[Task], config: TrainConfig) -> dict[str, Any]:
         f"{len(val_set)} validation images of {root}; {config.epochs} epochs on {device} ({setting}) -> {output}"
     )
     command = f"python -m {task_class.name}.train --resume {output}"
+    seen = (train_set, val_set)
+    if config.data.views:
+        seen = kept_features(task.to(device), train_set, val_set, err)
     record = fit(
         task,
-        train_loader(train_set, config.batch_size, config.seed, config.data.workers),
-        eval_loader(val_set, config.batch_size, config.data.workers),
+        train_loader(seen[0], config.batch_size, config.seed, config.data.workers),
+        eval_loader(seen[1], config.batch_size, config.data.workers),
         output,
         resume=bool(config.resume),
         if_interrupted=f"stopped; go on with: {command}",
@@ -238,7 +242,11 @@ def _stored(config: TrainConfig) -> TrainConfig:
         raise BadInput(f"--resume {folder} is not a run folder: it has no config.yaml")
     if (folder / "record.json").is_file():
         raise UserError(f"--resume {folder}: that run is complete, its scores are in record.json")
-    stored = yaml.safe_load(file.read_text())
+    try:
+        config_then = type(config).of(yaml.safe_load(file.read_text()))  # with what older versions did not know
+    except (TypeError, AttributeError, KeyError, yaml.YAMLError) as error:
+        raise BadInput(f"{file} does not hold settings of a run as this version knows them ({error})") from error
+    stored = yaml.safe_load(yaml.safe_dump(asdict(config_then)))
     asked = yaml.safe_load(yaml.safe_dump(asdict(config)))  # as it would be stored
     for name in asked.keys() - {"resume", "output"}:
         if asked[name] != stored[name]:

@@ -36,6 +36,9 @@ class TrainData(DataConfig):
     """Share of the training images to use, drawn with the seed."""
     holdout: float = 0.0
     """Share of the training images, drawn with the seed, to score on in place of the validation split."""
+    views: int = 0
+    """In linear and frozen training: augmented forms of each image that the backbone sees, once for all epochs; 0 draws
+    new ones in each."""
 
     def trained_on(self) -> tuple[float, float]:
         """From where to where, in the order that the seed gives the training images, they are trained on."""
@@ -124,6 +127,13 @@ class TrainConfig:
             raise UserError(f"--data.fraction {self.data.fraction} must be above 0 and at most 1")
         if not 0 <= self.data.holdout < 1:
             raise UserError(f"--data.holdout {self.data.holdout} must be at least 0 and below 1")
+        if self.data.views < 0:
+            raise UserError(f"--data.views {self.data.views} is too small: at least 0")
+        if self.data.views and self.protocol not in ("linear", "frozen"):
+            raise UserError(
+                f"--data.views {self.data.views} keeps what a backbone gives that is not trained: it goes with "
+                f"--protocol linear or frozen, not {self.protocol}"
+            )
         if self.protocol in ("linear", "frozen") and self.pretrained is False:
             raise UserError(
                 f"--protocol {self.protocol} trains on top of weights: it cannot go with --pretrained false"

@@ -7,6 +7,7 @@ import errno
 from backbones.errors import BadInput, UserError
 
 _MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory", "bad_alloc")
+_ONEDNN = "could not create a primitive"  # for want of memory, where it does not go on: "descriptor for ..."
 _SHARED = ("bus error", "shared memory", "/dev/shm", "torch_shm")
 _WORKER = "dataloader worker"
 
@@ -16,7 +17,9 @@ def out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError):
         return True
     told = str(error).lower()
-    return isinstance(error, (RuntimeError, OSError)) and any(words in told for words in _MEMORY)
+    return isinstance(error, (RuntimeError, OSError)) and (
+        any(words in told for words in _MEMORY) or told.strip() == _ONEDNN
+    )
 
 
 def loader_died(error: BaseException) -> bool:

@@ -16,13 +16,14 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from backbones.base import Backbone, early_parameters
+from backbones.base import Backbone, Kept, early_parameters
 from backbones.errors import BadInput, UserError
 from data.batch import Batch, Sample, normalise
 from data.loader import draw_seed
 from experiments.engine.checkpoint import RunInfo
 from experiments.engine.config import TrainConfig
 from experiments.engine.faults import out_of_memory
+from experiments.engine.memory import give_back_freed_memory
 from experiments.engine.settings import setting_of
 
 log = logging.getLogger(__name__)
@@ -163,8 +164,10 @@ class Task(LightningModule):
         r, g, b = (round(255 * mean) for mean in self.info.preprocessing["mean"])
         return r, g, b
 
-    def normalised(self, batch: Batch) -> Tensor:
-        """The batch's images as the weights expect them: (B, 3, H, W) float32."""
+    def normalised(self, batch: Batch) -> Any:
+        """The batch's images as the weights expect them, (B, 3, H, W) float32; maps in their place as they are."""
+        if isinstance(batch.images, Kept):
+            return batch.images
         return normalise(batch.images, self.info.preprocessing["mean"], self.info.preprocessing["std"])
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
@@ -219,6 +222,7 @@ class Task(LightningModule):
             if found is None:  # outside of the except clause, which would keep what fills the memory
                 self._most = len(part) // 2
                 log.warning("memory does not suffice for %d images at a time: %d from now on", len(part), self._most)
+                give_back_freed_memory()
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()
                 continue

@@ -1,0 +1,65 @@
+"""Folders that are made once and kept: whole from the moment they exist, whoever else makes them, however it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+CACHE_VARIABLE = "BACKBONE_SWAP_CACHE"
+
+
+def cache_folder() -> Path:
+    """Where everything that can be made again is kept; it need not exist."""
+    if named := os.environ.get(CACHE_VARIABLE):
+        return Path(named).expanduser().absolute()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base).expanduser() if base else Path.home() / ".cache").absolute() / "backbone-swap"
+
+
+def made_once(folder: Path, marker: str, make: Callable[[Path], None], doing: str) -> None:
+    """Let `make` fill a sibling of `folder`, and rename that; nothing happens where `folder` has a `marker` already.
+
+    Any number of processes may ask at once: one makes it, the others wait and say that another is `doing` so.
+
+    Args:
+        folder: its parent is made where it is missing.
+        marker: name of the file that `make` writes last.
+        make: fills an existing, empty folder.
+        doing: such as "drawing the demo scenes".
+
+    Raises OSError where nothing can be written.
+    """
+    if (folder / marker).is_file():
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _only_one(folder.with_name(f".{folder.name}.lock"), doing):
+        if (folder / marker).is_file():  # another process has made it while this one waited
+            return
+        # The holder of the lock is alone: whatever lies here was left by a process that is no more.
+        for remains in [*folder.parent.glob(f".{folder.name}.*.tmp"), *([folder] if folder.exists() else [])]:
+            shutil.rmtree(remains)
+        making = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+        try:
+            making.mkdir()
+            make(making)
+            making.rename(folder)
+        except BaseException:
+            shutil.rmtree(making, ignore_errors=True)
+            raise
+
+
+@contextlib.contextmanager
+def _only_one(path: Path, doing: str) -> Iterator[None]:
+    """Hold the lock at `path`, waiting for it if need be. However its process ends, the system then frees it."""
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"waiting for another process, which is {doing}", file=sys.stderr)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

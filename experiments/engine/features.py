@@ -1,0 +1,82 @@
+"""`--data.views`: training on what a still backbone gave for a few views of each image, computed once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from importlib import metadata
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import track
+
+from backbones.base import Kept
+from data.batch import Batch
+from data.features import KeptFeatures, Views, keep
+from data.loader import eval_loader
+from data.once import cache_folder
+from experiments.engine.record import PACKAGES, git_commit
+from experiments.engine.settings import setting_of
+from experiments.engine.task import Task
+
+FORMAT = 1  # raise it where the files change
+# Settings that features do not depend on, or by what is told apart from them: images, draws, weights. Any other, known
+# or new, makes features of its own.
+FREE = (
+    "protocol", "freeze_stride", "epochs", "lr", "backbone_lr", "optimizer", "weight_decay", "warmup_epochs",
+    "ema_decay", "norm_momentum", "clip", "accumulate", "eval_every", "output", "resume", "seed",
+)  # fmt: skip
+FREE_DATA = ("workers", "skip_bad", "fraction", "holdout", "views")
+
+
+def kept_features(task: Task, train_set: Any, val_set: Any, err: Console) -> tuple[KeptFeatures, KeptFeatures]:
+    """Training and validation images as the backbone of `task` sees them; the task is left on its device.
+
+    Raises BadInput where the cache has no room for them, or where an image cannot be read.
+    """
+    config = task.config
+    common = _told(task)
+    found = []
+    for dataset, views, seed in ((train_set, config.data.views, config.seed), (val_set, 0, 0)):
+        told = [*common, dataset.fingerprint, views, seed]
+        folder = cache_folder() / "features" / hashlib.sha256(json.dumps(told).encode()).hexdigest()[:20]
+        source = Views(dataset, views, seed)
+        found.append(keep(folder, _seen(task, source, err), len(source), views))
+        size = sum(file.stat().st_size for file in folder.iterdir())
+        err.print(f"features of {len(source)} images, {size / 1e6:.0f} MB, in {folder}; they can be deleted any time")
+    return found[0], found[1]
+
+
+def _told(task: Task) -> list[Any]:
+    """What features depend on besides images and draws, as plain values."""
+    settings = {name: value for name, value in asdict(task.config).items() if name not in FREE}
+    settings["data"] = {name: value for name, value in settings["data"].items() if name not in FREE_DATA}
+    weights = hashlib.sha256()
+    for name, value in task.model.backbone.state_dict().items():  # type: ignore[union-attr]
+        weights.update(name.encode())
+        weights.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    versions = {name: metadata.version(name) for name in PACKAGES} | {"commit": git_commit()}
+    return [
+        FORMAT,
+        task.name,
+        json.dumps(settings, default=str),
+        task.info.preprocessing,
+        weights.hexdigest(),
+        versions,
+    ]
+
+
+@torch.inference_mode()
+def _seen(task: Task, source: Views, err: Console) -> Iterator[tuple[Batch, Kept]]:
+    """Batches, and the backbone's maps of them, in the arithmetic of the training."""
+    device = task.device
+    arithmetic = setting_of(device.type, task.config.precision, "train").arithmetic
+    task.model.eval()
+    loader = eval_loader(source, task.config.batch_size, task.config.data.workers)
+    for batch in track(loader, f"features of {len(source)} images", console=err, transient=True):
+        with arithmetic(device.type):
+            maps = task.model.maps(task.normalised(batch.to(device)))  # type: ignore[operator]
+        yield batch, Kept(maps, (batch.images.shape[2], batch.images.shape[3]))
