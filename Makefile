@@ -27,7 +27,7 @@ test: install
 reliability: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --reliability docs/reliability.md
 
-# Speed against the peers, in turns, as docs/performance.md. About a quarter of an hour on an idle machine.
+# Speed against the peers, in turns, as docs/performance.md. About 25 minutes on an idle machine.
 bench: install
 	$(BIN)/python -W ignore -m tests.benchmarks
 

@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from backbones import prepare_for_inference
 from detection.model import create_detector
+from experiments.engine.settings import setting_of
 from tests.benchmarks.common import timed
 
 
@@ -68,7 +69,9 @@ def bounds(found: dict[str, float]) -> list[str]:
 
 def throughput() -> list[str]:
     """Images/s of D0 as `predict` runs it, against batch, size and threads, as lines of text."""
-    model = prepare_for_inference(create_detector("efficientnet_b0", 90).eval())
+    setting = setting_of("cpu", "fp32", "predict")
+    setting.begin()
+    model = setting.place(create_detector("efficientnet_b0", 90).eval())
     threads = torch.get_num_threads()
     points = [(batch, 512, threads) for batch in (1, 4, 16)]
     points += [(1, size, threads) for size in (256, 1024)] + [(1, 512, count) for count in range(1, threads)]
