@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
+from importlib.util import find_spec
 
 import effdet
 import segmentation_models_pytorch as smp
@@ -11,7 +13,6 @@ import torch
 from effdet import DetBenchTrain
 from torch import nn
 
-from backbones import prepare_for_inference
 from classification.model import create_classifier
 from data.demo import demo_root
 from data.loader import train_loader
@@ -20,61 +21,77 @@ from detection.model import create_detector
 from detection.task import DetectionTask
 from experiments.engine.settings import setting_of
 from segmentation.model import Segmenter, create_segmenter
-from tests.benchmarks.common import Row, compare, compare_apart
+from tests.benchmarks.common import Row, compare_apart
 
 CLASSES = 90
 
 
 def inference() -> list[Row]:
-    """D0 at 512 px and B0 at 224 px, one image at a time and several."""
-    rows = []
-    theirs = effdet.create_model("efficientdet_d0", pretrained=False, pretrained_backbone=False).eval()
-    ours = create_detector("efficientnet_b0", CLASSES).eval()
+    """D0 at 512 px and B0 at 224 px, one image at a time and several, as `predict` runs them."""
+    d0 = "D0 512 px inference, network only"
+    rows = [
+        compare_apart(
+            f"{d0}, {precision}", "effdet fp32 as people run it", goal, partial(our_d0, precision), effdets_d0
+        )
+        for precision, goal in (("fp32", 3.0), ("bf16", 5.0))
+    ]
+    if find_spec("openvino"):
+        rows.append(
+            compare_apart(f"{d0}, fp32", "effdet in OpenVINO, fp32", None, partial(our_d0, "fp32"), openvinos_d0)
+        )
+    return rows + [
+        compare_apart(
+            f"B0 224 px inference, batch {batch}, fp32", "timm efficientnet_b0", 1.1,
+            partial(our_b0, batch), partial(timms_b0, batch),
+        )
+        for batch in (1, 16)
+    ]  # fmt: skip
+
+
+def our_d0(precision):
+    return placed(create_detector("efficientnet_b0", CLASSES), (1, 512), precision)
+
+
+def effdets_d0():
+    return seen(effdet.create_model("efficientdet_d0", pretrained=False, pretrained_backbone=False), (1, 512))
+
+
+def openvinos_d0():
+    import openvino
+
+    model = effdet.create_model("efficientdet_d0", pretrained=False, pretrained_backbone=False).eval()
     image = torch.randn(1, 3, 512, 512)
-    channels_last = image.to(memory_format=torch.channels_last)
-    for precision, goal in (("fp32", 3.0), ("bf16", 5.0)):
-        prepared = prepare_for_inference(ours, precision)
-        rows.append(
-            compare(
-                f"D0 512 px inference, network only, {precision}", "effdet fp32 as people run it", goal,
-                lambda prepared=prepared: still(prepared, channels_last), lambda: still(theirs, image),
-            )
-        )  # fmt: skip
-        if precision == "fp32" and (compiled := openvino(theirs, image)):
-            rows.append(
-                compare("D0 512 px inference, network only, fp32", "effdet in OpenVINO, fp32", None,
-                        lambda prepared=prepared: still(prepared, channels_last), compiled)
-            )  # fmt: skip
-    for batch in (1, 16):
-        images = torch.randn(batch, 3, 224, 224)
-        x = images.to(memory_format=torch.channels_last)
-        network = timm.create_model("efficientnet_b0").eval()
-        prepared = prepare_for_inference(create_classifier("efficientnet_b0", 1000))
-        rows.append(
-            compare(
-                f"B0 224 px inference, batch {batch}, fp32", "timm efficientnet_b0", 1.1,
-                lambda prepared=prepared, x=x: still(prepared, x),
-                lambda network=network, x=images: still(network, x),
-            )
-        )  # fmt: skip
-    return rows
-
-
-def openvino(model, image):
-    """A call of the model compiled by OpenVINO, or None where it is not installed."""
-    try:
-        import openvino as ov
-    except ImportError:
-        return None
-    compiled = ov.compile_model(
-        ov.convert_model(model, example_input=image), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
-    )
+    converted = openvino.convert_model(model, example_input=image)
+    compiled = openvino.compile_model(converted, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return lambda: compiled(image.numpy())
 
 
-def still(model, images):
-    with torch.inference_mode():
-        return model(images)
+def our_b0(batch):
+    return placed(create_classifier("efficientnet_b0", 1000), (batch, 224), "fp32")
+
+
+def timms_b0(batch):
+    return seen(timm.create_model("efficientnet_b0"), (batch, 224))
+
+
+def placed(model, size, precision):
+    """A pass in the setting of `predict`."""
+    setting = setting_of("cpu", precision, "predict")
+    setting.begin()
+    return seen(setting.place(model), size, torch.channels_last)
+
+
+def seen(model, size, layout=torch.contiguous_format):
+    """A pass over random images, `size` is their number and side."""
+    batch, side = size
+    images = torch.randn(batch, 3, side, side).to(memory_format=layout)
+    model.eval()
+
+    def see():
+        with torch.inference_mode():
+            return model(images)
+
+    return see
 
 
 def training() -> list[Row]:
