@@ -48,16 +48,18 @@ def compare_apart(
     theirs: Callable[[], Work],
     rounds: int = 7,
     remark: str = "",
+    calls: int = 1,
 ) -> Row:
     """`compare` with a process for each side, so that what one tells its allocator does not help the other.
 
-    `ours` and `theirs` are functions of a module; each builds its side's work in that side's process.
+    `ours` and `theirs` are functions of a module; each builds its side's work in that side's process, which then does
+    it `calls` times in each turn: a single pass after the other side's finds nothing of its own in the caches.
     """
     context = multiprocessing.get_context("spawn")
     pipes, processes = [], []
     for build in (ours, theirs):
         pipe, other = context.Pipe()
-        processes.append(context.Process(target=_serve, args=(other, build), daemon=True))
+        processes.append(context.Process(target=_serve, args=(other, build, calls), daemon=True))
         processes[-1].start()
         other.close()  # or nobody would hear of it where the process ends early
         pipe.recv()
@@ -74,13 +76,13 @@ def compare_apart(
             process.kill()
 
 
-def _serve(pipe: Connection, build: Callable[[], Work]) -> None:
-    """Build the work, do it once, and then whenever asked tell how long it takes."""
+def _serve(pipe: Connection, build: Callable[[], Work], calls: int) -> None:
+    """Build the work, do it once, and then whenever asked tell how long it takes, on average of `calls`."""
     work = build()
     work()
     pipe.send(None)
     while pipe.recv():
-        pipe.send(timed(work))
+        pipe.send(sum(timed(work) for _ in range(calls)) / calls)
 
 
 def paired(

@@ -28,21 +28,21 @@ CLASSES = 90
 
 def inference() -> list[Row]:
     """D0 at 512 px and B0 at 224 px, one image at a time and several, as `predict` runs them."""
-    d0 = "D0 512 px inference, network only"
+    d0, effdets = "D0 512 px inference, network only", "effdet fp32 as people run it"
     rows = [
-        compare_apart(
-            f"{d0}, {precision}", "effdet fp32 as people run it", goal, partial(our_d0, precision), effdets_d0
-        )
+        compare_apart(f"{d0}, {precision}", effdets, goal, partial(our_d0, precision), effdets_d0, calls=5)
         for precision, goal in (("fp32", 3.0), ("bf16", 5.0))
     ]
     if find_spec("openvino"):
         rows.append(
-            compare_apart(f"{d0}, fp32", "effdet in OpenVINO, fp32", None, partial(our_d0, "fp32"), openvinos_d0)
+            compare_apart(
+                f"{d0}, fp32", "effdet in OpenVINO, fp32", None, partial(our_d0, "fp32"), openvinos_d0, calls=5
+            )
         )
     return rows + [
         compare_apart(
             f"B0 224 px inference, batch {batch}, fp32", "timm efficientnet_b0", 1.1,
-            partial(our_b0, batch), partial(timms_b0, batch),
+            partial(our_b0, batch), partial(timms_b0, batch), calls=5,
         )
         for batch in (1, 16)
     ]  # fmt: skip
