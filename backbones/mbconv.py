@@ -76,7 +76,7 @@ class GatedConv2d(nn.Module):
         self.gate, self.conv = gate, conv
 
     def forward(self, x: Tensor) -> Tensor:
-        if len(x) > 1:
+        if len(x) != 1:
             return self.conv(self.gate(x))
         return F.conv2d(x, self.conv.weight * self.gate.logits(x).sigmoid(), self.conv.bias)
 

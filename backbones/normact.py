@@ -58,9 +58,11 @@ def norm_swish(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
 def spatial_mean(x: Tensor) -> Tensor:
     """(B, C, H, W) -> (B, C, 1, 1).
 
-    On a CPU, torch sums bfloat16 through a float32 copy of all of x; poolings, first along rows, need none.
+    On a CPU, torch sums bfloat16 through a float32 copy of all of x; poolings, first along rows, need none. Their
+    gradients would keep x, which those of a sum do not.
     """
-    if x.dtype is torch.bfloat16 and x.device.type == "cpu":
+    learning = torch.is_grad_enabled() and x.requires_grad
+    if x.dtype is torch.bfloat16 and x.device.type == "cpu" and not learning:
         return F.avg_pool2d(F.avg_pool2d(x, (1, x.shape[3])), (x.shape[2], 1))
     return x.mean((2, 3), keepdim=True)
 

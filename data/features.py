@@ -6,8 +6,8 @@ last; `masks.bin`, all masks one after the other; `labels.npz`, what else a samp
 
 from __future__ import annotations
 
+import errno
 import json
-import math
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -25,6 +25,7 @@ from data.loader import Source, draw_seed
 from data.once import CACHE_VARIABLE, made_once
 
 MARKER = "complete.json"
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
 
 class Views:
@@ -53,16 +54,17 @@ class KeptFeatures:
     def __init__(self, folder: Path) -> None:
         told = json.loads((folder / MARKER).read_text())
         self.views, self.size, rows = told["views"], tuple(told["size"]), told["rows"]
+        self._dtypes = [getattr(torch, dtype) for dtype, _ in told["maps"]]
         self._maps = [
-            _mapped(folder / f"map{i}.bin", getattr(torch, dtype), (rows, *shape))
-            for i, (dtype, shape) in enumerate(told["maps"])
+            _mapped(folder / f"map{i}.bin", (rows, *shape[:-1], shape[-1] * dtype.itemsize))
+            for i, (dtype, (_, shape)) in enumerate(zip(self._dtypes, told["maps"], strict=True))
         ]
         with np.load(folder / "labels.npz") as file:
             self._labels = dict(file)
         self._first_box = np.append(0, self._labels["boxes_of"].cumsum())
         areas = self._labels["mask_sizes"].prod(1)
         self._first_pixel = np.append(0, areas.cumsum())
-        self._masks = _mapped(folder / "masks.bin", torch.uint8, (int(areas.sum()),)).numpy() if areas.any() else None
+        self._masks = _mapped(folder / "masks.bin", (int(areas.sum()),)) if areas.any() else None
 
     def __len__(self) -> int:
         return len(self._maps[0]) // max(1, self.views)
@@ -75,15 +77,18 @@ class KeptFeatures:
         pixels = slice(self._first_pixel[row], self._first_pixel[row + 1])
         height, width = of["sizes"][row].tolist()
         return Sample(
-            image=Kept([x[row] for x in self._maps], self.size),  # type: ignore[arg-type]  # see Sample.image
+            image=Kept([self._map(i, row) for i in range(len(self._maps))], self.size),  # type: ignore[arg-type]  # see Sample.image
             image_id=int(of["image_ids"][row]),
             size=(height, width),
             scale=tuple(of["scales"][row].tolist()),
             boxes=of["boxes"][boxes],
             labels=of["labels"][boxes],
-            mask=None if self._masks is None else self._masks[pixels].reshape(of["mask_sizes"][row]),
+            mask=None if self._masks is None else np.array(self._masks[pixels]).reshape(of["mask_sizes"][row]),
             readable=bool(of["readable"][row]),
         )
+
+    def _map(self, number: int, row: int) -> Tensor:
+        return torch.from_numpy(np.array(self._maps[number][row])).view(self._dtypes[number])
 
 
 def keep(folder: Path, batches: Iterator[tuple[Batch, Kept]], rows: int, views: int) -> KeptFeatures:
@@ -100,6 +105,8 @@ def keep(folder: Path, batches: Iterator[tuple[Batch, Kept]], rows: int, views: 
     try:
         made_once(folder, MARKER, lambda place: _write(place, batches, rows, views), "computing the same features")
     except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
         raise BadInput(f"cannot write features to {folder}: {error.strerror or error}. {_remedy()}") from error
     return KeptFeatures(folder)
 
@@ -165,5 +172,6 @@ def _bytes(x: Tensor) -> memoryview:
     return x.contiguous().cpu().view(-1).view(torch.uint8).numpy().data
 
 
-def _mapped(file: Path, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
-    return torch.from_file(str(file), shared=False, size=math.prod(shape), dtype=dtype).view(shape)
+def _mapped(file: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """The bytes of a file, for reading alone: what may be written to has to fit into memory, however it is used."""
+    return np.memmap(file, np.uint8, "r", shape=shape)

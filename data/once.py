@@ -37,6 +37,7 @@ def made_once(folder: Path, marker: str, make: Callable[[Path], None], doing: st
     if (folder / marker).is_file():
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(folder.parent)
     with _only_one(folder.with_name(f".{folder.name}.lock"), doing):
         if (folder / marker).is_file():  # another process has made it while this one waited
             return
@@ -51,6 +52,15 @@ def made_once(folder: Path, marker: str, make: Callable[[Path], None], doing: st
         except BaseException:
             shutil.rmtree(making, ignore_errors=True)
             raise
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed processes have left half made: what nobody holds the lock of."""
+    for remains in folder.glob(".*.tmp"):
+        name = remains.name.rsplit(".", 2)[0]
+        with contextlib.suppress(BlockingIOError), (folder / f"{name}.lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(remains, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms
+from torchvision.ops import nms
 
 from detection.anchors import decode
 
@@ -99,15 +99,16 @@ def hard_nms(
 ) -> Detections:
     """Ordinary non-maximum suppression within each class: what overlaps a better box by more than `iou` is dropped.
 
-    No box depends on worse ones, so that the best few candidates suffice as long as enough of them remain.
+    Candidates are in order of their scores, best first. No box depends on worse ones, so that the best few candidates
+    suffice as long as enough of them remain.
     """
     index = torch.zeros(len(found.boxes), max_detections, dtype=torch.long, device=found.boxes.device)
     scores = torch.zeros(index.shape, device=found.boxes.device)
     for i, (box, score, label) in enumerate(zip(*found, strict=True)):
+        # Classes far apart do not meet. In float32, pixels of the farthest ones would be coarse.
+        apart = box.double() + (label * (box.amax() + 1).double() if len(box) else label)[:, None]
         count = 4 * max_detections
-        while len(keep := batched_nms(box[:count], score[:count], label[:count], iou)) < max_detections:
-            if count >= len(box):
-                break
+        while len(keep := nms(apart[:count], score[:count].double(), iou)) < max_detections and count < len(box):
             count *= 4
         keep = keep[:max_detections]
         index[i, : len(keep)] = keep

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -66,7 +67,7 @@ def train(task_class: type[Task], config: TrainConfig) -> dict[str, Any]:
         f"{len(val_set)} validation images of {root}; {config.epochs} epochs on {device} ({setting}) -> {output}"
     )
     command = f"python -m {task_class.name}.train --resume {output}"
-    seen = (train_set, val_set)
+    seen, started = (train_set, val_set), time.perf_counter()
     if config.data.views:
         seen = kept_features(task.to(device), train_set, val_set, err)
     record = fit(
@@ -76,6 +77,7 @@ def train(task_class: type[Task], config: TrainConfig) -> dict[str, Any]:
         output,
         resume=bool(config.resume),
         if_interrupted=f"stopped; go on with: {command}",
+        feature_seconds=time.perf_counter() - started if config.data.views else 0.0,
     )
     task.to(device).eval()
     task.write_results(output)
@@ -86,9 +88,10 @@ def train(task_class: type[Task], config: TrainConfig) -> dict[str, Any]:
     curves(output / "metrics.csv", task.monitor, pictures / "curves.png")
     _print_scores(task, record["metrics"])
     best = record["best"]
+    after = f" after {record['feature_seconds']:.0f} s for features" if config.data.views else ""
     out.print(
         f"best {task.monitor} {100 * best[task.monitor]:.1f} after epoch {best['epoch']} of {config.epochs}; "
-        f"trained in {record['train_seconds']:.0f} s; {record['params'] / 1e6:.2f} M parameters, "
+        f"trained in {record['train_seconds']:.0f} s{after}; {record['params'] / 1e6:.2f} M parameters, "
         f"{record['macs'] / 1e9:.2f} G multiply-adds, {record['latency_ms']:.0f} ms an image\n"
         f"run {output}, pictures in {pictures}"
     )

@@ -134,6 +134,11 @@ class TrainConfig:
                 f"--data.views {self.data.views} keeps what a backbone gives that is not trained: it goes with "
                 f"--protocol linear or frozen, not {self.protocol}"
             )
+        if self.data.views and self.data.skip_bad:
+            raise UserError(
+                "--data.views keeps what it sees for later trainings, which would not hear of images left out: "
+                "--data.skip_bad must be 0"
+            )
         if self.protocol in ("linear", "frozen") and self.pretrained is False:
             raise UserError(
                 f"--protocol {self.protocol} trains on top of weights: it cannot go with --pretrained false"

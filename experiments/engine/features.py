@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.progress import track
+from torch import nn
 
 from backbones.base import Kept
 from data.batch import Batch
 from data.features import KeptFeatures, Views, keep
 from data.loader import eval_loader
 from data.once import cache_folder
-from experiments.engine.record import PACKAGES, git_commit
+from experiments.engine.record import PACKAGES
 from experiments.engine.settings import setting_of
 from experiments.engine.task import Task
 
-FORMAT = 1  # raise it where the files change
 # Settings that features do not depend on, or by what is told apart from them: images, draws, weights. Any other, known
 # or new, makes features of its own.
 FREE = (
@@ -41,7 +43,7 @@ def kept_features(task: Task, train_set: Any, val_set: Any, err: Console) -> tup
     common = _told(task)
     found = []
     for dataset, views, seed in ((train_set, config.data.views, config.seed), (val_set, 0, 0)):
-        told = [*common, dataset.fingerprint, views, seed]
+        told = [*common, dataset.fingerprint, _times(dataset), views, seed]
         folder = cache_folder() / "features" / hashlib.sha256(json.dumps(told).encode()).hexdigest()[:20]
         source = Views(dataset, views, seed)
         found.append(keep(folder, _seen(task, source, err), len(source), views))
@@ -51,22 +53,38 @@ def kept_features(task: Task, train_set: Any, val_set: Any, err: Console) -> tup
 
 
 def _told(task: Task) -> list[Any]:
-    """What features depend on besides images and draws, as plain values."""
+    """What features depend on besides images and draws, as plain values: settings, weights, code."""
     settings = {name: value for name, value in asdict(task.config).items() if name not in FREE}
     settings["data"] = {name: value for name, value in settings["data"].items() if name not in FREE_DATA}
+    backbone: nn.Module = task.model.backbone  # type: ignore[assignment]
     weights = hashlib.sha256()
-    for name, value in task.model.backbone.state_dict().items():  # type: ignore[union-attr]
+    for name, value in backbone.state_dict().items():
         weights.update(name.encode())
         weights.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    versions = {name: metadata.version(name) for name in PACKAGES} | {"commit": git_commit()}
-    return [
-        FORMAT,
-        task.name,
-        json.dumps(settings, default=str),
-        task.info.preprocessing,
-        weights.hexdigest(),
-        versions,
-    ]
+    versions = {name: metadata.version(name) for name in PACKAGES}
+    return [task.name, settings, task.info.preprocessing, weights.hexdigest(), _code(task, backbone), versions]
+
+
+def _code(task: Task, backbone: nn.Module) -> str:
+    """SHA-256 (hex) of the files that features are computed by: networks, transforms, and the backbone's own."""
+    ours = Path(__file__).parents[2]
+    files = {file for package in ("backbones", "data", task.name) for file in (ours / package).glob("*.py")}
+    for module in backbone.modules():
+        file = getattr(sys.modules[type(module).__module__], "__file__", None)
+        files |= {Path(file)} if file else set()
+    digest = hashlib.sha256()
+    for content in sorted(file.read_bytes() for file in files):
+        digest.update(content)
+    return digest.hexdigest()
+
+
+def _times(dataset: Any) -> str:
+    """SHA-256 (hex) of when the data set's files were last changed: content may change where names and sizes do not."""
+    digest = hashlib.sha256()
+    for index in range(len(dataset)):
+        for file in dataset.files(index):
+            digest.update(b"%d " % (file.stat().st_mtime_ns if file.exists() else -1))
+    return digest.hexdigest()
 
 
 @torch.inference_mode()

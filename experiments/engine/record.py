@@ -98,7 +98,7 @@ def surroundings(device: torch.device, argv: Sequence[str] | None = None) -> dic
     return {
         "device": {"type": device.type, "name": name, "threads": torch.get_num_threads()},
         "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES},
-        "git_commit": git_commit(),
+        "git_commit": _git_commit(),
         "command_line": shlex.join(argv if argv is not None else command_line()),
     }
 
@@ -110,7 +110,7 @@ def command_line() -> list[str]:
     return program + sys.argv[1:]
 
 
-def git_commit() -> str | None:
+def _git_commit() -> str | None:
     """The commit this code stands at, with `+` where files were changed since; None outside a checkout."""
     folder = Path(__file__).parent
     try:

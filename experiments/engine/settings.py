@@ -25,7 +25,7 @@ class Setting:
     """A row of the table.
 
     precision: what was asked for.
-    mixed: operations that bear it compute in that precision, and weights stay float32; else all is in one precision.
+    mixed: operations that bear it compute in that precision, and weights stay float32.
     folded: batch norms are part of the convolutions before them, and weights are stored in that precision. Evaluation
         leaves them alone: scores of a run are to come out the same, to the last digit, whenever it is scored again.
     keeps_memory: large blocks that are freed are kept for the next step, see `keep_freed_memory`.
@@ -49,7 +49,8 @@ class Setting:
 
     def arithmetic(self, device: str) -> AbstractContextManager:
         """A context for the network's work on a device of that type."""
-        return torch.autocast(device, DTYPES[self.precision]) if self.mixed else nullcontext()
+        # Folded networks convert what they are called with, but some work goes through other methods of theirs.
+        return nullcontext() if self.precision == "fp32" else torch.autocast(device, DTYPES[self.precision])
 
     @property
     def lightning(self) -> str:

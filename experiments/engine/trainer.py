@@ -78,9 +78,17 @@ class LastEpochValidation(Callback):
 
 
 def fit(
-    task: Task, train_loader: Any, val_loader: Any, output: Path, resume: bool = False, if_interrupted: str = ""
+    task: Task,
+    train_loader: Any,
+    val_loader: Any,
+    output: Path,
+    resume: bool = False,
+    if_interrupted: str = "",
+    feature_seconds: float = 0.0,
 ) -> dict[str, Any]:
     """Train, evaluate, and write the run folder; returns the record. The task is left evaluated, with what is saved.
+
+    `feature_seconds` is what it took before to compute the features of `--data.views`, for the record.
 
     Raises Diverged where loss or gradients stop being finite, BadInput where nothing can be written or a step does not
     fit in memory, KeyboardInterrupt saying `if_interrupted` where the run was asked to stop.
@@ -136,7 +144,7 @@ def fit(
         raise smaller_batch(config.batch_size, config.accumulate) from error
     if stored is not None and not hasattr(task, "scores"):  # killed after its last epoch, before its record
         task.model.load_state_dict(read_run(stored)[1])
-        task.to(device).evaluate(val_loader)
+        task.to(device).evaluate(val_loader, config.precision)
     record = {
         "task": task.info.task,
         "dataset": task.info.dataset,
@@ -151,6 +159,7 @@ def fit(
         **cost(task.model.to(device), tuple(task.info.preprocessing["size"]), device),
         "peak_memory_mb": peak_memory_mb(device),
         "train_seconds": history.seconds,
+        "feature_seconds": feature_seconds,
         **surroundings(device),
     }
     write_json(output / "record.json", record)

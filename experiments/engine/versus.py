@@ -130,7 +130,8 @@ def _key(record: dict[str, Any]) -> tuple:
     """What two runs share that can be compared."""
     config, weights = record["config"], record["pretrained"]
     budget = tuple(str(config[name]) for name in BUDGET)
-    fraction = config["data"]["fraction"], config["data"].get("holdout", 0.0)
+    data = config["data"]
+    fraction = data["fraction"], data.get("holdout", 0.0), data.get("views", 0)  # older records lack some
     kind = None if weights["source"] == "random" else weights["data"] or weights["source"]
     return record["task"], record["neck"], tuple(record["dataset"]["fingerprint"].values()), budget, fraction, kind
 

@@ -52,6 +52,7 @@ def test_same_maps(name, left):
     with torch.inference_mode():
         assert_close(prepared(images), backbone(images), 1e-4)
         assert_close(prepared(images[:1]), backbone(images[:1]), 1e-4)  # whose gates are factors on weights
+        assert [len(x) for x in prepared(images[:0])] == [0] * len(backbone.levels)
     assert left is None or norms(prepared) == left
     assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
 

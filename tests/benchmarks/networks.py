@@ -130,7 +130,7 @@ def detection_batches():
     """The task on drawn scenes, batches of 8 at 320 px without end, and the number of classes."""
     config = TrainConfig(backbone="tf_efficientnet_lite0", image_size=320, batch_size=8, pretrained=False, phi="lite0")
     task, train, _ = DetectionTask.prepare(config, demo_root("detection"))
-    return task, endless(train_loader(train, 8, 0)), len(train.classes)
+    return task, endless(train_loader(train, 8, 0, workers=0)), len(train.classes)
 
 
 def our_detector():

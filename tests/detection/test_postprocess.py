@@ -64,6 +64,15 @@ def test_hard_nms_of_the_first_few_is_that_of_all(spread):
     assert (found.labels[0, len(keep) :] == -1).all()
 
 
+def test_hard_nms_is_exact_in_the_farthest_class():
+    """A pair of small boxes that overlap by a little more than half, and a pair by a little less, as class 89."""
+    left = torch.tensor([[1500.0, 1500, 1504, 1504], [1510, 1500, 1514, 1504]])
+    boxes = torch.cat([left, left + torch.tensor([[1.3325, 0, 1.3325, 0], [1.3345, 0, 1.3345, 0]])])
+    scores, labels = torch.tensor([0.9, 0.8, 0.7, 0.6]), torch.tensor([89] * 4)
+    found = hard_nms(batch_of((boxes, scores, labels)))
+    assert found.scores[0, :4].tolist() == pytest.approx([0.9, 0.8, 0.6, 0])
+
+
 def test_images_do_not_mix():
     alone = soft_nms(batch_of(crowded(1)))
     together = soft_nms(batch_of(crowded(1), crowded(2)))

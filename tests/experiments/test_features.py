@@ -1,6 +1,7 @@
 """`--data.views`: networks that go on from kept maps, and trainings that never run their backbone again."""
 
 import json
+import os
 import signal
 
 import pytest
@@ -99,6 +100,10 @@ def test_features_serve_other_trainings_of_the_same_backbone_alone(folders, tmp_
     assert new() == 1
     train("fewer images", "--data.fraction", 0.5)
     assert new() == 1
+    image = next((folders / "train").rglob("*.png"))
+    os.utime(image, (1, 1))
+    train("an image that was changed")
+    assert new() == 1
     for name, flag, value in (
         ("other backbone", "--backbone", "tf_efficientnet_lite1"),
         ("other augmentation", "--color", 0.7),
@@ -126,11 +131,24 @@ def test_a_stopped_training_goes_on_with_the_same_views(folders, tmp_path, cache
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+def test_a_training_that_lost_its_record_is_scored_in_its_own_precision(folders, tmp_path, cache):  # noqa: F811
+    run(train_classifier, "--data.root", folders, *TINY, "frozen", "--data.views", 1, "--precision", "bf16", "--output",
+        tmp_path / "run")  # fmt: skip
+    before = trained(tmp_path / "run")[1]
+    (tmp_path / "run" / "record.json").unlink()
+    run(train_classifier, "--resume", tmp_path / "run")
+    after = trained(tmp_path / "run")[1]
+    assert after["metrics"] == before["metrics"]
+    assert before["feature_seconds"] > 0
+    assert after["setting"] == before["setting"]
+
+
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
         (("--data.views", 2), "goes with --protocol linear or frozen, not finetune"),
         (("--data.views", -1), "too small"),
+        (("--data.views", 2, "--protocol", "linear", "--data.skip_bad", 1), "--data.skip_bad must be 0"),
         (("--data.views", 2, "--protocol", "linear", "--mixup", 0.2), "--mixup and --cutmix, which blend several"),
     ],
 )

@@ -5,8 +5,18 @@ import torch
 from torch import nn
 
 from backbones.errors import UserError
+from classification import predict as predict_classes
+from classification import train as train_classifier
+from detection import predict as predict_boxes
+from detection import train as train_detector
 from detection.train import main as train
 from experiments.engine.settings import TABLE, setting_of
+from segmentation import predict as predict_masks
+from segmentation import train as train_segmenter
+from tests.classification.conftest import folders  # noqa: F401
+from tests.commands import run
+from tests.detection.conftest import coco_root  # noqa: F401
+from tests.segmentation.conftest import UNLABELLED, mask_root  # noqa: F401
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda", "mps"])
@@ -58,3 +68,22 @@ def test_what_no_row_holds_is_refused(tmp_path, capsys):
     assert "--precision fp16 is not for --device cpu: use fp32 or bf16" in " ".join(capsys.readouterr().err.split())
     with pytest.raises(UserError, match="nothing is known of such devices"):
         setting_of("xpu", "fp32", "eval")
+
+
+@pytest.mark.parametrize(
+    ("train", "predict", "root", "images"),
+    [
+        (train_classifier, predict_classes, "folders", "val/green"),
+        (train_detector, predict_boxes, "coco_root", "val"),
+        (train_segmenter, predict_masks, "mask_root", "images/val"),
+    ],
+)
+def test_every_task_predicts_in_half_precision(train, predict, root, images, request, tmp_path, capsys):
+    root = request.getfixturevalue(root)
+    flags = ("--data.ignore_index", UNLABELLED) if train is train_segmenter else ()
+    run(train, "--data.root", root, "--image_size", 64, "--epochs", 1, "--batch_size", 4, "--device", "cpu", "--output",
+        tmp_path / "run", *flags)  # fmt: skip
+    run(predict, "--checkpoint", tmp_path / "run", "--images", root / images, "--output", tmp_path / "out",
+        "--precision", "bf16", "--device", "cpu")  # fmt: skip
+    assert (tmp_path / "out" / "predictions.json").is_file()
+    assert "bf16, channels-last, batch norms folded" in " ".join(capsys.readouterr().out.split())
