@@ -20,10 +20,11 @@ IGNORE = 255  # mask value of pixels that belong to no class, such as padding
 
 
 class Draw(NamedTuple):
-    """One training access: which image, and the seed that decides its whole augmentation."""
+    """One training access: which image, the seed that decides its whole augmentation, and the epoch it is for."""
 
     index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls on a Draw
     seed: int
+    epoch: int = 0
 
 
 @dataclass

@@ -29,7 +29,7 @@ UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS
 
 
 class Views:
-    """Every image of a source `views` times, each as another epoch would draw it; 0 for once, as in evaluation."""
+    """Every image of a source `views` times, as the first epochs would draw it; 0 for once, as in evaluation."""
 
     def __init__(self, source: Source, views: int, seed: int) -> None:
         self.source, self.views, self.seed = source, views, seed
@@ -45,7 +45,9 @@ class Views:
 
 
 class KeptFeatures:
-    """Samples with `Kept` in place of the image: `dataset[index]` for evaluation, `dataset[Draw]` for one of the views.
+    """Samples with `Kept` in place of the image: `dataset[index]` for evaluation, `dataset[Draw]` for an epoch's view.
+
+    Epochs take the views in turn: as many as there are views see what they would have seen without.
 
     Args:
         folder: that `keep` filled.
@@ -70,8 +72,8 @@ class KeptFeatures:
         return len(self._maps[0]) // max(1, self.views)
 
     def __getitem__(self, draw: int | Draw) -> Sample:
-        index, seed = draw if isinstance(draw, Draw) else (int(draw), 0)
-        row = index * self.views + seed % self.views if self.views else index
+        index, epoch = (draw.index, draw.epoch) if isinstance(draw, Draw) else (int(draw), 0)
+        row = index * self.views + epoch % self.views if self.views else index
         of = self._labels
         boxes = slice(self._first_box[row], self._first_box[row + 1])
         pixels = slice(self._first_pixel[row], self._first_pixel[row + 1])

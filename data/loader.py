@@ -67,7 +67,7 @@ class TrainBatches(Sampler[list[Draw]]):
         epoch, first, self.start_batch = self.epoch, self.start_batch, 0
         for batch in range(first, len(self)):
             indices = share[batch * self.batch_size : (batch + 1) * self.batch_size].tolist()
-            yield [Draw(index, draw_seed(self.seed, epoch, index)) for index in indices]
+            yield [Draw(index, draw_seed(self.seed, epoch, index), epoch) for index in indices]
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration shuffles for. A pending `start_batch` belongs to its own epoch."""

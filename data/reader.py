@@ -107,7 +107,7 @@ class ImageReader:
         in training, and a blank one, marked not `readable`, in evaluation.
         """
         training = isinstance(draw, Draw)
-        index, seed = draw if isinstance(draw, Draw) else (int(draw), 0)
+        index, seed, _ = draw if isinstance(draw, Draw) else (int(draw), 0, 0)
         for candidate in range(index, index + (len(self) if training else 1)):
             try:
                 sample = self.read(candidate % len(self))

@@ -37,8 +37,8 @@ class TrainData(DataConfig):
     holdout: float = 0.0
     """Share of the training images, drawn with the seed, to score on in place of the validation split."""
     views: int = 0
-    """In linear and frozen training: augmented forms of each image that the backbone sees, once for all epochs; 0 draws
-    new ones in each."""
+    """In linear and frozen training: augmented forms of each image that the backbone sees once, and that epochs take in
+    turn; 0 draws new ones in each."""
 
     def trained_on(self) -> tuple[float, float]:
         """From where to where, in the order that the seed gives the training images, they are trained on."""
