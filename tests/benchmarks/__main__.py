@@ -16,8 +16,8 @@ WHY = {
     "D0 512 px": "even at the sum of both limits above, which no network of many small operations reaches, the ratio "
     "would be little more than the goal. In fp32 convolutions take three quarters of the time, not far from the rate "
     "of one large product; swish takes 14%, which is arithmetic as well, so that oneDNN's convolutions with swish "
-    "inside take as long as both apart. In bf16 they take 63% and 24%. torch.compile with frozen weights was slower in "
-    "fp32 (81 ms against 71) and faster in bf16 (43 ms), for 40 to 50 s of compiling; it is not used.",
+    "inside take as long as both apart. In bf16 they take 63% and 24%. torch.compile with frozen weights gains "
+    "little over this (67 ms against 69 in fp32, 51 against 56 in bf16) for 20 to 50 s of compiling; it is not used.",
     "D0 predict": "the network takes less than two thirds of the time; importing torch, torchvision, timm, Lightning "
     "and albumentations takes 5 s, and leaving them 1.5 s.",
     "detector training": "forward and backward are torch's own kernels on both sides, of the same layers; what differs "
@@ -61,9 +61,9 @@ def page(rows: list[Row], rates: dict[str, float], sections: dict[str, list[str]
     lines = [
         "# Performance",
         "",
-        f"Written by `make bench` on {date.today()}: {machine()}. Both sides run in turns in one process tree; the "
-        "ratio is the median over rounds of the peer's time divided by ours, above 1 is faster. Single times wander "
-        "on shared machines; ratios much less.",
+        f"Written by `make bench` on {date.today()}: {machine()}. Both sides run in turns, networks in a process for "
+        "each; the ratio is the median over rounds of the peer's time divided by ours, above 1 is faster. Single times "
+        "wander on shared machines; ratios much less.",
         "",
         f"What the hardware allows: {', '.join(f'{value:.0f} {name}' for name, value in rates.items())}. Of D0 at 512 "
         "px, prepared as `predict` does:",
