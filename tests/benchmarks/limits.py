@@ -82,8 +82,7 @@ def throughput() -> list[str]:
         with torch.inference_mode():
             model(images)
             seconds = statistics.median(timed(lambda x=images: model(x)) for _ in range(5))
-        lines.append(
-            f"| D0, batch {batch}, {size} px, {count} {'thread' if count == 1 else 'threads'}, fp32 | {batch / seconds:.1f} images/s |"
-        )
+        used = f"{count} thread{'s' if count > 1 else ''}"
+        lines.append(f"| D0, batch {batch}, {size} px, {used}, fp32 | {batch / seconds:.1f} images/s |")
     torch.set_num_threads(threads)
     return lines
