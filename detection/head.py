@@ -56,13 +56,12 @@ class Head(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """[(B, channels, H, W) of each level] -> (B, A, outputs), anchors ordered as `Anchors` orders them."""
-        predictions = []
+        features = []
         for x, norms in zip(maps, self.norms, strict=True):
             for conv, norm in zip(self.convs, norms, strict=True):  # type: ignore[call-overload]
                 x = norm_act(norm, self.activation, conv(x))
-            x = self.predict(x).permute(0, 2, 3, 1)
-            predictions.append(x.reshape(x.shape[0], -1, self.outputs))
-        return torch.cat(predictions, dim=1)
+            features.append(x)
+        return _by_anchor([self.predict(x) for x in features], self.outputs)
 
     def for_inference(self) -> FoldedHead:
         """The same with each level's norms folded into pointwise convolutions of its own."""
@@ -87,13 +86,17 @@ class FoldedHead(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """As in `Head`."""
-        predictions = []
+        features = []
         for x, pointwise in zip(maps, self.pointwise, strict=True):
             for depthwise, conv in zip(self.depthwise, pointwise, strict=True):  # type: ignore[call-overload]
                 x = self.activation(conv(depthwise(x)))
-            x = self.predict(x).permute(0, 2, 3, 1)
-            predictions.append(x.reshape(x.shape[0], -1, self.outputs))
-        return torch.cat(predictions, dim=1)
+            features.append(x)
+        return _by_anchor([self.predict(x) for x in features], self.outputs)
+
+
+def _by_anchor(maps: Sequence[Tensor], outputs: int) -> Tensor:
+    """[(B, per_cell * outputs, H, W) of each level] -> (B, A, outputs)."""
+    return torch.cat([x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, outputs) for x in maps], dim=1)
 
 
 def init_weights(module: nn.Module) -> None:
