@@ -80,6 +80,13 @@ class GatedConv2d(nn.Module):
             return self.conv(self.gate(x))
         return F.conv2d(x, self.conv.weight * self.gate.logits(x).sigmoid(), self.conv.bias)
 
+    @classmethod
+    def replace(cls, block: nn.Module, name: str) -> None:
+        """Let one take the place of a block's gate, `se`, if it has any, and of the convolution called `name`."""
+        if isinstance(block.se, SqueezeExcite):
+            setattr(block, name, cls(block.se, getattr(block, name)))
+            block.se = nn.Identity()
+
 
 class StochasticDepth(nn.Module):
     """Drops the residual branch of a sample with probability `rate` in training (arXiv:1603.09382). Works in place."""
@@ -128,7 +135,7 @@ class SeparableConv(nn.Module):
         self.conv_dw = parts.conv(inputs, inputs, kernel, stride, groups=inputs)
         self.bn1 = parts.norm(inputs)
         self.se = parts.gate(inputs, inputs)
-        self.conv_pw: nn.Module = parts.conv(inputs, outputs)
+        self.conv_pw = parts.conv(inputs, outputs)
         self.bn2 = parts.norm(outputs)
         self.drop = StochasticDepth(drop)
         self.act = parts.act
@@ -142,8 +149,7 @@ class SeparableConv(nn.Module):
 
     def for_inference(self) -> SeparableConv:
         """The same, its gate part of the convolution that follows."""
-        if isinstance(self.se, SqueezeExcite) and isinstance(self.conv_pw, nn.Conv2d):
-            self.conv_pw, self.se = GatedConv2d(self.se, self.conv_pw), nn.Identity()
+        GatedConv2d.replace(self, "conv_pw")
         return self
 
 
@@ -160,7 +166,7 @@ class MBConv(nn.Module):
         self.conv_dw = parts.conv(expanded, expanded, kernel, stride, groups=expanded)
         self.bn2 = parts.norm(expanded)
         self.se = parts.gate(expanded, inputs)
-        self.conv_pwl: nn.Module = parts.conv(expanded, outputs)
+        self.conv_pwl = parts.conv(expanded, outputs)
         self.bn3 = parts.norm(outputs)
         self.drop = StochasticDepth(drop)
         self.act = parts.act
@@ -175,8 +181,7 @@ class MBConv(nn.Module):
 
     def for_inference(self) -> MBConv:
         """The same, its gate part of the convolution that follows."""
-        if isinstance(self.se, SqueezeExcite) and isinstance(self.conv_pwl, nn.Conv2d):
-            self.conv_pwl, self.se = GatedConv2d(self.se, self.conv_pwl), nn.Identity()
+        GatedConv2d.replace(self, "conv_pwl")
         return self
 
 

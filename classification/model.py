@@ -27,7 +27,7 @@ from backbones.efficientnet import EfficientNet, EfficientNetClassifier
 from backbones.errors import BadInput, UserError
 from backbones.mbconv import StochasticDepth
 from backbones.necks import create_neck
-from backbones.normact import norm_act
+from backbones.normact import norm_act, spatial_mean
 from backbones.own import is_own
 from backbones.provenance import Provenance, split_tag
 from backbones.scaling import scale_of
@@ -89,7 +89,7 @@ class ConvHead(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """[(B, C, H, W)] -> logits (B, K)."""
         x = norm_act(self.bn2, self.act, self.conv_head(maps[-1]))
-        return self.classifier(self.dropout(x.mean((2, 3))))
+        return self.classifier(self.dropout(spatial_mean(x).flatten(1)))
 
 
 class LinearHead(nn.Module):

@@ -57,19 +57,19 @@ def compare_apart(
     """
     context = multiprocessing.get_context("spawn")
     pipes, processes = [], []
-    for build in (ours, theirs):
-        pipe, other = context.Pipe()
-        processes.append(context.Process(target=_serve, args=(other, build, calls), daemon=True))
-        processes[-1].start()
-        other.close()  # or nobody would hear of it where the process ends early
-        pipe.recv()
-        pipes.append(pipe)
 
     def asked(pipe: Connection) -> float:
         pipe.send(True)
         return pipe.recv()
 
     try:
+        for build in (ours, theirs):
+            pipe, other = context.Pipe()
+            processes.append(context.Process(target=_serve, args=(other, build, calls), daemon=True))
+            processes[-1].start()
+            other.close()  # or nobody would hear of it where the process ends early
+            pipe.recv()
+            pipes.append(pipe)
         return paired(work, peer, goal, lambda: asked(pipes[0]), lambda: asked(pipes[1]), rounds, remark)
     finally:
         for process in processes:

@@ -134,10 +134,9 @@ def detection_batches():
 
 
 def our_detector():
-    setting_of("cpu", "fp32", "train").begin()
     task, batches, _ = detection_batches()
     task.train()
-    setting_of("cpu", "fp32", "train").place(task.model)
+    in_training(task.model)
 
     def losses():
         batch = next(batches)
@@ -163,6 +162,13 @@ def effdets_detector():
     return stepped(peer, losses, False)
 
 
+def in_training(model):
+    """Model and process in the setting of `train`."""
+    setting = setting_of("cpu", "fp32", "train")
+    setting.begin()
+    setting.place(model)
+
+
 def our_segmenter():
     """Neck and head as the preset `camvid` has them."""
     return of_pixels(create_segmenter("tf_efficientnet_lite0", 11, phi=4), (8, 352, 480), 11, True)
@@ -184,9 +190,8 @@ def of_pixels(model, size, classes, ours):
     """Steps of cross entropy on random images of `size` (B, H, W), with a label a pixel or a label an image."""
     images = torch.randn(size[0], 3, *size[1:])
     if ours:
-        setting = setting_of("cpu", "fp32", "train")
-        setting.begin()
-        model, images = setting.place(model), setting.place(images)
+        in_training(model)
+        images = images.to(memory_format=torch.channels_last)
     labels = torch.randint(0, classes, size if isinstance(model, Segmenter | smp.FPN) else size[:1])
     model.train()
     cross_entropy = nn.CrossEntropyLoss()
