@@ -14,7 +14,7 @@ from tests.benchmarks.common import Row, machine
 # Why a goal may be missed, by the beginning of the work's name. Shares are torch.profiler's, on two cores.
 WHY = {
     "D0 512 px": "even at the sum of both limits above, which no network of many small operations reaches, the ratio "
-    "would be little more than the goal. In fp32 convolutions take three quarters of the time, not far from the rate "
+    "would be about the goal. In fp32 convolutions take three quarters of the time, not far from the rate "
     "of one large product; swish takes 14%, which is arithmetic as well, so that oneDNN's convolutions with swish "
     "inside take as long as both apart. In bf16 they take 63% and 24%. torch.compile with frozen weights gains "
     "little over this (67 ms against 69 in fp32, 51 against 56 in bf16) for 20 to 50 s of compiling; it is not used.",
