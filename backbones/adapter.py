@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from backbones.amoebanet import LISTED, AmoebaNet, is_amoebanet
 from backbones.architecture import is_efficientnet
 from backbones.base import Backbone, Level
+from backbones.custom import OwnBackbone, is_own
 from backbones.efficientnet import EfficientNet
 from backbones.errors import UserError, unknown_name
-from backbones.own import OwnBackbone, is_own
 from backbones.provenance import split_tag
 
 # timm's modules whose networks lack one of the strides 4, 8, 16, 32 or take one image size only, and two such networks

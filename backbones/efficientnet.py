@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from backbones.architecture import Architecture, architecture_of
 from backbones.base import Backbone, Level, select
 from backbones.mbconv import Activation, MBConv, Parts, SeparableConv, initialize
-from backbones.normact import norm_act, relu6, spatial_mean, swish
+from backbones.memory_efficient import norm_act, relu6, spatial_mean, swish
 
 
 def _levels(architecture: Architecture) -> list[Level]:

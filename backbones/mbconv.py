@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbones.normact import gated, norm_act, spatial_mean
+from backbones.memory_efficient import gated, norm_act, spatial_mean
 
 Activation = Callable[[Tensor], Tensor]
 

@@ -9,7 +9,7 @@ import timm
 from timm.models import get_pretrained_cfg
 
 from backbones.architecture import is_found
-from backbones.own import is_own
+from backbones.custom import is_own
 
 # ImageNet-1k accuracy of single centre crops. Lite: tensorflow/tpu `efficientnet/lite/README.md`, FP32.
 # B0-B7: arXiv:1905.11946v5, table 2. a1 and Noisy Student: timm. tv: torchvision.

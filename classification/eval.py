@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from classification.config import EvalConfig
-from experiments.engine.cli import command
+from engine.cli import command
 
 
 def evaluate(config: EvalConfig) -> dict:
     """Score as configured; returns the metrics."""
     from classification.task import ClassificationTask
-    from experiments.engine import commands
+    from engine import commands
 
     return commands.evaluate(ClassificationTask, config)
 

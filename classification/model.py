@@ -23,12 +23,12 @@ from backbones.adapter import TimmBackbone, build_backbone
 from backbones.amoebanet import is_amoebanet
 from backbones.architecture import is_efficientnet
 from backbones.base import Kept, select
+from backbones.custom import is_own
 from backbones.efficientnet import EfficientNet, EfficientNetClassifier
 from backbones.errors import BadInput, UserError
 from backbones.mbconv import StochasticDepth
+from backbones.memory_efficient import norm_act, spatial_mean
 from backbones.necks import create_neck
-from backbones.normact import norm_act, spatial_mean
-from backbones.own import is_own
 from backbones.provenance import Provenance, split_tag
 from backbones.scaling import scale_of
 from backbones.weights import load_weights, read_state

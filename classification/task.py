@@ -18,21 +18,21 @@ from torchvision.transforms import v2
 
 from backbones.base import Backbone
 from backbones.errors import BadInput, UserError
-from classification import imagenet
+from classification import classes as imagenet
 from classification.config import EvalConfig, PredictConfig, TrainConfig
 from classification.draw import draw_confusion, draw_scores
 from classification.evaluator import TOP, AccuracyEvaluator
-from classification.imprint import imprint
 from classification.model import Classifier, create_classifier
 from classification.transforms import EvalCrop, TrainCrop, preprocessing, seeded
+from classification.weight_imprinting import imprint
 from data.batch import Batch, Sample
-from data.folders import ClassFolders
+from data.formats.folders import ClassFolders
 from data.loader import draw_seed
-from experiments.engine.checkpoint import RunInfo, describe_data
-from experiments.engine.config import parse_size
-from experiments.engine.record import write_json
-from experiments.engine.task import Task
-from experiments.engine.trainer import device_of
+from engine.checkpoint import RunInfo, describe_data
+from engine.config import parse_size
+from engine.record import write_json
+from engine.task import Task
+from engine.trainer import device_of
 
 DECAY, DECAY_EPOCHS = 0.97, 2.4  # tensorflow/tpu models/official/efficientnet/utils.py, in steps, not a smooth fall
 PARTS = 8  # learning rates between a backbone's first and last layer

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from classification.config import PRESETS, TrainConfig
-from experiments.engine.cli import command, demo_unless_root
+from engine.cli import command, demo_unless_root
 
 
 def train(config: TrainConfig) -> dict:
     """Train as configured; returns the record."""
     from classification.task import ClassificationTask
-    from experiments.engine import commands
+    from engine import commands
 
     return commands.train(ClassificationTask, config)
 

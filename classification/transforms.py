@@ -20,7 +20,7 @@ from torchvision.transforms import InterpolationMode, v2
 from backbones.provenance import Provenance
 from data.batch import Sample
 from data.transforms import AREA_BELOW, Color, color_matrix
-from experiments.engine.config import parse_size
+from engine.config import parse_size
 
 Policy = Literal["none", "randaugment", "autoaugment"]
 

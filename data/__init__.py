@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from data.batch import Batch, Draw, Sample, collate, normalise
-    from data.coco import CocoDetection
-    from data.folders import ClassFolders
+    from data.formats.coco import CocoDetection
+    from data.formats.folders import ClassFolders
+    from data.formats.masks import MaskFolders
     from data.images import read_image
     from data.loader import eval_loader, train_loader
-    from data.masks import MaskFolders
     from data.transforms import detection_train, letterbox
 
 _HOMES = {

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from backbones.scaling import scale_of
-from experiments.engine import config as engine
+from engine import config as engine
 
 PRESETS = Path(__file__).parent / "presets"
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from detection.config import EvalConfig
-from experiments.engine.cli import command
+from engine.cli import command
 
 
 def evaluate(config: EvalConfig) -> dict:
     """Score as configured; returns the metrics."""
     from detection.task import DetectionTask
-    from experiments.engine import commands
+    from engine import commands
 
     return commands.evaluate(DetectionTask, config)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from backbones.bifpn import SeparableConv, batch_norm, pass_on
-from backbones.normact import norm_act
+from backbones.memory_efficient import norm_act
 
 # Every anchor starts at this probability of being each class (RetinaNet, arXiv:1708.02002, section 4.1).
 PRIOR = 0.01

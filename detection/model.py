@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from backbones import create_backbone
 from backbones.base import Backbone, Kept, select
+from backbones.memory_efficient import ACTIVATIONS
 from backbones.necks import create_neck
-from backbones.normact import ACTIVATIONS
 from backbones.scaling import scale_of
 from backbones.weights import read_state
 from detection import effdet

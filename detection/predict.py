@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from detection.config import PredictConfig
-from experiments.engine.cli import command
+from engine.cli import command
 
 
 def predict(config: PredictConfig) -> None:
     """Predict as configured."""
     from detection.task import DetectionTask
-    from experiments.engine import commands
+    from engine import commands
 
     commands.predict(DetectionTask, config)
 

@@ -13,7 +13,7 @@ from backbones.errors import BadInput
 from backbones.scaling import scale_of
 from backbones.weights import read_state
 from data.batch import Batch, Sample
-from data.coco import CocoDetection
+from data.formats.coco import CocoDetection
 from data.transforms import Transform, detection_train, letterbox
 from detection import effdet
 from detection.anchors import fit_scale
@@ -23,10 +23,10 @@ from detection.evaluator import CocoEvaluator
 from detection.loss import DetectionLoss
 from detection.model import Detector, create_detector
 from detection.postprocess import Detections, to_original
-from experiments.engine.checkpoint import RunInfo, describe_data
-from experiments.engine.config import parse_size
-from experiments.engine.record import write_json
-from experiments.engine.task import Task
+from engine.checkpoint import RunInfo, describe_data
+from engine.config import parse_size
+from engine.record import write_json
+from engine.task import Task
 
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 

@@ -10,8 +10,8 @@ from typing import Any
 from torch import nn
 
 from backbones.errors import BadInput
-from data.demo import TASKS
-from experiments.engine.checkpoint import RunInfo, read_run
+from data.demo.writer import TASKS
+from engine.checkpoint import RunInfo, read_run
 
 
 @dataclass(frozen=True)

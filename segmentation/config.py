@@ -9,7 +9,7 @@ from typing import Literal
 
 from backbones.errors import UserError, unknown_name
 from backbones.scaling import scale_of
-from experiments.engine import config as engine
+from engine import config as engine
 
 PRESETS = Path(__file__).parent / "presets"
 LOSSES = ("ce", "dice", "focal", "lovasz")

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from backbones.base import Level
 from backbones.bifpn import BiFPN, BiFPNLayer, SeparableConv, batch_norm, pass_on
 from backbones.errors import unknown_name
-from backbones.normact import ACTIVATIONS
+from backbones.memory_efficient import ACTIVATIONS
 from backbones.scaling import Scale
 
 # EfficientDet for segmentation, arXiv:1911.09070, section 5.2: on D4, BiFPN has 128 channels and 3 layers where the

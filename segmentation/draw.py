@@ -10,8 +10,8 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from data import ade20k
 from data.batch import IGNORE
+from data.formats import ade20k
 
 LEGIBLE = 480  # px: smaller images are enlarged to this longer side
 OPACITY = 0.6

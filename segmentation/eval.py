@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from experiments.engine.cli import command
+from engine.cli import command
 from segmentation.config import EvalConfig
 
 
 def evaluate(config: EvalConfig) -> dict:
     """Score as configured; returns the metrics."""
-    from experiments.engine import commands
+    from engine import commands
     from segmentation.task import SegmentationTask
 
     return commands.evaluate(SegmentationTask, config)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from experiments.engine.cli import command
+from engine.cli import command
 from segmentation.config import PredictConfig
 
 
 def predict(config: PredictConfig) -> None:
     """Predict as configured."""
-    from experiments.engine import commands
+    from engine import commands
     from segmentation.task import SegmentationTask
 
     commands.predict(SegmentationTask, config)

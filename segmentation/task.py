@@ -12,19 +12,19 @@ from torch import Tensor, nn
 from backbones.errors import BadInput, UserError
 from backbones.scaling import scale_of
 from data.batch import IGNORE, Batch, Sample
-from data.masks import MaskFolders
+from data.formats.masks import MaskFolders
 from data.transforms import ImageLetterbox, segmentation_train
-from experiments.engine.checkpoint import RunInfo, describe_data
-from experiments.engine.config import parse_size
-from experiments.engine.record import write_json
-from experiments.engine.task import Task
+from engine.checkpoint import RunInfo, describe_data
+from engine.config import parse_size
+from engine.record import write_json
+from engine.task import Task
 from segmentation.config import EvalConfig, PredictConfig, TrainConfig
 from segmentation.decoders import spec_of
 from segmentation.draw import OPACITY, beside, legend, overlay, palette_of, palette_png
 from segmentation.evaluator import SegmentationEvaluator
 from segmentation.loss import SegmentationLoss
 from segmentation.model import Segmenter, create_segmenter
-from segmentation.views import Sight, label_maps
+from segmentation.tta import Sight, label_maps
 
 POWER = 0.9  # of the polynomial schedule; DeepLab (arXiv:1606.00915, section 4.1)
 LEAST_LR = 0.01  # and where it ends: mmsegmentation's 1e-4 of 1e-2

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from experiments.engine.cli import command, demo_unless_root
+from engine.cli import command, demo_unless_root
 from segmentation.config import PRESETS, TrainConfig
 
 
 def train(config: TrainConfig) -> dict:
     """Train as configured; returns the record."""
-    from experiments.engine import commands
+    from engine import commands
     from segmentation.task import SegmentationTask
 
     return commands.train(SegmentationTask, config)

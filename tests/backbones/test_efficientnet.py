@@ -14,7 +14,7 @@ from backbones.efficientnet import EfficientNet, EfficientNetClassifier
 from backbones.errors import BadInput, UserError
 from backbones.mbconv import SameConv2d
 from classification.model import create_classifier
-from experiments.counts import classifier_counts
+from experiments.costs.counts import classifier_counts
 
 # Parameters in millions, arXiv:1905.11946v5 table 2.
 PAPER = {"b0": 5.3, "b1": 7.8, "b2": 9.2, "b3": 12.0, "b4": 19.0, "b5": 30.0, "b6": 43.0, "b7": 66.0}

@@ -7,9 +7,9 @@ from importlib import import_module
 from pathlib import Path
 
 from backbones import prepare_for_inference
-from data.demo import demo_root
+from data.demo.writer import demo_root
 from data.loader import eval_loader
-from experiments.engine.checkpoint import read_run
+from engine.checkpoint import read_run
 
 RUNS = {"detection": ("AP", 4), "segmentation": ("mIoU", 2)}  # metric, and epochs of training
 

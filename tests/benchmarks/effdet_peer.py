@@ -16,14 +16,14 @@ from effdet import DetBenchPredict, create_model
 
 from backbones import create_backbone
 from data.batch import normalise
-from data.coco import CocoDetection
-from data.demo import demo_root
+from data.demo.writer import demo_root
+from data.formats.coco import CocoDetection
 from data.loader import eval_loader, train_loader
 from data.transforms import detection_train, letterbox
 from detection.config import TrainConfig
 from detection.evaluator import CocoEvaluator
 from detection.postprocess import Detections, to_original
-from experiments.engine.task import warmup_cosine
+from engine.task import warmup_cosine
 
 NAME, BACKBONE = "tf_efficientdet_lite0", "tf_efficientnet_lite0"
 HALF = (0.5, 0.5, 0.5)  # mean and standard deviation that the Lite weights expect

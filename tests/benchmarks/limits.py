@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from backbones import prepare_for_inference
 from detection.model import create_detector
-from experiments.engine.settings import setting_of
+from engine.execution import setting_of
 from tests.benchmarks.common import timed
 
 

@@ -14,12 +14,12 @@ from effdet import DetBenchTrain
 from torch import nn
 
 from classification.model import create_classifier
-from data.demo import demo_root
+from data.demo.writer import demo_root
 from data.loader import train_loader
 from detection.config import TrainConfig
 from detection.model import create_detector
 from detection.task import DetectionTask
-from experiments.engine.settings import setting_of
+from engine.execution import setting_of
 from segmentation.model import Segmenter, create_segmenter
 from tests.benchmarks.common import Row, compare_apart
 

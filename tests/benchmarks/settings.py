@@ -1,4 +1,4 @@
-"""The rows of `experiments.engine.settings` for this machine against what else could stand there, on D0."""
+"""The rows of `engine.execution` for this machine against what else could stand there, on D0."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 
 from backbones import prepare_for_inference
 from detection.model import create_detector
-from experiments.engine.memory import keep_freed_memory
-from experiments.engine.settings import Purpose, setting_of
+from engine.execution import Purpose, setting_of
+from engine.memory import keep_freed_memory
 from tests.benchmarks.common import Work, compare_apart
 
 BATCHES = {"train": (8, 256), "eval": (8, 512), "predict": (1, 512)}  # images, and their side in px

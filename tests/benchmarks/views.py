@@ -9,8 +9,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from data.demo import demo_root
-from data.once import CACHE_VARIABLE
+from data.atomic_directory import CACHE_VARIABLE
+from data.demo.writer import demo_root
 from tests.benchmarks.common import timed
 
 VIEWS = 4

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from backbones.errors import BadInput
-from classification import imagenet
+from classification import classes as imagenet
 from classification.draw import draw_confusion, draw_scores
 from classification.evaluator import AccuracyEvaluator
 from data.batch import Batch

@@ -14,11 +14,11 @@ from backbones import create_backbone
 from backbones.base import Backbone, early_parameters
 from backbones.errors import BadInput, UserError
 from backbones.mbconv import StochasticDepth
-from classification.imprint import imprint
 from classification.model import create_classifier
 from classification.transforms import EvalCrop
+from classification.weight_imprinting import imprint
 from data.batch import collate, normalise
-from data.folders import ClassFolders
+from data.formats.folders import ClassFolders
 from detection.model import create_detector
 
 

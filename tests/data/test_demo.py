@@ -17,8 +17,8 @@ import pytest
 from pycocotools.coco import COCO
 
 from backbones.errors import BadInput, UserError
-from data import demo
-from data.scenes import LEAST_VISIBLE, STUFF, THINGS, Scene, _Canvas
+from data.demo import writer as demo
+from data.demo.scenes import LEAST_VISIBLE, STUFF, THINGS, Scene, _Canvas
 
 SMALL = demo.Plan(scenes=(30, 12), portraits=(2, 2), empty_every=9, crowd_every=5)
 ASK = "from data.demo import Plan, demo_root\nprint(demo_root('detection', Plan(scenes=({n}, 2), portraits=(0, 0))))"

@@ -15,7 +15,7 @@ from PIL import Image
 import data
 from backbones.errors import BadInput
 from data.batch import Batch, Draw, Sample
-from data.coco import CocoDetection
+from data.formats.coco import CocoDetection
 from data.loader import EvalBatches, Loader, TrainBatches, default_workers, draw_seed, eval_loader, train_loader
 from data.transforms import detection_train, letterbox
 

@@ -18,7 +18,7 @@ from detection import predict as predict_command
 from detection import train as train_command
 from detection.config import PRESETS, TrainConfig
 from detection.task import DetectionTask
-from experiments.engine.cli import parse
+from engine.cli import parse
 from tests.commands import fails, loads, run
 
 TINY = ["--image_size", "64", "--epochs", "2", "--batch_size", "4", "--device", "cpu"]

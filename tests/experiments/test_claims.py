@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from classification import imagenet
-from experiments import claims, reproduce, structure, verdicts
-from experiments.alone import Cost, measure
-from experiments.claims import ClaimsConfig
+from classification import classes as imagenet
+from experiments.claims import __main__ as claims
+from experiments.claims import accuracy as reproduce
+from experiments.claims import runner as verdicts
+from experiments.claims import size_and_speed as structure
+from experiments.claims.config import ClaimsConfig
+from experiments.costs.isolated_timing import Cost, measure
 from tests.commands import fails, run
 
 

@@ -12,10 +12,12 @@ import pytest
 
 from backbones.errors import BadInput, UserError
 from data.reader import share
-from experiments import compare
-from experiments.cells import COMPLETE, Cell, Outcome, finished
-from experiments.compare import CompareConfig, split
-from experiments.grid import Entry, Grid, shared_arguments, shared_settings, trials, with_flags
+from experiments.compare import __main__ as compare
+from experiments.compare.config import CompareConfig
+from experiments.compare.runner import Entry, Grid, shared_settings, trials
+from experiments.jobs.arguments import shared_arguments, split
+from experiments.jobs.cell import Cell, with_flags
+from experiments.jobs.local import COMPLETE, Outcome, finished
 from tests.classification.conftest import write_folders
 from tests.commands import fails
 

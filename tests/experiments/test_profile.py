@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from detection.model import create_detector
-from experiments import profile
-from experiments.engine.record import cost
-from experiments.measure import measure
-from experiments.profile import ProfileConfig
+from engine.record import cost
+from experiments.profile import __main__ as profile
+from experiments.profile.config import ProfileConfig
+from experiments.profile.runner import measure
 from tests.commands import fails, run
 
 CPU = torch.device("cpu")

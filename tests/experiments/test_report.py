@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from backbones.errors import BadInput
-from experiments import charts
-from experiments.report import write_report
-from experiments.results import Comparison
-from experiments.wording import billions, millions, sentences
+from experiments.report import svg as charts
+from experiments.report.formatting import billions, millions, sentences
+from experiments.report.results import Comparison
+from experiments.report.writer import write_report
 
 HOSTILE = 'evil:<script>alert("x")</script>'
 CLASSES = ["cat", "<b>dog</b>"]

@@ -19,15 +19,18 @@ from backbones import create_backbone
 from backbones.architecture import B0, VARIANTS, Stage, architecture_of, counts, save
 from backbones.errors import BadInput
 from classification.model import create_classifier
-from experiments import cells, search, study
-from experiments.arguments import split
-from experiments.cells import Cell, Outcome, Stopped
-from experiments.engine.record import cost
-from experiments.front import front
-from experiments.meter import Meter
-from experiments.search import SearchConfig
-from experiments.space import Space, words
-from experiments.trials import JOURNAL, REPLACES, Trials
+from engine.record import cost
+from experiments.costs.meter import Meter
+from experiments.jobs import cell as cells
+from experiments.jobs.arguments import split
+from experiments.jobs.cell import Cell
+from experiments.jobs.local import Outcome, Stopped
+from experiments.search import __main__ as search
+from experiments.search import runner as study
+from experiments.search.config import SearchConfig
+from experiments.search.report import front
+from experiments.search.space import Space, words
+from experiments.search.trial_storage import JOURNAL, REPLACES, Trials
 from tests.classification.conftest import write_folders
 from tests.commands import fails, run
 from tests.experiments.test_compare import wait_for

@@ -12,7 +12,7 @@ from pycocotools.cocoeval import COCOeval
 
 from backbones.errors import BadInput
 from data.batch import IGNORE, collate
-from experiments.statistics import (
+from experiments.report.statistics import (
     Difference,
     ImageResults,
     bootstrap,

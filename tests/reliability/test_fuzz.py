@@ -17,13 +17,13 @@ from backbones import create_backbone
 from backbones.errors import BadInput, UserError
 from classification.config import PRESETS as classification
 from classification.config import TrainConfig as ClassificationConfig
-from data.coco import CocoDetection
+from data.formats.coco import CocoDetection
+from data.formats.masks import MaskFolders
 from data.images import read_image
-from data.masks import MaskFolders
 from detection.config import PRESETS as detection
 from detection.config import TrainConfig as DetectionConfig
-from experiments.engine.checkpoint import read_run
-from experiments.engine.cli import parse
+from engine.checkpoint import read_run
+from engine.cli import parse
 from segmentation.config import PRESETS as segmentation
 from segmentation.config import TrainConfig as SegmentationConfig
 

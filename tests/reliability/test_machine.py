@@ -16,8 +16,8 @@ import torch
 from detection import eval as eval_command
 from detection import train as train_command
 from detection.task import DetectionTask
-from experiments.engine.checkpoint import AtomicCheckpointIO, sweep
-from experiments.engine.record import write_json
+from engine.checkpoint import AtomicCheckpointIO, sweep
+from engine.record import write_json
 from tests.commands import fails, run
 from tests.reliability.conftest import environment, fill
 
@@ -259,7 +259,7 @@ import sys
 import torch
 from backbones.errors import BadInput
 from data.images import read_image
-from experiments.engine.record import peak_memory_mb
+from engine.record import peak_memory_mb
 before = peak_memory_mb(torch.device("cpu"))
 try:
     read_image(sys.argv[1])

@@ -187,7 +187,7 @@ def test_two_processes_do_not_share_a_folder(coco_root, tmp_path, monkeypatch, c
     """Someone else holds the run: the second is told, and the checkpoint is left alone."""
     import fcntl
 
-    from experiments.engine import checkpoint
+    from engine import checkpoint
 
     output = tmp_path / "busy"
     with monkeypatch.context() as patch:

@@ -1,0 +1,17 @@
+"""The demo data set: drawn scenes in the layouts of the three tasks. Names load on first use."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from data.demo.writer import TASKS, VERSION, Plan, demo_root
+
+__all__ = ["TASKS", "VERSION", "Plan", "demo_root"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'data.demo' has no attribute '{name}'")
+    return getattr(import_module("data.demo.writer"), name)

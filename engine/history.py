@@ -1,0 +1,134 @@
+"""What a run has measured so far. It travels in the checkpoints, so that a resumed run has the files of a whole one."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from engine.record import write_text
+
+
+class History(Callback):
+    """Losses averaged over each epoch, scores, and the time taken.
+
+    After each epoch `metrics.csv` is written anew, one row an epoch (counted from 0), and TensorBoard is told.
+
+    Args:
+        folder: of the run.
+        monitor: the score that chooses the best epoch.
+    """
+
+    def __init__(self, folder: Path, monitor: str) -> None:
+        self.folder, self.monitor = folder, monitor
+        self.rows: list[dict[str, float]] = []
+        self._sums: dict[str, Tensor | float] = {}
+        self._batches = 0
+        self._scores: dict[str, float] = {}
+        self._seconds = 0.0
+        self._since = time.monotonic()
+        self._board: SummaryWriter | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Trained so far, the time before an interruption included."""
+        return self._seconds + time.monotonic() - self._since
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """Of the last evaluation; empty where there was none yet."""
+        return self._of(self._scored()[-1]) if self._scored() else {}
+
+    @property
+    def best(self) -> dict[str, float]:
+        """The first best evaluation's scores, and its `epoch`, counted from 1; empty where there was none yet."""
+        if not self._scored():
+            return {}
+        row = max(self._scored(), key=lambda row: row[self.monitor] if row[self.monitor] == row[self.monitor] else -1.0)
+        return self._of(row) | {"epoch": int(row["epoch"]) + 1}
+
+    def _scored(self) -> list[dict[str, float]]:
+        return [row for row in self.rows if self.monitor in row]
+
+    @staticmethod
+    def _of(row: dict[str, float]) -> dict[str, float]:
+        return {name: value for name, value in row.items() if name not in ("epoch", "step") and not _is_loss(name)}
+
+    # --- Lightning's hooks
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._since = time.monotonic()
+        self._board = SummaryWriter(str(self.folder), purge_step=trainer.global_step + 1)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        for name, value in pl_module.step_losses.items():  # type: ignore[union-attr, operator]  # in double precision, and on the device: nothing waits for a number
+            self._sums[name] = self._sums.get(name, 0.0) + value.to(_double(value))
+        self._batches += 1
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._scores = dict(pl_module.scores)  # type: ignore[arg-type]
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        losses = {name: float(total) / self._batches for name, total in self._sums.items()}
+        row = {"epoch": trainer.current_epoch, "step": trainer.global_step, **losses, **self._scores}
+        self.rows.append(row)
+        self._sums, self._batches, self._scores = {}, 0, {}
+        write_text(self.folder / "metrics.csv", self._table())
+        assert self._board is not None
+        for name, value in row.items():
+            if name not in ("epoch", "step") and math.isfinite(value):
+                self._board.add_scalar(name, value, trainer.global_step)
+        self._board.flush()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._close()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "rows": [dict(row) for row in self.rows],
+            "sums": {name: float(total) for name, total in self._sums.items()},
+            "batches": self._batches,
+            "seconds": self.seconds,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows = state_dict["rows"]
+        self._sums, self._batches = dict(state_dict["sums"]), state_dict["batches"]
+        self._seconds = state_dict["seconds"]
+
+    def _table(self) -> str:
+        names = ["epoch", "step"]
+        names += dict.fromkeys(name for row in self.rows for name in row if _is_loss(name))
+        names += dict.fromkeys(name for row in self.rows for name in row if name not in names)
+        text = io.StringIO()
+        table = csv.DictWriter(text, names, lineterminator="\n")
+        table.writeheader()
+        table.writerows({name: "" if value != value else value for name, value in row.items()} for row in self.rows)
+        return text.getvalue()
+
+    def _close(self) -> None:
+        if self._board is not None:
+            self._board.close()
+            self._board = None
+
+
+def _is_loss(name: str) -> bool:
+    return name == "loss" or name.startswith("loss_")
+
+
+def _double(value: Tensor) -> torch.dtype:
+    return torch.float32 if value.device.type == "mps" else torch.float64

@@ -1,0 +1,183 @@
+"""`fit`: one training run from a task and its loaders to a run folder with checkpoints, curves and `record.json`."""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+import yaml
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, WeightAveraging
+from torch import Tensor
+
+from backbones.errors import UserError
+from engine.checkpoint import AtomicCheckpointIO, find_checkpoint, occupied, read_run, sweep
+from engine.checkpoint_callback import KeepLast
+from engine.execution import setting_of
+from engine.history import History
+from engine.progress import TrainingProgress
+from engine.record import cost, peak_memory_mb, surroundings, write_json, write_text
+from engine.system_errors import out_of_memory, smaller_batch
+from engine.task import Task
+
+
+class EMA(WeightAveraging):
+    """Exponential moving average of weights and buffers, which validation uses and checkpoints hold.
+
+    Early in a run the decay is (1 + n) / (10 + n) at update n, as in TensorFlow's ExponentialMovingAverage: a constant
+    0.9998 would still be 86% initial weights after 750 steps.
+    """
+
+    def __init__(self, decay: float) -> None:
+        super().__init__(multi_avg_fn=self._average)
+        self.decay = decay
+
+    @torch.no_grad()
+    def _average(self, averages: list[Tensor], current: list[Tensor], updates: Tensor | int) -> None:
+        decay = min(self.decay, (1 + int(updates)) / (10 + int(updates)))
+        if averages[0].is_floating_point():
+            torch._foreach_lerp_(averages, current, 1 - decay)
+        else:
+            torch._foreach_copy_(averages, current)
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python's, numpy's and torch's generators. Order and augmentation have their own, keyed by the same seed."""
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    pl.seed_everything(seed, workers=True, verbose=False)
+
+
+def device_of(name: str) -> torch.device:
+    """The device called `auto`, `cpu`, `cuda`, `cuda:N` or `mps`. Raises UserError where there is none such."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {name} cannot be used here: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def accelerator(device: torch.device) -> dict[str, Any]:
+    """`device` in the words of Lightning's Trainer."""
+    return {"accelerator": device.type, "devices": [device.index or 0] if device.type == "cuda" else 1}
+
+
+class LastEpochValidation(Callback):
+    """Evaluates after the last epoch as well where the interval does not fall on it."""
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if trainer.current_epoch + 1 == trainer.max_epochs:
+            trainer.check_val_every_n_epoch = 1
+
+
+def fit(
+    task: Task,
+    train_loader: Any,
+    val_loader: Any,
+    output: Path,
+    resume: bool = False,
+    if_interrupted: str = "",
+    feature_seconds: float = 0.0,
+) -> dict[str, Any]:
+    """Train, evaluate, and write the run folder; returns the record. The task is left evaluated, with what is saved.
+
+    `feature_seconds` is what it took before to compute the features of `--data.views`, for the record.
+
+    Raises Diverged where loss or gradients stop being finite, BadInput where nothing can be written or a step does not
+    fit in memory, KeyboardInterrupt saying `if_interrupted` where the run was asked to stop.
+    """
+    config = task.config
+    device = device_of(config.device)
+    setting = setting_of(device.type, config.precision, "train")
+    checkpoints = output / "checkpoints"
+    if not resume:
+        write_text(output / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False))
+    history, keep = History(output, task.monitor), KeepLast(checkpoints / "last.ckpt")
+    callbacks: list[Callback] = [
+        *([EMA(config.ema_decay)] if config.ema_decay else []),
+        LastEpochValidation(),
+        TrainingProgress(task.monitor),
+        history,
+        ModelCheckpoint(checkpoints, "best", monitor=task.monitor, mode="max", enable_version_counter=False),
+        keep,
+    ]
+    task.total_steps = config.epochs * math.ceil(len(train_loader) / config.accumulate)
+    task.freeze_parts()
+    setting.place(task.model)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    _quiet()
+    trainer = pl.Trainer(
+        **accelerator(device),
+        precision=setting.lightning,  # type: ignore[arg-type]
+        max_epochs=config.epochs,
+        accumulate_grad_batches=config.accumulate,
+        check_val_every_n_epoch=config.eval_every or max(1, round(config.epochs / 6)),
+        num_sanity_val_steps=0,
+        callbacks=callbacks,
+        logger=False,
+        plugins=[AtomicCheckpointIO()],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        log_every_n_steps=1,
+        default_root_dir=output,
+    )
+    stored = find_checkpoint(output) if resume else None
+    try:
+        with occupied(output), keep.listening():
+            sweep(checkpoints)
+            trainer.fit(task, train_loader, val_loader, ckpt_path=stored, weights_only=True)
+    except SystemExit as stop:  # how Lightning leaves after Ctrl-C
+        kept = keep.file.exists()
+        raise KeyboardInterrupt(if_interrupted if kept else "stopped before the first checkpoint") from stop
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        raise smaller_batch(config.batch_size, config.accumulate) from error
+    if stored is not None and not hasattr(task, "scores"):  # killed after its last epoch, before its record
+        task.model.load_state_dict(read_run(stored)[1])
+        task.to(device).evaluate(val_loader, config.precision)
+    record = {
+        "task": task.info.task,
+        "dataset": task.info.dataset,
+        "backbone": config.backbone,
+        "neck": task.info.extra.get("neck"),
+        "pretrained": task.info.provenance,
+        "config": task.info.config,
+        "seed": config.seed,
+        "setting": str(setting),
+        "metrics": history.scores,
+        "best": history.best,
+        **cost(task.model.to(device), tuple(task.info.preprocessing["size"]), device),
+        "peak_memory_mb": peak_memory_mb(device),
+        "train_seconds": history.seconds,
+        "feature_seconds": feature_seconds,
+        **surroundings(device),
+    }
+    write_json(output / "record.json", record)
+    return record
+
+
+def _quiet() -> None:
+    """Lightning's own notices are about its defaults, not about the run."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*num_workers.*",
+        ".*LeafSpec.*",
+        ".*does not have many workers.*",
+        ".*ModelCheckpoint.*",
+        ".*exists and is not empty.*",
+        ".*sync_dist.*",
+        ".*in eval mode at the start.*",
+        ".*Experiment logs directory.*",
+    ):
+        warnings.filterwarnings("ignore", message)

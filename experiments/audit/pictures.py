@@ -1,0 +1,111 @@
+"""The pictures of an audit: class balance, box sizes against anchors, and images that show a fault."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
+
+from backbones.errors import BadInput
+from data.images import read_image
+from experiments.audit.images import Finding
+from experiments.audit.labels import Labels
+
+COLORS = ("#2468b0", "#c4501b", "#5b8c3a", "#8c5ba8")
+CLASSES = 40  # that fit a picture, the most frequent ones
+SHEET = 4, 3  # columns and rows of example images
+
+
+def draw(
+    labels: dict[str, Labels], unit: str, image_size: int, findings: Sequence[Finding], folder: Path
+) -> list[Path]:
+    """Write what there is to see; returns the files."""
+    written = [_balance(labels, unit, folder / "balance.png")]
+    if any(len(split.boxes) for split in labels.values()):
+        written.append(_sizes(labels, image_size, folder / "box_sizes.png"))
+    number = 0
+    for finding in findings:
+        if finding.files and finding.severity != "note":
+            number += 1
+            written.append(_sheet(finding, folder / f"finding-{number}.png"))
+    return written
+
+
+def _balance(labels: dict[str, Labels], unit: str, file: Path) -> Path:
+    """Shares of the classes in each split, the most frequent first."""
+    totals: dict[str, int] = {}
+    for part in labels.values():
+        for name, count in part.balance.items():
+            totals[name] = totals.get(name, 0) + count
+    names = sorted(totals, key=lambda name: -totals[name])[:CLASSES]
+    figure, panel = _figure(8, 1.2 + 0.13 * len(names) * (len(labels) + 1))
+    height = 0.8 / len(labels)
+    for number, (split, found) in enumerate(labels.items()):
+        whole = max(1, sum(found.balance.values()))
+        shares = [100 * found.balance.get(name, 0) / whole for name in names]
+        places = np.arange(len(names)) + number * height
+        label = f"{split}, {whole:,} {unit}"
+        panel.barh(places, shares, height, color=COLORS[number % len(COLORS)], label=label)
+    panel.set_yticks(np.arange(len(names)) + 0.4 - height / 2, names, fontsize=8)
+    panel.invert_yaxis()
+    panel.set_xlabel(f"share of the {unit}, percent" + (f" (most frequent {CLASSES})" if len(totals) > CLASSES else ""))
+    panel.legend(frameon=False, fontsize=8)
+    figure.savefig(file, dpi=110)
+    return file
+
+
+def _sizes(labels: dict[str, Labels], image_size: int, file: Path) -> Path:
+    """Square roots of the boxes' areas at the network's input size, beside the strides of its maps."""
+    figure, panel = _figure(8, 3)
+    bins = np.geomspace(2, image_size, 50)
+    for number, (split, found) in enumerate(labels.items()):
+        if len(found.boxes):
+            pixels = found.boxes * found.box_images[:, ::-1] * (image_size / found.box_images.max(1, keepdims=True))
+            weights = np.full(len(pixels), 100 / len(pixels))
+            color = COLORS[number % len(COLORS)]
+            panel.hist(
+                np.sqrt(pixels.prod(1)), bins.tolist(), weights=weights, histtype="step", color=color, label=split
+            )
+    for stride in (8, 16, 32, 64, 128):
+        panel.axvline(stride, color="#999999", lw=0.7, ls=":")
+        panel.text(stride, panel.get_ylim()[1], f" stride {stride}", fontsize=7, va="top", color="#666666")
+    panel.set_xscale("log")
+    panel.xaxis.set_major_locator(LogLocator(2))
+    panel.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    panel.set_xlabel(f"square root of the box's area, px at {image_size} px input")
+    panel.set_ylabel("boxes, percent")
+    panel.legend(frameon=False, fontsize=8)
+    figure.savefig(file, dpi=110)
+    return file
+
+
+def _sheet(finding: Finding, file: Path) -> Path:
+    columns, rows = SHEET
+    shown = finding.files[: columns * rows]
+    figure = Figure(figsize=(10, 2.4 * -(-len(shown) // columns) + 0.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(-(-len(shown) // columns), columns, squeeze=False).ravel()
+    for panel in panels:
+        panel.axis("off")
+    for panel, path in zip(panels, shown, strict=False):
+        try:
+            panel.imshow(read_image(path))
+        except BadInput as error:
+            panel.text(0.5, 0.5, str(error)[:60], ha="center", fontsize=6, wrap=True)
+        panel.set_title("/".join(path.parts[-2:]), fontsize=7)
+    figure.suptitle(finding.what, fontsize=10)
+    figure.savefig(file, dpi=110)
+    return file
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    panel = figure.subplots()
+    panel.spines[["top", "right"]].set_visible(False)
+    return figure, panel

@@ -1,0 +1,1 @@
+"""`python -m experiments.compare`: train backbones under one recipe and report score and cost of each."""

@@ -1,0 +1,86 @@
+"""One training of an experiment, described by its arguments. Its key is a hash of its resolved settings."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from backbones.architecture import architecture_of, is_found
+from data.demo import VERSION
+from engine.cli import demo_unless_root, parse
+from engine.config import TrainConfig
+
+HOLDOUT = 0.2  # share of the training images that settings and networks are chosen on
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training.
+
+    Attributes:
+        task: "classification", "detection" or "segmentation".
+        arguments: of its train command, without `--output`.
+    """
+
+    task: str
+    arguments: tuple[str, ...]
+
+    @cached_property
+    def config(self) -> TrainConfig:
+        """The settings that the arguments resolve to, presets included. Raises UserError for what train refuses."""
+        module = import_module(f"{self.task}.config")
+        command = f"{self.task}.train"
+        config: TrainConfig = parse(
+            command, module.TrainConfig, list(self.arguments), "", module.PRESETS, demo_unless_root
+        )
+        config.check()
+        return config
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """The settings that decide the result: not where it is written, nor how many processes read images."""
+        settings = asdict(self.config)
+        for name in ("output", "resume"):
+            del settings[name]
+        del settings["data"]["workers"]
+        root = settings["data"]["root"]
+        settings["data"]["root"] = f"demo scenes {VERSION}" if root is None else str(Path(root).resolve())
+        return settings
+
+    @cached_property
+    def key(self) -> str:
+        """SHA-256 (hex) of task and settings, where a study's network counts by what it is and not by its name."""
+        name = self.config.backbone
+        settings = self.settings | ({"backbone": asdict(architecture_of(name))} if is_found(name) else {})
+        return hashlib.sha256(json.dumps([self.task, settings], sort_keys=True, default=str).encode()).hexdigest()
+
+    @property
+    def neck(self) -> str | None:
+        """What stands between backbone and head: a neck, or segmentation's decoder; None for a network's own head."""
+        return self.settings.get("decoder", self.settings.get("neck"))
+
+    @property
+    def name(self) -> str:
+        """`TASK/BACKBONE-sSEED-KEY`: folder of the run within the experiment's."""
+        backbone = "".join(c if c.isalnum() or c in "._" else "-" for c in self.config.backbone)
+        return f"{self.task}/{backbone}-s{self.config.seed}-{self.key[:8]}"
+
+
+def with_flags(cell: Cell, **flags: float) -> Cell:
+    """The cell with other settings."""
+    return replace(cell, arguments=(*cell.arguments, *(p for k, v in flags.items() for p in (f"--{k}", f"{v:g}"))))
+
+
+def flat(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested settings by their flags' names."""
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value

@@ -1,0 +1,1 @@
+"""`python -m experiments.profile`: what backbones cost on this machine."""

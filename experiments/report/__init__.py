@@ -1,0 +1,1 @@
+"""Statistics, tables and the page that report a comparison."""

@@ -1,0 +1,103 @@
+"""The report of a comparison: `results.csv`, `results.md`, tables on the screen, and `report.html`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from engine.commands import out
+from experiments.report.formatting import billions, cells, heads, millions, points, score_text
+from experiments.report.html import html
+from experiments.report.results import COSTS, Comparison, Row, groups
+from experiments.report.statistics import METRIC
+
+
+def write_report(folder: Path) -> Path:
+    """Write the three files beside `comparison.json`, print the tables; returns the path of the page."""
+    comparison = Comparison(folder)
+    page = folder / "report.html"
+    for path, text in (
+        (folder / "results.csv", results_csv(comparison.rows)),
+        (folder / "results.md", results_md(comparison)),
+        (page, html(comparison)),
+    ):
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary.write_text(text)
+        temporary.replace(path)
+    for task in comparison.tasks:
+        out.print(screen_table(comparison, task))
+    out.print(f"report {page}")
+    return page
+
+
+def results_csv(rows: Iterable[Row]) -> str:
+    """A line for each task and backbone; scores and differences as fractions."""
+    text = io.StringIO()
+    names = ["task", "backbone", "neck", "provenance", "metric", "seeds", "mean", "spread", "scores", "difference",
+             "low", "high", "verdict", *COSTS, "published", "source", "failed"]  # fmt: skip
+    table = csv.DictWriter(text, names, lineterminator="\n")
+    table.writeheader()
+    for row in rows:
+        line: dict[str, Any] = {
+            "task": row.task,
+            "backbone": row.backbone,
+            "neck": row.runs[0].record["neck"] if row.runs else None,
+            "provenance": row.provenance,
+            "metric": METRIC[row.task],
+            "seeds": len(row.runs),
+            "mean": f"{row.mean:.6f}",
+            "spread": "" if row.spread is None else f"{row.spread:.6f}",
+            "scores": " ".join(f"{score:.6f}" for score in row.scores),
+            "failed": "; ".join(row.failures),
+        }
+        if (found := row.difference) is not None:
+            ends = {"difference": found.value, "low": found.low, "high": found.high}
+            line |= {name: f"{value:.6f}" for name, value in ends.items()} | {"verdict": found.verdict}
+        line |= {name: f"{row.cost(name):g}" for name in COSTS}
+        if (known := row.published) is not None:
+            told = " ".join(f"{metric} {value:g}" for metric, value in known.scores.items())
+            line |= {"published": f"{told} on {known.dataset}", "source": known.source}
+        table.writerow(line)
+    return text.getvalue()
+
+
+def results_md(comparison: Comparison) -> str:
+    """Markdown tables, one for each task and provenance."""
+    baseline = comparison.baseline
+    lines = [f"Differences are to {baseline}, in points, with their 95% interval from a paired bootstrap over images."]
+    for task in comparison.tasks:
+        for provenance, rows in groups(comparison.rows_of(task)):
+            names = heads(task)
+            lines += ["", f"**{task}**, {provenance}", "", f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
+            for row in rows:
+                texts = [text.replace("|", "\\|") for text in cells(row, baseline)]
+                lines.append(f"| {' | '.join(texts + [''] * (len(names) - len(texts)))} |")
+    return "\n".join(lines) + "\n"
+
+
+def screen_table(comparison: Comparison, task: str) -> Table:
+    """What fits a terminal: score, difference, verdict, and the size that it takes."""
+    table = Table(box=SIMPLE_HEAD, title=task, title_justify="left", pad_edge=False)
+    for head in ("backbone", f"{METRIC[task]}, %", "difference", "verdict", "parameters", "multiply-adds"):
+        is_text = head in ("backbone", "verdict")
+        table.add_column(head, no_wrap=head == "backbone", justify="left" if is_text else "right")
+    for provenance, rows in groups(comparison.rows_of(task)):
+        table.add_section()
+        table.add_row(f"[dim]{provenance}[/dim]")
+        for row in rows:
+            difference, verdict = "", "" if row.runs else "not finished"
+            if row.difference is not None:
+                difference, verdict = points(row.difference.value), row.difference.verdict
+            elif row.runs and row.backbone == comparison.baseline:
+                verdict = "baseline"
+            costs = millions(row.cost("params")), billions(row.cost("macs"))
+            texts = row.backbone, score_text(row), difference, verdict, *costs
+            table.add_row(*(text.replace("[", r"\[") for text in texts))
+    return table

@@ -1,0 +1,264 @@
+"""Both layouts, read well, and every way of getting them wrong named in one message."""
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from backbones.errors import BadInput, UserError
+from data.batch import IGNORE, Draw, collate
+from data.demo.writer import Plan, demo_root
+from data.formats import ade20k
+from data.formats.masks import MaskFolders, read_indices
+from data.transforms import ImageLetterbox, segmentation_train
+
+NAMES = ("sky", "road", "car")
+
+
+def write(root: Path, masks: dict[str, np.ndarray], split: str = "val", names: tuple[str, ...] | None = NAMES) -> Path:
+    """Noise images with these masks."""
+    draw = np.random.default_rng(0)
+    for kind in ("images", "annotations"):
+        (root / kind / split).mkdir(parents=True, exist_ok=True)
+    for stem, mask in masks.items():
+        image = draw.integers(0, 256, (*mask.shape, 3), np.uint8)
+        Image.fromarray(image).save(root / "images" / split / f"{stem}.jpg")
+        Image.fromarray(mask).save(root / "annotations" / split / f"{stem}.png")
+    if names is not None:
+        (root / "classes.txt").write_text("\n".join(names) + "\n")
+    return root
+
+
+def mask(*values: int) -> np.ndarray:
+    return np.array(values, np.uint8)[None].repeat(4, axis=0)
+
+
+def test_generic_layout(tmp_path: Path) -> None:
+    write(tmp_path, {"b": mask(0, 1, 2), "a": mask(2, 2, 1, 0)})
+    data = MaskFolders(tmp_path, "val")
+    assert data.classes == NAMES
+    assert data.image_ids.tolist() == [0, 1]
+    assert data.path(0).name == "a.jpg"
+    sample = data[1]
+    assert sample.mask is not None
+    assert sample.mask.dtype == np.uint8
+    assert sample.mask.tolist() == [[0, 1, 2]] * 4
+    assert sample.image.shape == (4, 3, 3)
+    assert sample.size == (4, 3)
+
+
+def test_generic_layout_with_long_names(tmp_path: Path) -> None:
+    write(tmp_path, {"a": mask(0, 1)}, split="validation")
+    assert len(MaskFolders(tmp_path, "val")) == 1
+
+
+def test_ade20k_layout(tmp_path: Path) -> None:
+    """0 is ignored, 1 to 150 become 0 to 149: in uint8 a plain `mask - 1` would make 255 of 0 by wrapping around."""
+    write(tmp_path, {"ADE_val_00000001": mask(0, 1, 2, 150)}, split="validation", names=None)
+    data = MaskFolders(tmp_path, "val")
+    assert len(data.classes) == 150
+    sample = data[0]
+    assert sample.mask is not None
+    assert sample.mask[0].tolist() == [IGNORE, 0, 1, 149]
+    write(tmp_path, {"ADE_val_00000002": mask(1, 151)}, split="validation", names=None)
+    with pytest.raises(BadInput, match=r"ADE_val_00000002.png.*151.*150 classes"):
+        MaskFolders(tmp_path, "val")[1]
+
+
+def test_ade20k_names_and_colours() -> None:
+    assert len(ade20k.CLASSES) == len(set(ade20k.CLASSES)) == len(ade20k.PALETTE) == 150
+    assert (ade20k.CLASSES[0], ade20k.CLASSES[12], ade20k.CLASSES[149]) == ("wall", "person", "flag")
+    assert ade20k.PALETTE[2].tolist() == [6, 230, 230]  # sky
+    assert ade20k.PALETTE[149].tolist() == [92, 0, 255]
+    assert len(np.unique(ade20k.PALETTE, axis=0)) == 149  # road and skyscraper are one gray
+
+
+@pytest.mark.case("R9")
+def test_values_beyond_the_classes(tmp_path: Path) -> None:
+    write(tmp_path, {"a": mask(0, 3, 3, 255)})
+    with pytest.raises(BadInput, match=r"a\.png has 8 pixels of value 3, .*classes\.txt.*--data.ignore_index 3"):
+        MaskFolders(tmp_path, "val")[0]
+    with pytest.raises(BadInput, match="value 255"):
+        MaskFolders(tmp_path, "val", ignore_index=3)[0]
+    write(tmp_path, {"a": mask(0, 3, 3, 1)})
+    sample = MaskFolders(tmp_path, "val", ignore_index=3)[0]
+    assert sample.mask is not None
+    assert sample.mask[0].tolist() == [0, IGNORE, IGNORE, 1]
+    with pytest.raises(UserError, match="ignore_index"):
+        MaskFolders(tmp_path, "val", ignore_index=256)
+
+
+def test_a_class_can_be_ignored(tmp_path: Path) -> None:
+    write(tmp_path, {"a": mask(0, 1, 2)})
+    sample = MaskFolders(tmp_path, "val", ignore_index=0)[0]
+    assert sample.mask is not None
+    assert sample.mask[0].tolist() == [IGNORE, 1, 2]
+
+
+def test_palette_masks_are_indices(tmp_path: Path) -> None:
+    write(tmp_path, {"a": mask(0, 1, 2)})
+    picture = Image.fromarray(mask(0, 1, 2))
+    picture.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255] + [9] * 759)
+    assert picture.mode == "P"
+    for bits in (8, 2):
+        picture.save(tmp_path / "annotations/val/a.png", bits=bits)
+        sample = MaskFolders(tmp_path, "val")[0]
+        assert sample.mask is not None
+        assert sample.mask[0].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("picture", "named"),
+    [
+        (Image.new("RGB", (3, 4)), "colours"),
+        (Image.new("LA", (3, 4)), "alpha"),
+        (Image.fromarray(np.zeros((4, 3), np.uint16)), "16-bit gray"),
+    ],
+)
+def test_masks_of_other_kinds(picture: Image.Image, named: str, tmp_path: Path) -> None:
+    write(tmp_path, {"a": mask(0, 1, 2)})
+    picture.save(tmp_path / "annotations/val/a.png")
+    with pytest.raises(BadInput, match=rf"a\.png.*{named}"):
+        MaskFolders(tmp_path, "val")[0]
+
+
+def test_damaged_masks(tmp_path: Path) -> None:
+    file = tmp_path / "a.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 3, (50, 50), np.uint8)).save(file)
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+    with pytest.raises(BadInput, match="cannot decode"):
+        read_indices(file)
+    file.write_bytes(b"")
+    with pytest.raises(BadInput, match="not a PNG"):
+        read_indices(file)
+    with pytest.raises(BadInput, match=r"gone\.png"):
+        read_indices(tmp_path / "gone.png")
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 0, 0, 0, 0)
+    chunk = b"IHDR" + header
+    file.write_bytes(b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk)))
+    with pytest.raises(BadInput, match="60000 x 60000"):
+        read_indices(file)
+
+
+def test_size_mismatch_is_named(tmp_path: Path) -> None:
+    write(tmp_path, {"a": mask(0, 1, 2)})
+    Image.fromarray(mask(0, 1)).save(tmp_path / "annotations/val/a.png")
+    with pytest.raises(BadInput, match=r"a\.jpg is 3 x 4 .*a\.png is 2 x 4"):
+        MaskFolders(tmp_path, "val")[0]
+
+
+def test_missing_masks_are_named(tmp_path: Path) -> None:
+    write(tmp_path, {"a": mask(0), "b": mask(1), "c": mask(2)})
+    (tmp_path / "annotations/val/b.png").unlink()
+    with pytest.raises(BadInput, match=r"1 of 3 images .* b\.png"):
+        MaskFolders(tmp_path, "val")
+    data = MaskFolders(tmp_path, "val", skip_bad=1)
+    sample = data[1]
+    assert not sample.readable
+    assert sample.mask is not None
+    assert (sample.mask == IGNORE).all()
+    assert data.skipped == [1]
+    assert data[Draw(1, 0)].image_id == 2
+
+
+def test_extra_masks_are_counted(tmp_path: Path) -> None:
+    write(tmp_path, {"a": mask(0), "b": mask(1)})
+    (tmp_path / "images/val/b.jpg").unlink()
+    data = MaskFolders(tmp_path, "val")
+    assert (data.report.images, data.report.masks_without_image) == (1, 1)
+
+
+def test_layout_errors(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"no data set at .*images/training"):
+        MaskFolders(tmp_path / "gone", "train")
+    write(tmp_path, {"a": mask(0)})
+    with pytest.raises(BadInput, match=r"no folder .*images/train"):
+        MaskFolders(tmp_path, "train")
+    with pytest.raises(BadInput, match="refused"):
+        MaskFolders(tmp_path, "../val")
+    (tmp_path / "images/empty").mkdir()
+    (tmp_path / "annotations/empty").mkdir()
+    with pytest.raises(BadInput, match="no images"):
+        MaskFolders(tmp_path, "empty")
+    Image.new("RGB", (1, 4)).save(tmp_path / "images/val/a.png")
+    with pytest.raises(BadInput, match="several images called a"):
+        MaskFolders(tmp_path, "val")
+
+
+@pytest.mark.parametrize("content", ["", "a\na\n", "\n".join(str(i) for i in range(256))])
+def test_bad_class_files(content: str, tmp_path: Path) -> None:
+    write(tmp_path, {"a": mask(0)})
+    (tmp_path / "classes.txt").write_text(content)
+    with pytest.raises(BadInput, match=r"classes\.txt"):
+        MaskFolders(tmp_path, "val")
+
+
+@pytest.mark.case("R16")
+@pytest.mark.parametrize("kind", ["images", "annotations"])
+def test_links_out_of_the_folder_are_refused(kind: str, tmp_path: Path) -> None:
+    write(tmp_path / "data", {"a": mask(0)})
+    suffix = "jpg" if kind == "images" else "png"
+    secret = tmp_path / f"secret.{suffix}"
+    (tmp_path / f"data/{kind}/val/a.{suffix}").rename(secret)
+    (tmp_path / f"data/{kind}/val/a.{suffix}").symlink_to(secret)
+    with pytest.raises(BadInput, match="leads out"):
+        MaskFolders(tmp_path / "data", "val")
+
+
+def test_fraction_and_fingerprint(tmp_path: Path) -> None:
+    write(tmp_path, {f"{i:02d}": mask(0, 1) for i in range(10)})
+    whole, some = MaskFolders(tmp_path, "val"), MaskFolders(tmp_path, "val", fraction=0.3, seed=1)
+    assert len(some) == 3
+    assert some.image_ids.tolist() == MaskFolders(tmp_path, "val", fraction=0.3, seed=1).image_ids.tolist()
+    assert whole.path(int(some.image_ids[1])) == some.path(1)
+    assert whole.fingerprint == MaskFolders(tmp_path, "val").fingerprint
+    assert len({whole.fingerprint, some.fingerprint, MaskFolders(tmp_path, "val", ignore_index=0).fingerprint}) == 3
+    with pytest.raises(UserError, match="fraction"):
+        MaskFolders(tmp_path, "val", fraction=0)
+
+
+def test_evaluation_keeps_the_mask_in_original_pixels(tmp_path: Path) -> None:
+    write(tmp_path, {"a": np.full((20, 30), 1, np.uint8), "b": np.full((40, 10), 2, np.uint8)})
+    data = MaskFolders(tmp_path, "val", ImageLetterbox((32, 32), (1, 2, 3)))
+    batch = collate([data[0], data[1]])
+    assert batch.images.shape == (2, 3, 32, 32)
+    assert batch.masks is not None
+    assert batch.masks.shape == (2, 40, 30)
+    assert (batch.masks[0, :20] == 1).all()
+    assert (batch.masks[0, 20:] == IGNORE).all()
+    assert (batch.masks[1, :, 10:] == IGNORE).all()
+
+
+def test_crops_limit_one_class(tmp_path: Path) -> None:
+    """A small car on a wide road: at four times the size, most windows show road alone."""
+    classes = np.ones((60, 60), np.uint8)
+    classes[20:40, 20:40] = 2
+    write(tmp_path, {"a": classes})
+
+    def shares(max_share: float) -> np.ndarray:
+        transform = segmentation_train((60, 60), (2.0, 2.0), (0, 0, 0), max_share=max_share)
+        data = MaskFolders(tmp_path, "val", transform)
+        masks = [data[Draw(0, seed)].mask for seed in range(60)]
+        return np.array([np.bincount(m[m != IGNORE]).max() / (m != IGNORE).sum() for m in masks if m is not None])
+
+    limited, free = shares(0.75), shares(1.0)
+    assert (limited > 0.82).mean() < 0.05 < (free > 0.82).mean()
+    transform = segmentation_train((48, 64), (0.5, 2.0), (0, 0, 0))
+    data = MaskFolders(tmp_path, "val", transform)
+    first, again = data[Draw(0, 5)], data[Draw(0, 5)]
+    assert first.image.shape == (48, 64, 3)
+    np.testing.assert_array_equal(first.image, again.image)
+    np.testing.assert_array_equal(first.mask, again.mask)
+
+
+def test_demo_scenes() -> None:
+    root = demo_root("segmentation", Plan(scenes=(3, 2), portraits=(1, 1)))
+    data = MaskFolders(root, "val")
+    assert len(data) == 2
+    sample = data[0]
+    assert sample.mask is not None
+    assert sample.mask.max() < len(data.classes)

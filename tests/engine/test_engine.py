@@ -1,0 +1,117 @@
+"""The engine's pieces by themselves: schedule, averaging, parameter groups, checkpoints, help."""
+
+import math
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from backbones.errors import UserError
+from data.demo.writer import TASKS
+from engine.checkpoint import AtomicCheckpointIO, sweep
+from engine.config import parse_size
+from engine.record import cost, write_json
+from engine.task import parameter_groups, warmup_cosine
+from engine.trainer import EMA
+
+
+def test_schedule_by_hand():
+    factors = [warmup_cosine(step, 4, 14) for step in range(15)]
+    assert factors[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert factors[4] == 1.0
+    assert factors[9] == pytest.approx(0.5)
+    assert factors[14] == pytest.approx(0.0)
+
+
+def test_ema_warms_up_and_converges():
+    """After 3 updates the decay is 4/13 at most, not 0.9998; integer buffers are copied."""
+    ema = EMA(0.9998)
+    average, counter = torch.zeros(1), torch.zeros(1, dtype=torch.long)
+    expected = 0.0
+    for n in range(1, 4):
+        ema._average([average], [torch.tensor([float(n)])], torch.tensor(n))
+        ema._average([counter], [torch.tensor([n])], torch.tensor(n))
+        decay = (1 + n) / (10 + n)
+        expected = decay * expected + (1 - decay) * n
+    assert float(average) == pytest.approx(expected)
+    assert int(counter) == 3
+    assert EMA(0.5)._average([average], [torch.zeros(1)], torch.tensor(10**6)) is None
+    assert float(average) == pytest.approx(expected / 2)
+
+
+def test_parameter_groups_cover_each_trainable_parameter_once():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.backbone = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+            self.head = nn.Linear(4, 2)
+
+    model = Model()
+    model.backbone[0].bias.requires_grad_(False)
+    groups = list(parameter_groups(model, lr=0.1, backbone_lr=0.1, decay=0.5))
+    grouped = [id(p) for group in groups for p in group["params"]]
+    assert sorted(grouped) == sorted(id(p) for p in model.parameters() if p.requires_grad)
+    for group in groups:
+        for parameter in group["params"]:
+            of_backbone = any(parameter is p for p in model.backbone.parameters())
+            assert group["lr"] == pytest.approx(0.01 if of_backbone else 0.1)
+            assert group["weight_decay"] == (0.5 if parameter.ndim > 1 else 0)
+
+
+@pytest.mark.parametrize(("text", "size"), [(320, (320, 320)), ("320", (320, 320)), ("480x640", (480, 640))])
+def test_parse_size(text, size):
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "x", "12y", "0", "-5", "1x2x3", "99999"])
+def test_parse_size_refuses(text):
+    with pytest.raises(UserError, match="HxW"):
+        parse_size(text)
+
+
+def test_checkpoints_replace_whole_files_and_clear_leftovers(tmp_path):
+    path = tmp_path / "last.ckpt"
+    (tmp_path / ".last.ckpt.dead").write_bytes(b"half a file")
+    for step in range(2):
+        AtomicCheckpointIO().save_checkpoint({"step": step}, path)
+    assert torch.load(path, weights_only=True) == {"step": 1}
+    sweep(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_json_has_no_nan(tmp_path):
+    write_json(tmp_path / "x.json", {"a": math.nan, "b": [1.0, math.inf]})
+    assert (tmp_path / "x.json").read_text().split() == ["{", '"a":', "null,", '"b":', "[", "1.0,", "null", "]", "}"]
+
+
+def test_cost_counts_multiply_adds():
+    """A 3x3 convolution of 3 to 8 channels at 16 x 16: 3 * 8 * 9 * 256 multiply-adds."""
+    model = nn.Conv2d(3, 8, 3, padding=1)
+    counted = cost(model, (16, 16), torch.device("cpu"))
+    assert counted["macs"] == 3 * 8 * 9 * 256
+    assert counted["params"] == 3 * 8 * 9 + 8
+    assert counted["latency_ms"] > 0
+
+
+COMMANDS = [f"{task}.{verb}" for task in TASKS for verb in ("train", "eval", "predict")]
+
+
+@pytest.mark.parametrize("module", [*COMMANDS, "backbones"])
+def test_help_does_not_import_torch(module):
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = ['{module}', '--help']\n"
+        "try:\n"
+        f"    runpy.run_module('{module}', run_name='__main__')\n"
+        "except SystemExit as stop:\n"
+        "    assert not stop.code, stop.code\n"
+        "assert 'torch' not in sys.modules and 'timm' not in sys.modules\n"
+    )
+    started = time.perf_counter()
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "usage" in result.stdout.lower()
+    assert time.perf_counter() - started < 20  # a hang, not a benchmark
