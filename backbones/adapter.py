@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from backbones.amoebanet import LISTED, AmoebaNet, is_amoebanet
 from backbones.architecture import is_efficientnet
 from backbones.base import Backbone, Level
-from backbones.custom import OwnBackbone, is_own
+from backbones.custom import CustomBackbone, is_custom
 from backbones.efficientnet import EfficientNet
 from backbones.errors import UserError, unknown_name
 from backbones.provenance import split_tag
@@ -101,8 +101,8 @@ def build_backbone(name: str, strides: Sequence[int] = (4, 8, 16, 32)) -> Backbo
 
     Raises UserError for an unknown name or a network without maps at `strides`.
     """
-    if is_own(name):
-        return OwnBackbone(name, strides)
+    if is_custom(name):
+        return CustomBackbone(name, strides)
     architecture = split_tag(name)[0]
     if is_amoebanet(architecture):
         return AmoebaNet(architecture, strides)

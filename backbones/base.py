@@ -38,7 +38,7 @@ class Backbone(nn.Module):
 
 
 @dataclass
-class Kept:
+class CachedFeatures:
     """Maps that a network's backbone gave for images, in the place of these: the network goes on from them.
 
     maps: [(B, C, H', W') or (B, C)], what the network's `maps(images)` returned.
@@ -56,24 +56,24 @@ class Kept:
     def __len__(self) -> int:
         return len(self.maps[0])
 
-    def __getitem__(self, images: slice) -> Kept:
+    def __getitem__(self, images: slice) -> CachedFeatures:
         """Those of some of the images, as views."""
         return self._map(lambda x: x[images])
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Kept:
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> CachedFeatures:
         """The same on `device`."""
         return self._map(lambda x: x.to(device, non_blocking=non_blocking))
 
-    def pin_memory(self) -> Kept:
+    def pin_memory(self) -> CachedFeatures:
         """The same in page-locked memory."""
         return self._map(lambda x: x.pin_memory())
 
-    def share_memory_(self) -> Kept:
+    def share_memory_(self) -> CachedFeatures:
         """The same in memory that other processes can read."""
         return self._map(lambda x: x.share_memory_())
 
-    def _map(self, change: Callable[[Tensor], Tensor]) -> Kept:
-        return Kept([change(x) for x in self.maps], self.size)
+    def _map(self, change: Callable[[Tensor], Tensor]) -> CachedFeatures:
+        return CachedFeatures([change(x) for x in self.maps], self.size)
 
 
 def early_parameters(backbone: Backbone, stride: int) -> list[nn.Parameter]:

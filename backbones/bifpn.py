@@ -228,18 +228,18 @@ class BiFPN(Neck):
 def init_weights(module: nn.Module) -> None:
     """Xavier-uniform convolutions and zero biases, Keras's default, which google/automl keeps for the neck.
 
-    Separable convolutions begin by passing their input on, see `pass_on`.
+    Separable convolutions begin by passing their input on, see `init_near_identity`.
     """
     if isinstance(module, nn.Conv2d):
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
     elif isinstance(module, SeparableConv):
-        pass_on(module.depthwise)
+        init_near_identity(module.depthwise)
 
 
 @torch.no_grad()
-def pass_on(depthwise: nn.Conv2d) -> None:
+def init_near_identity(depthwise: nn.Conv2d) -> None:
     """Turn random depthwise 3x3 filters into the identity and half as much noise.
 
     Filters that are noise alone blur and shift a map, each channel its own way; a stack of six, as on the way to P2,

@@ -18,12 +18,12 @@ CONTRACT = (
 PROBE = 97, 130  # height and width, neither a multiple of a stride
 
 
-def is_own(name: str) -> bool:
+def is_custom(name: str) -> bool:
     """Whether a backbone's name is `module:function`."""
     return ":" in name
 
 
-class OwnBackbone(Backbone):
+class CustomBackbone(Backbone):
     """What `module:function` returns, with the maps that are asked for.
 
     Raises UserError where the module, the function or a map is absent, and where the network is not as `CONTRACT` says.

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from backbones.architecture import Architecture, architecture_of
 from backbones.base import Backbone, Level, select
-from backbones.mbconv import Activation, MBConv, Parts, SeparableConv, initialize
+from backbones.mbconv import Activation, DepthwiseSeparableBlock, MBConv, Parts, initialize
 from backbones.memory_efficient import norm_act, relu6, spatial_mean, swish
 
 
@@ -63,7 +63,7 @@ class EfficientNet(Backbone):
                 stride, outputs = (stage.stride if repeat == 0 else 1), stage.channels
                 drop = stochastic_depth * built / blocks_in_total
                 blocks.append(
-                    SeparableConv(channels, outputs, stage.kernel, stride, of_stage, drop)
+                    DepthwiseSeparableBlock(channels, outputs, stage.kernel, stride, of_stage, drop)
                     if stage.expansion == 1
                     else MBConv(channels, outputs, stage.kernel, stride, stage.expansion, of_stage, drop)
                 )

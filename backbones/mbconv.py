@@ -127,7 +127,7 @@ class Parts:
         return SqueezeExcite(channels, int(inputs * self.squeeze), self.act) if self.squeeze else nn.Identity()
 
 
-class SeparableConv(nn.Module):
+class DepthwiseSeparableBlock(nn.Module):
     """Depthwise, then pointwise convolution: MBConv without expansion."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, parts: Parts, drop: float) -> None:
@@ -147,7 +147,7 @@ class SeparableConv(nn.Module):
         y = self.bn2(self.conv_pw(y))
         return self.drop(y).add_(x) if self.residual else y
 
-    def for_inference(self) -> SeparableConv:
+    def for_inference(self) -> DepthwiseSeparableBlock:
         """The same, its gate part of the convolution that follows."""
         GatedConv2d.replace(self, "conv_pw")
         return self

@@ -9,7 +9,7 @@ import timm
 from timm.models import get_pretrained_cfg
 
 from backbones.architecture import is_found
-from backbones.custom import is_own
+from backbones.custom import is_custom
 
 # ImageNet-1k accuracy of single centre crops. Lite: tensorflow/tpu `efficientnet/lite/README.md`, FP32.
 # B0-B7: arXiv:1905.11946v5, table 2. a1 and Noisy Student: timm. tv: torchvision.
@@ -83,7 +83,7 @@ class Provenance:
 
 def split_tag(name: str) -> tuple[str, str | None]:
     """`"resnet50.tv_in1k"` -> `("resnet50", "tv_in1k")`; the tag is None where there is none, as in `module:f`."""
-    if is_own(name) or is_found(name):
+    if is_custom(name) or is_found(name):
         return name, None
     architecture, _, tag = name.partition(".")
     return architecture, tag or None

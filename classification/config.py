@@ -60,8 +60,10 @@ class TrainConfig(engine.TrainConfig):
             value = getattr(self, name)
             if value is not None and not least <= value <= most:
                 raise UserError(f"--{name} {value} is out of range: from {least:g} to {most:g}")
-        if self.data.views and (self.mixup or self.cutmix):
-            raise UserError("--data.views keeps single images: --mixup and --cutmix, which blend several, must be 0")
+        if self.data.cached_augmentations and (self.mixup or self.cutmix):
+            raise UserError(
+                "--data.cached_augmentations caches single images: --mixup and --cutmix, which blend several, must be 0"
+            )
 
 
 @dataclass

@@ -22,8 +22,8 @@ from backbones import create_backbone
 from backbones.adapter import TimmBackbone, build_backbone
 from backbones.amoebanet import is_amoebanet
 from backbones.architecture import is_efficientnet
-from backbones.base import Kept, select
-from backbones.custom import is_own
+from backbones.base import CachedFeatures, select
+from backbones.custom import is_custom
 from backbones.efficientnet import EfficientNet, EfficientNetClassifier
 from backbones.errors import BadInput, UserError
 from backbones.mbconv import StochasticDepth
@@ -58,14 +58,14 @@ class Classifier(nn.Module):
         self.head = head
         self.provenance = provenance
 
-    def forward(self, images: Tensor | Kept) -> Tensor:
+    def forward(self, images: Tensor | CachedFeatures) -> Tensor:
         """(B, 3, H, W) normalised floats -> logits (B, K)."""
         maps = self.maps(images)
         return self.head(maps if self.neck is None else self.neck(maps))
 
-    def maps(self, images: Tensor | Kept) -> list[Tensor]:
+    def maps(self, images: Tensor | CachedFeatures) -> list[Tensor]:
         """What neck or head take of the backbone's maps; of a backbone that pools its last one itself, (B, C)."""
-        if isinstance(images, Kept):
+        if isinstance(images, CachedFeatures):
             return images.maps
         maps = self.backbone(images)
         if isinstance(maps, Tensor):
@@ -147,7 +147,7 @@ def create_classifier(
     def build(source: bool | str | Path) -> Classifier:
         if neck is not None:
             return _with_neck(backbone, num_classes, source, neck)
-        if is_own(backbone) or is_amoebanet(split_tag(backbone)[0]):
+        if is_custom(backbone) or is_amoebanet(split_tag(backbone)[0]):
             return _pooled(backbone, num_classes, source)
         if is_efficientnet(split_tag(backbone)[0]):
             return _efficientnet(backbone, num_classes, source)

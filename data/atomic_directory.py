@@ -21,7 +21,7 @@ def cache_folder() -> Path:
     return (Path(base).expanduser() if base else Path.home() / ".cache").absolute() / "backbone-swap"
 
 
-def made_once(folder: Path, marker: str, make: Callable[[Path], None], doing: str) -> None:
+def create_once(folder: Path, marker: str, make: Callable[[Path], None], doing: str) -> None:
     """Let `make` fill a sibling of `folder`, and rename that; nothing happens where `folder` has a `marker` already.
 
     Any number of processes may ask at once: one makes it, the others wait and say that another is `doing` so.

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from backbones.base import Kept
+from backbones.base import CachedFeatures
 
 IGNORE = 255  # mask value of pixels that belong to no class, such as padding
 
@@ -125,11 +125,11 @@ def collate(samples: Sequence[Sample]) -> Batch:
 
 def _images(images: Sequence[Any]) -> Any:
     """Pixels or maps, stacked; permuting the view of stacked rows of pixels is channels-last without a second copy."""
-    kept = [image for image in images if isinstance(image, Kept)]
+    kept = [image for image in images if isinstance(image, CachedFeatures)]
     if not kept:
         return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
     stacked = [torch.stack(rows) for rows in zip(*(image.maps for image in kept), strict=True)]
-    return Kept([x.permute(0, 3, 1, 2) if x.ndim == 4 else x for x in stacked], kept[0].size)
+    return CachedFeatures([x.permute(0, 3, 1, 2) if x.ndim == 4 else x for x in stacked], kept[0].size)
 
 
 def _stacked(masks: Sequence[np.ndarray]) -> np.ndarray:

@@ -1,6 +1,6 @@
-"""What a backbone that lies still gives for the images of a data set: computed once, kept on disk, read in their place.
+"""Features of a frozen backbone for the images of a data set: computed once, cached on disk, read instead of images.
 
-A folder holds a file for each of the maps, its rows in the order of the images and then of each one's views, channels
+A folder holds one file per map. Its rows are in the order of the images, then of the augmentations of each, channels
 last; `masks.bin`, all masks one after the other; `labels.npz`, what else a sample has; and `complete.json`.
 """
 
@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from backbones.base import Kept
+from backbones.base import CachedFeatures
 from backbones.errors import BadInput
-from data.atomic_directory import CACHE_VARIABLE, made_once
+from data.atomic_directory import CACHE_VARIABLE, create_once
 from data.batch import Batch, Draw, Sample
 from data.loader import Source, draw_seed
 
@@ -28,34 +28,34 @@ MARKER = "complete.json"
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
 
-class Views:
-    """Every image of a source `views` times, as the first epochs would draw it; 0 for once, as in evaluation."""
+class Augmentations:
+    """Each image of a source in `augmentations` forms, those of the first epochs; 0 for one form, as in evaluation."""
 
-    def __init__(self, source: Source, views: int, seed: int) -> None:
-        self.source, self.views, self.seed = source, views, seed
+    def __init__(self, source: Source, augmentations: int, seed: int) -> None:
+        self.source, self.augmentations, self.seed = source, augmentations, seed
 
     def __len__(self) -> int:
-        return len(self.source) * max(1, self.views)
+        return len(self.source) * max(1, self.augmentations)
 
     def __getitem__(self, row: Any) -> Sample:
-        if not self.views:
+        if not self.augmentations:
             return self.source[row]
-        index, view = divmod(row, self.views)
+        index, view = divmod(row, self.augmentations)
         return self.source[Draw(index, draw_seed(self.seed, view, index))]
 
 
-class KeptFeatures:
-    """Samples with `Kept` in place of the image: `dataset[index]` for evaluation, `dataset[Draw]` for an epoch's view.
+class CachedDataset:
+    """Samples with `CachedFeatures` for the image: `dataset[index]` for evaluation, `dataset[Draw]` for training.
 
-    Epochs take the views in turn: as many as there are views see what they would have seen without.
+    Epochs take the augmentations in turn: as many as there are augmentations see what they would have seen without.
 
     Args:
-        folder: that `keep` filled.
+        folder: that `cache_features` filled.
     """
 
     def __init__(self, folder: Path) -> None:
         told = json.loads((folder / MARKER).read_text())
-        self.views, self.size, rows = told["views"], tuple(told["size"]), told["rows"]
+        self.augmentations, self.size, rows = told["augmentations"], tuple(told["size"]), told["rows"]
         self._dtypes = [getattr(torch, dtype) for dtype, _ in told["maps"]]
         self._maps = [
             _mapped(folder / f"map{i}.bin", (rows, *shape[:-1], shape[-1] * dtype.itemsize))
@@ -69,17 +69,17 @@ class KeptFeatures:
         self._masks = _mapped(folder / "masks.bin", (int(areas.sum()),)) if areas.any() else None
 
     def __len__(self) -> int:
-        return len(self._maps[0]) // max(1, self.views)
+        return len(self._maps[0]) // max(1, self.augmentations)
 
     def __getitem__(self, draw: int | Draw) -> Sample:
         index, epoch = (draw.index, draw.epoch) if isinstance(draw, Draw) else (int(draw), 0)
-        row = index * self.views + epoch % self.views if self.views else index
+        row = index * self.augmentations + epoch % self.augmentations if self.augmentations else index
         of = self._labels
         boxes = slice(self._first_box[row], self._first_box[row + 1])
         pixels = slice(self._first_pixel[row], self._first_pixel[row + 1])
         height, width = of["sizes"][row].tolist()
         return Sample(
-            image=Kept([self._map(i, row) for i in range(len(self._maps))], self.size),  # type: ignore[arg-type]  # see Sample.image
+            image=CachedFeatures([self._map(i, row) for i in range(len(self._maps))], self.size),  # type: ignore[arg-type]  # see Sample.image
             image_id=int(of["image_ids"][row]),
             size=(height, width),
             scale=tuple(of["scales"][row].tolist()),
@@ -93,27 +93,31 @@ class KeptFeatures:
         return torch.from_numpy(np.array(self._maps[number][row])).view(self._dtypes[number])
 
 
-def keep(folder: Path, batches: Iterator[tuple[Batch, Kept]], rows: int, views: int) -> KeptFeatures:
+def cache_features(
+    folder: Path, batches: Iterator[tuple[Batch, CachedFeatures]], rows: int, augmentations: int
+) -> CachedDataset:
     """The features in `folder`, filled first where it has none yet.
 
     Args:
         folder: named after all that the features depend on.
         batches: of all rows, in order, as they are and as the backbone sees them; asked for only if need be.
-        rows: how many there are: images, or images times views.
-        views: see `Views`.
+        rows: how many there are: images, or images times augmentations.
+        augmentations: see `Augmentations`.
 
     Raises BadInput where there is no room for them.
     """
     try:
-        made_once(folder, MARKER, lambda place: _write(place, batches, rows, views), "computing the same features")
+        create_once(
+            folder, MARKER, lambda place: _write(place, batches, rows, augmentations), "computing the same features"
+        )
     except OSError as error:
         if error.errno not in UNWRITABLE:
             raise
         raise BadInput(f"cannot write features to {folder}: {error.strerror or error}. {_remedy()}") from error
-    return KeptFeatures(folder)
+    return CachedDataset(folder)
 
 
-def _write(folder: Path, batches: Iterator[tuple[Batch, Kept]], rows: int, views: int) -> None:
+def _write(folder: Path, batches: Iterator[tuple[Batch, CachedFeatures]], rows: int, augmentations: int) -> None:
     """Write everything, as far as the disk has room. Plain writes: a full disk kills what writes to mapped memory."""
     labels: dict[str, list[np.ndarray]] = {}
     described: list[tuple[str, list[int]]] = []
@@ -130,11 +134,11 @@ def _write(folder: Path, batches: Iterator[tuple[Batch, Kept]], rows: int, views
                 maps = [files.enter_context((folder / f"map{i}.bin").open("wb")) for i in range(len(values))]
             for file, x in zip(maps, values, strict=True):
                 file.write(_bytes(x))
-            for name, value in _labels(batch, masks, in_original_pixels=not views).items():
+            for name, value in _labels(batch, masks, in_original_pixels=not augmentations).items():
                 labels.setdefault(name, []).append(value)
     whole: dict[str, Any] = {name: np.concatenate(values) for name, values in labels.items()}
     np.savez(folder / "labels.npz", **whole)
-    told = {"rows": rows, "views": views, "size": size, "maps": described}
+    told = {"rows": rows, "augmentations": augmentations, "size": size, "maps": described}
     (folder / MARKER).write_text(json.dumps(told))
 
 
@@ -167,7 +171,7 @@ def _check_room(folder: Path, needed: int) -> None:
 
 
 def _remedy() -> str:
-    return f"Set {CACHE_VARIABLE} to a folder with room, or lower --data.views; 0 does without."
+    return f"Set {CACHE_VARIABLE} to a folder with room, or lower --data.cached_augmentations; 0 does without."
 
 
 def _bytes(x: Tensor) -> memoryview:

@@ -91,7 +91,7 @@ def decode(deltas: Tensor, anchors: Tensor) -> Tensor:
     return torch.cat([centre - half, centre + half], dim=-1)
 
 
-def recall(sizes: np.ndarray, anchors: Anchors) -> np.ndarray:
+def best_iou(sizes: np.ndarray, anchors: Anchors) -> np.ndarray:
     """Best IoU of each box with an anchor centred on it: (N, 2) widths and heights in px -> (N,) in 0..1."""
     sides = anchors.scale * 2.0 ** (np.arange(anchors.octaves) / anchors.octaves)
     shapes = np.array(anchors.strides)[:, None, None, None] * sides[:, None, None] * np.array(anchors.ratios)
@@ -114,4 +114,4 @@ def fit_scale(sizes: np.ndarray, strides: Sequence[int]) -> float:
     candidates = np.arange(16, 5, -1) / 4
     if not len(sizes):
         return float(candidates[0])
-    return float(max(candidates, key=lambda scale: recall(sizes, Anchors(strides, scale)).mean()))
+    return float(max(candidates, key=lambda scale: best_iou(sizes, Anchors(strides, scale)).mean()))

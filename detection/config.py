@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from backbones.scaling import scale_of
 from engine import config as engine
@@ -20,6 +21,8 @@ class TrainConfig(engine.TrainConfig):
     """What fuses the pyramid: bifpn, bifpn_softmax, bifpn_sum, fpn or panet."""
     phi: int | str = 0
     """Compound coefficient of neck, heads and input size: 0 to 7, 7x, lite0 to lite4. The backbone stays as named."""
+    style: Literal["pytorch", "tensorflow"] = "pytorch"
+    """Padding and biases of neck and heads, whatever the backbone; weights of a whole detector bring their own."""
     lr: float = 2e-3
     """Peak learning rate."""
     freeze_stride: int = 4
@@ -37,10 +40,20 @@ class TrainConfig(engine.TrainConfig):
     nms: Literal["soft", "hard"] = "soft"
     """How overlapping detections are suppressed."""
 
+    @classmethod
+    def upgrade(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Runs stored before `style` existed had it by the backbone's name."""
+        return super().upgrade({"style": style_by_name(values["backbone"]), **values})
+
     def check(self) -> None:
         """Raise UserError for values that no run could use."""
         super().check()
         scale_of(self.phi)
+
+
+def style_by_name(backbone: str) -> Literal["pytorch", "tensorflow"]:
+    """The style that versions before the setting gave neck and heads."""
+    return "tensorflow" if backbone.startswith("tf_") else "pytorch"
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +52,6 @@ def describe(state: Mapping[str, Tensor], file: str, phi: int | str | None = Non
     repeats = 1 + max(int(m[1]) for key in state if (m := re.match(r"fpn\.cell\.(\d+)\.", key)))
     levels = 1 + max(int(m[1]) for key in state if (m := re.match(r"box_net\.bn_rep\.0\.(\d+)\.", key)))
     lite = not any(".se." in key for key in state)
-    tensorflow = "fpn.cell.0.fnode.0.after_combine.conv.conv_pw.bias" in state
     fits = [
         name for name, scale in SCALES.items()
         if (scale.width, scale.neck_repeats, scale.num_levels) == (width, repeats, levels)
@@ -69,7 +69,13 @@ def describe(state: Mapping[str, Tensor], file: str, phi: int | str | None = Non
         raise BadInput(f"{file} fits phi {' and '.join(fits)}, which differ in input size alone: say --phi {fits[0]}")
     backbone = SCALES[fits[0]].backbone.removeprefix("tf_")
     classes = state["class_net.predict.conv_pw.bias"].numel() // (state["box_net.predict.conv_pw.bias"].numel() // 4)
-    return ("tf_" if tensorflow else "") + backbone, fits[0], classes
+    return ("tf_" if style_of(state) == "tensorflow" else "") + backbone, fits[0], classes
+
+
+def style_of(state: Mapping[str, Tensor]) -> Literal["pytorch", "tensorflow"]:
+    """The style of a whole detector, in effdet's names or ours: only TensorFlow's has biases before batch norm."""
+    biases = "class_net.conv_rep.0.conv_pw.bias", "class_head.convs.0.pointwise.bias"
+    return "tensorflow" if any(key.endswith(biases) for key in state) else "pytorch"
 
 
 def load(detector: nn.Module, state: Mapping[str, Tensor], file: str) -> None:

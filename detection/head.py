@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from backbones.bifpn import SeparableConv, batch_norm, pass_on
+from backbones.bifpn import SeparableConv, batch_norm, init_near_identity
 from backbones.memory_efficient import norm_act
 
 # Every anchor starts at this probability of being each class (RetinaNet, arXiv:1708.02002, section 4.1).
@@ -102,7 +102,7 @@ def _by_anchor(maps: Sequence[Tensor], outputs: int) -> Tensor:
 def init_weights(module: nn.Module) -> None:
     """Normal with variance 1 / fan-in (`variance_scaling` of google/automl's heads) and zero biases.
 
-    Separable convolutions begin by passing their input on, see `backbones.bifpn.pass_on`.
+    Separable convolutions begin by passing their input on, see `backbones.bifpn.init_near_identity`.
     """
     if isinstance(module, nn.Conv2d):
         fan_in = module.weight[0].numel()
@@ -110,4 +110,4 @@ def init_weights(module: nn.Module) -> None:
         if module.bias is not None:
             nn.init.zeros_(module.bias)
     elif isinstance(module, SeparableConv):
-        pass_on(module.depthwise)
+        init_near_identity(module.depthwise)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Literal
 
 from torch import Tensor, nn
 
 from backbones import create_backbone
-from backbones.base import Backbone, Kept, select
+from backbones.base import Backbone, CachedFeatures, select
 from backbones.memory_efficient import ACTIVATIONS
 from backbones.necks import create_neck
 from backbones.scaling import scale_of
@@ -20,6 +21,8 @@ from detection.loss import DetectionLoss
 from detection.postprocess import Detections, Suppression, candidates, suppress
 
 logger = logging.getLogger(__name__)
+
+Style = Literal["pytorch", "tensorflow"]
 
 COARSEST_STRIDE = 32  # of the backbone; necks make the levels beyond
 
@@ -35,6 +38,7 @@ class Detector(nn.Module):
         anchors: over the neck's strides.
         criterion: what `loss` computes.
         nms: "soft" or "hard".
+        style: of padding and biases in neck and heads, see `create_detector`.
     """
 
     def __init__(
@@ -46,6 +50,7 @@ class Detector(nn.Module):
         anchors: Anchors,
         criterion: DetectionLoss,
         nms: Suppression = "soft",
+        style: Style = "pytorch",
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -55,21 +60,22 @@ class Detector(nn.Module):
         self.anchors = anchors
         self.criterion = criterion
         self.nms = nms
+        self.style = style
         self._taken = select(backbone.levels, [stride for stride in anchors.strides if stride <= COARSEST_STRIDE])
 
-    def forward(self, images: Tensor | Kept) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor | CachedFeatures) -> tuple[Tensor, Tensor]:
         """(B, 3, H, W) normalised floats, any H and W -> logits (B, A, K), deltas (B, A, 4)."""
         maps = self.neck(self.maps(images))
         return self.class_head(maps), self.box_head(maps)
 
-    def maps(self, images: Tensor | Kept) -> list[Tensor]:
+    def maps(self, images: Tensor | CachedFeatures) -> list[Tensor]:
         """The backbone's maps that the neck takes."""
-        if isinstance(images, Kept):
+        if isinstance(images, CachedFeatures):
             return images.maps
         maps = self.backbone(images)
         return [maps[i] for i in self._taken]
 
-    def loss(self, images: Tensor | Kept, boxes: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def loss(self, images: Tensor | CachedFeatures, boxes: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Terms to be summed and minimised.
 
         Args:
@@ -80,7 +86,7 @@ class Detector(nn.Module):
         logits, deltas = self(images)
         return self.criterion(logits, deltas, self.anchors, _size(images), boxes, labels)
 
-    def predict(self, images: Tensor | Kept, sizes: Tensor | None = None) -> Detections:
+    def predict(self, images: Tensor | CachedFeatures, sizes: Tensor | None = None) -> Detections:
         """Final detections, best first: (B, 3, H, W) normalised floats -> see `Detections`.
 
         `sizes` is (B, 2), the (height, width) of the part of each input that is image; the whole of it by default.
@@ -92,7 +98,7 @@ class Detector(nn.Module):
         return suppress(candidates(logits, deltas, anchors, size if sizes is None else sizes), self.nms)
 
 
-def _size(images: Tensor | Kept) -> tuple[int, int]:
+def _size(images: Tensor | CachedFeatures) -> tuple[int, int]:
     return images.shape[-2], images.shape[-1]
 
 
@@ -105,6 +111,7 @@ def create_detector(
     anchor_scale: float | None = None,
     criterion: DetectionLoss | None = None,
     nms: Suppression = "soft",
+    style: Style = "pytorch",
 ) -> Detector:
     """An EfficientDet of coefficient `phi` on any backbone.
 
@@ -118,6 +125,9 @@ def create_detector(
         anchor_scale: side of a level's smallest square anchor in strides; the coefficient's by default.
         criterion: see `DetectionLoss`.
         nms: "soft" or "hard".
+        style: padding of the neck's poolings, and biases before batch norm in neck and heads: "pytorch" pads both sides
+            and has no such biases; "tensorflow" pads as TensorFlow does and has them, as google/automl's weights need.
+            The backbone's name does not change it; a file of a whole detector decides it.
 
     Raises UserError for unknown names and BadInput where weights are absent or do not fit.
     """
@@ -126,7 +136,9 @@ def create_detector(
     whole = state is not None and effdet.is_detector(state)
     if isinstance(backbone, str):
         backbone = create_backbone(backbone, False if whole else pretrained)
-    tensorflow = backbone.name.startswith("tf_")  # their neck and heads have TensorFlow's padding and biases
+    if whole and state is not None:
+        style = effdet.style_of(state)
+    tensorflow = style == "tensorflow"
     taken = [backbone.levels[i] for i in select(backbone.levels, (8, 16, 32))]
     activation = ACTIVATIONS[scale.activation]
     options: dict = {"channels": scale.width, "num_levels": scale.num_levels}
@@ -142,7 +154,9 @@ def create_detector(
             scale.width, outputs, anchors.per_cell, scale.num_levels, scale.head_repeats, activation, tensorflow, prior
         )
 
-    detector = Detector(backbone, fused, head(num_classes, PRIOR), head(4), anchors, criterion or DetectionLoss(), nms)
+    detector = Detector(
+        backbone, fused, head(num_classes, PRIOR), head(4), anchors, criterion or DetectionLoss(), nms, style
+    )
     if whole and state is not None:
         effdet.load(detector, state, str(pretrained))
     return detector

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -60,7 +60,9 @@ class DetectionTask(Task):
             anchor_scale=scale,
             criterion=DetectionLoss(config.assignment, config.box_loss),
             nms=config.nms,
+            style=config.style,
         )
+        config = replace(config, style=model.style)  # which weights of a whole detector decide
         provenance = model.backbone.provenance
         info = RunInfo(
             task=cls.name,
@@ -93,6 +95,7 @@ class DetectionTask(Task):
             anchor_scale=info.extra["anchor_scale"],
             criterion=DetectionLoss(stored.assignment, stored.box_loss),
             nms=config.nms or stored.nms,
+            style=stored.style,
         )
         model.load_state_dict(state)
         return cls(model, stored, info)
@@ -113,7 +116,7 @@ class DetectionTask(Task):
         info = RunInfo(
             task=cls.name,
             dataset={"root": None, "published": "COCO" if coco else None},
-            config=asdict(TrainConfig(backbone=backbone, phi=phi)),
+            config=asdict(TrainConfig(backbone=backbone, phi=phi, style=model.style)),
             classes=names,
             preprocessing=half | {"size": [size, size]},
             provenance={"source": f"file:{file}", "recipe": "effdet"},
@@ -124,7 +127,7 @@ class DetectionTask(Task):
                 "anchor_scale": model.anchors.scale,
             },
         )
-        return cls(model, TrainConfig(backbone=backbone, phi=phi), info)
+        return cls(model, TrainConfig.of(info.config), info)
 
     def for_eval(self, root: Path, split: str, skip_bad: int) -> CocoDetection:
         """The images of `split`, and this task's evaluator set to score them."""

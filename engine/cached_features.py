@@ -1,4 +1,4 @@
-"""`--data.views`: training on what a still backbone gave for a few views of each image, computed once."""
+"""`--data.cached_augmentations`: training on a frozen backbone's features of a few augmentations of each image."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from rich.console import Console
 from rich.progress import track
 from torch import nn
 
-from backbones.base import Kept
+from backbones.base import CachedFeatures
 from data.atomic_directory import cache_folder
 from data.batch import Batch
-from data.cached_features import KeptFeatures, Views, keep
+from data.cached_features import Augmentations, CachedDataset, cache_features
 from data.loader import eval_loader
-from engine.execution import setting_of
+from engine.execution import execution_for
 from engine.record import PACKAGES
 from engine.task import Task
 
@@ -31,10 +31,10 @@ FREE = (
     "protocol", "freeze_stride", "epochs", "lr", "backbone_lr", "optimizer", "weight_decay", "warmup_epochs",
     "ema_decay", "norm_momentum", "clip", "accumulate", "eval_every", "output", "resume", "seed",
 )  # fmt: skip
-FREE_DATA = ("workers", "skip_bad", "fraction", "holdout", "views")
+FREE_DATA = ("workers", "skip_bad", "fraction", "holdout", "cached_augmentations")
 
 
-def kept_features(task: Task, train_set: Any, val_set: Any, err: Console) -> tuple[KeptFeatures, KeptFeatures]:
+def cached_features(task: Task, train_set: Any, val_set: Any, err: Console) -> tuple[CachedDataset, CachedDataset]:
     """Training and validation images as the backbone of `task` sees them; the task is left on its device.
 
     Raises BadInput where the cache has no room for them, or where an image cannot be read.
@@ -42,11 +42,11 @@ def kept_features(task: Task, train_set: Any, val_set: Any, err: Console) -> tup
     config = task.config
     common = _told(task)
     found = []
-    for dataset, views, seed in ((train_set, config.data.views, config.seed), (val_set, 0, 0)):
-        told = [*common, dataset.fingerprint, _times(dataset), views, seed]
+    for dataset, augmentations, seed in ((train_set, config.data.cached_augmentations, config.seed), (val_set, 0, 0)):
+        told = [*common, dataset.fingerprint, _times(dataset), augmentations, seed]
         folder = cache_folder() / "features" / hashlib.sha256(json.dumps(told).encode()).hexdigest()[:20]
-        source = Views(dataset, views, seed)
-        found.append(keep(folder, _seen(task, source, err), len(source), views))
+        source = Augmentations(dataset, augmentations, seed)
+        found.append(cache_features(folder, _seen(task, source, err), len(source), augmentations))
         size = sum(file.stat().st_size for file in folder.iterdir())
         err.print(f"features of {len(source)} images, {size / 1e6:.0f} MB, in {folder}; they can be deleted any time")
     return found[0], found[1]
@@ -88,13 +88,13 @@ def _times(dataset: Any) -> str:
 
 
 @torch.inference_mode()
-def _seen(task: Task, source: Views, err: Console) -> Iterator[tuple[Batch, Kept]]:
+def _seen(task: Task, source: Augmentations, err: Console) -> Iterator[tuple[Batch, CachedFeatures]]:
     """Batches, and the backbone's maps of them, in the arithmetic of the training."""
     device = task.device
-    arithmetic = setting_of(device.type, task.config.precision, "train").arithmetic
+    arithmetic = execution_for(device.type, task.config.precision, "train").arithmetic
     task.model.eval()
     loader = eval_loader(source, task.config.batch_size, task.config.data.workers)
     for batch in track(loader, f"features of {len(source)} images", console=err, transient=True):
         with arithmetic(device.type):
             maps = task.model.maps(task.normalised(batch.to(device)))  # type: ignore[operator]
-        yield batch, Kept(maps, (batch.images.shape[2], batch.images.shape[3]))
+        yield batch, CachedFeatures(maps, (batch.images.shape[2], batch.images.shape[3]))

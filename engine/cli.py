@@ -14,10 +14,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
+import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
 
 from backbones.errors import UserError, unknown_name
-from engine.system_errors import explained
+from engine.system_errors import explain
 
 Config = TypeVar("Config")
 INTERRUPTED = 130
@@ -65,7 +66,7 @@ def command(
         except BrokenPipeError:  # `| head` has read enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except (OSError, RuntimeError, MemoryError) as error:
-            known = explained(error)
+            known = explain(error)
             if known is None:
                 raise
             _say(str(known))
@@ -86,7 +87,7 @@ def parse(
     parser = Parser(prog=f"python -m {prog}", description=description, allow_abbrev=False, default_env=False)
     if presets is not None:
         parser.add_argument("--config", action="config", help=_config_help(presets))
-        arguments = _resolve_preset(arguments, presets, default_preset)
+        arguments = _resolve_preset(arguments, presets, default_preset, config)
     parser.add_class_arguments(config)
     arguments = _join_lists(arguments, config)
     try:
@@ -154,7 +155,7 @@ def _config_help(presets: Path) -> str:
 
 
 def _resolve_preset(
-    arguments: list[str], presets: Path, default_preset: Callable[[list[str]], str | None]
+    arguments: list[str], presets: Path, default_preset: Callable[[list[str]], str | None], config: type
 ) -> list[str]:
     """Replace `--config NAME` by the preset's path, and put the default preset first where none is given."""
     arguments = list(arguments)
@@ -175,18 +176,26 @@ def _resolve_preset(
         elif name:
             arguments[i + 1] = str(path)
     preset = None if given else default_preset(arguments)
-    settings = [str(presets / f"{preset}.yaml")] if preset else _resumed(arguments)
+    settings = [str(presets / f"{preset}.yaml")] if preset else _resumed(arguments, config)
     return [*(word for file in settings for word in ("--config", file)), *arguments]
 
 
-def _resumed(arguments: list[str]) -> list[str]:
-    """The settings of the run that `--resume` names, which flags are then laid over: what they change is seen."""
+def _resumed(arguments: list[str], config: type) -> list[str]:
+    """The settings of the run that `--resume` names, as YAML; flags override them, so that contradictions are seen."""
     for i, argument in enumerate(arguments):
         flag, equals, value = argument.partition("=")
         folder = value if equals else "".join(arguments[i + 1 : i + 2])
         if flag == "--resume" and folder and Path(folder, "config.yaml").is_file():
-            return [str(Path(folder, "config.yaml"))]
+            return [_upgraded(Path(folder, "config.yaml"), config)]
     return []
+
+
+def _upgraded(file: Path, config: Any) -> str:
+    """Stored settings in this version's names, as YAML; the file's path where it holds none, for the error to come."""
+    try:
+        return yaml.safe_dump(config.upgrade(yaml.safe_load(file.read_text())), sort_keys=False)
+    except (TypeError, AttributeError, KeyError, ValueError, yaml.YAMLError):
+        return str(file)
 
 
 def _say(message: str) -> None:

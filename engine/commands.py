@@ -26,11 +26,11 @@ from data.batch import Sample, collate
 from data.demo.writer import demo_root
 from data.images import read_image
 from data.loader import eval_loader, train_loader
-from engine.cached_features import kept_features
+from engine.cached_features import cached_features
 from engine.checkpoint import find_checkpoint, is_run, latest_run, new_run_folder, read_run
 from engine.config import EvalConfig, PredictConfig, ScoreConfig, TrainConfig, parse_size
-from engine.execution import setting_of
-from engine.leaderboard import print_versus, read_records
+from engine.execution import execution_for
+from engine.leaderboard import print_leaderboard, read_records
 from engine.plots import curves
 from engine.record import write_json
 from engine.task import Task
@@ -55,7 +55,7 @@ def train(task_class: type[Task], config: TrainConfig) -> dict[str, Any]:
     if isinstance(config.pretrained, str) and Path(config.pretrained).is_dir():
         config = replace(config, pretrained=str(find_checkpoint(config.pretrained)))
     device = device_of(config.device)
-    setting = setting_of(device.type, config.precision, "train")
+    setting = execution_for(device.type, config.precision, "train")
     setting.begin()
     root = Path(config.data.root) if config.data.root else demo_root(task_class.name)
     seed_everything(config.seed)
@@ -68,8 +68,8 @@ def train(task_class: type[Task], config: TrainConfig) -> dict[str, Any]:
     )
     command = f"python -m {task_class.name}.train --resume {output}"
     seen, started = (train_set, val_set), time.perf_counter()
-    if config.data.views:
-        seen = kept_features(task.to(device), train_set, val_set, err)
+    if config.data.cached_augmentations:
+        seen = cached_features(task.to(device), train_set, val_set, err)
     record = fit(
         task,
         train_loader(seen[0], config.batch_size, config.seed, config.data.workers),
@@ -77,7 +77,7 @@ def train(task_class: type[Task], config: TrainConfig) -> dict[str, Any]:
         output,
         resume=bool(config.resume),
         if_interrupted=f"stopped; go on with: {command}",
-        feature_seconds=time.perf_counter() - started if config.data.views else 0.0,
+        feature_seconds=time.perf_counter() - started if config.data.cached_augmentations else 0.0,
     )
     task.to(device).eval()
     task.write_results(output)
@@ -88,14 +88,14 @@ def train(task_class: type[Task], config: TrainConfig) -> dict[str, Any]:
     curves(output / "metrics.csv", task.monitor, pictures / "curves.png")
     _print_scores(task, record["metrics"])
     best = record["best"]
-    after = f" after {record['feature_seconds']:.0f} s for features" if config.data.views else ""
+    after = f" after {record['feature_seconds']:.0f} s for features" if config.data.cached_augmentations else ""
     out.print(
         f"best {task.monitor} {100 * best[task.monitor]:.1f} after epoch {best['epoch']} of {config.epochs}; "
         f"trained in {record['train_seconds']:.0f} s{after}; {record['params'] / 1e6:.2f} M parameters, "
         f"{record['macs'] / 1e9:.2f} G multiply-adds, {record['latency_ms']:.0f} ms an image\n"
         f"run {output}, pictures in {pictures}"
     )
-    print_versus(out, record, task.monitor, task.info.classes, output)
+    print_leaderboard(out, record, task.monitor, task.info.classes, output)
     return record
 
 
@@ -103,7 +103,7 @@ def evaluate(task_class: type[Task], config: EvalConfig) -> dict[str, float]:
     """Score a run or a published checkpoint; returns the metrics."""
     _log_to_terminal()
     device = device_of(config.device)
-    setting = setting_of(device.type, config.precision, "eval")
+    setting = execution_for(device.type, config.precision, "eval")
     setting.begin()
     task = _load(task_class, config)
     root = _data_root(task, config.data.root)
@@ -114,7 +114,7 @@ def evaluate(task_class: type[Task], config: EvalConfig) -> dict[str, float]:
     metrics = task.evaluate(tracked, config.precision)
     out.print(f"{root}, split {config.data.split}, {len(dataset)} images; on {device} ({setting})")
     _print_scores(task, metrics)
-    _print_versus(task, config, dataset, metrics)
+    _print_leaderboard(task, config, dataset, metrics)
     if config.output:
         folder = _make(config.output)
         write_json(folder / "metrics.json", metrics)
@@ -127,7 +127,7 @@ def predict(task_class: type[Task], config: PredictConfig) -> None:
     """Predict a file or a folder of images; writes a picture of each and the task's result file."""
     _log_to_terminal()
     device = device_of(config.device)
-    setting = setting_of(device.type, config.precision, "predict")
+    setting = execution_for(device.type, config.precision, "predict")
     setting.begin()
     files = image_files(config.images)
     task = _load(task_class, config).to(device).eval()
@@ -213,13 +213,13 @@ def _load(task_class: type[Task], config: ScoreConfig) -> Task:
     return task
 
 
-def _print_versus(task: Task, config: EvalConfig, dataset: Any, metrics: dict[str, float]) -> None:
+def _print_leaderboard(task: Task, config: EvalConfig, dataset: Any, metrics: dict[str, float]) -> None:
     """Beside other runs where a run was scored on its own validation split; else beside published figures alone."""
     folder = None if config.backbone and not config.checkpoint else _run_folder(task, config)
     record = next(iter(read_records([folder / "record.json"])), None) if folder is not None else None
     if record is None or record["dataset"]["fingerprint"]["val"] != dataset.fingerprint:
         record, folder = {"task": task.name, "backbone": task.config.backbone}, None
-    print_versus(out, record | {"metrics": metrics}, task.monitor, dataset.classes, folder)
+    print_leaderboard(out, record | {"metrics": metrics}, task.monitor, dataset.classes, folder)
 
 
 def _run_folder(task: Task, config: EvalConfig) -> Path:

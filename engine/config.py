@@ -15,6 +15,8 @@ from backbones.errors import UserError
 Precision = Literal["fp32", "bf16", "fp16"]
 Protocol = Literal["finetune", "linear", "frozen", "scratch"]
 
+_RENAMED_DATA = {"views": "cached_augmentations"}  # settings of earlier versions
+
 
 @dataclass
 class DataConfig:
@@ -36,9 +38,9 @@ class TrainData(DataConfig):
     """Share of the training images to use, drawn with the seed."""
     holdout: float = 0.0
     """Share of the training images, drawn with the seed, to score on in place of the validation split."""
-    views: int = 0
-    """In linear and frozen training: augmented forms of each image that the backbone sees once, and that epochs take in
-    turn; 0 draws new ones in each."""
+    cached_augmentations: int = 0
+    """In linear and frozen training: augmented forms of each image whose features are computed once; epochs use them in
+    turn. 0 draws new augmentations in every epoch."""
 
     def trained_on(self) -> tuple[float, float]:
         """From where to where, in the order that the seed gives the training images, they are trained on."""
@@ -109,10 +111,17 @@ class TrainConfig:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
-        """The settings that `asdict` made `values` of."""
+        """The settings that `asdict` made `values` of, in this version or an earlier one."""
+        values = cls.upgrade(values)
         config = cls(**{name: value for name, value in values.items() if name != "data"})
         config.data = type(config.data)(**values["data"])
         return config
+
+    @classmethod
+    def upgrade(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Settings that an earlier version stored, in the names and with the meaning of this one."""
+        data = {_RENAMED_DATA.get(name, name): value for name, value in values["data"].items()}
+        return {**values, "data": data}
 
     def check(self) -> None:
         """Raise UserError for values that no run could use."""
@@ -127,16 +136,16 @@ class TrainConfig:
             raise UserError(f"--data.fraction {self.data.fraction} must be above 0 and at most 1")
         if not 0 <= self.data.holdout < 1:
             raise UserError(f"--data.holdout {self.data.holdout} must be at least 0 and below 1")
-        if self.data.views < 0:
-            raise UserError(f"--data.views {self.data.views} is too small: at least 0")
-        if self.data.views and self.protocol not in ("linear", "frozen"):
+        if self.data.cached_augmentations < 0:
+            raise UserError(f"--data.cached_augmentations {self.data.cached_augmentations} is too small: at least 0")
+        if self.data.cached_augmentations and self.protocol not in ("linear", "frozen"):
             raise UserError(
-                f"--data.views {self.data.views} keeps what a backbone gives that is not trained: it goes with "
-                f"--protocol linear or frozen, not {self.protocol}"
+                f"--data.cached_augmentations {self.data.cached_augmentations} caches features of a frozen backbone: "
+                f"it goes with --protocol linear or frozen, not {self.protocol}"
             )
-        if self.data.views and self.data.skip_bad:
+        if self.data.cached_augmentations and self.data.skip_bad:
             raise UserError(
-                "--data.views keeps what it sees for later trainings, which would not hear of images left out: "
+                "--data.cached_augmentations caches features for later trainings, which could not report skipped images: "
                 "--data.skip_bad must be 0"
             )
         if self.protocol in ("linear", "frozen") and self.pretrained is False:

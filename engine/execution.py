@@ -21,7 +21,7 @@ Purpose = Literal["train", "eval", "predict"]
 
 
 @dataclass(frozen=True)
-class Setting:
+class Execution:
     """A row of the table.
 
     precision: what was asked for.
@@ -84,7 +84,7 @@ TABLE = {
 # fmt: on
 
 
-def setting_of(device: str, precision: str, purpose: Purpose) -> Setting:
+def execution_for(device: str, precision: str, purpose: Purpose) -> Execution:
     """The row for a type of device. Raises UserError where there is none."""
     row = TABLE.get((device, precision))
     if row is None:
@@ -92,4 +92,4 @@ def setting_of(device: str, precision: str, purpose: Purpose) -> Setting:
         if not known:
             raise UserError(f"--device {device}: nothing is known of such devices, use cpu, cuda or mps")
         raise UserError(f"--precision {precision} is not for --device {device}: use {known}")
-    return Setting(precision, *row[("train", "eval", "predict").index(purpose)])
+    return Execution(precision, *row[("train", "eval", "predict").index(purpose)])

@@ -27,7 +27,7 @@ BENCHMARKS = {
 }
 
 
-def print_versus(
+def print_leaderboard(
     out: Console, record: dict[str, Any], metric: str, classes: Sequence[str], folder: Path | None
 ) -> None:
     """Print the table, or the command that makes a ResNet to compare with.
@@ -131,7 +131,11 @@ def _key(record: dict[str, Any]) -> tuple:
     config, weights = record["config"], record["pretrained"]
     budget = tuple(str(config[name]) for name in BUDGET)
     data = config["data"]
-    fraction = data["fraction"], data.get("holdout", 0.0), data.get("views", 0)  # older records lack some
+    fraction = (
+        data["fraction"],
+        data.get("holdout", 0.0),
+        data.get("cached_augmentations", data.get("views", 0)),
+    )  # older records lack some
     kind = None if weights["source"] == "random" else weights["data"] or weights["source"]
     return record["task"], record["neck"], tuple(record["dataset"]["fingerprint"].values()), budget, fraction, kind
 

@@ -27,7 +27,7 @@ def loader_died(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and _WORKER in str(error).lower()
 
 
-def explained(error: BaseException) -> UserError | None:
+def explain(error: BaseException) -> UserError | None:
     """The message for an error that is the machine's and not the program's; None for any other."""
     told = str(error).lower()
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

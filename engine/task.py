@@ -16,13 +16,13 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from backbones.base import Backbone, Kept, early_parameters
+from backbones.base import Backbone, CachedFeatures, early_parameters
 from backbones.errors import BadInput, UserError
 from data.batch import Batch, Sample, normalise
 from data.loader import draw_seed
 from engine.checkpoint import RunInfo
 from engine.config import TrainConfig
-from engine.execution import setting_of
+from engine.execution import execution_for
 from engine.memory import give_back_freed_memory
 from engine.system_errors import out_of_memory
 
@@ -166,7 +166,7 @@ class Task(LightningModule):
 
     def normalised(self, batch: Batch) -> Any:
         """The batch's images as the weights expect them, (B, 3, H, W) float32; maps in their place as they are."""
-        if isinstance(batch.images, Kept):
+        if isinstance(batch.images, CachedFeatures):
             return batch.images
         return normalise(batch.images, self.info.preprocessing["mean"], self.info.preprocessing["std"])
 
@@ -235,7 +235,7 @@ class Task(LightningModule):
         assert self.evaluator is not None
         self.eval()
         self.evaluator.reset()
-        with setting_of(self.device.type, precision, "eval").arithmetic(self.device.type):
+        with execution_for(self.device.type, precision, "eval").arithmetic(self.device.type):
             for batch in loader:
                 self.score(batch.to(self.device))
         self.scores = self.evaluator.compute()

@@ -18,7 +18,7 @@ from torch import Tensor
 from backbones.errors import UserError
 from engine.checkpoint import AtomicCheckpointIO, find_checkpoint, occupied, read_run, sweep
 from engine.checkpoint_callback import KeepLast
-from engine.execution import setting_of
+from engine.execution import execution_for
 from engine.history import History
 from engine.progress import TrainingProgress
 from engine.record import cost, peak_memory_mb, surroundings, write_json, write_text
@@ -88,14 +88,14 @@ def fit(
 ) -> dict[str, Any]:
     """Train, evaluate, and write the run folder; returns the record. The task is left evaluated, with what is saved.
 
-    `feature_seconds` is what it took before to compute the features of `--data.views`, for the record.
+    `feature_seconds` is what it took before to compute the features of `--data.cached_augmentations`, for the record.
 
     Raises Diverged where loss or gradients stop being finite, BadInput where nothing can be written or a step does not
     fit in memory, KeyboardInterrupt saying `if_interrupted` where the run was asked to stop.
     """
     config = task.config
     device = device_of(config.device)
-    setting = setting_of(device.type, config.precision, "train")
+    setting = execution_for(device.type, config.precision, "train")
     checkpoints = output / "checkpoints"
     if not resume:
         write_text(output / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False))

@@ -20,7 +20,7 @@ from segmentation_models_pytorch.decoders.upernet.decoder import UPerNetDecoder
 from torch import Tensor, nn
 
 from backbones.base import Level
-from backbones.bifpn import BiFPN, BiFPNLayer, SeparableConv, batch_norm, pass_on
+from backbones.bifpn import BiFPN, BiFPNLayer, SeparableConv, batch_norm, init_near_identity
 from backbones.errors import unknown_name
 from backbones.memory_efficient import ACTIVATIONS
 from backbones.scaling import Scale
@@ -139,7 +139,7 @@ def init_weights(module: nn.Module) -> None:
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
     elif isinstance(module, SeparableConv):
-        pass_on(module.depthwise)
+        init_near_identity(module.depthwise)
 
 
 class SmpDecoder(nn.Module):

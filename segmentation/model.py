@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbones import create_backbone
-from backbones.base import Backbone, Kept, select
+from backbones.base import Backbone, CachedFeatures, select
 from backbones.dilation import create_dilated
 from backbones.errors import BadInput, UserError
 from backbones.scaling import scale_of
@@ -38,7 +38,7 @@ class Segmenter(nn.Module):
         self.spec = spec
         self._taken = select(backbone.levels, _available(backbone, spec))
 
-    def forward(self, images: Tensor | Kept) -> Tensor:
+    def forward(self, images: Tensor | CachedFeatures) -> Tensor:
         """(B, 3, H, W) normalised floats, any H and W -> logits (B, K, H, W)."""
         logits, (height, width) = self.coarse(images), images.shape[-2:]
         if self.spec.stride > 1:
@@ -46,7 +46,7 @@ class Segmenter(nn.Module):
             logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=self.spec.corners)
         return logits[..., :height, :width]
 
-    def coarse(self, images: Tensor | Kept) -> Tensor:
+    def coarse(self, images: Tensor | CachedFeatures) -> Tensor:
         """(B, 3, H, W) normalised floats -> logits before they are enlarged, (B, K, h, w).
 
         They cover the padded input: h is ceil(H / multiple) * multiple / stride, for multiples of the stride.
@@ -54,9 +54,9 @@ class Segmenter(nn.Module):
         height, width = (side + self._missing(side) for side in images.shape[-2:])
         return self.head(self.decoder((height, width), self.maps(images)))
 
-    def maps(self, images: Tensor | Kept) -> list[Tensor]:
+    def maps(self, images: Tensor | CachedFeatures) -> list[Tensor]:
         """The backbone's maps that the decoder takes, of the padded input."""
-        if isinstance(images, Kept):
+        if isinstance(images, CachedFeatures):
             return images.maps
         height, width = images.shape[-2:]
         maps = self.backbone(F.pad(images, (0, self._missing(width), 0, self._missing(height))))

@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 
 from backbones.errors import BadInput, unknown_name
-from data.atomic_directory import CACHE_VARIABLE, cache_folder, made_once
+from data.atomic_directory import CACHE_VARIABLE, cache_folder, create_once
 from data.demo.scenes import STUFF, THINGS, Scene, draw_portrait, draw_scene
 
 VERSION = 6  # raise it whenever the drawing changes: caches of older versions are then left alone
@@ -79,7 +79,7 @@ def demo_root(task: str, plan: Plan | None = None) -> Path:
             write_demo(folder, plan, advance)
 
     try:
-        made_once(root, MARKER, draw, "drawing the demo scenes")
+        create_once(root, MARKER, draw, "drawing the demo scenes")
     except OSError as error:
         raise BadInput(
             f"cannot write the demo scenes to {cache}: {error.strerror or error}. They need about 50 MB there; "

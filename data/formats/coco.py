@@ -22,7 +22,7 @@ from data.reader import Fraction, ImageReader, share
 
 
 @dataclass(frozen=True)
-class Report:
+class DetectionReport:
     """What was read, over the selected images. Boxes wholly outside their image count as degenerate."""
 
     images: int
@@ -39,7 +39,7 @@ class CocoDetection(ImageReader):
     classes, category_ids: names and original ids in the order of the contiguous class index, which is by id.
     image_ids: (n,) int64; sizes: (n, 2) int64, annotated (height, width).
     annotation_file: the JSON, from which an evaluator reads ground truth, crowds included.
-    report: a `Report` of what was dropped or clipped.
+    report: a `DetectionReport` of what was dropped or clipped.
 
     `fraction` picks that share of the images, by `seed` alone. See `ImageReader` for the rest.
 
@@ -126,7 +126,7 @@ class CocoDetection(ImageReader):
             )
 
 
-def _targets(tables: Tables, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, Report]:
+def _targets(tables: Tables, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, DetectionReport]:
     """Boxes (N, 4) float32 xyxy and labels (N,) int64, sorted by image, with starts (n + 1,) of each image's rows."""
     place = np.full(len(tables.image_ids), -1)
     place[chosen] = np.arange(len(chosen))
@@ -145,7 +145,7 @@ def _targets(tables: Tables, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray
         keep = np.isfinite(tables.boxes[rows]).all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1)
         clipped = keep & (inside != corners).any(1)
     counts = np.bincount(place[image[keep]], minlength=len(chosen))
-    report = Report(
+    report = DetectionReport(
         images=len(chosen),
         images_without_boxes=int((counts == 0).sum()),
         boxes=int(keep.sum()),

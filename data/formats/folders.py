@@ -25,7 +25,7 @@ BLANK = (224, 224)  # height and width of the stand-in for an unreadable image, 
 
 
 @dataclass(frozen=True)
-class Report:
+class ClassificationReport:
     """What was read, over the selected images."""
 
     images: int
@@ -42,7 +42,7 @@ class ClassFolders(ImageReader):
     classes: names of the class folders, sorted; of a label file, the names in it, or `known` where that has them all.
     image_ids: (n,) int64, the position among all images of the split, whatever `fraction`.
     labels: (n,) int64 indices into `classes`.
-    report: a `Report`.
+    report: a `ClassificationReport`.
 
     `fraction` picks that share of each class, at least one image, by `seed` alone. `known` are the class names that
     numbers in a label file count. Folders below a class belong to it; files of other kinds and hidden ones are no
@@ -71,7 +71,7 @@ class ClassFolders(ImageReader):
         told = "\0".join(self.classes).encode(errors="surrogateescape") + self.labels.tobytes()
         super().__init__(folder, [names[i] for i in chosen], chosen, transform, skip_bad, told)
         counts = np.bincount(self.labels, minlength=len(self.classes))
-        self.report = Report(
+        self.report = ClassificationReport(
             images=len(self),
             classes=len(self.classes),
             empty_classes=tuple(name for name, count in zip(self.classes, counts, strict=True) if not count),

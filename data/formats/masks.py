@@ -32,7 +32,7 @@ _GRAY, _PALETTE = 0, 3  # PNG colour types
 
 
 @dataclass(frozen=True)
-class Report:
+class SegmentationReport:
     """What was read, over the selected images."""
 
     images: int
@@ -46,7 +46,7 @@ class MaskFolders(ImageReader):
 
     classes: names, in the order of the indices.
     image_ids: (n,) int64, the position among all images of the split by name, whatever `fraction`.
-    report: a `Report`.
+    report: a `SegmentationReport`.
 
     `fraction` picks that share of the images, by `seed` alone. `ignore_index` is the value in the files that means no
     class, besides ADE20K's 0. See `ImageReader` for the rest.
@@ -85,7 +85,7 @@ class MaskFolders(ImageReader):
         chosen = share(len(names), fraction, seed)
         told = "\0".join(self.classes).encode() + self._table.tobytes()
         super().__init__(images, [names[i] for i in chosen], chosen, transform, skip_bad, told)
-        self.report = Report(len(self), len(present - set(stems)))
+        self.report = SegmentationReport(len(self), len(present - set(stems)))
 
     def mask_path(self, index: int) -> Path:
         """The file with the classes of an image."""

@@ -105,7 +105,7 @@ def anchor_findings(labels: dict[str, Labels], image_size: int) -> Iterator[Find
     """
     import numpy as np
 
-    from detection.anchors import Anchors, fit_scale, recall
+    from detection.anchors import Anchors, best_iou, fit_scale
     from experiments.audit.images import Finding
 
     strides = [8, 16, 32, 64, 128]
@@ -116,9 +116,9 @@ def anchor_findings(labels: dict[str, Labels], image_size: int) -> Iterator[Find
     scale = image_size / images.max(1, keepdims=True)
     sizes = shares * images[:, ::-1] * scale
     fitted = fit_scale(sizes, strides)
-    parts = [f"{name} {100 * (recall(sizes, Anchors(strides, value)) >= 0.5).mean():.1f}% at scale {value:g}"
+    parts = [f"{name} {100 * (best_iou(sizes, Anchors(strides, value)) >= 0.5).mean():.1f}% at scale {value:g}"
              for name, value in (("published anchors", 4.0), ("fitted anchors, as in training", fitted))]  # fmt: skip
-    best = (recall(sizes, Anchors(strides, fitted)) >= 0.5).mean()
+    best = (best_iou(sizes, Anchors(strides, fitted)) >= 0.5).mean()
     small = (sizes.prod(1) < 8 * 8).mean()
     what = f"at {image_size} px an anchor overlaps a box by half for: {'; '.join(parts)}"
     if small > 0.05:

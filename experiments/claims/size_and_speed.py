@@ -155,7 +155,7 @@ def noisy_student() -> Row:
 def coco() -> Row:
     """EfficientDet-D7's size, and where 52.2 and 50.0 come from."""
     with torch.device("meta"), torch.no_grad():
-        model = create_detector("tf_efficientnet_b6", 90, 7).eval()
+        model = create_detector("tf_efficientnet_b6", 90, 7, style="tensorflow").eval()
         with FlopCounterMode(display=False) as counter:
             model(torch.zeros(1, 3, 1536, 1536))
     params, macs = sum(p.numel() for p in model.parameters()), counter.get_total_flops() / 2

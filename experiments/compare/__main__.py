@@ -8,7 +8,7 @@ from typing import Any
 
 from engine.cli import command
 from experiments.compare.config import CompareConfig
-from experiments.jobs.arguments import split
+from experiments.jobs.arguments import split_by_task
 
 DESCRIPTION = (
     "Train every backbone on every task under one recipe, and report what each is worth and what it costs. Settings of "
@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         return compare(config, of_tasks)
 
-    own, of_tasks = split(sys.argv[1:] if argv is None else argv)
+    own, of_tasks = split_by_task(sys.argv[1:] if argv is None else argv)
     command("experiments.compare", CompareConfig, run, DESCRIPTION)(own)
 
 

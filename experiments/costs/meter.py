@@ -58,5 +58,5 @@ class Meter:
         if cell.task == "classification":
             return create_classifier(config.backbone, self.classes, neck=config.neck)
         if cell.task == "detection":
-            return create_detector(config.backbone, self.classes, config.phi, config.neck)
+            return create_detector(config.backbone, self.classes, config.phi, config.neck, style=config.style)
         return create_segmenter(config.backbone, self.classes, config.decoder, config.phi)

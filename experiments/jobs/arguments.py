@@ -30,7 +30,7 @@ class SharedSettings:
         return cls(**{f.name: getattr(config, f.name) for f in fields(cls) if hasattr(config, f.name)})
 
 
-def parted(arguments: Sequence[str], place: Callable[[str], tuple[str, str]]) -> dict[str, list[str]]:
+def group_arguments(arguments: Sequence[str], place: Callable[[str], tuple[str, str]]) -> dict[str, list[str]]:
     """Arguments in heaps. `place` gives a flag's heap and what it is called there; values follow their flag."""
     heaps: dict[str, list[str]] = {}
     into = heaps.setdefault("", [])
@@ -42,7 +42,7 @@ def parted(arguments: Sequence[str], place: Callable[[str], tuple[str, str]]) ->
     return heaps
 
 
-def split(arguments: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
+def split_by_task(arguments: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
     """The experiment's arguments, and those of each task: `--detection.epochs 12` -> detection: `--epochs 12`."""
 
     def place(flag: str) -> tuple[str, str]:
@@ -52,7 +52,7 @@ def split(arguments: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
                     return task, becomes + flag.removeprefix(prefix)
         return "", flag
 
-    of_tasks = parted(arguments, place)
+    of_tasks = group_arguments(arguments, place)
     return of_tasks.pop(""), of_tasks
 
 

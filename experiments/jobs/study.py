@@ -12,7 +12,7 @@ from backbones.errors import UserError
 from data.demo import TASKS
 from engine.cli import command
 from engine.config import Precision
-from experiments.jobs.arguments import FIXED, SharedSettings, parted, shared_arguments, split
+from experiments.jobs.arguments import FIXED, SharedSettings, group_arguments, shared_arguments, split_by_task
 from experiments.jobs.cell import Cell
 
 
@@ -66,7 +66,7 @@ def run_study(
             raise UserError(f"there are settings for {', '.join(sorted(stray))}, but --task is {config.task}")
         return work(config, [*of_data, *of_tasks.get(config.task, [])])
 
-    rest, of_tasks = split(sys.argv[1:] if argv is None else argv)
-    heaps = parted(rest, lambda flag: ("data" if flag.startswith("--data.") else "", flag))
+    rest, of_tasks = split_by_task(sys.argv[1:] if argv is None else argv)
+    heaps = group_arguments(rest, lambda flag: ("data" if flag.startswith("--data.") else "", flag))
     of_data = heaps.get("data", [])
     command(name, kind, run, description)(heaps[""])

@@ -24,7 +24,7 @@ from classification.model import create_classifier
 from detection.model import create_detector
 from engine.commands import err, out
 from engine.config import parse_size
-from engine.execution import setting_of
+from engine.execution import execution_for
 from engine.published import classifier_of
 from engine.record import synchronize
 from engine.trainer import device_of
@@ -71,7 +71,7 @@ def profile(config: ProfileConfig) -> list[Cost]:
     """Measure what `config` names, print it, and write `profile.csv` and `profile.png`."""
     config.check()
     device = device_of(config.device)
-    setting_of(device.type, config.precision, "eval").begin()
+    execution_for(device.type, config.precision, "eval").begin()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     pairs = [(task, backbone) for task in config.tasks for backbone in config.backbones]
@@ -168,7 +168,7 @@ def _times(model: nn.Module, images: Tensor, part_of: dict[str, str], config: Pr
         synchronize(device)
         return time.perf_counter()
 
-    setting = setting_of(device.type, config.precision, "eval")
+    setting = execution_for(device.type, config.precision, "eval")
     with ExitStack() as hooks, torch.inference_mode(), setting.arithmetic(device.type):
         step = -WARM_UP
 

@@ -24,7 +24,7 @@ from backbones.errors import BadInput, UserError
 from engine.commands import out
 from engine.record import write_json
 from experiments.costs.meter import Meter
-from experiments.jobs.arguments import FIXED, parted
+from experiments.jobs.arguments import FIXED, group_arguments
 from experiments.jobs.cell import HOLDOUT, Cell, flat
 from experiments.jobs.local import Outcome, Stopped, finished, run
 from experiments.jobs.progress import Board
@@ -247,7 +247,7 @@ class Search:
             "--backbones",
             *backbones,
             *fixed,
-            *parted(self.shared, place)[""],
+            *group_arguments(self.shared, place)[""],
         ]
 
 

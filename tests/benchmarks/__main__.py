@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from tests.benchmarks import accuracy, limits, networks, pipeline, settings, views
+from tests.benchmarks import accuracy, cached_augmentations, limits, networks, pipeline, settings
 from tests.benchmarks.common import Row, machine
 
 # Why a goal may be missed, by the beginning of the work's name. Shares are torch.profiler's, on two cores.
@@ -49,7 +49,7 @@ def main() -> None:
     sections = {
         "What the faster path changes": accuracy.table(),
         "Settings in force": settings.table(),
-        "Above a backbone that is not trained": views.table(),
+        "Above a backbone that is not trained": cached_augmentations.table(),
         "How cost grows": ["| | |", "|---|---|", *limits.throughput(), *pipeline.growth()],
     }
     options.output.write_text("\n".join(page(rows, rates, sections)) + "\n")

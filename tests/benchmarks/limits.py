@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from backbones import prepare_for_inference
 from detection.model import create_detector
-from engine.execution import setting_of
+from engine.execution import execution_for
 from tests.benchmarks.common import timed
 
 
@@ -69,7 +69,7 @@ def bounds(found: dict[str, float]) -> list[str]:
 
 def throughput() -> list[str]:
     """Images/s of D0 as `predict` runs it, against batch, size and threads, as lines of text."""
-    setting = setting_of("cpu", "fp32", "predict")
+    setting = execution_for("cpu", "fp32", "predict")
     setting.begin()
     model = setting.place(create_detector("efficientnet_b0", 90).eval())
     threads = torch.get_num_threads()

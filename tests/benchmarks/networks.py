@@ -19,7 +19,7 @@ from data.loader import train_loader
 from detection.config import TrainConfig
 from detection.model import create_detector
 from detection.task import DetectionTask
-from engine.execution import setting_of
+from engine.execution import execution_for
 from segmentation.model import Segmenter, create_segmenter
 from tests.benchmarks.common import Row, compare_apart
 
@@ -76,7 +76,7 @@ def timms_b0(batch):
 
 def placed(model, size, precision):
     """A pass in the setting of `predict`."""
-    setting = setting_of("cpu", precision, "predict")
+    setting = execution_for("cpu", precision, "predict")
     setting.begin()
     return seen(setting.place(model), size, torch.channels_last)
 
@@ -164,7 +164,7 @@ def effdets_detector():
 
 def in_training(model):
     """Model and process in the setting of `train`."""
-    setting = setting_of("cpu", "fp32", "train")
+    setting = execution_for("cpu", "fp32", "train")
     setting.begin()
     setting.place(model)
 

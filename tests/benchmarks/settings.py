@@ -9,7 +9,7 @@ import torch
 
 from backbones import prepare_for_inference
 from detection.model import create_detector
-from engine.execution import Purpose, setting_of
+from engine.execution import Purpose, execution_for
 from engine.memory import keep_freed_memory
 from tests.benchmarks.common import Work, compare_apart
 
@@ -63,7 +63,7 @@ def table() -> list[str]:
     lines = ["| cpu | in force | takes | as many times as long |", "|---|---|---|---|"]
     for purpose, (batch, side) in BATCHES.items():
         for precision in ("fp32", "bf16"):
-            setting = setting_of("cpu", precision, purpose)
+            setting = execution_for("cpu", precision, purpose)
             ours = Way(purpose, precision, folded=setting.folded, keeps_memory=setting.keeps_memory)
             others = {
                 "not channels-last": replace(ours, channels_last=False),

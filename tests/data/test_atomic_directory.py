@@ -4,7 +4,7 @@ import fcntl
 
 import pytest
 
-from data.atomic_directory import made_once
+from data.atomic_directory import create_once
 
 
 def make(folder):
@@ -19,17 +19,17 @@ def test_what_nobody_makes_any_more_is_swept(tmp_path, alive):
     with (tmp_path / ".other.lock").open("w") as lock:
         if alive:
             fcntl.flock(lock, fcntl.LOCK_EX)
-        made_once(tmp_path / "one", "done", make, "making it")
+        create_once(tmp_path / "one", "done", make, "making it")
     assert remains.exists() == alive
     assert (tmp_path / "one" / "content").read_text() == "whole"
 
 
 def test_it_is_made_once_and_anew_where_it_is_not_whole(tmp_path):
-    made_once(tmp_path / "one", "done", make, "making it")
-    made_once(tmp_path / "one", "done", lambda folder: pytest.fail("made twice"), "making it")
+    create_once(tmp_path / "one", "done", make, "making it")
+    create_once(tmp_path / "one", "done", lambda folder: pytest.fail("made twice"), "making it")
     (tmp_path / "one" / "done").unlink()
     (tmp_path / "one" / "stray").touch()
-    made_once(tmp_path / "one", "done", make, "making it")
+    create_once(tmp_path / "one", "done", make, "making it")
     assert not (tmp_path / "one" / "stray").exists()
 
 
@@ -39,5 +39,5 @@ def test_a_failure_leaves_nothing(tmp_path):
         raise OSError("no")
 
     with pytest.raises(OSError, match="no"):
-        made_once(tmp_path / "one", "done", fail, "making it")
+        create_once(tmp_path / "one", "done", fail, "making it")
     assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]

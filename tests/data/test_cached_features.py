@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from backbones.base import Kept
+from backbones.base import CachedFeatures
 from backbones.errors import BadInput
 from data import cached_features as features
 from data.atomic_directory import CACHE_VARIABLE
 from data.batch import Draw, Sample, collate
-from data.cached_features import KeptFeatures, Views, keep
+from data.cached_features import Augmentations, CachedDataset, cache_features
 from data.loader import draw_seed, eval_loader, train_loader
 
 SIZE = (16, 24)
@@ -46,13 +46,13 @@ class Source:
 def seen(batch):
     """Two maps and a vector, as a backbone would give."""
     x = batch.images.float()
-    return Kept([x[:, :, ::4, ::4].repeat(1, 2, 1, 1), x[:, :, ::8, ::8], x.mean((2, 3)).bfloat16()], SIZE)
+    return CachedFeatures([x[:, :, ::4, ::4].repeat(1, 2, 1, 1), x[:, :, ::8, ::8], x.mean((2, 3)).bfloat16()], SIZE)
 
 
-def kept(folder, source, views):
-    rows = Views(source, views, seed=7)
+def kept(folder, source, augmentations):
+    rows = Augmentations(source, augmentations, seed=7)
     batches = ((batch, seen(batch)) for batch in eval_loader(rows, 2, workers=0))
-    return keep(folder, batches, len(rows), views)
+    return cache_features(folder, batches, len(rows), augmentations)
 
 
 def assert_same(found, sample):
@@ -73,7 +73,7 @@ def assert_same(found, sample):
 @pytest.mark.parametrize("masks", [True, False])
 def test_evaluation_gets_every_sample_as_it_is(tmp_path, masks):
     source = Source(masks)
-    found = kept(tmp_path / "kept", source, views=0)
+    found = kept(tmp_path / "kept", source, augmentations=0)
     assert len(found) == 5
     for index in range(5):
         assert_same(found[index], source[index])
@@ -81,7 +81,7 @@ def test_evaluation_gets_every_sample_as_it_is(tmp_path, masks):
 
 def test_training_gets_what_the_first_epochs_would_draw_in_turn(tmp_path):
     source = Source()
-    found = kept(tmp_path / "kept", source, views=3)
+    found = kept(tmp_path / "kept", source, augmentations=3)
     assert len(found) == 5
     for index in range(5):
         for epoch in (0, 1, 2, 3, 10):
@@ -90,7 +90,7 @@ def test_training_gets_what_the_first_epochs_would_draw_in_turn(tmp_path):
 
 def test_loaders_stack_them_channels_last(tmp_path):
     source = Source()
-    batch = next(iter(train_loader(kept(tmp_path / "kept", source, views=1), 4, seed=7, workers=0)))
+    batch = next(iter(train_loader(kept(tmp_path / "kept", source, augmentations=1), 4, seed=7, workers=0)))
     pixels = next(iter(train_loader(source, 4, seed=7, workers=0)))
     assert torch.equal(batch.image_ids, pixels.image_ids)
     assert torch.equal(batch.masks, pixels.masks)  # one view is the first epoch's
@@ -103,26 +103,26 @@ def test_loaders_stack_them_channels_last(tmp_path):
 
 
 def test_worker_processes_hand_them_over(tmp_path):
-    found = kept(tmp_path / "kept", Source(), views=2)
+    found = kept(tmp_path / "kept", Source(), augmentations=2)
     alone, shared = (list(train_loader(found, 2, seed=0, workers=workers)) for workers in (0, 1))
     for a, b in zip(alone, shared, strict=True):
         assert torch.equal(a.images.maps[0], b.images.maps[0])
 
 
 def test_they_are_computed_once(tmp_path):
-    kept(tmp_path / "kept", Source(), views=2)
+    kept(tmp_path / "kept", Source(), augmentations=2)
 
     def never():
         raise AssertionError
         yield
 
-    assert len(keep(tmp_path / "kept", never(), 10, 2)) == 5
+    assert len(cache_features(tmp_path / "kept", never(), 10, 2)) == 5
 
 
 def test_a_full_disk_is_told_before_the_work_and_nothing_is_left(tmp_path, monkeypatch):
     monkeypatch.setattr(features.shutil, "disk_usage", lambda place: Usage(100))
     with pytest.raises(BadInput, match=rf"has room for 0.0 GB. Set {CACHE_VARIABLE} to a folder with room"):
-        kept(tmp_path / "kept", Source(), views=2)
+        kept(tmp_path / "kept", Source(), augmentations=2)
     assert [p.suffix for p in tmp_path.iterdir()] == [".lock"]
 
 
@@ -132,13 +132,13 @@ class Usage:
 
 
 def test_a_disk_that_fills_up_meanwhile(tmp_path, monkeypatch):
-    def full(place, batches, rows, views):
+    def full(place, batches, rows, augmentations):
         (place / "map0.bin").write_bytes(b"1")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(features, "_write", full)
     with pytest.raises(BadInput, match="No space left on device"):
-        kept(tmp_path / "kept", Source(), views=2)
+        kept(tmp_path / "kept", Source(), augmentations=2)
     assert [p.suffix for p in tmp_path.iterdir()] == [".lock"]
 
 
@@ -148,18 +148,18 @@ def test_unreadable_images_end_the_work_with_their_message(tmp_path):
             raise BadInput("image 3.png is cut off")
 
     with pytest.raises(BadInput, match="is cut off"):
-        kept(tmp_path / "kept", Broken(), views=1)
+        kept(tmp_path / "kept", Broken(), augmentations=1)
     assert [p.suffix for p in tmp_path.iterdir()] == [".lock"]
 
 
 def test_what_is_in_a_folder_is_told(tmp_path):
-    kept(tmp_path / "kept", Source(), views=2)
+    kept(tmp_path / "kept", Source(), augmentations=2)
     told = json.loads((tmp_path / "kept" / "complete.json").read_text())
     assert told == {
         "rows": 10,
-        "views": 2,
+        "augmentations": 2,
         "size": list(SIZE),
         "maps": [["float32", [4, 6, 6]], ["float32", [2, 3, 3]], ["bfloat16", [3]]],
     }
     assert (tmp_path / "kept" / "map0.bin").stat().st_size == 10 * 4 * 6 * 6 * 4
-    assert len(KeptFeatures(tmp_path / "kept")) == 5
+    assert len(CachedDataset(tmp_path / "kept")) == 5

@@ -5,7 +5,7 @@ import pytest
 import torch
 from effdet.anchors import Anchors as EffdetAnchors
 
-from detection.anchors import MAX_LOG_SCALE, Anchors, decode, encode, fit_scale, recall
+from detection.anchors import MAX_LOG_SCALE, Anchors, best_iou, decode, encode, fit_scale
 
 
 def test_first_anchors_by_hand():
@@ -54,7 +54,7 @@ def test_wild_prediction_stays_finite():
 
 def test_recall_by_hand():
     """A 32 px square is an anchor itself; one of 16 px lies wholly in the smallest anchor, of 44.8 x 22.4 px."""
-    np.testing.assert_allclose(recall(np.array([[32.0, 32], [16, 16]]), Anchors([8])), [1.0, 256 / (44.8 * 22.4)])
+    np.testing.assert_allclose(best_iou(np.array([[32.0, 32], [16, 16]]), Anchors([8])), [1.0, 256 / (44.8 * 22.4)])
 
 
 @pytest.mark.parametrize("scale", [2.0, 3.0, 4.0])

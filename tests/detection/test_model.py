@@ -1,12 +1,16 @@
 """The detector against effdet with the same weights, published sizes, and files in effdet's format."""
 
+from dataclasses import asdict
+
 import pytest
 import torch
 from effdet import DetBenchPredict, create_model
 
+from backbones.bifpn import Fusion, MaxPool
 from backbones.errors import BadInput, UserError
 from backbones.scaling import SCALES
 from detection import effdet
+from detection.config import TrainConfig
 from detection.model import create_detector
 
 # arXiv:1911.09070 table 1, params in millions.
@@ -66,7 +70,7 @@ def test_same_weights_same_detections(name, size):
     reference = theirs(name, size)
     state = reference.state_dict()
     backbone, phi, classes = effdet.describe(state, name)
-    ours = create_detector(backbone, classes, phi, nms="hard").eval().double()
+    ours = create_detector(backbone, classes, phi, nms="hard", style=effdet.style_of(state)).eval().double()
     effdet.load(ours, state, name)
     assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in reference.parameters())
 
@@ -98,7 +102,7 @@ def test_same_weights_same_detections(name, size):
 def test_published_sizes(phi):
     """Parameters within 2% of the paper's table, counted on the meta device."""
     with torch.device("meta"):
-        model = create_detector("tf_" + SCALES[phi].backbone, 90, phi)
+        model = create_detector("tf_" + SCALES[phi].backbone, 90, phi, style="tensorflow")
     millions = sum(p.numel() for p in model.parameters()) / 1e6
     assert millions == pytest.approx(PAPER[phi], rel=0.02)
 
@@ -172,8 +176,41 @@ def test_any_neck_any_size(neck, size):
 
 
 def test_the_backbone_never_changes_the_head():
-    heads = [create_detector(name, 5).class_head.state_dict() for name in ("resnet18", "mobilenetv2_100")]
+    names = "resnet18", "mobilenetv2_100", "tf_efficientnet_lite0"
+    heads = [create_detector(name, 5).class_head.state_dict() for name in names]
     assert {k: v.shape for k, v in heads[0].items()} == {k: v.shape for k, v in heads[1].items()}
+    assert {k: v.shape for k, v in heads[0].items()} == {k: v.shape for k, v in heads[2].items()}
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "tf_efficientnet_lite0"])
+@pytest.mark.parametrize("style", ["pytorch", "tensorflow"])
+def test_style_sets_padding_and_biases_whatever_the_backbone(backbone, style):
+    model = create_detector(backbone, 5, style=style)
+    pools = [module for module in model.neck.modules() if isinstance(module, MaxPool)]
+    assert pools
+    assert {pool.same for pool in pools} == {style == "tensorflow"}
+    biases = {
+        conv.bias is not None
+        for fusion in model.neck.modules()
+        if isinstance(fusion, Fusion)
+        for conv in [fusion.conv.pointwise]
+    }
+    assert biases == {style == "tensorflow"}
+    assert (model.box_head.convs[0].pointwise.bias is not None) == (style == "tensorflow")
+    assert effdet.style_of(model.state_dict()) == style
+
+
+def test_a_whole_detector_brings_its_style(tmp_path):
+    torch.save(create_detector("resnet18", 5, style="tensorflow").state_dict(), tmp_path / "whole.pth")
+    assert create_detector("resnet18", 5, pretrained=tmp_path / "whole.pth").style == "tensorflow"
+
+
+def test_settings_stored_before_style_have_it_by_the_backbones_name():
+    for backbone, style in (("tf_efficientnet_lite0", "tensorflow"), ("resnet18", "pytorch")):
+        stored = asdict(TrainConfig(backbone=backbone))
+        assert TrainConfig.of(stored).style == "pytorch"
+        del stored["style"]
+        assert TrainConfig.of(stored).style == style
 
 
 def test_unknown_names():

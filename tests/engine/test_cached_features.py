@@ -1,4 +1,4 @@
-"""`--data.views`: networks that go on from kept maps, and trainings that never run their backbone again."""
+"""`--data.cached_augmentations`: networks that start from cached maps, and trainings that never run their backbone."""
 
 import json
 import os
@@ -7,7 +7,7 @@ import signal
 import pytest
 import torch
 
-from backbones.base import Kept
+from backbones.base import CachedFeatures
 from classification import train as train_classifier
 from classification.model import create_classifier
 from classification.task import ClassificationTask
@@ -40,7 +40,7 @@ def test_networks_go_on_from_their_backbones_maps(build):
         expected = model(images)
         maps = model.maps(images)
         model.backbone.forward = None  # nobody may call it
-        found = model(Kept(maps, (65, 90)))
+        found = model(CachedFeatures(maps, (65, 90)))
     for a, b in zip(*((x,) if isinstance(x, torch.Tensor) else x for x in (found, expected)), strict=True):
         assert torch.equal(a, b)
 
@@ -72,9 +72,18 @@ def test_as_many_views_as_epochs_are_what_is_trained_without(command, root, prot
     given = ("--data.root", request.getfixturevalue(root), *TINY, protocol)
     if command is train_segmenter:
         given += ("--data.ignore_index", UNLABELLED)
-    for views in (0, 2):
-        run(command, *given, "--epochs", 2, "--data.views", views, "--output", tmp_path / str(views))
-    (plain, told), (kept, told_kept) = (trained(tmp_path / str(views)) for views in (0, 2))
+    for augmentations in (0, 2):
+        run(
+            command,
+            *given,
+            "--epochs",
+            2,
+            "--data.cached_augmentations",
+            augmentations,
+            "--output",
+            tmp_path / str(augmentations),
+        )
+    (plain, told), (kept, told_kept) = (trained(tmp_path / str(augmentations)) for augmentations in (0, 2))
     for name, value in plain.items():
         torch.testing.assert_close(kept[name], value, rtol=1e-3, atol=1e-5)
     assert told_kept["metrics"] == pytest.approx(told["metrics"], abs=0.02, nan_ok=True)
@@ -84,7 +93,7 @@ def test_as_many_views_as_epochs_are_what_is_trained_without(command, root, prot
 
 def test_features_serve_other_trainings_of_the_same_backbone_alone(folders, tmp_path, cache):  # noqa: F811
     def train(name, *flags):
-        run(train_classifier, "--data.root", folders, *TINY, "linear", "--data.views", 2, "--output",
+        run(train_classifier, "--data.root", folders, *TINY, "linear", "--data.cached_augmentations", 2, "--output",
             tmp_path / name, *flags)  # fmt: skip
 
     def new():
@@ -100,7 +109,7 @@ def test_features_serve_other_trainings_of_the_same_backbone_alone(folders, tmp_
     assert new() == 0
     train("other draws", "--seed", 1)
     assert new() == 1
-    train("more views", "--data.views", 3)
+    train("more augmentations", "--data.cached_augmentations", 3)
     assert new() == 1
     train("fewer images", "--data.fraction", 0.5)
     assert new() == 1
@@ -118,7 +127,7 @@ def test_features_serve_other_trainings_of_the_same_backbone_alone(folders, tmp_
 
 
 def test_a_stopped_training_goes_on_with_the_same_views(folders, tmp_path, cache, monkeypatch, capsys):  # noqa: F811
-    given = ("--data.root", folders, *TINY, "linear", "--data.views", 2, "--epochs", 2)
+    given = ("--data.root", folders, *TINY, "linear", "--data.cached_augmentations", 2, "--epochs", 2)
     run(train_classifier, *given, "--output", tmp_path / "whole")
 
     def stop(self):
@@ -135,8 +144,8 @@ def test_a_stopped_training_goes_on_with_the_same_views(folders, tmp_path, cache
 
 
 def test_a_training_that_lost_its_record_is_scored_in_its_own_precision(folders, tmp_path, cache):  # noqa: F811
-    run(train_classifier, "--data.root", folders, *TINY, "frozen", "--data.views", 1, "--precision", "bf16", "--output",
-        tmp_path / "run")  # fmt: skip
+    cached = "--data.cached_augmentations", 1, "--precision", "bf16", "--output", tmp_path / "run"
+    run(train_classifier, "--data.root", folders, *TINY, "frozen", *cached)
     before = trained(tmp_path / "run")[1]
     (tmp_path / "run" / "record.json").unlink()
     run(train_classifier, "--resume", tmp_path / "run")
@@ -149,10 +158,13 @@ def test_a_training_that_lost_its_record_is_scored_in_its_own_precision(folders,
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        (("--data.views", 2), "goes with --protocol linear or frozen, not finetune"),
-        (("--data.views", -1), "too small"),
-        (("--data.views", 2, "--protocol", "linear", "--data.skip_bad", 1), "--data.skip_bad must be 0"),
-        (("--data.views", 2, "--protocol", "linear", "--mixup", 0.2), "--mixup and --cutmix, which blend several"),
+        (("--data.cached_augmentations", 2), "goes with --protocol linear or frozen, not finetune"),
+        (("--data.cached_augmentations", -1), "too small"),
+        (("--data.cached_augmentations", 2, "--protocol", "linear", "--data.skip_bad", 1), "--data.skip_bad must be 0"),
+        (
+            ("--data.cached_augmentations", 2, "--protocol", "linear", "--mixup", 0.2),
+            "--mixup and --cutmix, which blend several",
+        ),
     ],
 )
 def test_what_cannot_be_kept_is_refused(flags, told, folders, tmp_path, capsys):  # noqa: F811

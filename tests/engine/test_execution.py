@@ -10,7 +10,7 @@ from classification import train as train_classifier
 from detection import predict as predict_boxes
 from detection import train as train_detector
 from detection.train import main as train
-from engine.execution import TABLE, setting_of
+from engine.execution import TABLE, execution_for
 from segmentation import predict as predict_masks
 from segmentation import train as train_segmenter
 from tests.classification.conftest import folders  # noqa: F401
@@ -22,7 +22,7 @@ from tests.segmentation.conftest import UNLABELLED, mask_root  # noqa: F401
 @pytest.mark.parametrize("device", ["cpu", "cuda", "mps"])
 @pytest.mark.parametrize("purpose", ["train", "eval", "predict"])
 def test_every_device_has_a_row_in_single_precision(device, purpose):
-    setting = setting_of(device, "fp32", purpose)
+    setting = execution_for(device, "fp32", purpose)
     assert setting.lightning == "32-true"
     assert not setting.mixed
     assert setting.folded == (purpose == "predict")
@@ -39,10 +39,10 @@ def is_channels_last(model):
 
 def test_evaluation_runs_the_network_itself_and_prediction_a_folded_copy():
     model = network()
-    assert setting_of("cpu", "fp32", "eval").place(model) is model
+    assert execution_for("cpu", "fp32", "eval").place(model) is model
     assert is_channels_last(model)
     assert isinstance(model[1], nn.BatchNorm2d)
-    folded = setting_of("cpu", "bf16", "predict").place(network())
+    folded = execution_for("cpu", "bf16", "predict").place(network())
     assert is_channels_last(folded)
     assert isinstance(folded[1], nn.Identity)
     assert folded[0].weight.dtype == torch.bfloat16
@@ -53,11 +53,11 @@ def test_mixed_precision_is_that_of_its_name():
     for (device, precision), rows in TABLE.items():
         if device == "cpu":
             for purpose, (mixed, *_) in zip(("train", "eval"), rows, strict=False):
-                setting = setting_of(device, precision, purpose)
+                setting = execution_for(device, precision, purpose)
                 with setting.arithmetic(device):
                     assert network()[0](images).dtype == (torch.bfloat16 if mixed else torch.float32)
                 assert ("where it suffices" in str(setting)) == mixed
-    assert setting_of("cuda", "fp16", "train").lightning == "16-mixed"
+    assert execution_for("cuda", "fp16", "train").lightning == "16-mixed"
 
 
 def test_what_no_row_holds_is_refused(tmp_path, capsys):
@@ -67,7 +67,7 @@ def test_what_no_row_holds_is_refused(tmp_path, capsys):
     assert stop.value.code == 2
     assert "--precision fp16 is not for --device cpu: use fp32 or bf16" in " ".join(capsys.readouterr().err.split())
     with pytest.raises(UserError, match="nothing is known of such devices"):
-        setting_of("xpu", "fp32", "eval")
+        execution_for("xpu", "fp32", "eval")
 
 
 @pytest.mark.parametrize(

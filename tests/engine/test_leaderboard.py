@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from engine.leaderboard import benchmark_of, comparable, print_versus, read_records, resnet_command
+from engine.leaderboard import benchmark_of, comparable, print_leaderboard, read_records, resnet_command
 from engine.published import table
 
 
@@ -45,7 +45,7 @@ def runs(tmp_path, monkeypatch) -> Path:
 
 def printed(content: dict, folder: Path | None, classes=("a", "b")) -> str:
     text = io.StringIO()
-    print_versus(Console(file=text, width=100), content, "AP", classes, folder)
+    print_leaderboard(Console(file=text, width=100), content, "AP", classes, folder)
     return text.getvalue()
 
 

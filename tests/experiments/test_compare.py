@@ -15,7 +15,7 @@ from data.reader import share
 from experiments.compare import __main__ as compare
 from experiments.compare.config import CompareConfig
 from experiments.compare.runner import Entry, Grid, shared_settings, trials
-from experiments.jobs.arguments import shared_arguments, split
+from experiments.jobs.arguments import shared_arguments, split_by_task
 from experiments.jobs.cell import Cell, with_flags
 from experiments.jobs.local import COMPLETE, Outcome, finished
 from tests.classification.conftest import write_folders
@@ -26,7 +26,7 @@ METRICS = ("top1", "top5")
 
 
 def test_arguments_of_a_task_are_told_apart():
-    own, of_tasks = split(
+    own, of_tasks = split_by_task(
         [
             "--tasks",
             "detection",

@@ -22,7 +22,7 @@ from classification.model import create_classifier
 from engine.record import cost
 from experiments.costs.meter import Meter
 from experiments.jobs import cell as cells
-from experiments.jobs.arguments import split
+from experiments.jobs.arguments import split_by_task
 from experiments.jobs.cell import Cell
 from experiments.jobs.local import Outcome, Stopped
 from experiments.search import __main__ as search
@@ -205,7 +205,7 @@ def test_a_search_tells_what_it_found_and_goes_on_with_more_trials(monkeypatch, 
     asked = shlex.split(command)
     at_its_cost = f"{tmp_path / 'out'}#base-at-its-cost-{best}"
     assert asked[asked.index("--backbones") + 1 :][:3] == [f"{tmp_path / 'out'}#{best}", at_its_cost, "efficientnet_b0"]
-    _, of_tasks = split(asked[3:])
+    _, of_tasks = split_by_task(asked[3:])
     assert "--seed" not in of_tasks["classification"]
     side = int(of_tasks["classification"][of_tasks["classification"].index("--image_size") + 1])
     costs = [counts(architecture_of(name), side)[1] for name in (f"{tmp_path / 'out'}#{best}", at_its_cost)]

@@ -1,4 +1,4 @@
-"""What `--data.views` saves: trainings above a still backbone, with the backbone in each step and without."""
+"""Time that `--data.cached_augmentations` saves: trainings with a frozen backbone in each step and without."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from data.atomic_directory import CACHE_VARIABLE
 from data.demo.writer import demo_root
 from tests.benchmarks.common import timed
 
-VIEWS = 4
+AUGMENTATIONS = 4
 TRAININGS = (  # task, protocol, metric, epochs
     ("classification", "linear", "top1", 12),
     ("detection", "frozen", "AP", 6),
@@ -24,15 +24,15 @@ TRAININGS = (  # task, protocol, metric, epochs
 def table() -> list[str]:
     """Lines of Markdown: seconds of an epoch, of the whole command, and the score, on the drawn scenes."""
     lines = [
-        f"| drawn scenes | backbone in each step | {VIEWS} views, features computed first | the "
+        f"| drawn scenes | backbone in each step | {AUGMENTATIONS} views, features computed first | the "
         "same, features kept from before | an epoch is faster by |",
         "|---|---|---|---|---|",
     ]
     for task, protocol, metric, epochs in TRAININGS:
         with tempfile.TemporaryDirectory() as folder:
             found = [
-                train(task, protocol, views, metric, epochs, Path(folder, str(number)))
-                for number, views in enumerate((0, VIEWS, VIEWS))
+                train(task, protocol, augmentations, metric, epochs, Path(folder, str(number)))
+                for number, augmentations in enumerate((0, AUGMENTATIONS, AUGMENTATIONS))
             ]
         told = [f"{epoch:.2f} s an epoch, {whole:.0f} s in all, {score:.1f}" for epoch, whole, score in found]
         ratio = found[0][0] / found[2][0]
@@ -41,11 +41,13 @@ def table() -> list[str]:
     return lines
 
 
-def train(task: str, protocol: str, views: int, metric: str, epochs: int, run: Path) -> tuple[float, float, float]:
+def train(
+    task: str, protocol: str, augmentations: int, metric: str, epochs: int, run: Path
+) -> tuple[float, float, float]:
     """Seconds of one epoch of training and evaluation, seconds of the whole command, and the last score in percent."""
     command = [
         sys.executable, "-m", f"{task}.train", "--config", "demo", "--protocol", protocol, "--epochs", epochs,
-        "--data.views", views, "--data.root", demo_root(task), "--output", run,
+        "--data.cached_augmentations", augmentations, "--data.root", demo_root(task), "--output", run,
     ]  # fmt: skip
     environment = os.environ | {CACHE_VARIABLE: str(run.parent / "cache")}
     whole = timed(lambda: subprocess.run([str(c) for c in command], check=True, capture_output=True, env=environment))
