@@ -9,6 +9,7 @@ from typing import Literal
 from backbones.errors import UserError
 from engine import config as engine
 
+NAME, METRIC = "classification", "top1"
 PRESETS = Path(__file__).parent / "presets"
 
 

@@ -19,7 +19,7 @@ from torchvision.transforms import v2
 from backbones.base import Backbone
 from backbones.errors import BadInput, UserError
 from classification import classes as imagenet
-from classification.config import EvalConfig, PredictConfig, TrainConfig
+from classification.config import METRIC, NAME, EvalConfig, PredictConfig, TrainConfig
 from classification.draw import draw_confusion, draw_scores
 from classification.evaluator import TOP, AccuracyEvaluator
 from classification.model import Classifier, create_classifier
@@ -41,8 +41,8 @@ PARTS = 8  # learning rates between a backbone's first and last layer
 class ClassificationTask(Task):
     """Training and scoring of classifiers."""
 
-    name: ClassVar[str] = "classification"
-    monitor: ClassVar[str] = "top1"
+    name: ClassVar[str] = NAME
+    monitor: ClassVar[str] = METRIC
     headline: ClassVar[tuple[str, ...]] = ("top1", "top5")
     config: TrainConfig
     model: Classifier

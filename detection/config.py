@@ -10,6 +10,7 @@ from typing import Any, Literal
 from backbones.scaling import scale_of
 from engine import config as engine
 
+NAME, METRIC = "detection", "AP"
 PRESETS = Path(__file__).parent / "presets"
 
 

@@ -17,7 +17,7 @@ from data.formats.coco import CocoDetection
 from data.transforms import Transform, detection_train, letterbox
 from detection import effdet
 from detection.anchors import fit_scale
-from detection.config import EvalConfig, PredictConfig, TrainConfig
+from detection.config import METRIC, NAME, EvalConfig, PredictConfig, TrainConfig
 from detection.draw import draw_boxes, kept, side_by_side
 from detection.evaluator import CocoEvaluator
 from detection.loss import DetectionLoss
@@ -34,8 +34,8 @@ IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 class DetectionTask(Task):
     """EfficientDet training and COCO evaluation."""
 
-    name: ClassVar[str] = "detection"
-    monitor: ClassVar[str] = "AP"
+    name: ClassVar[str] = NAME
+    monitor: ClassVar[str] = METRIC
     headline: ClassVar[tuple[str, ...]] = ("AP", "AP50", "AP75", "APs", "APm", "APl")
     config: TrainConfig
     model: Detector

@@ -23,7 +23,6 @@ from rich.table import Table
 
 from backbones.errors import BadInput, UserError
 from data.batch import Sample, collate
-from data.demo.writer import demo_root
 from data.images import read_image
 from data.loader import eval_loader, train_loader
 from engine.cached_features import cached_features
@@ -33,6 +32,7 @@ from engine.execution import execution_for
 from engine.leaderboard import print_leaderboard, read_records
 from engine.plots import curves
 from engine.record import write_json
+from engine.spec import TaskSpec
 from engine.task import Task
 from engine.trainer import device_of, fit, seed_everything
 
@@ -47,9 +47,9 @@ out = Console(soft_wrap=True, highlight=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
-def train(task_class: type[Task], config: TrainConfig) -> dict[str, Any]:
+def train(spec: TaskSpec, config: TrainConfig) -> dict[str, Any]:
     """Train a new run, or continue one; returns the record."""
-    _log_to_terminal()
+    _log_to_terminal(spec.name)
     config = _stored(config) if config.resume else config
     config.check()
     if isinstance(config.pretrained, str) and Path(config.pretrained).is_dir():
@@ -57,16 +57,16 @@ def train(task_class: type[Task], config: TrainConfig) -> dict[str, Any]:
     device = device_of(config.device)
     setting = execution_for(device.type, config.precision, "train")
     setting.begin()
-    root = Path(config.data.root) if config.data.root else demo_root(task_class.name)
+    root = spec.data_root(config)
     seed_everything(config.seed)
-    task, train_set, val_set = task_class.prepare(replace(config, resume=None), root)
-    output = Path(config.resume) if config.resume else new_run_folder(task_class.name, config.backbone, config.output)
+    task, train_set, val_set = spec.load_task().prepare(replace(config, resume=None), root)
+    output = Path(config.resume) if config.resume else new_run_folder(spec.name, config.backbone, config.output)
     weights = task.info.provenance
     err.print(
-        f"{task_class.name}: {config.backbone}, weights {weights['source']}; {len(train_set)} training and "
+        f"{spec.name}: {config.backbone}, weights {weights['source']}; {len(train_set)} training and "
         f"{len(val_set)} validation images of {root}; {config.epochs} epochs on {device} ({setting}) -> {output}"
     )
-    command = f"python -m {task_class.name}.train --resume {output}"
+    command = f"python -m {spec.name}.train --resume {output}"
     seen, started = (train_set, val_set), time.perf_counter()
     if config.data.cached_augmentations:
         seen = cached_features(task.to(device), train_set, val_set, err)
@@ -95,18 +95,18 @@ def train(task_class: type[Task], config: TrainConfig) -> dict[str, Any]:
         f"{record['macs'] / 1e9:.2f} G multiply-adds, {record['latency_ms']:.0f} ms an image\n"
         f"run {output}, pictures in {pictures}"
     )
-    print_leaderboard(out, record, task.monitor, task.info.classes, output)
+    print_leaderboard(out, record, spec, task.info.classes, output)
     return record
 
 
-def evaluate(task_class: type[Task], config: EvalConfig) -> dict[str, float]:
+def evaluate(spec: TaskSpec, config: EvalConfig) -> dict[str, float]:
     """Score a run or a published checkpoint; returns the metrics."""
-    _log_to_terminal()
+    _log_to_terminal(spec.name)
     device = device_of(config.device)
     setting = execution_for(device.type, config.precision, "eval")
     setting.begin()
-    task = _load(task_class, config)
-    root = _data_root(task, config.data.root)
+    task = _load(spec, config)
+    root = _data_root(task, spec, config.data.root)
     dataset = task.for_eval(root, config.data.split, config.data.skip_bad)
     setting.place(task.to(device).eval().model)
     loader = eval_loader(dataset, config.batch_size, config.data.workers)
@@ -114,7 +114,7 @@ def evaluate(task_class: type[Task], config: EvalConfig) -> dict[str, float]:
     metrics = task.evaluate(tracked, config.precision)
     out.print(f"{root}, split {config.data.split}, {len(dataset)} images; on {device} ({setting})")
     _print_scores(task, metrics)
-    _print_leaderboard(task, config, dataset, metrics)
+    _print_leaderboard(task, spec, config, dataset, metrics)
     if config.output:
         folder = _make(config.output)
         write_json(folder / "metrics.json", metrics)
@@ -123,14 +123,14 @@ def evaluate(task_class: type[Task], config: EvalConfig) -> dict[str, float]:
     return metrics
 
 
-def predict(task_class: type[Task], config: PredictConfig) -> None:
+def predict(spec: TaskSpec, config: PredictConfig) -> None:
     """Predict a file or a folder of images; writes a picture of each and the task's result file."""
-    _log_to_terminal()
+    _log_to_terminal(spec.name)
     device = device_of(config.device)
     setting = execution_for(device.type, config.precision, "predict")
     setting.begin()
     files = image_files(config.images)
-    task = _load(task_class, config).to(device).eval()
+    task = _load(spec, config).to(device).eval()
     folder = _make(config.output)
     if folder.resolve() in {file.parent.resolve() for file in files}:
         raise UserError(f"--output {folder} is where the images are, and would be written over: name another folder")
@@ -192,18 +192,19 @@ def image_files(path: str) -> list[Path]:
     return found
 
 
-def _load(task_class: type[Task], config: ScoreConfig) -> Task:
+def _load(spec: TaskSpec, config: ScoreConfig) -> Task:
     """The task that `--checkpoint` or `--backbone` names, or the latest run's, at the asked input size."""
+    task_class = spec.load_task()
     if config.checkpoint is None and config.backbone is not None:
         task = task_class.of_backbone(config.backbone, config)
     else:
-        place = config.checkpoint or str(latest_run(task_class.name))
+        place = config.checkpoint or str(latest_run(spec.name))
         if config.checkpoint is None:
             err.print(f"using the latest run, {place}")
         file = find_checkpoint(place)
         if is_run(file):
             info, state = read_run(file)
-            if info.task != task_class.name:
+            if info.task != spec.name:
                 raise BadInput(f"{file} is a {info.task} run: use `python -m {info.task}.eval` or `.predict`")
             task = task_class.restore(info, state, config)
         else:
@@ -213,13 +214,13 @@ def _load(task_class: type[Task], config: ScoreConfig) -> Task:
     return task
 
 
-def _print_leaderboard(task: Task, config: EvalConfig, dataset: Any, metrics: dict[str, float]) -> None:
+def _print_leaderboard(task: Task, spec: TaskSpec, config: EvalConfig, dataset: Any, metrics: dict[str, float]) -> None:
     """Beside other runs where a run was scored on its own validation split; else beside published figures alone."""
     folder = None if config.backbone and not config.checkpoint else _run_folder(task, config)
     record = next(iter(read_records([folder / "record.json"])), None) if folder is not None else None
     if record is None or record["dataset"]["fingerprint"]["val"] != dataset.fingerprint:
         record, folder = {"task": task.name, "backbone": task.config.backbone}, None
-    print_leaderboard(out, record | {"metrics": metrics}, task.monitor, dataset.classes, folder)
+    print_leaderboard(out, record | {"metrics": metrics}, spec, dataset.classes, folder)
 
 
 def _run_folder(task: Task, config: EvalConfig) -> Path:
@@ -227,14 +228,14 @@ def _run_folder(task: Task, config: EvalConfig) -> Path:
     return find_checkpoint(config.checkpoint or latest_run(task.name)).parent.parent
 
 
-def _data_root(task: Task, asked: str | None) -> Path:
+def _data_root(task: Task, spec: TaskSpec, asked: str | None) -> Path:
     """The data to score on: as asked, or what the run was trained on."""
     if asked:
         return Path(asked)
     trained_on = task.info.config.get("data", {}).get("root")
     if trained_on is None and task.info.dataset.get("published"):
         raise UserError("--data.root FOLDER is needed to score a published checkpoint")
-    return Path(trained_on) if trained_on else demo_root(task.name)
+    return Path(trained_on) if trained_on else spec.load_demo()
 
 
 def _stored(config: TrainConfig) -> TrainConfig:
@@ -307,9 +308,9 @@ def _make(folder: str) -> Path:
     return path
 
 
-def _log_to_terminal() -> None:
+def _log_to_terminal(task: str) -> None:
     """Warnings of our own packages, such as dropped layers and skipped images, go to the terminal."""
     handler = RichHandler(console=err, show_time=False, show_path=False, show_level=False)
-    for package in ("backbones", "data", "engine", "classification", "detection", "segmentation", "experiments"):
+    for package in ("backbones", "data", "engine", task, "experiments"):
         logger = logging.getLogger(package)
         logger.handlers, logger.level, logger.propagate = [handler], logging.WARNING, False

@@ -14,37 +14,32 @@ from rich.table import Table
 
 from engine.checkpoint import RUNS
 from engine.published import published
+from engine.spec import TaskSpec
 
 # What has to be equal for scores to be compared: the data, the budget, and what was trained.
-BUDGET = ("image_size", "epochs", "batch_size", "protocol")
+BUDGET = ("image_size", "epochs", "batch_size", "protocol", "style")
 RESNET = "resnet50"  # what the user is told to train where no ResNet has been
 MOST = 5  # runs in the table
-# How many classes each benchmark has, and some of their names.
-BENCHMARKS = {
-    "classification": ("ImageNet", 1000, ()),
-    "detection": ("COCO", 80, ("person", "toothbrush")),
-    "segmentation": ("ADE20K", 150, ("wall", "flag")),
-}
 
 
 def print_leaderboard(
-    out: Console, record: dict[str, Any], metric: str, classes: Sequence[str], folder: Path | None
+    out: Console, record: dict[str, Any], spec: TaskSpec, classes: Sequence[str], folder: Path | None
 ) -> None:
     """Print the table, or the command that makes a ResNet to compare with.
 
     Args:
         out: where to.
         record: of the run, as in its `record.json`.
-        metric: that is compared.
+        spec: of the task.
         classes: of the data that was scored, by name.
         folder: of the run; None where published weights were scored, which no recorded run is like.
     """
-    benchmark = benchmark_of(record["task"], classes)
+    benchmark = spec.benchmark.dataset if spec.benchmark.matches(classes) else None
     if folder is not None:
         others = comparable(record, folder)
         rivals = [run for run in others if _is_resnet(run)] or (others if _is_resnet(record) else [])
         if rivals:
-            out.print(_table(record, rivals[:MOST], metric))
+            out.print(_table(record, rivals[:MOST], spec.metric))
         elif not _is_resnet(record):
             out.print(
                 f"no ResNet has been trained on this data and budget yet; this does it:\n  {resnet_command(record)}"
@@ -102,12 +97,6 @@ def resnet_command(record: dict[str, Any]) -> str:
     return shlex.join(kept)
 
 
-def benchmark_of(task: str, classes: Sequence[str]) -> str | None:
-    """Whether these are the classes of ImageNet, COCO or ADE20K."""
-    name, count, some = BENCHMARKS[task]
-    return name if len(classes) == count and set(some) <= {c.split(",")[0] for c in classes} else None
-
-
 def _table(record: dict[str, Any], rivals: Sequence[dict[str, Any]], metric: str) -> Table:
     title = "on the same data and budget, from weights of the same kind"
     table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
@@ -129,7 +118,7 @@ def _table(record: dict[str, Any], rivals: Sequence[dict[str, Any]], metric: str
 def _key(record: dict[str, Any]) -> tuple:
     """What two runs share that can be compared."""
     config, weights = record["config"], record["pretrained"]
-    budget = tuple(str(config[name]) for name in BUDGET)
+    budget = tuple(str(config.get(name)) for name in BUDGET)
     data = config["data"]
     fraction = (
         data["fraction"],

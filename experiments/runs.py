@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from backbones.errors import BadInput
-from data.demo.writer import TASKS
 from engine.checkpoint import RunInfo, read_run
+from experiments.tasks import TASKS
 
 
 @dataclass(frozen=True)
@@ -35,9 +34,8 @@ class Run:
 def load_run(path: str | Path) -> Run:
     """The run at `path`, a run folder or a checkpoint file. Raises BadInput where there is none that can be read."""
     info, state = read_run(path)
-    if info.task not in TASKS:  # the name leads to an import, so a file does not get to choose it freely
+    if info.task not in TASKS:
         raise BadInput(f"{path} holds a run of an unknown task, '{info.task}'")
-    kind = getattr(import_module(f"{info.task}.task"), f"{info.task.capitalize()}Task")
-    asked = import_module(f"{info.task}.config").PredictConfig()
-    model = kind.restore(info, state, asked).model.eval()
+    spec = TASKS[info.task]
+    model = spec.load_task().restore(info, state, spec.predict_config()).model.eval()
     return Run(model, tuple(info.classes), info.preprocessing, info)

@@ -11,6 +11,7 @@ from backbones.errors import UserError, unknown_name
 from backbones.scaling import scale_of
 from engine import config as engine
 
+NAME, METRIC = "segmentation", "mIoU"
 PRESETS = Path(__file__).parent / "presets"
 LOSSES = ("ce", "dice", "focal", "lovasz")
 

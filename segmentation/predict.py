@@ -1,20 +1,9 @@
 """`python -m segmentation.predict`: the class of every pixel of images; writes palette PNGs, overlays and shares."""
 
-from __future__ import annotations
+from engine.entry import predict_command
+from segmentation.spec import SPEC
 
-from engine.cli import command
-from segmentation.config import PredictConfig
-
-
-def predict(config: PredictConfig) -> None:
-    """Predict as configured."""
-    from engine import commands
-    from segmentation.task import SegmentationTask
-
-    commands.predict(SegmentationTask, config)
-
-
-main = command("segmentation.predict", PredictConfig, predict, __doc__)
+main = predict_command(SPEC, __doc__)
 
 if __name__ == "__main__":
     main()

@@ -18,7 +18,7 @@ from engine.checkpoint import RunInfo, describe_data
 from engine.config import parse_size
 from engine.record import write_json
 from engine.task import Task
-from segmentation.config import EvalConfig, PredictConfig, TrainConfig
+from segmentation.config import METRIC, NAME, EvalConfig, PredictConfig, TrainConfig
 from segmentation.decoders import spec_of
 from segmentation.draw import OPACITY, beside, legend, overlay, palette_of, palette_png
 from segmentation.evaluator import SegmentationEvaluator
@@ -33,8 +33,8 @@ LEAST_LR = 0.01  # and where it ends: mmsegmentation's 1e-4 of 1e-2
 class SegmentationTask(Task):
     """Training on crops, and evaluation of whole images at their original size."""
 
-    name: ClassVar[str] = "segmentation"
-    monitor: ClassVar[str] = "mIoU"
+    name: ClassVar[str] = NAME
+    monitor: ClassVar[str] = METRIC
     headline: ClassVar[tuple[str, ...]] = ("mIoU", "pixel_accuracy", "mean_accuracy", "fwIoU")
     config: TrainConfig
     model: Segmenter

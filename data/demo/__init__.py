@@ -6,9 +6,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from data.demo.writer import TASKS, VERSION, Plan, demo_root
+    from data.demo.writer import LAYOUTS, VERSION, Plan, demo_root
 
-__all__ = ["TASKS", "VERSION", "Plan", "demo_root"]
+__all__ = ["LAYOUTS", "VERSION", "Plan", "demo_root"]
 
 
 def __getattr__(name: str) -> Any:

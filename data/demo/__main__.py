@@ -17,7 +17,7 @@ import cv2
 
 from backbones.errors import BadInput, UserError
 from data.demo.contact_sheet import contact_sheet
-from data.demo.writer import SPLITS, TASKS, demo_root
+from data.demo.writer import LAYOUTS, SPLITS, demo_root
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--picture", type=Path, metavar="FILE", help="write a picture of the data to FILE")
     picture = parser.parse_args(arguments).picture
     try:
-        for task in TASKS:
+        for task in LAYOUTS:
             root = demo_root(task)
             counts = {s: sum(1 for p in root.rglob("*.jpg") if s in p.relative_to(root).parts) for s in SPLITS}
             print(f"{task:15} {root}  {counts['train']} train, {counts['val']} val")

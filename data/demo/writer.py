@@ -26,7 +26,7 @@ from data.atomic_directory import CACHE_VARIABLE, cache_folder, create_once
 from data.demo.scenes import STUFF, THINGS, Scene, draw_portrait, draw_scene
 
 VERSION = 6  # raise it whenever the drawing changes: caches of older versions are then left alone
-TASKS = ("classification", "detection", "segmentation")
+LAYOUTS = ("classification", "detection", "segmentation")
 SPLITS = ("train", "val")
 MARKER = "complete.json"
 # As in COCO, the numbers have gaps: a reader that takes category ids for class indices must not pass here.
@@ -69,8 +69,8 @@ def demo_root(task: str, plan: Plan | None = None) -> Path:
     Any number of processes may ask at once: one draws, the others wait for it. Raises `UserError` for another task and
     `BadInput` where the cache cannot be written.
     """
-    if task not in TASKS:
-        raise unknown_name("task", task, TASKS)
+    if task not in LAYOUTS:
+        raise unknown_name("task", task, LAYOUTS)
     plan, cache = plan or Plan(), cache_folder()
     root = cache / plan.folder()
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from pathlib import Path
 
 import torch
 from rich.progress import track
 from rich.table import Table
 
-from data.demo.writer import demo_root
 from engine.commands import err, out
 from engine.config import parse_size
 from engine.record import synchronize
@@ -19,6 +17,7 @@ from engine.trainer import device_of
 from experiments.jobs.cell import Cell
 from experiments.jobs.local import finished
 from experiments.jobs.progress import clock
+from experiments.tasks import task_spec
 
 START_UP = 8.0  # seconds for imports, reading annotations, and the pictures at the end
 EVALUATIONS = 6  # of a run, about; see `--eval_every`
@@ -45,11 +44,11 @@ def print_estimate(cells: Sequence[Cell], folder: Path) -> None:
 def expected_seconds(cell: Cell) -> float:
     """Seconds that a cell takes: its steps, its evaluations at the cost of a forward pass, and the start."""
     config = cell.config
-    kind = getattr(import_module(f"{cell.task}.task"), f"{cell.task.capitalize()}Task")
-    task, train, val = kind.prepare(config, Path(config.data.root) if config.data.root else demo_root(cell.task))
+    spec = task_spec(cell.task)
+    task, train, val = spec.load_task().prepare(config, spec.data_root(config))
     device = device_of(config.device)
     task.freeze_parts()
-    model = task.model.to(device, memory_format=torch.channels_last)
+    model = task.model.to(device).to(memory_format=torch.channels_last)
     size = parse_size(config.image_size) if config.image_size else task.info.preprocessing["size"]
     images = torch.zeros(config.batch_size, 3, *size, device=device).to(memory_format=torch.channels_last)
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import IO, Any
 
 from backbones.errors import BadInput, UserError
-from data.demo.writer import TASKS
 from engine.record import command_line, write_json
 from experiments.compare.config import CompareConfig
 from experiments.jobs.arguments import SharedSettings, shared_arguments
@@ -23,7 +22,7 @@ from experiments.jobs.cell import HOLDOUT, Cell, flat, with_flags
 from experiments.jobs.local import Outcome, finished, run
 from experiments.jobs.lock import only_one
 from experiments.jobs.progress import Board
-from experiments.report.statistics import METRIC
+from experiments.tasks import TASKS
 
 SHORTER = 3  # a learning rate is chosen in a third of the epochs
 
@@ -148,7 +147,7 @@ class Grid:
         scores: dict[tuple[str, str], dict[float, float | None]] = {}
         for cell in attempts:
             outcome = self.train(cell, board)
-            score = None if outcome.error else self.record(cell)["metrics"][METRIC[cell.task]]
+            score = None if outcome.error else self.record(cell)["metrics"][TASKS[cell.task].metric]
             scores.setdefault((cell.task, cell.config.backbone), {})[cell.config.lr] = score
         chosen = {}
         for (task, backbone), by_lr in scores.items():
@@ -167,7 +166,7 @@ class Grid:
 
     def score(self, cell: Cell) -> str:
         """A finished cell's score in words."""
-        metric = METRIC[cell.task]
+        metric = TASKS[cell.task].metric
         value = self.record(cell)["metrics"][metric]
         return f"{metric} " + ("--" if value is None else f"{100 * value:.1f}")
 

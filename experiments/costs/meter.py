@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from pathlib import Path
-from typing import Any
-
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from classification.model import create_classifier
-from data.demo.writer import demo_root
-from detection.model import create_detector
 from engine.record import cost
 from engine.trainer import device_of
 from experiments.jobs.cell import Cell
-from segmentation.model import create_segmenter
+from experiments.tasks import task_spec
 
 
 class Meter:
@@ -31,9 +24,8 @@ class Meter:
 
     def __init__(self, cell: Cell, timed: bool) -> None:
         self.device, self.timed = device_of(cell.config.device), timed
-        kind = getattr(import_module(f"{cell.task}.task"), f"{cell.task.capitalize()}Task")
-        root = cell.config.data.root
-        info = kind.prepare(cell.config, Path(root) if root else demo_root(cell.task))[0].info
+        spec = task_spec(cell.task)
+        info = spec.load_task().prepare(cell.config, spec.data_root(cell.config))[0].info
         self.classes = len(info.classes)
         height, width = info.preprocessing["size"]
         self.size = height, width
@@ -54,9 +46,4 @@ class Meter:
 
     def build(self, cell: Cell) -> nn.Module:
         """The model that a cell trains, with random weights."""
-        config: Any = cell.config
-        if cell.task == "classification":
-            return create_classifier(config.backbone, self.classes, neck=config.neck)
-        if cell.task == "detection":
-            return create_detector(config.backbone, self.classes, config.phi, config.neck, style=config.style)
-        return create_segmenter(config.backbone, self.classes, config.decoder, config.phi)
+        return task_spec(cell.task).build_model(cell.config, self.classes)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, fields
 from typing import Any, Self
 
 from backbones.errors import UserError
-from data.demo import TASKS
 from engine.config import Precision, Protocol
+from experiments.tasks import TASKS
 
 FIXED = ("backbone", "seed", "output", "resume", "protocol")  # flags that the experiment sets
 

@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from backbones.architecture import architecture_of, is_found
 from data.demo import VERSION
 from engine.cli import demo_unless_root, parse
 from engine.config import TrainConfig
+from experiments.tasks import task_spec
 
 HOLDOUT = 0.2  # share of the training images that settings and networks are chosen on
 
@@ -24,7 +24,7 @@ class Cell:
     """One training.
 
     Attributes:
-        task: "classification", "detection" or "segmentation".
+        task: name of the task.
         arguments: of its train command, without `--output`.
     """
 
@@ -34,10 +34,9 @@ class Cell:
     @cached_property
     def config(self) -> TrainConfig:
         """The settings that the arguments resolve to, presets included. Raises UserError for what train refuses."""
-        module = import_module(f"{self.task}.config")
-        command = f"{self.task}.train"
-        config: TrainConfig = parse(
-            command, module.TrainConfig, list(self.arguments), "", module.PRESETS, demo_unless_root
+        spec = task_spec(self.task)
+        config = parse(
+            f"{self.task}.train", spec.train_config, list(self.arguments), "", spec.presets, demo_unless_root
         )
         config.check()
         return config

@@ -9,11 +9,11 @@ from typing import Any, Protocol
 
 from backbones.architecture import architecture_of
 from backbones.errors import UserError
-from data.demo import TASKS
 from engine.cli import command
 from engine.config import Precision
 from experiments.jobs.arguments import FIXED, SharedSettings, group_arguments, shared_arguments, split_by_task
 from experiments.jobs.cell import Cell
+from experiments.tasks import TASKS
 
 
 class StudyConfig(Protocol):
@@ -40,7 +40,7 @@ def training_arguments(config: StudyConfig, asked: Sequence[str], study: str) ->
         if name in (f"--{fixed}" for fixed in (*FIXED, "data.holdout")):
             raise UserError(f"{name} cannot be set for the trainings: the {study} sets it itself")
     shared = (*shared_arguments(SharedSettings.of(config), config.task, asked), "--seed", str(config.seed))
-    if config.task == "classification" and Cell(config.task, shared).config.image_size is None:
+    if TASKS[config.task].sized_by_backbone and Cell(config.task, shared).config.image_size is None:
         shared += ("--image_size", str(architecture_of(config.base).image_size))
     return shared
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from backbones.errors import UserError
-from data.demo import TASKS
 from engine.config import Precision, parse_size
+from experiments.tasks import TASKS
 
 
 @dataclass

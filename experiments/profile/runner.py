@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,8 +20,6 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from classification.model import create_classifier
-from detection.model import create_detector
 from engine.commands import err, out
 from engine.config import parse_size
 from engine.execution import execution_for
@@ -31,13 +29,8 @@ from engine.trainer import device_of
 from experiments.costs.counts import classifier_counts
 from experiments.profile.config import ProfileConfig
 from experiments.report.formatting import billions, millions
-from segmentation.model import create_segmenter
+from experiments.tasks import task_spec
 
-BUILDERS: dict[str, Callable[[str], nn.Module]] = {
-    "classification": lambda backbone: create_classifier(backbone, 1000),
-    "detection": lambda backbone: create_detector(backbone, 80),
-    "segmentation": lambda backbone: create_segmenter(backbone, 150),
-}
 PARTS = {"backbone": "backbone", "neck": "neck", "decoder": "neck"}  # what is neither is the head
 WHOLE = "whole"
 WARM_UP = 5
@@ -76,7 +69,7 @@ def profile(config: ProfileConfig) -> list[Cost]:
         torch.set_num_threads(config.threads)
     pairs = [(task, backbone) for task in config.tasks for backbone in config.backbones]
     measured = [
-        measure(BUILDERS[task](backbone), task, backbone, config, device)
+        measure(build(task, backbone), task, backbone, config, device)
         for task, backbone in track(pairs, "profiling", console=err, transient=True)
     ]
     costs = [cost for of_model in measured for cost in of_model]
@@ -97,6 +90,12 @@ def profile(config: ProfileConfig) -> list[Cost]:
     _draw(costs, title, folder / "profile.png")
     out.print(f"{folder / 'profile.csv'} and {folder / 'profile.png'}")
     return costs
+
+
+def build(task: str, backbone: str) -> nn.Module:
+    """A task's default model on a backbone, with as many classes as the task's benchmark has, and random weights."""
+    spec = task_spec(task)
+    return spec.build_model(spec.train_config(backbone=backbone), spec.benchmark.num_classes)
 
 
 def measure(model: nn.Module, task: str, backbone: str, config: ProfileConfig, device: torch.device) -> list[Cost]:

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from engine.published import Count
 from experiments.costs.counts import classifier_counts
 from experiments.report.results import Row
-from experiments.report.statistics import METRIC, Difference
+from experiments.report.statistics import Difference
+from experiments.tasks import TASKS
 
 
 def heads(task: str) -> list[str]:
     """Column heads of a task's table."""
     costs = "parameters", "multiply-adds", "latency", "memory", "training"
-    return ["backbone", f"{METRIC[task]}, %", "difference", "verdict", *costs]
+    return ["backbone", f"{TASKS[task].metric}, %", "difference", "verdict", *costs]
 
 
 def cells(row: Row, baseline: str) -> list[str]:
@@ -58,7 +59,7 @@ def published_cells(row: Row) -> list[str]:
         scores = ", ".join(f"{name} {percent(value)}" for name, value in known.scores.items())
         on = ", ".join(part for part in (known.dataset, known.neck, known.training) if part)
         source = known.source if source in ("", known.source) else f"{known.source}; counts: {source}"
-    return [row.backbone, f"{METRIC[row.task]} {score_text(row)}", scores, on, *counts, source]
+    return [row.backbone, f"{TASKS[row.task].metric} {score_text(row)}", scores, on, *counts, source]
 
 
 def _counts(known: Count | None, built: float, text: Callable[[float], str]) -> str:

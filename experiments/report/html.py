@@ -24,7 +24,7 @@ from experiments.report.formatting import (
     sentences,
 )
 from experiments.report.results import COSTS, Comparison, Row, Run, groups, learning_curve, per_class
-from experiments.report.statistics import METRIC
+from experiments.tasks import TASKS
 
 TEMPLATES = Path(__file__).parent / "templates"
 PICTURES, WIDTH, QUALITY = 2, 640, 70  # validation images of a task, their width in pixels, and JPEG quality
@@ -55,15 +55,15 @@ def html(comparison: Comparison) -> str:
 def _task(comparison: Comparison, task: str) -> dict[str, Any]:
     rows = comparison.rows_of(task)
     finished = [row for row in rows if row.runs]
-    curves = {row.backbone: learning_curve(row.runs[0], METRIC[task]) for row in finished}
+    curves = {row.backbone: learning_curve(row.runs[0], TASKS[task].metric) for row in finished}
     return {
         "name": task,
-        "metric": METRIC[task],
+        "metric": TASKS[task].metric,
         "data": _data(finished),
         "sentences": sentences(rows, comparison.baseline),
         "groups": [_group(comparison, task, provenance, group) for provenance, group in groups(rows)],
         "charts": [Markup(_scatter(task, finished, cost)) for cost in COST_AXES] if finished else [],
-        "curves": Markup(charts.curves(curves, f"{METRIC[task]}, %")),
+        "curves": Markup(charts.curves(curves, f"{TASKS[task].metric}, %")),
         "classes": _classes(comparison, finished),
         "published": [texts for row in finished if (texts := published_cells(row))],
         "pictures": _pictures(finished),
@@ -104,12 +104,12 @@ def _scatter(task: str, finished: Sequence[Row], cost: str) -> str:
             x=row.cost(cost) / UNITS[cost],
             y=100 * row.mean,
             spread=100 * (row.spread or 0.0),
-            says=f"{row.backbone}: {METRIC[task]} {score_text(row)}, {row.cost(cost) / UNITS[cost]:.3g} "
+            says=f"{row.backbone}: {TASKS[task].metric} {score_text(row)}, {row.cost(cost) / UNITS[cost]:.3g} "
             f"{axis.replace(', ', ' (')}{')' if ', ' in axis else ''}",
         )
         for row in finished
     ]
-    return charts.scatter(marks, axis, f"{METRIC[task]}, %")
+    return charts.scatter(marks, axis, f"{TASKS[task].metric}, %")
 
 
 def _classes(comparison: Comparison, finished: Sequence[Row]) -> dict[str, Any] | None:

@@ -13,9 +13,9 @@ from typing import Any
 
 from backbones.errors import BadInput
 from engine.published import Published, classifier_of, published
-from experiments.report.statistics import METRIC, Difference, bootstrap, read_images
+from experiments.report.statistics import Difference, bootstrap, read_images
+from experiments.tasks import TASKS
 
-DATASET = {"classification": "ImageNet", "detection": "COCO", "segmentation": "ADE20K"}
 COSTS = ("params", "macs", "latency_ms", "peak_memory_mb", "train_seconds")
 
 
@@ -34,7 +34,7 @@ class Run:
     @property
     def score(self) -> float:
         """The task's main metric after the last epoch, a fraction; NaN where it is undefined."""
-        value = self.record["metrics"][METRIC[self.record["task"]]]
+        value = self.record["metrics"][TASKS[self.record["task"]].metric]
         return float("nan") if value is None else value
 
     @property
@@ -93,7 +93,7 @@ class Row:
     @property
     def published(self) -> Published | None:
         """What its source says of this network's own task, for the weights it started from where that is known."""
-        rows = [row for row in published(self.backbone) if row.dataset == DATASET[self.task]]
+        rows = [row for row in published(self.backbone) if row.dataset == TASKS[self.task].benchmark.dataset]
         tag = self.runs[0].record["pretrained"].get("tag") if self.runs else None
         return next((row for row in rows if row.tag == tag), rows[0] if rows else None)
 

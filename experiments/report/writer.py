@@ -16,7 +16,7 @@ from engine.commands import out
 from experiments.report.formatting import billions, cells, heads, millions, points, score_text
 from experiments.report.html import html
 from experiments.report.results import COSTS, Comparison, Row, groups
-from experiments.report.statistics import METRIC
+from experiments.tasks import TASKS
 
 
 def write_report(folder: Path) -> Path:
@@ -50,7 +50,7 @@ def results_csv(rows: Iterable[Row]) -> str:
             "backbone": row.backbone,
             "neck": row.runs[0].record["neck"] if row.runs else None,
             "provenance": row.provenance,
-            "metric": METRIC[row.task],
+            "metric": TASKS[row.task].metric,
             "seeds": len(row.runs),
             "mean": f"{row.mean:.6f}",
             "spread": "" if row.spread is None else f"{row.spread:.6f}",
@@ -85,7 +85,7 @@ def results_md(comparison: Comparison) -> str:
 def screen_table(comparison: Comparison, task: str) -> Table:
     """What fits a terminal: score, difference, verdict, and the size that it takes."""
     table = Table(box=SIMPLE_HEAD, title=task, title_justify="left", pad_edge=False)
-    for head in ("backbone", f"{METRIC[task]}, %", "difference", "verdict", "parameters", "multiply-adds"):
+    for head in ("backbone", f"{TASKS[task].metric}, %", "difference", "verdict", "parameters", "multiply-adds"):
         is_text = head in ("backbone", "verdict")
         table.add_column(head, no_wrap=head == "backbone", justify="left" if is_text else "right")
     for provenance, rows in groups(comparison.rows_of(task)):

@@ -64,6 +64,6 @@ class ScalingConfig:
 def sized_for_demo(config: ScalingConfig, asked: Sequence[str]) -> ScalingConfig:
     """The settings, with `DEMO` where nothing else is asked for the drawn portraits. `asked` are of train."""
     named = any(argument.partition("=")[0] == "--config" for argument in asked)
-    if config.task != "classification" or named or demo_unless_root(list(asked)) is None:
+    if config.task != ScalingConfig.task or named or demo_unless_root(list(asked)) is None:
         return config
     return replace(config, **{name: value for name, value in DEMO.items() if getattr(config, name) is None})

@@ -23,10 +23,11 @@ from experiments.jobs.lock import only_one
 from experiments.jobs.progress import Board
 from experiments.jobs.study import training_arguments
 from experiments.report.formatting import billions, percent
-from experiments.report.statistics import METRIC, Difference, bootstrap, read_images
+from experiments.report.statistics import Difference, bootstrap, read_images
 from experiments.scaling.coefficients import DIMENSIONS, PHIS, Coefficients, at_cost, candidates, fits
 from experiments.scaling.config import ScalingConfig
 from experiments.scaling.report import ALL, NAN, Trained, draw_growth, print_family, table_of, write_rows
+from experiments.tasks import TASKS
 
 ROUNDS = 3  # of making a whole model's cost equal, whose neck and head cost something as well
 ALIKE = 0.1  # share by which costs may differ that are compared as equal
@@ -62,7 +63,7 @@ class Study:
 
     def __init__(self, config: ScalingConfig, shared: Sequence[str]) -> None:
         self.config, self.shared = config, shared
-        self.folder, self.metric = Path(config.output), METRIC[config.task]
+        self.folder, self.metric = Path(config.output), TASKS[config.task].metric
         self.networks = self.folder.resolve()  # so that names are found from any folder
         self.meter = Meter(Cell(config.task, (*shared, "--backbone", config.base)), timed=False)
         side = round(math.sqrt(math.prod(self.meter.size)))

@@ -30,12 +30,12 @@ from experiments.jobs.local import Outcome, Stopped, finished, run
 from experiments.jobs.progress import Board
 from experiments.jobs.study import training_arguments
 from experiments.report.formatting import billions, percent
-from experiments.report.statistics import METRIC
 from experiments.scaling.coefficients import of_cost
 from experiments.search.config import SearchConfig
 from experiments.search.report import Found, best_of, draw_front, table_of, write_trials
 from experiments.search.space import Space, words
 from experiments.search.trial_storage import REPEATS, REPLACES, Running, Trials
+from experiments.tasks import TASKS
 
 SETTINGS = "search.json"
 RIVAL = "base-at-its-cost"  # name of the base scaled to what the best network costs
@@ -71,7 +71,7 @@ class Search:
 
     def __init__(self, config: SearchConfig, shared: Sequence[str], base: Cell) -> None:
         self.config, self.shared = config, shared
-        self.metric, self.cost = METRIC[config.task], COST[config.cost]
+        self.metric, self.cost = TASKS[config.task].metric, COST[config.cost]
         self.folder = Path(config.output)
         self.space = Space(architecture_of(config.base))
         self.meter = Meter(base, timed=config.cost == "latency")

@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from backbones.errors import UserError
-from data.demo.writer import TASKS
 from engine.checkpoint import AtomicCheckpointIO, sweep
 from engine.config import parse_size
 from engine.record import cost, write_json
 from engine.task import parameter_groups, warmup_cosine
 from engine.trainer import EMA
+from experiments.tasks import TASKS
 
 
 def test_schedule_by_hand():

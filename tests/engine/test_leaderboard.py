@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from engine.leaderboard import benchmark_of, comparable, print_leaderboard, read_records, resnet_command
+from detection.spec import SPEC
+from engine.leaderboard import comparable, print_leaderboard, read_records, resnet_command
 from engine.published import table
+from experiments.tasks import TASKS
 
 
 def record(backbone: str, score: float, source: str = "random", **config) -> dict:
@@ -45,7 +47,7 @@ def runs(tmp_path, monkeypatch) -> Path:
 
 def printed(content: dict, folder: Path | None, classes=("a", "b")) -> str:
     text = io.StringIO()
-    print_leaderboard(Console(file=text, width=100), content, "AP", classes, folder)
+    print_leaderboard(Console(file=text, width=100), content, SPEC, classes, folder)
     return text.getvalue()
 
 
@@ -88,10 +90,13 @@ def test_published_figures_are_told_on_their_benchmarks(runs):
     text = " ".join(printed(record("efficientnet_b0", 0.3), None, coco).split())
     assert "published on COCO: efficientnet_b0 AP 34.3 (bifpn 0, 300 epochs; EfficientDet" in text
     assert "resnet50 AP 39.2 (RetinaNet" in text
-    assert benchmark_of("detection", coco) == "COCO"
-    assert benchmark_of("detection", coco[1:]) is None
-    assert benchmark_of("classification", ["n"] * 1000) == "ImageNet"
-    assert benchmark_of("segmentation", ["wall", "flag", *map(str, range(148))]) == "ADE20K"
+    benchmarks = {task: spec.benchmark for task, spec in TASKS.items()}
+    assert {benchmark.dataset for benchmark in benchmarks.values()} == {"COCO", "ImageNet", "ADE20K"}
+    assert benchmarks["detection"].dataset == "COCO"
+    assert benchmarks["detection"].matches(coco)
+    assert not benchmarks["detection"].matches(coco[1:])
+    assert benchmarks["classification"].matches(["n"] * 1000)
+    assert benchmarks["segmentation"].matches(["wall", "flag", *map(str, range(148))])
     assert {row.dataset for row in table()} == {"COCO", "ImageNet", "ADE20K"}
 
 

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.demo.writer import TASKS, Plan, write_demo
+from data.demo.writer import Plan, write_demo
 from experiments.audit.__main__ import main
 from experiments.audit.images import difference_hash, near_pairs
 from experiments.audit.runner import audit
+from experiments.tasks import TASKS
 
 
 def picture(seed: int, size: tuple[int, int] = (64, 96)) -> np.ndarray:

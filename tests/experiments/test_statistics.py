@@ -11,17 +11,12 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from backbones.errors import BadInput
+from classification.results import of_classification
 from data.batch import IGNORE, collate
-from experiments.report.statistics import (
-    Difference,
-    ImageResults,
-    bootstrap,
-    of_classification,
-    of_detection,
-    of_segmentation,
-    read_images,
-)
+from detection.results import match_detections
+from experiments.report.statistics import Difference, ImageResults, bootstrap, read_images
 from segmentation.evaluator import COLUMNS, SegmentationEvaluator
+from segmentation.results import of_segmentation
 from tests.segmentation.test_evaluator import sample
 
 IMAGES = 12
@@ -88,7 +83,7 @@ def test_ap_of_a_resample_is_that_of_the_repeated_images(tmp_path, seed):
     found = detections_of(truth, random)
     file = tmp_path / "truth.json"
     file.write_text(json.dumps(truth))
-    results = of_detection(file, found)
+    results = match_detections(file, found)
     counts = np.stack([np.ones(IMAGES, int), *random.multinomial(IMAGES, np.full(IMAGES, 1 / IMAGES), 6)])
     expected = [reference(*repeated(truth, found, row)) for row in counts]
     np.testing.assert_allclose(results.score(counts), expected, atol=1e-9)
@@ -98,7 +93,7 @@ def test_ap_of_a_resample_is_that_of_the_repeated_images(tmp_path, seed):
 def test_ap_without_detections_is_zero(tmp_path):
     file = tmp_path / "truth.json"
     file.write_text(json.dumps(coco_truth(np.random.default_rng(0))))
-    assert of_detection(file, []).score(np.ones((2, IMAGES), int)).tolist() == [0, 0]
+    assert match_detections(file, []).score(np.ones((2, IMAGES), int)).tolist() == [0, 0]
 
 
 def test_miou_of_a_resample_is_that_of_the_repeated_images(tmp_path):
@@ -165,7 +160,7 @@ def test_mean_iou_and_ap_are_calibrated_as_well(tmp_path):
     truth = coco_truth(random)
     file = tmp_path / "truth.json"
     file.write_text(json.dumps(truth))
-    results = [of_detection(file, detections_of(truth, random)) for _ in range(80)]
+    results = [match_detections(file, detections_of(truth, random)) for _ in range(80)]
     found = [bootstrap([a], [b], 200).verdict for a, b in zip(results[::2], results[1::2], strict=True)]
     assert found.count("not distinguishable") >= 34  # of 40; fewer than 35 of them have a chance of 5% at a true 95%
 

@@ -1,0 +1,59 @@
+"""Classification as the package's list of tasks describes it. Torch-free."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from classification.config import METRIC, NAME, PRESETS, EvalConfig, PredictConfig, TrainConfig
+from engine.spec import Benchmark, TaskSpec
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from classification.task import ClassificationTask
+    from engine.image_results import ImageResults
+
+
+def load_task() -> type[ClassificationTask]:
+    """The task class."""
+    from classification.task import ClassificationTask
+
+    return ClassificationTask
+
+
+def build_model(config: TrainConfig, num_classes: int) -> nn.Module:
+    """The model that a training with these settings has, with random weights."""
+    from classification.model import create_classifier
+
+    return create_classifier(config.backbone, num_classes, neck=config.neck)
+
+
+def read_images(run: Path, record: dict[str, Any]) -> ImageResults:
+    """Results by image of a finished run."""
+    from classification.results import of_classification
+
+    return of_classification(run / "images.csv")
+
+
+def load_demo() -> Path:
+    """Root of the demo data."""
+    from data.demo import demo_root
+
+    return demo_root(NAME)
+
+
+SPEC = TaskSpec(
+    name=NAME,
+    metric=METRIC,
+    train_config=TrainConfig,
+    eval_config=EvalConfig,
+    predict_config=PredictConfig,
+    presets=PRESETS,
+    benchmark=Benchmark("ImageNet", 1000),
+    load_task=load_task,
+    build_model=build_model,
+    read_images=read_images,
+    load_demo=load_demo,
+    sized_by_backbone=True,
+)

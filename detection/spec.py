@@ -1,0 +1,58 @@
+"""Detection as the package's list of tasks describes it. Torch-free."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from detection.config import METRIC, NAME, PRESETS, EvalConfig, PredictConfig, TrainConfig
+from engine.spec import Benchmark, TaskSpec
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from detection.task import DetectionTask
+    from engine.image_results import ImageResults
+
+
+def load_task() -> type[DetectionTask]:
+    """The task class."""
+    from detection.task import DetectionTask
+
+    return DetectionTask
+
+
+def build_model(config: TrainConfig, num_classes: int) -> nn.Module:
+    """The model that a training with these settings has, with random weights."""
+    from detection.model import create_detector
+
+    return create_detector(config.backbone, num_classes, config.phi, config.neck, style=config.style)
+
+
+def read_images(run: Path, record: dict[str, Any]) -> ImageResults:
+    """Results by image of a finished run."""
+    from detection.results import of_detection
+
+    return of_detection(run, record)
+
+
+def load_demo() -> Path:
+    """Root of the demo data."""
+    from data.demo import demo_root
+
+    return demo_root(NAME)
+
+
+SPEC = TaskSpec(
+    name=NAME,
+    metric=METRIC,
+    train_config=TrainConfig,
+    eval_config=EvalConfig,
+    predict_config=PredictConfig,
+    presets=PRESETS,
+    benchmark=Benchmark("COCO", 80, ("person", "toothbrush")),
+    load_task=load_task,
+    build_model=build_model,
+    read_images=read_images,
+    load_demo=load_demo,
+)

@@ -1,0 +1,42 @@
+"""The commands of a task, made from its `TaskSpec`: `main = train_command(SPEC, __doc__)`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from engine.cli import command, demo_unless_root
+from engine.spec import TaskSpec
+
+
+def train_command(spec: TaskSpec, description: str | None) -> Callable[..., None]:
+    """`python -m TASK.train`."""
+
+    def run(config: Any) -> Any:
+        from engine import commands
+
+        return commands.train(spec, config)
+
+    return command(f"{spec.name}.train", spec.train_config, run, description or "", spec.presets, demo_unless_root)
+
+
+def eval_command(spec: TaskSpec, description: str | None) -> Callable[..., None]:
+    """`python -m TASK.eval`."""
+
+    def run(config: Any) -> Any:
+        from engine import commands
+
+        return commands.evaluate(spec, config)
+
+    return command(f"{spec.name}.eval", spec.eval_config, run, description or "")
+
+
+def predict_command(spec: TaskSpec, description: str | None) -> Callable[..., None]:
+    """`python -m TASK.predict`."""
+
+    def run(config: Any) -> Any:
+        from engine import commands
+
+        return commands.predict(spec, config)
+
+    return command(f"{spec.name}.predict", spec.predict_config, run, description or "")

@@ -1,0 +1,58 @@
+"""Segmentation as the package's list of tasks describes it. Torch-free."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine.spec import Benchmark, TaskSpec
+from segmentation.config import METRIC, NAME, PRESETS, EvalConfig, PredictConfig, TrainConfig
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from engine.image_results import ImageResults
+    from segmentation.task import SegmentationTask
+
+
+def load_task() -> type[SegmentationTask]:
+    """The task class."""
+    from segmentation.task import SegmentationTask
+
+    return SegmentationTask
+
+
+def build_model(config: TrainConfig, num_classes: int) -> nn.Module:
+    """The model that a training with these settings has, with random weights."""
+    from segmentation.model import create_segmenter
+
+    return create_segmenter(config.backbone, num_classes, config.decoder, config.phi)
+
+
+def read_images(run: Path, record: dict[str, Any]) -> ImageResults:
+    """Results by image of a finished run."""
+    from segmentation.results import of_segmentation
+
+    return of_segmentation(run / "images.npy")
+
+
+def load_demo() -> Path:
+    """Root of the demo data."""
+    from data.demo import demo_root
+
+    return demo_root(NAME)
+
+
+SPEC = TaskSpec(
+    name=NAME,
+    metric=METRIC,
+    train_config=TrainConfig,
+    eval_config=EvalConfig,
+    predict_config=PredictConfig,
+    presets=PRESETS,
+    benchmark=Benchmark("ADE20K", 150, ("wall", "flag")),
+    load_task=load_task,
+    build_model=build_model,
+    read_images=read_images,
+    load_demo=load_demo,
+)
