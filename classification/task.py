@@ -10,11 +10,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
-from torchvision.transforms import v2
 
 from backbones.base import Backbone
 from backbones.errors import BadInput, UserError
@@ -22,12 +19,14 @@ from classification import classes as imagenet
 from classification.config import METRIC, NAME, EvalConfig, PredictConfig, TrainConfig
 from classification.draw import draw_confusion, draw_scores
 from classification.evaluator import TOP, AccuracyEvaluator
+from classification.loss import ClassificationLoss
 from classification.model import Classifier, create_classifier
-from classification.transforms import EvalCrop, TrainCrop, preprocessing, seeded
+from classification.transforms import EvalCrop, TrainCrop, preprocessing
 from classification.weight_imprinting import imprint
 from data.batch import Batch, Sample
 from data.formats.folders import ClassFolders
 from data.loader import draw_seed
+from data.reader import LabelledDataset
 from engine.checkpoint import RunInfo, describe_data
 from engine.config import parse_size
 from engine.record import write_json
@@ -49,13 +48,22 @@ class ClassificationTask(Task):
     evaluator: AccuracyEvaluator
     dataset: ClassFolders  # what the evaluator scores
 
+    def __init__(self, model: Classifier, config: TrainConfig, info: RunInfo) -> None:
+        super().__init__(model, config, info)
+        self.criterion = ClassificationLoss(len(info.classes), config.label_smoothing, config.mixup, config.cutmix)
+
     @classmethod
-    def prepare(cls, config: TrainConfig, root: Path) -> tuple[ClassificationTask, ClassFolders, ClassFolders]:
-        """A new run: the task, the training images and the validation images."""
+    def read(cls, config: TrainConfig, root: Path) -> tuple[ClassFolders, ClassFolders]:
+        """Training and validation images. Raises BadInput where their classes differ."""
         data, (split, part) = config.data, config.data.scored_on()
         train = ClassFolders(root, "train", None, data.trained_on(), config.seed, data.skip_bad)
         val = ClassFolders(root, split, None, part, config.seed, data.skip_bad, known=train.classes)
         _check_classes(train, val)
+        return train, val
+
+    @classmethod
+    def build(cls, config: TrainConfig, root: Path, train: ClassFolders, val: ClassFolders) -> ClassificationTask:
+        """The task of a new run. Its class layer may start from the training images, see `imprint`."""
         model = cls._new_model(config, train)
         if config.freeze_stride and not isinstance(model.backbone, Backbone):
             raise UserError(
@@ -73,17 +81,22 @@ class ClassificationTask(Task):
             extra={"neck": config.neck},
         )
         task = cls(model, config, info)
-        train.transform = TrainCrop(
+        task._score_on(val)
+        return task
+
+    def datasets(self, train: ClassFolders, val: ClassFolders) -> tuple[ClassFolders, ClassFolders]:
+        """Random crops in training, the published crop in validation."""
+        config, provenance = self.config, self.model.provenance
+        augment = TrainCrop(
             parse_size(config.image_size) if config.image_size else provenance.input_size,
             provenance.interpolation,
             config.min_crop,
             config.color,
             config.augment,
-            task.fill,
+            self.fill,
             config.vflip,
         )
-        task._score_on(val)
-        return task, train, val
+        return train.with_transform(augment), val.with_transform(self.transform())
 
     @classmethod
     def _new_model(cls, config: TrainConfig, train: ClassFolders) -> Classifier:
@@ -137,11 +150,12 @@ class ClassificationTask(Task):
         )
         return cls(model, config, info)
 
-    def for_eval(self, root: Path, split: str, skip_bad: int) -> ClassFolders:
-        """The images of `split`, and this task's evaluator set to score them."""
+    def eval_dataset(self, root: Path, split: str, skip_bad: int) -> ClassFolders:
+        """The images of `split`; sets this task's evaluator to score them."""
         known = imagenet.synsets(len(self.info.classes)) if self._is_published else self.info.classes
-        self._score_on(ClassFolders(root, split, skip_bad=skip_bad, known=known))
-        return self.dataset
+        dataset = ClassFolders(root, split, self.transform(), skip_bad=skip_bad, known=known)
+        self._score_on(dataset)
+        return dataset
 
     def _score_on(self, dataset: ClassFolders) -> None:
         """Score on these images. Raises BadInput where the model does not know one of their classes."""
@@ -157,7 +171,6 @@ class ClassificationTask(Task):
                     + (", ..." if len(self.info.classes) > 5 else "")
                 )
             outputs = [place[name] for name in dataset.classes]
-        dataset.transform = self.transform()
         self.dataset = dataset
         self.evaluator = AccuracyEvaluator(dataset.classes, outputs, len(self.info.classes))
 
@@ -168,17 +181,9 @@ class ClassificationTask(Task):
     # --- hooks of the base task
 
     def losses(self, images: Tensor, batch: Batch) -> dict[str, Tensor]:
-        targets = batch.labels[:, 0]
-        mixes = [
-            mix(alpha=alpha, num_classes=len(self.info.classes))
-            for mix, alpha in ((v2.MixUp, self.config.mixup), (v2.CutMix, self.config.cutmix))
-            if alpha
-        ]
-        if mixes:
-            with seeded(draw_seed(self.config.seed, self.global_step, int(batch.image_ids[0]))):
-                images, targets = mixes[int(torch.randint(len(mixes), ()))](images, targets)
-        smoothing = self.config.label_smoothing
-        return {"cross_entropy": F.cross_entropy(self.model(images), targets, label_smoothing=smoothing)}
+        seed = draw_seed(self.config.seed, self.global_step, int(batch.image_ids[0]))
+        images, targets = self.criterion.mix(images, batch.labels[:, 0], seed)
+        return self.criterion(self.model(images), targets)
 
     def predictions(self, images: Tensor, batch: Batch) -> Tensor:
         """(B, K) logarithms of probabilities: unlike these, they never underflow to a tie."""
@@ -231,7 +236,7 @@ class ClassificationTask(Task):
         shown = np.column_stack([of_classes, others]) if scored.total > len(scored.classes) else of_classes
         draw_confusion(shown, imagenet.readable(scored.classes), pictures / "confusion.png")
 
-    def pictured(self, dataset: ClassFolders, count: int) -> dict[str, int]:
+    def pictured(self, dataset: LabelledDataset, count: int) -> dict[str, int]:
         """Up to half of them the surest mistakes, the others evenly spaced."""
         rows, shares = self.evaluator.rows, self.evaluator.probabilities
         wrong = np.flatnonzero(rows[:, 2] != self.evaluator.outputs[rows[:, 1]])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import numpy as np
@@ -35,8 +34,7 @@ def imprint(model: Classifier, dataset: ClassFolders, crop: EvalCrop, settings: 
     """
     classes = len(dataset.classes)
     count = max(1, min(PER_CLASS, IN_ALL // classes))
-    shown = copy.copy(dataset)
-    shown.transform = crop
+    shown = dataset.with_transform(crop)
     layer = model.head.classifier
     assert isinstance(layer, nn.Linear)
     device = layer.weight.device

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from data.formats.masks import MaskFolders
     from data.images import read_image
     from data.loader import eval_loader, train_loader
-    from data.transforms import detection_train, letterbox
+    from data.reader import LabelledDataset
 
 _HOMES = {
     "batch": ("Batch", "Draw", "Sample", "collate", "normalise"),
@@ -18,8 +18,8 @@ _HOMES = {
     "folders": ("ClassFolders",),
     "images": ("read_image",),
     "loader": ("eval_loader", "train_loader"),
+    "reader": ("LabelledDataset",),
     "masks": ("MaskFolders",),
-    "transforms": ("detection_train", "letterbox"),
 }
 _MODULES = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -28,12 +28,11 @@ __all__ = [
     "ClassFolders",
     "CocoDetection",
     "Draw",
+    "LabelledDataset",
     "MaskFolders",
     "Sample",
     "collate",
-    "detection_train",
     "eval_loader",
-    "letterbox",
     "normalise",
     "read_image",
     "train_loader",

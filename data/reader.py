@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
 import os
@@ -9,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -18,8 +20,35 @@ from data.batch import Draw, Sample
 
 log = logging.getLogger(__name__)
 
-
 Fraction = float | tuple[float, float]
+Transform = Callable[[Sample, int], Sample]  # (sample in original pixels, seed) -> sample in network pixels
+
+
+class LabelledDataset(Protocol):
+    """Images with labels, as the engine uses them: readers of images, and features cached in their place.
+
+    classes: names, in the order of the class indices.
+    image_ids: (n,) int64.
+    fingerprint: equal for equal images and labels, see `ImageReader.fingerprint`.
+    report: a dataclass of counts, of what was read and what was left out.
+    """
+
+    classes: tuple[str, ...]
+    image_ids: np.ndarray
+    report: Any
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, draw: int | Draw, /) -> Sample: ...
+
+    def files(self, index: int) -> list[Path]: ...
+
+    def path(self, index: int) -> Path: ...
+
+    def with_transform(self, transform: Transform | None) -> Self: ...
 
 
 def share(total: int, fraction: Fraction, seed: int | tuple[int, ...]) -> np.ndarray:
@@ -46,7 +75,7 @@ class ImageReader:
         folder: that holds the images.
         names: of the image files, relative to `folder`; kept as one block of bytes, which forked workers share.
         image_ids: (n,) int64, one for each name.
-        transform: `transform(sample, seed)` maps a `Sample` in original pixels to network pixels.
+        transform: maps a `Sample` in original pixels to network pixels; None leaves it as it is.
         skip_bad: how many images may be unreadable, see `__getitem__`.
         told: what else the labels depend on, for the fingerprint.
     """
@@ -56,7 +85,7 @@ class ImageReader:
         folder: Path,
         names: Sequence[str],
         image_ids: np.ndarray,
-        transform: Callable[[Sample, int], Sample] | None = None,
+        transform: Transform | None = None,
         skip_bad: int = 0,
         told: bytes = b"",
     ) -> None:
@@ -65,6 +94,12 @@ class ImageReader:
         self._told = told
         # One byte per image that all workers share, so that they spend one allowance together.
         self._bad = torch.zeros(len(names) if skip_bad else 0, dtype=torch.uint8).share_memory_()
+
+    def with_transform(self, transform: Transform | None) -> Self:
+        """The same images through another transform. Both share their columns, and their patience with bad files."""
+        dataset = copy.copy(self)
+        dataset.transform = transform
+        return dataset
 
     def read(self, index: int) -> Sample:
         """The labelled image in original pixels. Raises BadInput naming the file."""

@@ -36,7 +36,6 @@ class Detector(nn.Module):
         class_head: (B, A, K) logits from the neck's maps.
         box_head: (B, A, 4) offsets from the neck's maps, see `anchors.encode`.
         anchors: over the neck's strides.
-        criterion: what `loss` computes.
         nms: "soft" or "hard".
         style: of padding and biases in neck and heads, see `create_detector`.
     """
@@ -48,7 +47,6 @@ class Detector(nn.Module):
         class_head: nn.Module,
         box_head: nn.Module,
         anchors: Anchors,
-        criterion: DetectionLoss,
         nms: Suppression = "soft",
         style: Style = "pytorch",
     ) -> None:
@@ -58,7 +56,6 @@ class Detector(nn.Module):
         self.class_head = class_head
         self.box_head = box_head
         self.anchors = anchors
-        self.criterion = criterion
         self.nms = nms
         self.style = style
         self._taken = select(backbone.levels, [stride for stride in anchors.strides if stride <= COARSEST_STRIDE])
@@ -75,16 +72,24 @@ class Detector(nn.Module):
         maps = self.backbone(images)
         return [maps[i] for i in self._taken]
 
-    def loss(self, images: Tensor | CachedFeatures, boxes: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def loss(
+        self,
+        images: Tensor | CachedFeatures,
+        boxes: Tensor,
+        labels: Tensor,
+        criterion: DetectionLoss | None = None,
+    ) -> dict[str, Tensor]:
         """Terms to be summed and minimised.
 
         Args:
             images: (B, 3, H, W) normalised floats.
             boxes: (B, M, 4) xyxy px of the input, rows past an image's last box arbitrary.
             labels: (B, M) class indices, -1 in rows without a box.
+            criterion: what is computed; the published recipe's by default.
         """
+        criterion = criterion or DetectionLoss()
         logits, deltas = self(images)
-        return self.criterion(logits, deltas, self.anchors, _size(images), boxes, labels)
+        return criterion(logits, deltas, self.anchors, _size(images), boxes, labels)
 
     def predict(self, images: Tensor | CachedFeatures, sizes: Tensor | None = None) -> Detections:
         """Final detections, best first: (B, 3, H, W) normalised floats -> see `Detections`.
@@ -109,7 +114,6 @@ def create_detector(
     neck: str = "bifpn",
     pretrained: bool | str | Path = False,
     anchor_scale: float | None = None,
-    criterion: DetectionLoss | None = None,
     nms: Suppression = "soft",
     style: Style = "pytorch",
 ) -> Detector:
@@ -123,7 +127,6 @@ def create_detector(
         pretrained: True for the backbone's published weights; a path for a file of them, or for a whole detector's
             in effdet's or our own format. The class layer is dropped, and logged, where class counts differ.
         anchor_scale: side of a level's smallest square anchor in strides; the coefficient's by default.
-        criterion: see `DetectionLoss`.
         nms: "soft" or "hard".
         style: padding of the neck's poolings, and biases before batch norm in neck and heads: "pytorch" pads both sides
             and has no such biases; "tensorflow" pads as TensorFlow does and has them, as google/automl's weights need.
@@ -154,9 +157,7 @@ def create_detector(
             scale.width, outputs, anchors.per_cell, scale.num_levels, scale.head_repeats, activation, tensorflow, prior
         )
 
-    detector = Detector(
-        backbone, fused, head(num_classes, PRIOR), head(4), anchors, criterion or DetectionLoss(), nms, style
-    )
+    detector = Detector(backbone, fused, head(num_classes, PRIOR), head(4), anchors, nms, style)
     if whole and state is not None:
         effdet.load(detector, state, str(pretrained))
     return detector

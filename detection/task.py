@@ -14,15 +14,17 @@ from backbones.scaling import scale_of
 from backbones.weights import read_state
 from data.batch import Batch, Sample
 from data.formats.coco import CocoDetection
-from data.transforms import Transform, detection_train, letterbox
+from data.transforms import Transform
 from detection import effdet
 from detection.anchors import fit_scale
+from detection.classes import COCO_CLASSES, COCO_OUTPUTS, output_categories
 from detection.config import METRIC, NAME, EvalConfig, PredictConfig, TrainConfig
 from detection.draw import draw_boxes, kept, side_by_side
 from detection.evaluator import CocoEvaluator
 from detection.loss import DetectionLoss
 from detection.model import Detector, create_detector
 from detection.postprocess import Detections, to_original
+from detection.transforms import detection_train, letterbox
 from engine.checkpoint import RunInfo, describe_data
 from engine.config import parse_size
 from engine.record import write_json
@@ -41,15 +43,26 @@ class DetectionTask(Task):
     model: Detector
     evaluator: CocoEvaluator
 
+    def __init__(
+        self, model: Detector, config: TrainConfig, info: RunInfo, evaluator: CocoEvaluator | None = None
+    ) -> None:
+        super().__init__(model, config, info, evaluator)
+        self.criterion = DetectionLoss(config.assignment, config.box_loss)
+
     @classmethod
-    def prepare(cls, config: TrainConfig, root: Path) -> tuple[DetectionTask, CocoDetection, CocoDetection]:
-        """A new run: the task, the training images and the validation images."""
-        size = parse_size(config.image_size or scale_of(config.phi).size)
+    def read(cls, config: TrainConfig, root: Path) -> tuple[CocoDetection, CocoDetection]:
+        """Training and validation images. Raises BadInput where their categories differ."""
         data, (split, part) = config.data, config.data.scored_on()
         train = CocoDetection(root, "train", None, data.trained_on(), config.seed, data.skip_bad)
         val = CocoDetection(root, split, None, part, config.seed, data.skip_bad)
         if train.category_ids != val.category_ids:
             raise BadInput(f"{train.annotation_file} and {val.annotation_file} do not have the same categories")
+        return train, val
+
+    @classmethod
+    def build(cls, config: TrainConfig, root: Path, train: CocoDetection, val: CocoDetection) -> DetectionTask:
+        """The task of a new run; its anchors are fitted to the training boxes where the settings name no scale."""
+        size = parse_size(config.image_size or scale_of(config.phi).size)
         scale = config.anchor_scale or fit_scale(network_sizes(train, size), pyramid_strides(config.phi))
         model = create_detector(
             config.backbone,
@@ -58,7 +71,6 @@ class DetectionTask(Task):
             config.neck,
             False if config.protocol == "scratch" else config.pretrained,
             anchor_scale=scale,
-            criterion=DetectionLoss(config.assignment, config.box_loss),
             nms=config.nms,
             style=config.style,
         )
@@ -78,10 +90,13 @@ class DetectionTask(Task):
                 "anchor_scale": scale,
             },
         )
-        task = cls(model, config, info, cls.evaluator_for(val, info))
-        train.transform = detection_train(size, config.jitter, task.fill, vflip=0.5 if config.vflip else 0.0)
-        val.transform = task.transform()
-        return task, train, val
+        return cls(model, config, info, cls.evaluator_for(val, info))
+
+    def datasets(self, train: CocoDetection, val: CocoDetection) -> tuple[CocoDetection, CocoDetection]:
+        """With scale jitter, crops and flips in training, letterboxed in validation."""
+        size, vflip = tuple(self.info.preprocessing["size"]), 0.5 if self.config.vflip else 0.0
+        augment = detection_train(size, self.config.jitter, self.fill, vflip=vflip)
+        return train.with_transform(augment), val.with_transform(self.transform())
 
     @classmethod
     def restore(cls, info: RunInfo, state: dict[str, Tensor], config: EvalConfig | PredictConfig) -> DetectionTask:
@@ -93,7 +108,6 @@ class DetectionTask(Task):
             info.extra["phi"],
             info.extra["neck"],
             anchor_scale=info.extra["anchor_scale"],
-            criterion=DetectionLoss(stored.assignment, stored.box_loss),
             nms=config.nms or stored.nms,
             style=stored.style,
         )
@@ -108,8 +122,8 @@ class DetectionTask(Task):
             raise BadInput(f"{file} is neither a run of this suite nor a detector in effdet's format")
         backbone, phi, classes = effdet.describe(state, file.name, config.phi)
         model = create_detector(backbone, classes, phi, pretrained=str(file), nms=config.nms or "soft")
-        coco = classes == effdet.COCO_OUTPUTS
-        names = [effdet.COCO_CLASSES.get(i, f"({i} is unused)") if coco else str(i) for i in range(1, classes + 1)]
+        coco = classes == COCO_OUTPUTS
+        names = [COCO_CLASSES.get(i, f"({i} is unused)") if coco else str(i) for i in range(1, classes + 1)]
         size = scale_of(phi).size
         # google/automl trained the Lite and AdvProp detectors on inputs in -1..1.
         half = {"mean": [0.5] * 3, "std": [0.5] * 3} if "lite" in phi or "_ap" in file.name else IMAGENET
@@ -129,37 +143,25 @@ class DetectionTask(Task):
         )
         return cls(model, TrainConfig.of(info.config), info)
 
-    def for_eval(self, root: Path, split: str, skip_bad: int) -> CocoDetection:
-        """The images of `split`, and this task's evaluator set to score them."""
+    def eval_dataset(self, root: Path, split: str, skip_bad: int) -> CocoDetection:
+        """The images of `split`; sets this task's evaluator to score them."""
         dataset = CocoDetection(root, split, self.transform(), skip_bad=skip_bad)
         self.evaluator = self.evaluator_for(dataset, self.info)
         return dataset
 
     @staticmethod
     def evaluator_for(dataset: CocoDetection, info: RunInfo) -> CocoEvaluator:
-        """An evaluator that writes the model's classes as this data set's category ids.
+        """An evaluator that reports the model's classes as this data set's category ids.
 
-        Raises BadInput where the data set lacks a class of the model, by name, or by id for published COCO detectors.
+        Raises BadInput where the data set lacks a class of the model.
         """
-        by_name = dict(zip(dataset.classes, dataset.category_ids, strict=True))
-        ids = info.extra["category_ids"]
-        if info.dataset.get("published") == "COCO":
-            known = set(dataset.category_ids) <= set(effdet.COCO_CLASSES)
-            missing = [] if known else [str(i) for i in sorted(set(dataset.category_ids) - set(effdet.COCO_CLASSES))]
-        else:
-            missing = [name for name in info.classes if name not in by_name]
-            ids = [by_name.get(name, -1) for name in info.classes]
-        if missing:
-            raise BadInput(
-                f"the model and {dataset.annotation_file} do not have the same classes: "
-                f"{', '.join(missing[:5])} {'is' if len(missing) == 1 else 'are'} in only one of them"
-            )
+        ids = output_categories(dataset, info.classes, info.extra["category_ids"], info.dataset.get("published"))
         return CocoEvaluator(dataset.annotation_file, dataset.image_ids.tolist(), ids)
 
     # --- hooks of the base task
 
     def losses(self, images: Tensor, batch: Batch) -> dict[str, Tensor]:
-        return self.model.loss(images, batch.boxes, batch.labels)
+        return self.model.loss(images, batch.boxes, batch.labels, self.criterion)
 
     def predictions(self, images: Tensor, batch: Batch) -> Detections:
         shown = (batch.sizes * batch.scales.flip(1)).round()  # (height, width) of the image within its letterbox

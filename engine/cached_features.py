@@ -21,6 +21,7 @@ from data.atomic_directory import cache_folder
 from data.batch import Batch
 from data.cached_features import Augmentations, CachedDataset, cache_features
 from data.loader import eval_loader
+from data.reader import LabelledDataset
 from engine.execution import execution_for
 from engine.record import PACKAGES
 from engine.task import Task
@@ -34,7 +35,9 @@ FREE = (
 FREE_DATA = ("workers", "skip_bad", "fraction", "holdout", "cached_augmentations")
 
 
-def cached_features(task: Task, train_set: Any, val_set: Any, err: Console) -> tuple[CachedDataset, CachedDataset]:
+def cached_features(
+    task: Task, train_set: LabelledDataset, val_set: LabelledDataset, err: Console
+) -> tuple[CachedDataset, CachedDataset]:
     """Training and validation images as the backbone of `task` sees them; the task is left on its device.
 
     Raises BadInput where the cache has no room for them, or where an image cannot be read.
@@ -78,7 +81,7 @@ def _code(task: Task, backbone: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _times(dataset: Any) -> str:
+def _times(dataset: LabelledDataset) -> str:
     """SHA-256 (hex) of when the data set's files were last changed: content may change where names and sizes do not."""
     digest = hashlib.sha256()
     for index in range(len(dataset)):

@@ -16,6 +16,7 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 
 from backbones.errors import BadInput, UserError
 from backbones.weights import read_file
+from data.reader import LabelledDataset
 from engine.system_errors import loader_died
 
 try:
@@ -45,7 +46,7 @@ class RunInfo:
     extra: dict[str, Any] = field(default_factory=dict)
 
 
-def describe_data(root: Path, train: Any, val: Any) -> dict[str, Any]:
+def describe_data(root: Path, train: LabelledDataset, val: LabelledDataset) -> dict[str, Any]:
     """What `RunInfo.dataset` says of the two readers: where they read, their fingerprints, and their reports."""
     return {
         "root": str(root),

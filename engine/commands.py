@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import time
 from collections import deque
@@ -24,7 +23,8 @@ from rich.table import Table
 from backbones.errors import BadInput, UserError
 from data.batch import Sample, collate
 from data.images import read_image
-from data.loader import eval_loader, train_loader
+from data.loader import Source, eval_loader, train_loader
+from data.reader import LabelledDataset
 from engine.cached_features import cached_features
 from engine.checkpoint import find_checkpoint, is_run, latest_run, new_run_folder, read_run
 from engine.config import EvalConfig, PredictConfig, ScoreConfig, TrainConfig, parse_size
@@ -67,7 +67,8 @@ def train(spec: TaskSpec, config: TrainConfig) -> dict[str, Any]:
         f"{len(val_set)} validation images of {root}; {config.epochs} epochs on {device} ({setting}) -> {output}"
     )
     command = f"python -m {spec.name}.train --resume {output}"
-    seen, started = (train_set, val_set), time.perf_counter()
+    seen: tuple[Source, Source] = (train_set, val_set)
+    started = time.perf_counter()
     if config.data.cached_augmentations:
         seen = cached_features(task.to(device), train_set, val_set, err)
     record = fit(
@@ -107,7 +108,7 @@ def evaluate(spec: TaskSpec, config: EvalConfig) -> dict[str, float]:
     setting.begin()
     task = _load(spec, config)
     root = _data_root(task, spec, config.data.root)
-    dataset = task.for_eval(root, config.data.split, config.data.skip_bad)
+    dataset = task.eval_dataset(root, config.data.split, config.data.skip_bad)
     setting.place(task.to(device).eval().model)
     loader = eval_loader(dataset, config.batch_size, config.data.workers)
     tracked = track(loader, f"scoring {len(dataset)} images", console=err, transient=True)
@@ -214,7 +215,9 @@ def _load(spec: TaskSpec, config: ScoreConfig) -> Task:
     return task
 
 
-def _print_leaderboard(task: Task, spec: TaskSpec, config: EvalConfig, dataset: Any, metrics: dict[str, float]) -> None:
+def _print_leaderboard(
+    task: Task, spec: TaskSpec, config: EvalConfig, dataset: LabelledDataset, metrics: dict[str, float]
+) -> None:
     """Beside other runs where a run was scored on its own validation split; else beside published figures alone."""
     folder = None if config.backbone and not config.checkpoint else _run_folder(task, config)
     record = next(iter(read_records([folder / "record.json"])), None) if folder is not None else None
@@ -261,11 +264,9 @@ def _stored(config: TrainConfig) -> TrainConfig:
     return config
 
 
-def _picture(task: Task, dataset: Any, index: int, device: torch.device) -> Image.Image:
+def _picture(task: Task, dataset: LabelledDataset, index: int, device: torch.device) -> Image.Image:
     """Ground truth and prediction of one image, side by side."""
-    original = copy.copy(dataset)
-    original.transform = None
-    sample = original[index]
+    sample = dataset.with_transform(None)[index]
     batch = collate([dataset[index]]).to(device)
     with torch.inference_mode():
         found = task.predictions(task.normalised(batch), batch)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -20,6 +20,7 @@ from backbones.base import Backbone, CachedFeatures, early_parameters
 from backbones.errors import BadInput, UserError
 from data.batch import Batch, Sample, normalise
 from data.loader import draw_seed
+from data.reader import LabelledDataset, Transform
 from engine.checkpoint import RunInfo
 from engine.config import TrainConfig
 from engine.execution import execution_for
@@ -81,8 +82,28 @@ class Task(LightningModule):
     # --- building: from settings, from a run of ours, from published weights
 
     @classmethod
-    def prepare(cls, config: Any, root: Path) -> tuple[Task, Any, Any]:
-        """A new run: the task, the training images and the validation images under `root`."""
+    def prepare(cls, config: Any, root: Path) -> tuple[Task, LabelledDataset, LabelledDataset]:
+        """A new run: the task, the training images and the validation images under `root`.
+
+        Three steps, since each needs the one before: what is on disk; the model, which needs the classes; and the data
+        sets with their transforms, which need the normalisation of the model's weights.
+        """
+        train, val = cls.read(config, root)
+        task = cls.build(config, root, train, val)
+        return task, *task.datasets(train, val)
+
+    @classmethod
+    def read(cls, config: Any, root: Path) -> tuple[Any, Any]:
+        """Files, labels, classes and sizes of the training and the validation images under `root`."""
+        raise NotImplementedError
+
+    @classmethod
+    def build(cls, config: Any, root: Path, train: Any, val: Any) -> Task:
+        """The task of a new run on the data that `read` returned."""
+        raise NotImplementedError
+
+    def datasets(self, train: Any, val: Any) -> tuple[LabelledDataset, LabelledDataset]:
+        """What `read` returned, with the transforms of training and evaluation."""
         raise NotImplementedError
 
     @classmethod
@@ -114,12 +135,12 @@ class Task(LightningModule):
         """What `--protocol linear` trains."""
         raise NotImplementedError
 
-    def transform(self) -> Callable[[Sample, int], Sample]:
+    def transform(self) -> Transform:
         """How an image becomes the network's input in evaluation."""
         raise NotImplementedError
 
-    def for_eval(self, root: Path, split: str, skip_bad: int) -> Any:
-        """The images of `split`, and `self.evaluator` set to score them."""
+    def eval_dataset(self, root: Path, split: str, skip_bad: int) -> LabelledDataset:
+        """The images of `split`; sets `self.evaluator` to score them."""
         raise NotImplementedError
 
     # --- results for people and scripts
@@ -142,7 +163,7 @@ class Task(LightningModule):
         """One image's predictions drawn on it, beside the ground truth where there is one: (H, W, 3) uint8 RGB."""
         raise NotImplementedError
 
-    def pictured(self, dataset: Any, count: int) -> dict[str, int]:
+    def pictured(self, dataset: LabelledDataset, count: int) -> dict[str, int]:
         """File name -> index of the validation images that are drawn after training; evenly spaced by default."""
         indices = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int).tolist()
         return {f"val-{index:05d}": index for index in indices}

@@ -9,21 +9,23 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor, nn
 
-from backbones.errors import BadInput, UserError
+from backbones.errors import UserError
 from backbones.scaling import scale_of
 from data.batch import IGNORE, Batch, Sample
 from data.formats.masks import MaskFolders
-from data.transforms import ImageLetterbox, segmentation_train
+from data.reader import LabelledDataset
 from engine.checkpoint import RunInfo, describe_data
 from engine.config import parse_size
 from engine.record import write_json
 from engine.task import Task
+from segmentation.classes import check_same_classes
 from segmentation.config import METRIC, NAME, EvalConfig, PredictConfig, TrainConfig
 from segmentation.decoders import spec_of
 from segmentation.draw import OPACITY, beside, legend, overlay, palette_of, palette_png
 from segmentation.evaluator import SegmentationEvaluator
 from segmentation.loss import SegmentationLoss
 from segmentation.model import Segmenter, create_segmenter
+from segmentation.transforms import ImageLetterbox, segmentation_train
 from segmentation.tta import Sight, label_maps
 
 POWER = 0.9  # of the polynomial schedule; DeepLab (arXiv:1606.00915, section 4.1)
@@ -55,10 +57,8 @@ class SegmentationTask(Task):
             self.ignore_index = looks.data.ignore_index
 
     @classmethod
-    def prepare(cls, config: TrainConfig, root: Path) -> tuple[SegmentationTask, MaskFolders, MaskFolders]:
-        """A new run: the task, the training images and the validation images."""
-        crop = parse_size(config.image_size or scale_of(config.phi).size)
-        size = parse_size(config.eval_size) if config.eval_size else crop
+    def read(cls, config: TrainConfig, root: Path) -> tuple[MaskFolders, MaskFolders]:
+        """Training and validation images. Raises UserError where the decoder cannot train on so few at a time."""
         data, (split, part) = config.data, config.data.scored_on()
         train = MaskFolders(root, "train", None, data.trained_on(), config.seed, data.skip_bad, data.ignore_index)
         val = MaskFolders(root, split, None, part, config.seed, data.skip_bad, data.ignore_index)
@@ -67,6 +67,13 @@ class SegmentationTask(Task):
                 f"--decoder {config.decoder} has a batch norm over single pixels, which takes two images or more in "
                 "each step: raise --batch_size"
             )
+        return train, val
+
+    @classmethod
+    def build(cls, config: TrainConfig, root: Path, train: MaskFolders, val: MaskFolders) -> SegmentationTask:
+        """The task of a new run."""
+        crop = parse_size(config.image_size or scale_of(config.phi).size)
+        size = parse_size(config.eval_size) if config.eval_size else crop
         model = create_segmenter(
             config.backbone,
             len(train.classes),
@@ -84,12 +91,13 @@ class SegmentationTask(Task):
             provenance=provenance.as_dict(),
             extra={"neck": config.decoder, "phi": str(config.phi), "crop": list(crop)},
         )
-        task = cls(model, config, info)
-        train.transform = segmentation_train(
-            crop, config.jitter, task.fill, vflip=0.5 if config.vflip else 0.0, max_share=config.max_share
-        )
-        val.transform = task.transform()
-        return task, train, val
+        return cls(model, config, info)
+
+    def datasets(self, train: MaskFolders, val: MaskFolders) -> tuple[MaskFolders, MaskFolders]:
+        """Random crops in training, whole images in validation."""
+        config, crop, vflip = self.config, tuple(self.info.extra["crop"]), 0.5 if self.config.vflip else 0.0
+        augment = segmentation_train(crop, config.jitter, self.fill, vflip=vflip, max_share=config.max_share)
+        return train.with_transform(augment), val.with_transform(self.transform())
 
     @classmethod
     def restore(cls, info: RunInfo, state: dict[str, Tensor], config: EvalConfig | PredictConfig) -> SegmentationTask:
@@ -99,16 +107,10 @@ class SegmentationTask(Task):
         model.load_state_dict(state)
         return cls(model, stored, info, config)
 
-    def for_eval(self, root: Path, split: str, skip_bad: int) -> MaskFolders:
+    def eval_dataset(self, root: Path, split: str, skip_bad: int) -> MaskFolders:
         """The images of `split`. Raises BadInput where their classes are not the model's, in the same order."""
         dataset = MaskFolders(root, split, self.transform(), skip_bad=skip_bad, ignore_index=self.ignore_index)
-        if list(dataset.classes) != self.info.classes:
-            pairs = zip(self.info.classes, dataset.classes, strict=False)
-            differing = next((f"'{a}' and '{b}'" for a, b in pairs if a != b), "the last ones")
-            raise BadInput(
-                f"the model has {len(self.info.classes)} classes and the data at {root} {len(dataset.classes)}, and "
-                f"they differ: {differing} have the same number. They must be the same, in the same order."
-            )
+        check_same_classes(self.info.classes, dataset.classes, root)
         self.evaluator = SegmentationEvaluator(self.info.classes)
         return dataset
 
@@ -156,7 +158,7 @@ class SegmentationTask(Task):
             {end: [{"image_id": i, "mIoU": score} for score, i in images] for end, images in ends.items()},
         )
 
-    def pictured(self, dataset: MaskFolders, count: int) -> dict[str, int]:
+    def pictured(self, dataset: LabelledDataset, count: int) -> dict[str, int]:
         """The worst and the best validation images of the last evaluation, and some that every run draws."""
         index = {int(image_id): i for i, image_id in enumerate(dataset.image_ids)}
         ends = {"worst": self.evaluator.worst, "best": self.evaluator.best}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from backbones.errors import BadInput
 from data.batch import Sample
 from data.formats.coco_json import Tables, locate, parse, read
 from data.images import read_image
-from data.reader import Fraction, ImageReader, share
+from data.reader import Fraction, ImageReader, Transform, share
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class CocoDetection(ImageReader):
         self,
         root: str | os.PathLike[str],
         split: str,
-        transform: Callable[[Sample, int], Sample] | None = None,
+        transform: Transform | None = None,
         fraction: Fraction = 1.0,
         seed: int = 0,
         skip_bad: int = 0,

@@ -8,7 +8,7 @@ synset such as n01440764, or a number from 0 in the order of the class names, as
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import numpy as np
 from backbones.errors import BadInput
 from data.batch import Sample
 from data.images import read_image
-from data.reader import Fraction, ImageReader, share
+from data.reader import Fraction, ImageReader, Transform, share
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".gif")
 DEVKIT = "ILSVRC2012_validation_ground_truth.txt"
@@ -55,7 +55,7 @@ class ClassFolders(ImageReader):
         self,
         root: str | os.PathLike[str],
         split: str,
-        transform: Callable[[Sample, int], Sample] | None = None,
+        transform: Transform | None = None,
         fraction: Fraction = 1.0,
         seed: int = 0,
         skip_bad: int = 0,

@@ -11,7 +11,6 @@ from __future__ import annotations
 import io
 import os
 import struct
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from backbones.errors import BadInput, UserError
 from data.batch import IGNORE, Sample
 from data.formats import ade20k
 from data.images import MAX_PIXELS, read_image
-from data.reader import Fraction, ImageReader, share
+from data.reader import Fraction, ImageReader, Transform, share
 
 ALIASES = {"train": "training", "val": "validation"}
 SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -58,7 +57,7 @@ class MaskFolders(ImageReader):
         self,
         root: str | os.PathLike[str],
         split: str,
-        transform: Callable[[Sample, int], Sample] | None = None,
+        transform: Transform | None = None,
         fraction: Fraction = 1.0,
         seed: int = 0,
         skip_bad: int = 0,

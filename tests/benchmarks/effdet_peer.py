@@ -19,10 +19,10 @@ from data.batch import normalise
 from data.demo.writer import demo_root
 from data.formats.coco import CocoDetection
 from data.loader import eval_loader, train_loader
-from data.transforms import detection_train, letterbox
 from detection.config import TrainConfig
 from detection.evaluator import CocoEvaluator
 from detection.postprocess import Detections, to_original
+from detection.transforms import detection_train, letterbox
 from engine.task import warmup_cosine
 
 NAME, BACKBONE = "tf_efficientdet_lite0", "tf_efficientnet_lite0"

@@ -23,9 +23,9 @@ from torchvision.transforms import v2
 from classification.transforms import TrainCrop
 from data.batch import Sample, collate
 from data.images import read_image
-from data.transforms import detection_train
 from detection.evaluator import CocoEvaluator
 from detection.postprocess import Detections, soft_nms
+from detection.transforms import detection_train
 from tests.benchmarks.common import Row, compare, timed
 
 BOXES = [[10, 10, 200, 200], [300, 100, 500, 400]]

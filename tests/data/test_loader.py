@@ -17,7 +17,7 @@ from backbones.errors import BadInput
 from data.batch import Batch, Draw, Sample
 from data.formats.coco import CocoDetection
 from data.loader import EvalBatches, Loader, TrainBatches, default_workers, draw_seed, eval_loader, train_loader
-from data.transforms import detection_train, letterbox
+from detection.transforms import detection_train, letterbox
 
 IMAGES, SIDE = 7, 48
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from data.batch import Sample
-from data.transforms import IGNORE, Color, ColorJitter, ScaleJitterCrop, Transform, detection_train, letterbox
+from data.transforms import IGNORE, Color, ColorJitter, ScaleJitterCrop, Transform
+from detection.transforms import detection_train, letterbox
 
 FILL = (10, 20, 30)
 

@@ -7,9 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.batch import IGNORE, Sample
-from data.transforms import ScaleJitterCrop, Transform, detection_train, letterbox, segmentation_train
+from data.transforms import ScaleJitterCrop, Transform
 from detection.anchors import Anchors, decode, encode
 from detection.postprocess import Detections, to_original
+from detection.transforms import detection_train, letterbox
+from segmentation.transforms import segmentation_train
 
 pytestmark = pytest.mark.case("geometry")
 FILL = (0, 0, 0)

@@ -13,7 +13,7 @@ from data.batch import IGNORE, Draw, collate
 from data.demo.writer import Plan, demo_root
 from data.formats import ade20k
 from data.formats.masks import MaskFolders, read_indices
-from data.transforms import ImageLetterbox, segmentation_train
+from segmentation.transforms import ImageLetterbox, segmentation_train
 
 NAMES = ("sky", "road", "car")
 
