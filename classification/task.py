@@ -21,6 +21,7 @@ from classification.draw import draw_confusion, draw_scores
 from classification.evaluator import TOP, AccuracyEvaluator
 from classification.loss import ClassificationLoss
 from classification.model import Classifier, create_classifier
+from classification.prediction import ClassificationResult
 from classification.transforms import EvalCrop, TrainCrop, preprocessing
 from classification.weight_imprinting import imprint
 from data.batch import Batch, Sample
@@ -243,6 +244,10 @@ class ClassificationTask(Task):
         worst = rows[wrong[np.argsort(-shares[wrong], kind="stable")][: count // 2], 0]
         indices = np.searchsorted(dataset.image_ids, worst).tolist()
         return {f"mistake-{i:05d}": i for i in indices} | super().pictured(dataset, count - len(indices))
+
+    def result(self, image: np.ndarray, predictions: Tensor) -> ClassificationResult:
+        """The class probabilities of one image."""
+        return ClassificationResult(image, predictions[0].exp().cpu().numpy(), tuple(self.info.classes))
 
     def records(self, predictions: Tensor, image_id: int) -> list[dict[str, Any]]:
         """One record: the likeliest class, its probability, and the runners-up."""

@@ -24,6 +24,7 @@ from detection.evaluator import CocoEvaluator
 from detection.loss import DetectionLoss
 from detection.model import Detector, create_detector
 from detection.postprocess import Detections, to_original
+from detection.prediction import DetectionResult
 from detection.transforms import detection_train, letterbox
 from engine.checkpoint import RunInfo, describe_data
 from engine.config import parse_size
@@ -184,6 +185,11 @@ class DetectionTask(Task):
         write_json(folder / "per_class.json", self.per_class())
         detections = self.evaluator.detections
         write_json(folder / "detections.json", coco_results(*np.split(detections, [1, 5, 6], axis=1)))
+
+    def result(self, image: np.ndarray, predictions: Detections) -> DetectionResult:
+        """The objects in one image."""
+        boxes, scores, labels = kept(predictions, 0.0)
+        return DetectionResult(image, boxes, scores, labels, tuple(self.info.classes))
 
     def records(self, predictions: Detections, image_id: int) -> list[dict[str, Any]]:
         """COCO result records."""

@@ -31,6 +31,7 @@ from engine.config import EvalConfig, PredictConfig, ScoreConfig, TrainConfig, p
 from engine.execution import execution_for
 from engine.leaderboard import print_leaderboard, read_records
 from engine.plots import curves
+from engine.predictor import Predictor
 from engine.record import write_json
 from engine.spec import TaskSpec
 from engine.task import Task
@@ -128,19 +129,17 @@ def predict(spec: TaskSpec, config: PredictConfig) -> None:
     """Predict a file or a folder of images; writes a picture of each and the task's result file."""
     _log_to_terminal(spec.name)
     device = device_of(config.device)
-    setting = execution_for(device.type, config.precision, "predict")
-    setting.begin()
+    execution_for(device.type, config.precision, "predict")  # refuses a precision that the device has not, at once
     files = image_files(config.images)
-    task = _load(spec, config).to(device).eval()
+    task = _load(spec, config)
     folder = _make(config.output)
     if folder.resolve() in {file.parent.resolve() for file in files}:
         raise UserError(f"--output {folder} is where the images are, and would be written over: name another folder")
-    task.model = setting.place(task.model)
-    transform = task.transform()
+    predictor = Predictor(task, device, config.precision)
 
     def read(number: int) -> tuple[np.ndarray, Sample]:
         image = read_image(files[number])
-        return image, transform(_unlabelled(image, number), 0)
+        return image, predictor.prepare(image, number)
 
     def write(found: Any, image: np.ndarray, name: str) -> None:
         if config.pictures:
@@ -153,9 +152,7 @@ def predict(spec: TaskSpec, config: PredictConfig) -> None:
         numbers = track(range(len(files)), f"predicting {len(files)} images", console=err, transient=True)
         written: deque[Future[None]] = deque()
         for number, (image, sample) in zip(numbers, _ahead(reader, read, len(files)), strict=True):
-            batch = collate([sample]).to(device)
-            with torch.inference_mode(), setting.arithmetic(device.type):
-                found = task.predictions(task.normalised(batch), batch)
+            found = predictor(sample)
             records += [{"file": files[number].name, **record} for record in task.records(found, number)]
             written.append(writer.submit(write, found, image, files[number].stem))
             if len(written) > AHEAD:
@@ -164,7 +161,7 @@ def predict(spec: TaskSpec, config: PredictConfig) -> None:
             last.result()
     write_json(folder / "predictions.json", records)
     written_too = f"{len(files)} pictures and " if config.pictures else ""
-    out.print(f"{written_too}predictions.json in {folder}; on {device} ({setting})")
+    out.print(f"{written_too}predictions.json in {folder}; on {device} ({predictor.execution})")
 
 
 def _ahead(pool: ThreadPoolExecutor, work: Callable[[int], T], count: int) -> Iterator[T]:
@@ -271,17 +268,6 @@ def _picture(task: Task, dataset: LabelledDataset, index: int, device: torch.dev
     with torch.inference_mode():
         found = task.predictions(task.normalised(batch), batch)
     return Image.fromarray(task.picture(sample.image, found, truth=sample))
-
-
-def _unlabelled(image: np.ndarray, number: int) -> Sample:
-    return Sample(
-        image=image,
-        image_id=number,
-        size=(image.shape[0], image.shape[1]),
-        scale=(1.0, 1.0),
-        boxes=np.zeros((0, 4), np.float32),
-        labels=np.zeros(0, np.int64),
-    )
 
 
 def _print_scores(task: Task, metrics: dict[str, float]) -> None:

@@ -153,6 +153,10 @@ class Task(LightningModule):
         """Write the last evaluation's per-class and per-image results."""
         raise NotImplementedError
 
+    def result(self, image: np.ndarray, predictions: Any) -> Any:
+        """One image's predictions as arrays with names, for use in Python; `image` is (H, W, 3) uint8 RGB."""
+        raise NotImplementedError
+
     def records(self, predictions: Any, image_id: int) -> list[dict[str, Any]]:
         """One image's predictions as plain values."""
         raise NotImplementedError

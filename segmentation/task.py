@@ -25,6 +25,7 @@ from segmentation.draw import OPACITY, beside, legend, overlay, palette_of, pale
 from segmentation.evaluator import SegmentationEvaluator
 from segmentation.loss import SegmentationLoss
 from segmentation.model import Segmenter, create_segmenter
+from segmentation.prediction import SegmentationResult
 from segmentation.transforms import ImageLetterbox, segmentation_train
 from segmentation.tta import Sight, label_maps
 
@@ -168,6 +169,10 @@ class SegmentationTask(Task):
             for place, (_, image_id) in enumerate(images[: 3 * count // 8], start=1)
         }
         return extremes | super().pictured(dataset, count - len(extremes))
+
+    def result(self, image: np.ndarray, predictions: list[Tensor]) -> SegmentationResult:
+        """The classes of one image's pixels."""
+        return SegmentationResult(image, predictions[0].cpu().numpy().astype(np.int64), tuple(self.info.classes))
 
     def records(self, predictions: list[Tensor], image_id: int) -> list[dict[str, Any]]:
         """The classes of one image, the largest first, with their pixels and share of the image."""

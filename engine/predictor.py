@@ -1,0 +1,49 @@
+"""A task's network on single images: the path from pixels to predictions that `predict` and `load_run` share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from data.batch import Sample, collate
+from engine.execution import execution_for
+from engine.task import Task
+
+
+class Predictor:
+    """Runs a task's network on one image at a time, as `predict` runs it: batch norm folded, in evaluation mode.
+
+    Args:
+        task: a trained task; its model is replaced by the copy that is run.
+        device: where to run.
+        precision: "fp32", "bf16" or "fp16".
+    """
+
+    def __init__(self, task: Task, device: torch.device, precision: str = "fp32") -> None:
+        self.execution = execution_for(device.type, precision, "predict")
+        self.execution.begin()
+        self.device = device
+        self.task = task.to(device).eval()
+        self.task.model = self.execution.place(task.model)
+        self._transform = task.transform()
+
+    def prepare(self, image: np.ndarray, number: int = 0) -> Sample:
+        """An image (H, W, 3) uint8 RGB as the network's input; `number` becomes its id. May run in another thread."""
+        sample = Sample(
+            image=image,
+            image_id=number,
+            size=(image.shape[0], image.shape[1]),
+            scale=(1.0, 1.0),
+            boxes=np.zeros((0, 4), np.float32),
+            labels=np.zeros(0, np.int64),
+        )
+        return self._transform(sample, 0)
+
+    @torch.inference_mode()
+    def __call__(self, sample: Sample) -> Any:
+        """The task's predictions for a prepared image, in original pixels."""
+        batch = collate([sample]).to(self.device)
+        with self.execution.arithmetic(self.device.type):
+            return self.task.predictions(self.task.normalised(batch), batch)
