@@ -59,8 +59,8 @@ class Run:
             images: a path, a PIL image, or an array (H, W, 3) or (H, W), uint8, RGB or gray; or a sequence of them.
                 Files are read in the orientation in which they are stored.
 
-        Returns a `DetectionResult`, `SegmentationResult` or `ClassificationResult`, which have `plot()`; for a sequence,
-        a list of them. Runs on the CPU.
+        Returns a `DetectionResult`, `SegmentationResult` or `ClassificationResult`, each with `plot()`; a list of them
+        for a sequence. Runs on the CPU.
 
         Raises BadInput naming the file for one that cannot be read, TypeError for what is no image.
         """
