@@ -17,6 +17,7 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 from backbones.errors import BadInput, UserError
 from backbones.weights import read_file
 from data.reader import LabelledDataset
+from engine.schema import run_fields
 from engine.system_errors import loader_died
 
 try:
@@ -150,7 +151,9 @@ def is_run(file: Path) -> bool:
 
 
 def read_run(path: str | Path) -> tuple[RunInfo, dict[str, torch.Tensor]]:
-    """A run's description and the weights it was evaluated with. Raises BadInput for any other file."""
+    """A run's description and the weights it was evaluated with. Raises BadInput for any other file, and for a newer
+    version's.
+    """
     file = find_checkpoint(path)
     if not is_run(file):
         raise BadInput(f"{file} is not a checkpoint of this suite: it carries no run description")
@@ -158,7 +161,7 @@ def read_run(path: str | Path) -> tuple[RunInfo, dict[str, torch.Tensor]]:
     prefix = "model."
     state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
     try:
-        return RunInfo(**checkpoint["run"]), state
+        return RunInfo(**run_fields(checkpoint["run"], file)), state
     except TypeError as error:
         raise BadInput(f"{file} describes its run otherwise than this version does ({error})") from error
 

@@ -217,7 +217,7 @@ def _print_leaderboard(
 ) -> None:
     """Beside other runs where a run was scored on its own validation split; else beside published figures alone."""
     folder = None if config.backbone and not config.checkpoint else _run_folder(task, config)
-    record = next(iter(read_records([folder / "record.json"])), None) if folder is not None else None
+    record = next(iter(read_records([folder / "record.json"], spec.train_config)), None) if folder is not None else None
     if record is None or record["dataset"]["fingerprint"]["val"] != dataset.fingerprint:
         record, folder = {"task": task.name, "backbone": task.config.backbone}, None
     print_leaderboard(out, record | {"metrics": metrics}, spec, dataset.classes, folder)

@@ -11,11 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 from backbones.errors import UserError
+from engine.schema import RENAMED_DATA
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Protocol = Literal["finetune", "linear", "frozen", "scratch"]
-
-_RENAMED_DATA = {"views": "cached_augmentations"}  # settings of earlier versions
 
 
 @dataclass
@@ -120,7 +119,7 @@ class TrainConfig:
     @classmethod
     def upgrade(cls, values: Mapping[str, Any]) -> dict[str, Any]:
         """Settings that an earlier version stored, in the names and with the meaning of this one."""
-        data = {_RENAMED_DATA.get(name, name): value for name, value in values["data"].items()}
+        data = {RENAMED_DATA.get(name, name): value for name, value in values["data"].items()}
         return {**values, "data": data}
 
     def check(self) -> None:

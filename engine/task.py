@@ -25,6 +25,7 @@ from engine.checkpoint import RunInfo
 from engine.config import TrainConfig
 from engine.execution import execution_for
 from engine.memory import give_back_freed_memory
+from engine.schema import SCHEMA
 from engine.system_errors import out_of_memory
 
 log = logging.getLogger(__name__)
@@ -314,7 +315,7 @@ class Task(LightningModule):
         return warmup_cosine(step, warmup, steps)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["run"] = dict(vars(self.info))
+        checkpoint["run"] = {"schema": SCHEMA, **vars(self.info)}
 
 
 def warmup_cosine(step: int, warmup: int, steps: int) -> float:

@@ -22,6 +22,7 @@ from engine.execution import execution_for
 from engine.history import History
 from engine.progress import TrainingProgress
 from engine.record import cost, peak_memory_mb, surroundings, write_json, write_text
+from engine.schema import SCHEMA
 from engine.system_errors import out_of_memory, smaller_batch
 from engine.task import Task
 
@@ -131,6 +132,8 @@ def fit(
         default_root_dir=output,
     )
     stored = find_checkpoint(output) if resume else None
+    if stored is not None:
+        read_run(stored)  # raises for a file that this version cannot resume
     try:
         with occupied(output), keep.listening():
             sweep(checkpoints)
@@ -146,6 +149,7 @@ def fit(
         task.model.load_state_dict(read_run(stored)[1])
         task.to(device).evaluate(val_loader, config.precision)
     record = {
+        "schema": SCHEMA,
         "task": task.info.task,
         "dataset": task.info.dataset,
         "backbone": config.backbone,

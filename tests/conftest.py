@@ -29,6 +29,7 @@ CASES = {
     "resume": "`--resume` refuses settings that contradict the run's",
     "seed": "The same seed gives the same numbers, whatever the number of loader processes",
     "geometry": "Boxes stay inside, flips and letterbox invert, masks and boxes move together",
+    "formats": "What earlier versions stored opens with the same results; what a newer version stored is refused",
     "fuzz": "Mutated annotations, masks, images, settings and checkpoints: work, or end in one message",
 }
 

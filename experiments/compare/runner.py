@@ -6,7 +6,6 @@ for each backbone. `comparison.json` tells of all of them and is rewritten as ea
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 from collections.abc import Sequence
@@ -16,12 +15,14 @@ from typing import IO, Any
 
 from backbones.errors import BadInput, UserError
 from engine.record import command_line, write_json
+from engine.schema import SCHEMA, flat
 from experiments.compare.config import CompareConfig
 from experiments.jobs.arguments import SharedSettings, shared_arguments
-from experiments.jobs.cell import HOLDOUT, Cell, flat, with_flags
+from experiments.jobs.cell import HOLDOUT, Cell, with_flags
 from experiments.jobs.local import Outcome, finished, run
 from experiments.jobs.lock import only_one
 from experiments.jobs.progress import Board
+from experiments.records import read_record
 from experiments.tasks import TASKS
 
 SHORTER = 3  # a learning rate is chosen in a third of the epochs
@@ -162,7 +163,7 @@ class Grid:
 
     def record(self, cell: Cell) -> dict[str, Any]:
         """What a finished cell recorded."""
-        return json.loads((self.folder / "cells" / cell.name / "record.json").read_text())
+        return read_record(self.folder / "cells" / cell.name)
 
     def score(self, cell: Cell) -> str:
         """A finished cell's score in words."""
@@ -178,7 +179,7 @@ class Grid:
         write_json(
             self.folder / "comparison.json",
             {
-                "version": 1,
+                "version": SCHEMA,
                 "command_line": shlex.join(command_line()),
                 "baseline": config.baseline or (resnets or config.backbones[::-1])[0],
                 "protocol": config.protocol,

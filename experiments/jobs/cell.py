@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +13,7 @@ from backbones.architecture import architecture_of, is_found
 from data.demo import VERSION
 from engine.cli import demo_unless_root, parse
 from engine.config import TrainConfig
+from engine.schema import hashed_settings
 from experiments.tasks import task_spec
 
 HOLDOUT = 0.2  # share of the training images that settings and networks are chosen on
@@ -54,9 +54,13 @@ class Cell:
 
     @cached_property
     def key(self) -> str:
-        """SHA-256 (hex) of task and settings, where a study's network counts by what it is and not by its name."""
+        """SHA-256 (hex) of task and settings, where a study's network counts by what it is and not by its name.
+
+        Settings that mean the same as in an earlier version have that version's key: see `hashed_settings`.
+        """
         name = self.config.backbone
-        settings = self.settings | ({"backbone": asdict(architecture_of(name))} if is_found(name) else {})
+        settings = hashed_settings(self.settings, type(self.config))
+        settings |= {"backbone": asdict(architecture_of(name))} if is_found(name) else {}
         return hashlib.sha256(json.dumps([self.task, settings], sort_keys=True, default=str).encode()).hexdigest()
 
     @property
@@ -74,12 +78,3 @@ class Cell:
 def with_flags(cell: Cell, **flags: float) -> Cell:
     """The cell with other settings."""
     return replace(cell, arguments=(*cell.arguments, *(p for k, v in flags.items() for p in (f"--{k}", f"{v:g}"))))
-
-
-def flat(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested settings by their flags' names."""
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -22,6 +21,7 @@ from experiments.jobs.local import finished, run
 from experiments.jobs.lock import only_one
 from experiments.jobs.progress import Board
 from experiments.jobs.study import training_arguments
+from experiments.records import read_record
 from experiments.report.formatting import billions, percent
 from experiments.report.statistics import Difference, bootstrap, read_images
 from experiments.scaling.coefficients import DIMENSIONS, PHIS, Coefficients, at_cost, candidates, fits
@@ -183,7 +183,7 @@ class Study:
         outcome = outcome or run(cell, place, lock, board.line)
         told = replace(planned, folder=str(place.relative_to(self.folder)), error=outcome.error or "")
         if not told.error:
-            record = json.loads((place / "record.json").read_text())
+            record = read_record(place)
             score = record["metrics"][self.metric]
             told = replace(told, macs=record["macs"], params=record["params"], score=NAN if score is None else score)
         result = f"{self.metric} {percent(told.score)}, {billions(told.macs)}"

@@ -23,12 +23,14 @@ from backbones.architecture import architecture_of, counts, save
 from backbones.errors import BadInput, UserError
 from engine.commands import out
 from engine.record import write_json
+from engine.schema import flat, renamed
 from experiments.costs.meter import Meter
 from experiments.jobs.arguments import FIXED, group_arguments
-from experiments.jobs.cell import HOLDOUT, Cell, flat
+from experiments.jobs.cell import HOLDOUT, Cell
 from experiments.jobs.local import Outcome, Stopped, finished, run
 from experiments.jobs.progress import Board
 from experiments.jobs.study import training_arguments
+from experiments.records import read_record
 from experiments.report.formatting import billions, percent
 from experiments.scaling.coefficients import of_cost
 from experiments.search.config import SearchConfig
@@ -130,7 +132,7 @@ class Search:
         if not outcome.error:
             drop_weights(place)
         trial.set_user_attr("seconds", outcome.seconds)
-        record = {} if outcome.error else json.loads((place / "record.json").read_text())
+        record = {} if outcome.error else read_record(place)
         score = record["metrics"][self.metric] if record else None
         if score is None:
             trial.set_user_attr("error", outcome.error or f"its {self.metric} is undefined")
@@ -276,9 +278,11 @@ def check_same(config: SearchConfig, base: Cell) -> Path | None:
     if not file.exists():
         return None
     try:
-        begun = json.loads(file.read_text())["settings"]
+        begun = {f"--{renamed(name[2:])}": value for name, value in json.loads(file.read_text())["settings"].items()}
     except (ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{file} is damaged ({error!r}): choose another --output") from error
+    filled = type(base.config).upgrade({"backbone": "", "data": {}})  # no earlier version went by a trial's name
+    begun = {f"--{config.task}.{name}": value for name, value in filled.items()} | begun
     for name, value in settings_of(config, base)["settings"].items():
         if value != begun.get(name):
             raise UserError(
