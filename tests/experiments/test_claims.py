@@ -87,7 +87,9 @@ def test_a_score_that_cannot_be_made_says_why(tmp_path) -> None:
 
 
 def test_every_published_score_has_a_command_or_no_weights() -> None:
-    for row in reproduce.published_scores():
+    rows = list(reproduce.published_scores())
+    assert len(rows) > 5
+    for row in rows:
         told = reproduce.classifier(row, ClaimsConfig())
         assert told.check.startswith("python -m classification.eval") or "no weights" in told.check
 

@@ -240,7 +240,7 @@ def test_other_settings_are_refused(monkeypatch, searched, capsys):
 def test_a_front_is_searched_for(monkeypatch, searched, capsys):
     Pretended(monkeypatch, lambda number: 0.5 + 0.01 * (number % 3))
     found = searched("--trials", "6", "--objective", "front", "--sampler", "random")
-    assert all(row["objective"] == "" for row in found)
+    assert [row["objective"] for row in found] == [""] * 6
     points = [(float(row["score"]), float(row["macs"])) for row in found]
     told = capsys.readouterr().out
     for number, (score, macs) in enumerate(points):
