@@ -141,6 +141,22 @@ def test_every_epoch_is_shuffled_anew() -> None:
     assert orders[0] != indices(iter(TrainBatches(100, 10, seed=1)))
 
 
+def test_draws_carry_their_seed_and_epoch() -> None:
+    sampler = TrainBatches(5, 2, seed=7, drop_last=False)
+    for number in (0, 3):
+        sampler.set_epoch(number)
+        drawn = sorted(draw for batch in sampler for draw in batch)
+        assert drawn == [Draw(index, draw_seed(7, number, index), number) for index in range(5)]
+
+
+def test_a_loader_counts_on_from_where_it_was_resumed() -> None:
+    loader = train_loader(Numbers(12), 2, seed=0, workers=0)
+    loader.load_state_dict({"seed": 0, "epoch": 0, "start_batch": 2})
+    for _, _batch in zip(range(3), loader, strict=False):
+        pass
+    assert loader.state_dict() == {"seed": 0, "epoch": 0, "start_batch": 5}
+
+
 def test_resuming_within_an_epoch() -> None:
     sampler = TrainBatches(20, 3, seed=7)
     sampler.set_epoch(5)

@@ -48,6 +48,8 @@ def test_decode_inverts_encode():
 
 
 def test_wild_prediction_stays_finite():
+    """A box is at most 62.5 times its anchor, torchvision's limit."""
+    assert pytest.approx(np.log(62.5)) == MAX_LOG_SCALE
     box = decode(torch.tensor([[0.0, 0, 1e9, 1e9]]), torch.tensor([[0.0, 0, 16, 16]]))
     torch.testing.assert_close(box[0, 2] - box[0, 0], torch.tensor(16 * np.exp(MAX_LOG_SCALE), dtype=torch.float32))
 

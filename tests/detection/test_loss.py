@@ -43,6 +43,64 @@ def test_assign_atss_by_hand():
     assert matched.tolist() == [0, -1, -1, 1, -1]
 
 
+def atss_one_by_one(anchors, boxes, counts, per_cell):
+    """Assignment as the paper's algorithm 1 states it, in loops: (A,) index of a box or -1."""
+    overlaps = box_iou(boxes, anchors)
+    centres = (anchors[:, :2] + anchors[:, 2:]) / 2
+    best = [(-1.0, -1)] * len(anchors)
+    for number, box in enumerate(boxes):
+        distance = (centres - (box[:2] + box[2:]) / 2).norm(dim=1)
+        near, first = [], 0
+        for count in counts:
+            cells = torch.arange(first, first + count, per_cell)
+            closest = cells[distance[cells].argsort()[:9]]
+            near += [int(cell) + k for cell in closest for k in range(per_cell)]
+            first += count
+        values = overlaps[number, near]
+        threshold = values.mean() + values.std()
+        inside = ((centres[near] > box[:2]) & (centres[near] < box[2:])).all(1)
+        chosen = {near[i] for i in range(len(near)) if inside[i] and values[i] >= threshold}
+        for anchor in chosen | {near[int(values.argmax())]}:
+            best[anchor] = max(best[anchor], (float(overlaps[number, anchor]), number))
+    return [number for _, number in best]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_assign_atss_one_by_one(seed):
+    """Small, large, long and overlapping boxes on three levels with nine anchors a cell."""
+    generator = torch.Generator().manual_seed(seed)
+    anchors = Anchors(STRIDES[:3])
+    corners = torch.rand(8, 2, generator=generator) * 100
+    sides = 4 + 90 * torch.rand(8, 2, generator=generator) ** 2
+    boxes = torch.cat([corners, corners + sides], dim=1)
+    at, counts = anchors((128, 160)), anchors.counts((128, 160))
+    matched = assign_atss(at, boxes, counts, anchors.per_cell).tolist()
+    assert matched == atss_one_by_one(at, boxes, counts, anchors.per_cell)
+    assert set(matched) == set(range(-1, 8))
+
+
+def test_quality_focal_loss_by_hand(scene):
+    """arXiv:2006.04388, equation 6: the target is the IoU of the predicted box, beta is 2; IoU passes no gradient."""
+    logits, deltas, anchors, boxes, labels = scene
+    logits, deltas = logits.clone().requires_grad_(), deltas.clone().requires_grad_()
+    at, total, count = anchors((256, 256)), 0.0, 1
+    for image in range(2):
+        own = boxes[image, labels[image] >= 0]
+        matched = assign_atss(at, own, anchors.counts((256, 256)), anchors.per_cell)
+        target = torch.zeros(len(at), 5)
+        for anchor in (matched >= 0).nonzero().flatten().tolist():
+            box = int(matched[anchor])
+            predicted = decode(deltas[image, anchor].detach(), at[anchor])
+            target[anchor, labels[image, box]] = box_iou(predicted[None], own[box][None])[0, 0]
+            count += 1
+        score = logits[image].sigmoid()
+        entropy = -target * score.log() - (1 - target) * (1 - score).log()
+        total = total + ((target - score) ** 2 * entropy).sum()
+    losses = DetectionLoss("atss", "giou")(logits, deltas, anchors, (256, 256), boxes, labels)
+    torch.testing.assert_close(losses["class"], total / count, rtol=1e-4, atol=1e-5)
+    assert torch.autograd.grad(losses["class"], deltas, allow_unused=True)[0] is None
+
+
 def test_contested_anchor_goes_to_the_larger_overlap():
     anchors = torch.tensor([[0.0, 0, 10, 10], [90, 0, 100, 10]])
     boxes = torch.tensor([[0.0, 0, 10, 20], [0, 0, 10, 10]])

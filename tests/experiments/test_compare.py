@@ -12,6 +12,7 @@ import pytest
 
 from backbones.errors import BadInput, UserError
 from data.reader import share
+from engine.schema import SCHEMA
 from experiments.compare import __main__ as compare
 from experiments.compare.config import CompareConfig
 from experiments.compare.runner import Entry, Grid, shared_settings, trials
@@ -169,7 +170,7 @@ def test_data_that_changed_in_between_are_refused(tmp_path):
     cells = [Cell("classification", ("--backbone", name)) for name in ("resnet18", "vgg16")]
     for number, cell in enumerate(cells):
         (tmp_path / "cells" / cell.name).mkdir(parents=True)
-        record = {"dataset": {"fingerprint": {"train": "a", "val": str(number)}}}
+        record = {"schema": SCHEMA, "dataset": {"fingerprint": {"train": "a", "val": str(number)}}}
         (tmp_path / "cells" / cell.name / "record.json").write_text(json.dumps(record))
     entries = [Entry(cell, None, Outcome(1.0)) for cell in cells]
     grid = Grid(CompareConfig(), tmp_path, None)
@@ -178,7 +179,7 @@ def test_data_that_changed_in_between_are_refused(tmp_path):
         grid.check_data(entries)
 
 
-def wait_for(condition, patience: float = 90) -> None:
+def wait_for(condition, patience: float = 240) -> None:
     deadline = time.monotonic() + patience
     while not condition():
         assert time.monotonic() < deadline

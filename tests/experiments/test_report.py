@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from backbones.errors import BadInput
+from engine.schema import SCHEMA
 from experiments.report import svg as charts
 from experiments.report.formatting import billions, millions, sentences
 from experiments.report.results import Comparison
@@ -32,6 +33,7 @@ def write_run(folder: Path, backbone: str, seed: int, accuracy: float, source: s
     (folder / "per_class.json").write_text(json.dumps({CLASSES[0]: accuracy, CLASSES[1]: None}))
     Image.new("RGB", (900, 300), (seed * 60, 90, 120)).save(folder / "pictures" / "val-00000.jpg")
     record = {
+        "schema": SCHEMA,
         "task": "classification",
         "backbone": backbone,
         "neck": None,
@@ -66,7 +68,7 @@ def folder(tmp_path_factory) -> Path:
             cells.append(cell)
     cells.append(cells[0] | {"backbone": "vgg16", "key": "v", "status": "failed", "error": "the loss <is> not finite"})
     about = {
-        "version": 1, "command_line": "compare --backbones 'a'", "baseline": "resnet50", "protocol": "finetune",
+        "version": SCHEMA, "command_line": "compare --backbones 'a'", "baseline": "resnet50", "protocol": "finetune",
         "shared": {"classification": {"epochs": 2}}, "differs": {"classification": ["lr"]}, "cells": cells,
         "learning_rates": [{"task": "classification", "backbone": "resnet50", "lr": 0.1, "epochs": 1,
                             "scores": {"0.1": 0.5, "1": None}}],

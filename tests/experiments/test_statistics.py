@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -176,6 +177,39 @@ def test_seeds_that_disagree_widen_the_interval():
     assert several.value == pytest.approx(np.mean([r.score(np.ones((1, 2000)))[0] for r in apart]) - base.mean())
 
 
+def test_interval_of_two_seeds_by_hand():
+    """Scores 0 and 1, whatever the images: means 0, 1/2 and 1 with chances 1/4, 1/2, 1/4, their distance times sqrt(2).
+
+    The baseline's two seeds agree, so the interval is that of our seeds alone.
+    """
+    always, never, half = (top1(np.full(40, value)) for value in (1.0, 0.0, 0.5))
+    found = bootstrap([always, never], [half, half], level=0.9)
+    assert found.value == 0
+    assert (found.low, found.high) == pytest.approx((-np.sqrt(0.5), np.sqrt(0.5)))
+
+
+def test_the_same_seed_draws_the_same_images():
+    random = np.random.default_rng(0)
+    ours, baseline = (top1(random.random(60) < 0.6) for _ in range(2))
+    first, again, other = (bootstrap([ours], [baseline], seed=seed) for seed in (0, 0, 1))
+    assert first == again
+    assert (first.low, first.high) != (other.low, other.high)
+    assert first.value == other.value
+
+
+def test_resamples_are_as_many_as_asked():
+    asked = []
+
+    def score(counts):
+        asked.append(len(counts))
+        assert (counts.sum(1) == 9).all()
+        return np.full(len(counts), 0.5)
+
+    run = ImageResults(tuple("abcdefghi"), "top1", score)
+    bootstrap([run], [run], resamples=300)
+    assert sum(asked) == 2 * (1 + 300)  # of both sides: all images once, and the resamples
+
+
 def test_same_results_do_not_differ_and_other_images_are_refused():
     correct = np.arange(50) % 3 == 0
     assert bootstrap([top1(correct)], [top1(correct)]) == Difference(0, 0, 0)
@@ -183,11 +217,14 @@ def test_same_results_do_not_differ_and_other_images_are_refused():
     assert Difference(-0.1, -0.2, -0.05).verdict == "worse"
     with pytest.raises(BadInput, match="same images"):
         bootstrap([top1(correct)], [top1(correct[:-1])])
+    other = replace(top1(correct), metric="AP")
+    with pytest.raises(BadInput, match="same images"):
+        bootstrap([top1(correct)], [other])
 
 
 def test_a_run_without_results_is_an_error(tmp_path):
     with pytest.raises(BadInput, match="train it again"):
         read_images(tmp_path)
-    (tmp_path / "record.json").write_text('{"task": "classification"}')
+    (tmp_path / "record.json").write_text('{"schema": 2, "task": "classification"}')
     with pytest.raises(BadInput, match=r"images\.csv"):
         read_images(tmp_path)

@@ -92,6 +92,24 @@ def test_crowds_degenerate_and_outside_boxes_are_counted(tmp_path: Path) -> None
     assert (report.crowd, report.degenerate, report.clipped) == (1, 4, 1)
 
 
+@pytest.mark.case("R6")
+def test_infinite_boxes_are_dropped(tmp_path: Path) -> None:
+    endless = changed(lambda d: d["annotations"].append(box(9, 10, 3, [1, 1, float("inf"), 5])))
+    data = CocoDetection(write(tmp_path, endless), "train")
+    assert data[1].boxes.shape == (0, 4)
+    assert (data.report.boxes, data.report.degenerate, data.report.clipped) == (3, 5, 1)
+
+
+@pytest.mark.case("R7")
+def test_a_subset_counts_its_own_crowds(tmp_path: Path) -> None:
+    """The crowd is in image 30."""
+    root, counted = write(tmp_path), {}
+    for seed in range(8):
+        subset = CocoDetection(root, "train", fraction=0.4, seed=seed)
+        counted[tuple(subset.image_ids.tolist())] = subset.report.crowd
+    assert counted == {(30,): 1, (10,): 0, (20,): 0}
+
+
 @pytest.mark.case("R5")
 def test_an_image_without_boxes_is_kept(tmp_path: Path) -> None:
     sample = CocoDetection(write(tmp_path), "train")[1]
