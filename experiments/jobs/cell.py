@@ -11,7 +11,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from backbones.architecture import architecture_of, is_found
+from backbones.architecture import architecture_of
+from backbones.names import is_study_network
 from data.demo import VERSION
 from engine.cli import demo_unless_root, parse
 from engine.config import TrainConfig
@@ -57,7 +58,7 @@ class Cell:
     def key(self) -> str:
         """SHA-256 (hex) of task and settings, where a study's network counts by what it is and not by its name."""
         name = self.config.backbone
-        settings = self.settings | ({"backbone": asdict(architecture_of(name))} if is_found(name) else {})
+        settings = self.settings | ({"backbone": asdict(architecture_of(name))} if is_study_network(name) else {})
         return hashlib.sha256(json.dumps([self.task, settings], sort_keys=True, default=str).encode()).hexdigest()
 
     @property
