@@ -218,8 +218,8 @@ class BiFPN(Neck):
             raise ValueError(f"fusion must be one of {FUSIONS}, not {fusion!r}")
         if not 2 <= len(levels) <= num_levels:
             raise ValueError(
-                f"{len(levels)} input levels and {num_levels} output levels: there must be at least 2 inputs and no fewer "
-                "outputs"
+                f"{len(levels)} input levels and {num_levels} output levels: there must be at least 2 inputs "
+                "and no fewer outputs"
             )
         extra = num_levels - len(levels)
         self.levels = tuple(Level(channels, levels[0].stride * 2**i) for i in range(num_levels))

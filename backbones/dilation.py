@@ -24,7 +24,9 @@ COARSEST, STRIDE = 32, 16  # stride of the last map, before and after
 
 
 def create_dilated(name: str, pretrained: bool | str | Path = False, strides: Sequence[int] = (4,)) -> Backbone:
-    """Create the backbone `name` with maps at `strides`, all finer than 16, and its last map at stride 16 instead of 32.
+    """Create the backbone `name` with maps at `strides` and its last map at stride 16 instead of 32.
+
+    All `strides` must be finer than 16.
 
     Arguments and errors are those of `create_backbone`. Also raises UserError for a network that cannot be dilated.
     """
@@ -36,7 +38,8 @@ def create_dilated(name: str, pretrained: bool | str | Path = False, strides: Se
         backbone.network = _dilated_by_timm(backbone)
     else:
         raise UserError(
-            f"'{name}' cannot be dilated to stride {STRIDE}: this is implemented for EfficientNet and networks of timm only"
+            f"'{name}' cannot be dilated to stride {STRIDE}: "
+            "this is implemented for EfficientNet and networks of timm only"
         )
     backbone.levels = (*backbone.levels[:-1], Level(last.channels, STRIDE))
     backbone.provenance = load_weights(backbone, name, pretrained)

@@ -84,14 +84,14 @@ class GatedConv2d(nn.Module):
 
     @classmethod
     def replace(cls, block: nn.Module, name: str) -> None:
-        """In a block with squeeze-excitation, replace its `se` and the convolution called `name` by one module, in place."""
+        """Merge a block's `se` and its convolution `name`, in place. Without squeeze-excitation, do nothing."""
         if isinstance(block.se, SqueezeExcite):
             setattr(block, name, cls(block.se, getattr(block, name)))
             block.se = nn.Identity()
 
 
 class StochasticDepth(nn.Module):
-    """In training, sets the residual branch of a sample to zero with probability `rate`, in place (arXiv:1603.09382)."""
+    """In training, zeroes the residual branch of a sample with probability `rate`, in place (arXiv:1603.09382)."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()

@@ -19,7 +19,10 @@ def swish(x: Tensor) -> Tensor:
 
 
 def relu6(x: Tensor) -> Tensor:
-    """ReLU6, min(max(x, 0), 6), in place. The gradient is computed from the output; PyTorch's stores a copy of the input."""
+    """ReLU6, min(max(x, 0), 6), in place.
+
+    The gradient is computed from the output. PyTorch's version stores a copy of the input.
+    """
     return _ReLU6.apply(x) if torch.is_grad_enabled() and x.requires_grad else F.relu6(x, inplace=True)
 
 

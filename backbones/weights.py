@@ -1,8 +1,6 @@
 """Loads weights: packaged ones, published ones, or those of a file. Records their provenance.
 
-Files never run code, and every tensor must fit the network. The file formats of timm, torchvision, effdet,
-segmentation-models-pytorch, EfficientNet-PyTorch and of this package's runs differ only in the containers around the
-state dict and in the prefix of its keys. One search over both finds the network in all of them.
+Code in a file never runs, and every tensor must fit the network.
 """
 
 from __future__ import annotations
@@ -13,7 +11,7 @@ import importlib
 import logging
 import pickle
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -35,21 +33,12 @@ from backbones.compat import pretrained_config, weights_folder
 from backbones.errors import BadInput, unknown_name
 from backbones.names import split_tag
 from backbones.provenance import TOP1, Provenance, published_tags, recipe_and_data
+from backbones.weight_formats import is_class_layer, locate
 
 logger = logging.getLogger(__name__)
 
 SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".safetensors")
 WRAPPERS = ("ema_state_dict", "state_dict_ema", "model_ema", "state_dict", "model")
-CLASS_LAYERS = ("fc", "classifier", "head", "pre_logits", "last_linear", "AuxLogits")
-# File formats by the prefix of the backbone's keys.
-FORMATS = {
-    "": "timm or torchvision",
-    "backbone.": "effdet",
-    "model.backbone.": "run checkpoint",
-    "encoder.": "segmentation-models-pytorch",
-    "encoder.model.": "segmentation-models-pytorch (tu-)",
-}
-
 PACKAGED = ("tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2")
 
 
@@ -119,8 +108,8 @@ def read_file(path: str | Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         raise BadInput(
-            f"{path} is damaged, or it contains Python objects other than tensors. Such objects could run code, so they "
-            f"are not read. Save only its state dict, preferably as .safetensors. ({_first_line(error)})"
+            f"{path} is damaged, or it contains Python objects other than tensors. Such objects could run code, so "
+            f"they are not read. Save only its state dict, preferably as .safetensors. ({_first_line(error)})"
         ) from error
     except Exception as error:  # for damaged content, the unpickler raises errors of any kind
         raise BadInput(f"{path} is truncated or not a weight file. Copy it again. ({_first_line(error)})") from error
@@ -207,14 +196,14 @@ def _load(network: nn.Module, architecture: str, state: dict[str, Tensor], origi
         whole = (timm.create_model(architecture) if timm.is_model(architecture) else network).state_dict()
         backbone = network if isinstance(network, Backbone) else build_backbone(architecture)
     own, names = network.state_dict(), _published_names(network)
-    file_format, part, names = _locate(state, whole, names, origin)
+    file_format, part, names = locate(state, whole, names, origin)
 
     head = set() if backbone is network else set(names.values()) - set(_published_names(backbone).values())
     if head and not head & part.keys():
         logger.warning("%s contains only a backbone: the head of %s starts from random weights", origin, architecture)
         names = {key: published for key, published in names.items() if published not in head}
     for key, published in list(names.items()):
-        if published in part and part[published].shape != own[key].shape and _is_class_layer(published):
+        if published in part and part[published].shape != own[key].shape and is_class_layer(published):
             logger.warning("%s: '%s' dropped, since the number of classes differs", origin, published)
             del names[key], part[published]
 
@@ -222,7 +211,7 @@ def _load(network: nn.Module, architecture: str, state: dict[str, Tensor], origi
     required = [name for name in names.values() if not name.endswith("num_batches_tracked")]
     problems = [f"{name} is missing" for name in required if name not in part]
     known = whole.keys() | set(names.values()) | head
-    problems += [f"{key} is not part of the network" for key in part if key not in known and not _is_class_layer(key)]
+    problems += [f"{key} is not part of the network" for key in part if key not in known and not is_class_layer(key)]
     problems += [
         f"{name} has the shape {tuple(part[name].shape)}, not {tuple(own[key].shape)}"
         for key, name in names.items()
@@ -244,68 +233,6 @@ def _published_names(network: nn.Module) -> dict[str, str]:
     return (
         network.published_names() if isinstance(network, TimmBackbone) else {key: key for key in network.state_dict()}
     )
-
-
-def _locate(
-    state: dict[str, Tensor], whole: Mapping[str, Tensor], names: Mapping[str, str], origin: str
-) -> tuple[str, dict[str, Tensor], dict[str, str]]:
-    """Find the network in a file.
-
-    Returns the name of the format, the network's tensors without their prefix, and the network's keys -> keys of these
-    tensors. Raises BadInput if the network is not there.
-    """
-    best: tuple[int, str, dict[str, str]] = (0, "", {})
-    # Published files use the names of the whole network, this package's own files those of the module.
-    for candidate in (dict(names), {key: key.removeprefix("network.") for key in names}):
-        for prefix in _prefixes(state, next(iter(candidate.values()))):
-            found = sum(prefix + key in state for key in candidate.values())
-            best = max(best, (found, prefix, candidate), key=lambda option: option[0])
-    found, prefix, found_names = best
-    if found:
-        return _format(prefix, state), _without_prefix(prefix, state), found_names
-    for prefix in _prefixes(state, "_conv_stem.weight"):
-        return "EfficientNet-PyTorch", _renamed_by_order(_without_prefix(prefix, state), whole, origin), dict(names)
-    raise BadInput(
-        f"{origin} does not contain the network: it has no tensor '{next(iter(names.values()))}'. "
-        f"Its first tensors are {', '.join(list(state)[:3])}."
-    )
-
-
-def _prefixes(state: Iterable[str], key: str) -> list[str]:
-    """The prefixes before `key`, wherever a key of `state` ends with it, shortest first."""
-    found = {name.removesuffix(key) for name in state if name == key or name.endswith("." + key)}
-    return sorted(found, key=len)
-
-
-def _without_prefix(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose keys start with `prefix`, by the rest of the key."""
-    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-
-
-def _format(prefix: str, state: Iterable[str]) -> str:
-    prefix = prefix.removesuffix("network.")
-    if any("class_net." in key for key in state):
-        return FORMATS["backbone."]
-    return FORMATS.get(prefix, f"state dict with prefix '{prefix}'")
-
-
-def _renamed_by_order(part: Mapping[str, Tensor], whole: Mapping[str, Tensor], origin: str) -> dict[str, Tensor]:
-    """The tensors of EfficientNet-PyTorch under timm's keys.
-
-    Its keys differ from timm's but have the same order. Raises BadInput if a shape does not match.
-    """
-    renamed = dict(zip(whole, part.values(), strict=False))
-    fits = all(value.shape == whole[key].shape or _is_class_layer(key) for key, value in renamed.items())
-    if not fits or len(part) > len(whole):
-        raise BadInput(
-            f"{origin} contains another EfficientNet. Choose the `backbone` that these weights belong to.",
-            settings=("backbone",),
-        )
-    return renamed
-
-
-def _is_class_layer(key: str) -> bool:
-    return key.split(".")[0] in CLASS_LAYERS
 
 
 def _digest(path: Path) -> str:
