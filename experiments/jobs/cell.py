@@ -9,7 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from backbones.architecture import architecture_of, is_found
+from backbones.architecture import architecture_of
+from backbones.names import is_study_network
 from data.demo import VERSION
 from engine.cli import demo_unless_root, parse
 from engine.config import TrainConfig
@@ -60,7 +61,7 @@ class Cell:
         """
         name = self.config.backbone
         settings = hashed_settings(self.settings, type(self.config))
-        settings |= {"backbone": asdict(architecture_of(name))} if is_found(name) else {}
+        settings |= {"backbone": asdict(architecture_of(name))} if is_study_network(name) else {}
         return hashlib.sha256(json.dumps([self.task, settings], sort_keys=True, default=str).encode()).hexdigest()
 
     @property

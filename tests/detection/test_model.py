@@ -204,7 +204,7 @@ def test_style_sets_padding_and_biases_whatever_the_backbone(backbone, style):
     model = create_detector(backbone, 5, style=style)
     pools = [module for module in model.neck.modules() if isinstance(module, MaxPool)]
     assert pools
-    assert {pool.same for pool in pools} == {style == "tensorflow"}
+    assert {pool.same_padding for pool in pools} == {style == "tensorflow"}
     biases = {
         conv.bias is not None
         for fusion in model.neck.modules()
