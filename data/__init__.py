@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "batch": ("Batch", "Draw", "Sample", "collate", "normalise"),
-    "coco": ("CocoDetection",),
-    "folders": ("ClassFolders",),
+    "formats.coco": ("CocoDetection",),
+    "formats.folders": ("ClassFolders",),
+    "formats.masks": ("MaskFolders",),
     "images": ("read_image",),
     "loader": ("eval_loader", "train_loader"),
-    "masks": ("MaskFolders",),
     "transforms": ("detection_train", "letterbox"),
 }
 _MODULES = {name: module for module, names in _HOMES.items() for name in names}
