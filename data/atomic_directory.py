@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 CACHE_VARIABLE = "BACKBONE_SWAP_CACHE"
 
@@ -58,18 +59,20 @@ def _sweep(folder: Path) -> None:
     """Remove what killed processes have left half made: what nobody holds the lock of."""
     for remains in folder.glob(".*.tmp"):
         name = remains.name.rsplit(".", 2)[0]
-        with contextlib.suppress(BlockingIOError), (folder / f"{name}.lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with contextlib.suppress(Timeout), FileLock(folder / f"{name}.lock", blocking=False):
             shutil.rmtree(remains, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def _only_one(path: Path, doing: str) -> Iterator[None]:
     """Hold the lock at `path`, waiting for it if need be. However its process ends, the system then frees it."""
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"waiting for another process, which is {doing}", file=sys.stderr)
-            fcntl.flock(file, fcntl.LOCK_EX)
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        print(f"waiting for another process, which is {doing}", file=sys.stderr)
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()

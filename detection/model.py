@@ -146,7 +146,12 @@ def create_detector(
     activation = ACTIVATIONS[scale.activation]
     options: dict = {"channels": scale.width, "num_levels": scale.num_levels}
     if neck.startswith("bifpn"):
-        options |= {"repeats": scale.neck_repeats, "activation": activation, "same_padding": tensorflow, "bias": tensorflow}
+        options |= {
+            "repeats": scale.neck_repeats,
+            "activation": activation,
+            "same_padding": tensorflow,
+            "bias": tensorflow,
+        }
     if neck == "bifpn":
         options["fusion"] = scale.fusion
     fused = create_neck(neck, taken, **options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -16,17 +17,15 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 
 from backbones.errors import BadInput, UserError
 from backbones.weights import read_file
+from data.lock import LocksMissing, lock_file
 from data.reader import LabelledDataset
 from engine.schema import run_fields
 from engine.system_errors import loader_died
 
-try:
-    import fcntl
-except ImportError:
-    fcntl = None  # type: ignore[assignment]
-
 RUNS = Path("runs")
 PATIENCE = 15.0  # seconds that a killed trainer's loader processes may live on
+# The file whose lock a trainer holds. Windows keeps others from reading a locked file.
+LOCKED = ".lock" if sys.platform == "win32" else "config.yaml"
 
 
 @dataclass
@@ -93,21 +92,22 @@ def sweep(folder: Path) -> None:
 def occupied(folder: Path) -> Iterator[None]:
     """Keep other processes from training in a run folder. Raises UserError where one does.
 
-    Loader processes hold on to the lock as well, and outlive a trainer that was killed by some seconds.
+    Loader processes hold on to the lock as well, and outlive a trainer that was killed by some seconds. Where the file
+    system has no locks, nothing keeps others away: a warning says so. Raises BadInput where nothing can be written.
     """
-    if fcntl is None:  # no Unix
-        yield
-        return
-    with open(folder / "config.yaml") as file:
-        until = time.monotonic() + PATIENCE
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > until:
-                    raise UserError(f"another process is training in {folder}: wait for it, or stop it") from None
-                time.sleep(0.2)
+    try:
+        file = open(folder / LOCKED, "a" if LOCKED == ".lock" else "r+")  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise BadInput(f"{folder} cannot be written: {error.strerror}") from error
+    with file:
+        try:
+            free = lock_file(file, PATIENCE)
+        except LocksMissing as error:
+            warning = f"the file system of {folder} has no locks ({error.strerror}): start only one training there"
+            print(f"warning: {warning}", file=sys.stderr)
+            free = True
+        if not free:
+            raise UserError(f"another process is training in {folder}: wait for it, or stop it")
         yield
 
 

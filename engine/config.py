@@ -144,8 +144,8 @@ class TrainConfig:
             )
         if self.data.cached_augmentations and self.data.skip_bad:
             raise UserError(
-                "--data.cached_augmentations caches features for later trainings, which would not report skipped ones: "
-                "--data.skip_bad must be 0"
+                "--data.cached_augmentations caches features for later trainings, which could not report skipped "
+                "images: --data.skip_bad must be 0"
             )
         if self.protocol in ("linear", "frozen") and self.pretrained is False:
             raise UserError(

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from backbones.errors import BadInput
 from engine.cli import INTERRUPTED
@@ -74,6 +74,8 @@ def run(cell: Cell, folder: Path, lock: IO[str], tell: Callable[[str], None] = l
     log.parent.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     said: list[str] = []
+    # The lock is inherited: it lasts as long as the training. Windows passes on no files.
+    posix: dict[str, Any] = {"pass_fds": (lock.fileno(),), "preexec_fn": partial(_die_with, os.getpid())}
     with open(log, "a") as out:
         process = subprocess.Popen(
             [sys.executable, "-m", f"{cell.task}.train", *arguments],
@@ -81,8 +83,7 @@ def run(cell: Cell, folder: Path, lock: IO[str], tell: Callable[[str], None] = l
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
-            pass_fds=(lock.fileno(),),
-            preexec_fn=partial(_die_with, os.getpid()),
+            **(posix if os.name == "posix" else {}),
         )
         assert process.stderr is not None
         try:

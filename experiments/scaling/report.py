@@ -17,9 +17,9 @@ from rich.table import Table
 from backbones.architecture import VARIANTS
 from engine.commands import out
 from engine.record import write_text
+from experiments.costs.coefficients import DIMENSIONS, Coefficients, fits
 from experiments.report.formatting import billions, difference_text, millions, percent
 from experiments.report.statistics import Difference
-from experiments.scaling.coefficients import DIMENSIONS, Coefficients, fits
 
 ALL = "all three"
 NAN = float("nan")

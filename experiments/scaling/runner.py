@@ -15,6 +15,7 @@ from backbones.architecture import FOLDER, LARGEST, VARIANTS, Architecture, arch
 from backbones.errors import BadInput, UserError
 from engine.commands import out
 from engine.record import write_json
+from experiments.costs.coefficients import DIMENSIONS, PHIS, Coefficients, at_cost, candidates, fits
 from experiments.costs.meter import Meter
 from experiments.jobs.cell import HOLDOUT, Cell
 from experiments.jobs.local import finished, run
@@ -24,7 +25,6 @@ from experiments.jobs.study import training_arguments
 from experiments.records import read_record
 from experiments.report.formatting import billions, percent
 from experiments.report.statistics import Difference, bootstrap, read_images
-from experiments.scaling.coefficients import DIMENSIONS, PHIS, Coefficients, at_cost, candidates, fits
 from experiments.scaling.config import ScalingConfig
 from experiments.scaling.report import ALL, NAN, Trained, draw_growth, print_family, table_of, write_rows
 from experiments.tasks import TASKS

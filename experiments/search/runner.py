@@ -24,6 +24,7 @@ from backbones.errors import BadInput, UserError
 from engine.commands import out
 from engine.record import write_json
 from engine.schema import flat, renamed
+from experiments.costs.coefficients import of_cost
 from experiments.costs.meter import Meter
 from experiments.jobs.arguments import FIXED, group_arguments
 from experiments.jobs.cell import HOLDOUT, Cell
@@ -32,7 +33,6 @@ from experiments.jobs.progress import Board
 from experiments.jobs.study import training_arguments
 from experiments.records import read_record
 from experiments.report.formatting import billions, percent
-from experiments.scaling.coefficients import of_cost
 from experiments.search.config import SearchConfig
 from experiments.search.report import Found, best_of, draw_front, table_of, write_trials
 from experiments.search.space import Space, words

@@ -13,11 +13,11 @@ from backbones import create_backbone
 from backbones.architecture import B0, VARIANTS, architecture_of, counts, scaled
 from engine.published import classifier_of
 from engine.schema import SCHEMA
+from experiments.costs.coefficients import DIMENSIONS, PUBLISHED, Coefficients, at_cost, candidates, fits, of_cost
 from experiments.jobs import cell as cells
 from experiments.jobs.local import Outcome
 from experiments.scaling import __main__ as scaling
 from experiments.scaling import runner as family
-from experiments.scaling.coefficients import DIMENSIONS, PUBLISHED, Coefficients, at_cost, candidates, fits, of_cost
 from experiments.scaling.config import DEMO, ScalingConfig, sized_for_demo
 from tests.classification.conftest import write_folders
 from tests.commands import fails, run
