@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 CASES = {
-    "R1": "A run that is stopped at any point and resumed ends with the weights, averages and files of a run that was never stopped",
+    "R1": "A run stopped at any point and resumed ends with the weights, averages and files of an uninterrupted run",
     "R2": "Killed while it writes a checkpoint: the file is the old or the new one, and no temporary file remains",
     "R3": "Disk full: older checkpoints stay intact, one message, exit 3; the run resumes once there is space",
     "R4": "Loss or gradient not finite: stops within the step, names the images, keeps the last checkpoint, exit 4",
@@ -29,7 +29,7 @@ CASES = {
     "resume": "`--resume` refuses settings that contradict the run's",
     "seed": "The same seed gives the same numbers, whatever the number of loader processes",
     "geometry": "Boxes stay inside, flips and letterbox invert, masks and boxes move together",
-    "fuzz": "Mutated annotations, masks, images, settings and checkpoints: they work, or the command ends with one message",
+    "fuzz": "Mutated annotations, masks, images, settings and checkpoints: work, or lead to one message",
 }
 
 
@@ -84,8 +84,8 @@ class Table:
             "# Reliability",
             "",
             f"Written by `make reliability` on {date.today()}, {os.cpu_count()} cores. Each test causes the fault: it "
-            "kills a process, fills a disk or damages a file. `make test` runs the same tests, the long ones on a seeded "
-            "sample. Exit codes are in [exit-codes.md](exit-codes.md).",
+            "kills a process, fills a disk or damages a file. `make test` runs the same tests, the long ones on a "
+            "seeded sample. Exit codes are in [exit-codes.md](exit-codes.md).",
             "",
             "| case | must hold | tests | measured |",
             "|---|---|---|---|",
