@@ -14,15 +14,15 @@ from tests.benchmarks.common import Row, machine
 # Why a goal may be missed, by the beginning of the work's name. Shares are torch.profiler's, on two cores.
 WHY = {
     "D0 512 px": "at the sum of both times above, which no network of many small operations reaches, the ratio would "
-    "be about the goal. In fp32, convolutions take three quarters of the time, at nearly the rate of one large product. "
-    "Swish takes 14%; it is arithmetic too, so oneDNN's convolutions with fused swish take as long as both separately. "
-    "In bf16 they take 63% and 24%. torch.compile with frozen weights saves little (67 ms against 69 in fp32, 51 "
-    "against 56 in bf16) and compiles for 20 to 50 s; it is not used.",
+    "be about the goal. In fp32, convolutions take three quarters of the time, at nearly the rate of one large "
+    "product. Swish takes 14%; it is arithmetic too, so oneDNN's convolutions with fused swish take as long as both "
+    "separately. In bf16 they take 63% and 24%. torch.compile with frozen weights saves little (67 ms against 69 in "
+    "fp32, 51 against 56 in bf16) and compiles for 20 to 50 s; it is not used.",
     "D0 predict": "the network takes less than two thirds of the time. Importing torch, torchvision, timm, Lightning "
     "and albumentations takes 5 s, and their shutdown 1.5 s.",
     "detector training": "forward and backward are torch's own kernels on both sides, of the same layers. Memory "
-    "format, saved tensors, memory allocation and the loss differ. Backward passes of convolutions take half of the time, "
-    "those of batch norm a tenth.",
+    "format, saved tensors, memory allocation and the loss differ. Backward passes of convolutions take half of the "
+    "time, those of batch norm a tenth.",
     "segmentation training": "convolutions over large maps wait for memory.",
     "COCO evaluation": "half of the time is faster-coco-eval's matching and accumulation, in C++; the other half "
     "passes half a million boxes to it as Python objects, as its interface requires.",
@@ -62,8 +62,8 @@ def page(rows: list[Row], rates: dict[str, float], sections: dict[str, list[str]
         "# Performance",
         "",
         f"Written by `make bench` on {date.today()}: {machine()}. Both sides run in turns, each network in a process "
-        "of its own. The ratio is the median over rounds of the peer's time divided by ours: above 1, ours is faster. On "
-        "shared machines, single times vary; ratios vary much less.",
+        "of its own. The ratio is the median over rounds of the peer's time divided by ours: above 1, ours is faster. "
+        "On shared machines, single times vary; ratios vary much less.",
         "",
         f"Rates of this machine: {', '.join(f'{value:.0f} {name}' for name, value in rates.items())}. The time that D0 "
         "at 512 px, prepared as in `predict`, needs at these rates:",
