@@ -8,9 +8,9 @@ from importlib import import_module
 from typing import get_type_hints
 from unittest import mock
 
-from data.demo import TASKS
 from engine import cli
 from experiments.jobs.arguments import split_by_task
+from experiments.tasks import TASKS
 
 # Experiments of one task, which pass plain --data.* flags on to its trainings.
 STUDIES = ("experiments.scaling", "experiments.search")

@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from data.demo.writer import Plan, write_demo
+from experiments.tasks import TASKS
 from tests.docs.blocks import PAGES, ROOT, blocks_of, commands_of, spans_of
 from tests.docs.commands import check_module, known_flags, main_of
 
@@ -26,7 +27,6 @@ LANGUAGES = ("bash", "python", "yaml", "json", "text")
 LEAST = {"bash": 30, "python": 8, "yaml": 1, "run": 5}  # fewer mean that blocks are no longer found
 TINY = ["--epochs", "1", "--image_size", "64", "--batch_size", "4", "--data.workers", "0"]
 PLAN = Plan(scenes=(4, 2), portraits=(1, 1), scene_sizes=((96, 112),), portrait_sides=(64, 72))
-TASKS = "classification", "detection", "segmentation"
 
 
 def test_blocks_are_found():
