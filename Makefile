@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test reliability bench lint format lock clean
+.PHONY: install demo test reliability bench docs lint format lock clean
 
 install: .venv/installed
 
@@ -30,6 +30,16 @@ reliability: install
 # Speed against the peers, in turns, as docs/performance.md. About 25 minutes on an idle machine.
 bench: install
 	$(BIN)/python -W ignore -m tests.benchmarks
+
+# The site in build/site, without a network once the packages are installed. Fails for warnings, and for pages that load
+# anything from another host.
+docs: .venv/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	$(BIN)/python -m tests.docs.check_site build/site
+
+.venv/docs: .venv/installed requirements-extras.lock
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements-extras.lock
+	touch $@
 
 lint: install
 	$(BIN)/ruff check .

@@ -11,14 +11,20 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from backbones.errors import BadInput
 
-if TYPE_CHECKING:
-    from engine.config import TrainConfig
 
-    ConfigOf = Callable[[str], type[TrainConfig]]  # task -> class of its settings
+class Settings(Protocol):
+    """The class of a task's settings, as far as stored settings need it: see `engine.config.TrainConfig.upgrade`."""
+
+    @classmethod
+    def upgrade(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Settings that an earlier version stored, in the names and with the meaning of this one."""
+
+
+ConfigOf = Callable[[str], type[Settings]]  # task -> class of its settings
 
 SCHEMA = 2
 CHANGES = {
@@ -83,7 +89,7 @@ def version(stored: Mapping[str, Any], field: str, file: Path) -> int:
     return number
 
 
-def hashed_settings(settings: Mapping[str, Any], kind: type[TrainConfig]) -> dict[str, Any]:
+def hashed_settings(settings: Mapping[str, Any], kind: type[Settings]) -> dict[str, Any]:
     """Settings in the form that version 1 stored, which keys of trainings are hashes of.
 
     So a training keeps its key where its settings mean the same. A renamed setting goes by its earlier name. A setting

@@ -71,7 +71,7 @@ def classifier(row: Published, config: ClaimsConfig) -> Row:
     arguments = ["--backbone", network, "--data.root", config.imagenet or "IMAGENET"]
     command = f"python -m classification.eval {' '.join(arguments)}"
     if row.tag is None:
-        command += " (the published weights are not to be had: another recipe's)"
+        command += " (the published weights are not available; these have another recipe)"
     if config.imagenet is None:
         return Row(claim, row.source, command, "not scored: no ImageNet given", "not checked")
     found = _evaluate("classification", arguments, Path(config.output) / "imagenet" / network)

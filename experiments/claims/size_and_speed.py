@@ -118,7 +118,7 @@ def family_sizes() -> Row:
         f"{PAPER}v5, table 2",
         "all eight counted at their own sizes; 2% and the published figure's rounding are allowed",
         f"B0 {told[0]}, B7 {told[-1]}",
-        f"holds but for {', '.join(wrong)}" if wrong else "holds for all eight",
+        f"holds except for {', '.join(wrong)}" if wrong else "holds for all eight",
     )
 
 
@@ -133,7 +133,7 @@ def rivals_on_imagenet() -> Row:
     return Row(
         "EfficientNet beats VGG, Inception, ResNet and MobileNet on ImageNet",
         f"{PAPER}v5, table 2, and the networks' own papers",
-        "published top-1 beside multiply-adds counted here; for commands see the rows of each",
+        "published top-1 and the multiply-adds counted here; for commands see the rows of each",
         "; ".join(told),
         "holds for the recipes of 2019; ResNet-50 by recipe A1 scores 80.4, above B2: recipes are part of the score",
     )
@@ -148,7 +148,7 @@ def noisy_student() -> Row:
         "parameters of L2 counted; command: python -m classification.eval --backbone tf_efficientnet_l2.ns_jft_in1k "
         "--data.root IMAGENET",
         f"{millions(params)} parameters; timm measured 88.36 and 98.66 with these weights",
-        "top-1 has its source; top-5 is 98.7, the 98.2 errs. Without more images the best is B7's 84.3",
+        "top-1 has a source; published top-5 is 98.7, not 98.2. Without extra images the best is B7's 84.3",
     )
 
 
@@ -167,8 +167,8 @@ def coco() -> Row:
         "EfficientNet as backbone reaches 52.2 AP on COCO, against 50.0 for ResNets",
         "52.2: EfficientDet-D7 on test-dev, abstract of the CVPR 2020 paper (53.7 in arXiv:1911.09070v7, table 2). "
         "50.0: none found; the best rival in that table is AmoebaNet with NAS-FPN and AutoAugment, 50.7",
-        "D7 counted at 1536 px; for its score give --coco FOLDER --detector FILE",
+        "D7 counted at 1536 px; to score it, pass --coco FOLDER --detector FILE",
         f"{millions(params)} and {billions(macs)}, published 51.9 M and 325 G",
-        ("52.2 has a source, its structure agrees" if agrees else "52.2 has a source, but the structure disagrees")
-        + "; 50.0 has none, and was no ResNet",
+        ("52.2 has a source, and its structure agrees" if agrees else "52.2 has a source, but the structure disagrees")
+        + "; 50.0 has none, and is not of a ResNet",
     )
