@@ -17,7 +17,8 @@ from experiments.tasks import TASKS
 def record(backbone: str, score: float, source: str = "random", **config) -> dict:
     settings = {"image_size": 64, "epochs": 3, "batch_size": 8, "protocol": "finetune", "data": {"fraction": 1.0}}
     return {
-        "schema": SCHEMA, "task": "detection", "backbone": backbone, "neck": "bifpn", "metrics": {"AP": score, "AP50": 0.9},
+        "schema": SCHEMA, "task": "detection", "backbone": backbone, "neck": "bifpn",
+        "metrics": {"AP": score, "AP50": 0.9},
         "pretrained": {"source": source, "data": None if source == "random" else "ImageNet-1k"},
         "config": settings | config, "dataset": {"fingerprint": {"train": "a", "val": "b"}}, "params": 4e6, "macs": 1e9,
         "latency_ms": 9.0, "train_seconds": 60.0,
