@@ -18,6 +18,8 @@ from pycocotools.coco import COCO
 
 from backbones.errors import BadInput, UserError
 from data.demo import writer as demo
+from data.demo.__main__ import main
+from data.demo.contact_sheet import contact_sheet
 from data.demo.scenes import LEAST_VISIBLE, STUFF, THINGS, Scene, _Canvas
 
 SMALL = demo.Plan(scenes=(30, 12), portraits=(2, 2), empty_every=9, crowd_every=5)
@@ -76,7 +78,7 @@ def test_same_bytes_whatever_the_number_of_threads(root: Path, tmp_path: Path, m
 
 
 def test_no_image_occurs_twice_within_a_task(root: Path) -> None:
-    for task in demo.TASKS:
+    for task in demo.LAYOUTS:
         images = [digest for path, digest in digests(root / task).items() if path.endswith(".jpg")]
         assert images
         assert len(set(images)) == len(images)
@@ -182,7 +184,7 @@ def test_drawn_once_then_only_looked_up(cache: Path, monkeypatch: pytest.MonkeyP
     assert first == cache / SMALL.folder() / "detection"
     monkeypatch.setattr(demo, "write_demo", lambda *_: pytest.fail("drawn again"))
     assert demo.demo_root("segmentation", SMALL) == first.parent / "segmentation"
-    sheet = demo.contact_sheet(first.parent)
+    sheet = contact_sheet(first.parent)
     assert sheet.ndim == 3
     assert sheet.std() > 30
 
@@ -270,10 +272,10 @@ def test_import_leaves_torch_alone() -> None:
 def test_command_line(cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     tiny = demo.Plan(scenes=(3, 5), portraits=(1, 1))
     monkeypatch.setattr(demo, "Plan", lambda: tiny)
-    assert demo.main(["--picture", str(cache.parent / "sheet.png")]) == 0
+    assert main(["--picture", str(cache.parent / "sheet.png")]) == 0
     printed = capsys.readouterr().out
     assert str(cache) in printed
     assert "3 train, 5 val" in printed
     assert cv2.imread(str(cache.parent / "sheet.png")) is not None
-    assert demo.main(["--picture", str(cache.parent / "absent" / "sheet.png")]) == 3
+    assert main(["--picture", str(cache.parent / "absent" / "sheet.png")]) == 3
     assert "Name a .png or .jpg file" in capsys.readouterr().err
