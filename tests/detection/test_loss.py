@@ -9,7 +9,7 @@ from effdet.loss import DetectionLoss as EffdetLoss
 from torchvision.ops import box_iou, generalized_box_iou
 
 from detection.anchors import Anchors, decode, encode
-from detection.loss import DetectionLoss, assign_atss, assign_iou
+from detection.loss import DetectionLoss, _paired_iou, assign_atss, assign_iou
 
 STRIDES = [8, 16, 32, 64, 128]
 
@@ -99,6 +99,15 @@ def test_quality_focal_loss_by_hand(scene):
     losses = DetectionLoss("atss", "giou")(logits, deltas, anchors, (256, 256), boxes, labels)
     torch.testing.assert_close(losses["class"], total / count, rtol=1e-4, atol=1e-5)
     assert torch.autograd.grad(losses["class"], deltas, allow_unused=True)[0] is None
+
+
+def test_boxes_far_apart_do_not_overlap():
+    """Beside each other along both axes, where the product of two negative overlaps would be positive."""
+    generator = torch.Generator().manual_seed(0)
+    corners = 100 * torch.rand(2, 50, 2, generator=generator)
+    a, b = torch.cat([corners, corners + 1 + 20 * torch.rand(2, 50, 2, generator=generator)], dim=-1)
+    torch.testing.assert_close(_paired_iou(a[:, None], b), box_iou(a, b))
+    assert (_paired_iou(a[:, None], b) == 0).float().mean() > 0.5
 
 
 def test_contested_anchor_goes_to_the_larger_overlap():
