@@ -14,7 +14,7 @@ from backbones.architecture import B0, VARIANTS, architecture_of, counts, scaled
 from engine.published import classifier_of
 from engine.schema import SCHEMA
 from experiments.costs.coefficients import DIMENSIONS, PUBLISHED, Coefficients, at_cost, candidates, fits, of_cost
-from experiments.jobs import cell as cells
+from experiments.jobs import local as cells
 from experiments.jobs.local import Outcome
 from experiments.scaling import __main__ as scaling
 from experiments.scaling import runner as family

@@ -22,7 +22,7 @@ from classification.model import create_classifier
 from engine.record import cost
 from engine.schema import SCHEMA
 from experiments.costs.meter import Meter
-from experiments.jobs import cell as cells
+from experiments.jobs import local as cells
 from experiments.jobs.arguments import split_by_task
 from experiments.jobs.cell import Cell
 from experiments.jobs.local import Outcome, Stopped
@@ -236,6 +236,24 @@ def test_other_settings_are_refused(monkeypatch, searched, capsys):
             searched(*arguments)
         assert stop.value.code == 2
         assert message in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.case("formats")
+def test_a_search_of_version_1_goes_on(monkeypatch, searched, tmp_path, capsys):
+    """It stored `data.views`; settings that differ are refused as ever, by this version's names."""
+    Pretended(monkeypatch, lambda number: 0.5)
+    searched("--trials", "1")
+    file = next(tmp_path.rglob("search.json"))
+    content = json.loads(file.read_text())
+    content["settings"]["--data.views"] = content["settings"].pop("--data.cached_augmentations")
+    file.write_text(json.dumps(content))
+    assert len(searched("--trials", "2")) == 2
+    content["settings"]["--data.views"] = 3
+    file.write_text(json.dumps(content))
+    with pytest.raises(SystemExit) as stop:
+        searched("--trials", "3")
+    assert stop.value.code == 2
+    assert "--data.cached_augmentations 0: the search in" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_front_is_searched_for(monkeypatch, searched, capsys):
