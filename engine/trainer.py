@@ -20,6 +20,7 @@ from engine.checkpoint import AtomicCheckpointIO, find_checkpoint, occupied, rea
 from engine.checkpoint_callback import KeepLast
 from engine.execution import execution_for
 from engine.history import History
+from engine.loggers import Trackers
 from engine.progress import TrainingProgress
 from engine.record import cost, peak_memory_mb, surroundings, write_json, write_text
 from engine.schema import SCHEMA
@@ -106,6 +107,7 @@ def fit(
         LastEpochValidation(),
         TrainingProgress(task.monitor),
         history,
+        Trackers(config.logger, history, task.info.task, task.info.config),
         ModelCheckpoint(checkpoints, "best", monitor=task.monitor, mode="max", enable_version_counter=False),
         keep,
     ]
