@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
 from backbones.errors import UserError
 from engine.history import History
@@ -61,7 +61,7 @@ class Trackers(Callback):
         loggers, self.loggers = self.loggers, []
         for logger in loggers:
             logger.finalize(status)
-            if hasattr(logger.experiment, "finish"):  # wandb's, which otherwise lasts as long as the process
+            if isinstance(logger, WandbLogger):  # else its run lasts as long as the process
                 logger.experiment.finish(exit_code=0 if status == "finished" else 1)
 
 
@@ -85,7 +85,6 @@ def _tensorboard(folder: Path, task: str, settings: dict[str, Any], step: int) -
 def _mlflow(folder: Path, task: str, settings: dict[str, Any], step: int) -> Logger:
     """Where MLFLOW_TRACKING_URI says; without it, mlflow's own place in the working folder, which `mlflow ui` opens."""
     import mlflow
-    from lightning.pytorch.loggers import MLFlowLogger
     from mlflow.exceptions import MlflowException
 
     known = _id(folder / "mlflow.id")
@@ -109,7 +108,6 @@ def _mlflow(folder: Path, task: str, settings: dict[str, Any], step: int) -> Log
 def _wandb(folder: Path, task: str, settings: dict[str, Any], step: int) -> Logger:
     """With WANDB_MODE=offline everything stays in the run folder, for `wandb sync`."""
     import wandb
-    from lightning.pytorch.loggers import WandbLogger
 
     known = _id(folder / "wandb.id")
     logger = WandbLogger(name=folder.name, save_dir=folder, project=PROJECT, group=task, id=known)
