@@ -6,19 +6,17 @@ letterboxes there too, so a network never learns a placement that it will not me
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
-
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # before the import: else it asks the network for its version
 
 import albumentations as A
 import cv2
 import numpy as np
 
 from data.batch import IGNORE, Sample
+from data.compat import DualTransform, set_random_state
 
 AREA_BELOW = 0.5  # bilinear reads 2 x 2 pixels: below this scale it would skip some, and alias
 MIN_SIDE = 1e-3  # px: thinner boxes have no area in float32, and albumentations fails on what a crop cuts to nothing
@@ -26,7 +24,7 @@ MIN_SIDE = 1e-3  # px: thinner boxes have no area in float32, and albumentations
 Fill = tuple[int, int, int]
 
 
-class ScaleJitterCrop(A.DualTransform):
+class ScaleJitterCrop(DualTransform):
     """Resize, crop and flip in one pass over only the source pixels that are needed.
 
     The scale is `jitter` times that at which the whole image just fits `size` (height, width). Where the scaled image
@@ -36,12 +34,6 @@ class ScaleJitterCrop(A.DualTransform):
 
     After a call `params` holds `window` (x1, y1, x2, y2 in source pixels), `out` (height, width) and `scale` (x, y).
     """
-
-    _targets = (
-        A.core.type_definitions.Targets.IMAGE,
-        A.core.type_definitions.Targets.MASK,
-        A.core.type_definitions.Targets.BBOXES,
-    )
 
     def __init__(
         self,
@@ -192,10 +184,7 @@ class Transform:
 
     def __call__(self, sample: Sample, seed: int) -> Sample:
         """The sample in network pixels; equal seeds give equal results, whatever was drawn before."""
-        # `Compose.set_random_seed` would give every step the same stream, so that scale, flip and colour are drawn
-        # alike; and it costs ten times as much.
-        self._random.seed(seed)
-        self._compose.set_random_state(np.random.Generator(np.random.PCG64(seed)), self._random)
+        set_random_state(self._compose, seed, self._random)
         targets: dict[str, Any] = {"image": sample.image, "bboxes": sample.boxes, "labels": sample.labels}
         if sample.mask is not None:
             targets["mask"] = sample.mask

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.plugins.io import TorchCheckpointIO
 
 from backbones.errors import BadInput, UserError
 from backbones.weights import read_file
 from data.lock import LocksMissing, lock_file
 from data.reader import LabelledDataset
+from engine.compat import TorchCheckpointIO
 from engine.schema import run_fields
 from engine.system_errors import loader_died
 

@@ -252,7 +252,7 @@ def _stored(config: TrainConfig) -> TrainConfig:
         raise BadInput(f"{file} does not hold settings of a run as this version knows them ({error})") from error
     stored = yaml.safe_load(yaml.safe_dump(asdict(config_then)))
     asked = yaml.safe_load(yaml.safe_dump(asdict(config)))  # as it would be stored
-    for name in asked.keys() - {"resume", "output"}:
+    for name in asked.keys() - {"resume", "output", "logger"}:
         if asked[name] != stored[name]:
             raise UserError(
                 f"--resume continues {folder} with its own settings: --{name} {asked[name]} contradicts its "

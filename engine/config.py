@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any, Literal, Self
 
 from backbones.errors import UserError
@@ -15,6 +16,7 @@ from engine.schema import RENAMED_DATA
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Protocol = Literal["finetune", "linear", "frozen", "scratch"]
+Tracker = Literal["tensorboard", "mlflow", "wandb"]
 
 
 @dataclass
@@ -106,6 +108,8 @@ class TrainConfig:
     """Folder of the run; by default a new one under runs/TASK."""
     resume: str | None = None
     """Run folder to continue, with its own settings."""
+    logger: list[Tracker] = field(default_factory=lambda: ["tensorboard"])
+    """Trackers that get losses and scores beside metrics.csv, such as tensorboard mlflow wandb."""
     data: TrainData = field(default_factory=TrainData)
 
     @classmethod
@@ -153,6 +157,10 @@ class TrainConfig:
             )
         if self.image_size is not None:
             parse_size(self.image_size)
+        for name in self.logger:
+            spec = find_spec(name)
+            if spec is None or spec.origin is None:  # the folders that mlflow and wandb write look like empty packages
+                raise UserError(f"--logger {name} is not installed: python -m pip install 'backbone-swap[track]'")
 
 
 @dataclass

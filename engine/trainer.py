@@ -18,8 +18,10 @@ from torch import Tensor
 from backbones.errors import UserError
 from engine.checkpoint import AtomicCheckpointIO, find_checkpoint, occupied, read_run, sweep
 from engine.checkpoint_callback import KeepLast
+from engine.compat import copy_all_, lerp_all_
 from engine.execution import execution_for
 from engine.history import History
+from engine.loggers import Trackers
 from engine.progress import TrainingProgress
 from engine.record import cost, peak_memory_mb, surroundings, write_json, write_text
 from engine.schema import SCHEMA
@@ -42,9 +44,9 @@ class EMA(WeightAveraging):
     def _average(self, averages: list[Tensor], current: list[Tensor], updates: Tensor | int) -> None:
         decay = min(self.decay, (1 + int(updates)) / (10 + int(updates)))
         if averages[0].is_floating_point():
-            torch._foreach_lerp_(averages, current, 1 - decay)
+            lerp_all_(averages, current, 1 - decay)
         else:
-            torch._foreach_copy_(averages, current)
+            copy_all_(averages, current)
 
 
 def seed_everything(seed: int) -> None:
@@ -106,6 +108,7 @@ def fit(
         LastEpochValidation(),
         TrainingProgress(task.monitor),
         history,
+        Trackers(config.logger, history, task.info.task, task.info.config),
         ModelCheckpoint(checkpoints, "best", monitor=task.monitor, mode="max", enable_version_counter=False),
         keep,
     ]

@@ -44,9 +44,9 @@ class Cell:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """The settings that decide the result: not where it is written, nor how many processes read images."""
+        """The settings that decide the result: not where it is written or tracked, nor how many read images."""
         settings = asdict(self.config)
-        for name in ("output", "resume"):
+        for name in ("output", "resume", "logger"):
             del settings[name]
         del settings["data"]["workers"]
         root = settings["data"]["root"]
