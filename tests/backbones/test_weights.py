@@ -253,12 +253,12 @@ def test_a_payload_never_runs(suffix: str, writer: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-@pytest.mark.parametrize("kept", [0, 1, 100, 5000, 0.5, 0.999])
-def test_truncated_files(suffix: str, kept: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize("length", [0, 1, 100, 5000, 0.5, 0.999])
+def test_truncated_files(suffix: str, length: float, tmp_path: Path) -> None:
     path, state = tmp_path / f"w{suffix}", {"conv1.weight": torch.randn(64, 3, 7, 7)}
     save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
     whole = path.read_bytes()
-    path.write_bytes(whole[: int(kept * len(whole)) if isinstance(kept, float) else kept])
+    path.write_bytes(whole[: int(length * len(whole)) if isinstance(length, float) else length])
     with pytest.raises(BadInput, match="w"):
         read_state(path)
 
