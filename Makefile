@@ -34,7 +34,7 @@ bench: extras
 # The site in build/site, without a network once the packages are installed. Fails for warnings, and for pages that load
 # anything from another host.
 docs: extras
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	$(BIN)/python -m tests.docs.check_site build/site
 
 lint: install
