@@ -119,12 +119,16 @@ def _decode_strictly(data: bytes, path: str | os.PathLike[str], max_pixels: int)
             _check_size(image.width, image.height, path, max_pixels)
             if image.format == "TIFF" and image.getexif().get(_ORIENTATION, 1) != 1:  # Pillow would turn it
                 raise BadInput(f"image {path} is a TIFF with an orientation tag: store its pixels upright instead")
-            return _to_rgb(image, path)
+            return to_rgb(image, path)
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
         raise BadInput(f"cannot decode image {path} ({len(data)} bytes): {error}") from error
 
 
-def _to_rgb(image: Image.Image, path: str | os.PathLike[str]) -> np.ndarray:
+def to_rgb(image: Image.Image, path: str | os.PathLike[str]) -> np.ndarray:
+    """A PIL image as `read_image` returns it: (H, W, 3) uint8 RGB, in stored orientation.
+
+    Raises BadInput naming `path` for pixels whose range is undefined.
+    """
     if image.mode.startswith("I"):  # 16-bit gray; older Pillow widens it to 32 bits
         gray = np.asarray(image)
         if gray.min() < 0 or gray.max() > 0xFFFF:

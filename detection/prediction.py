@@ -8,27 +8,26 @@ import numpy as np
 from PIL import Image
 
 from detection.draw import draw_boxes
+from engine.prediction import ImageResult
 
 MIN_SCORE = 0.3  # lowest score that is drawn and printed
 
 
-@dataclass(frozen=True, repr=False)
-class DetectionResult:
+@dataclass(frozen=True, repr=False, eq=False)
+class DetectionResult(ImageResult):
     """Objects in one image, best first.
 
     Attributes:
         image: (H, W, 3) uint8 RGB.
+        classes: names of all classes.
         boxes: (N, 4) float32, x1 y1 x2 y2 in pixels of the image.
         scores: (N,) float32, in 0..1.
         labels: (N,) int64, indices into `classes`.
-        classes: names of all classes.
     """
 
-    image: np.ndarray
     boxes: np.ndarray
     scores: np.ndarray
     labels: np.ndarray
-    classes: tuple[str, ...]
 
     @property
     def names(self) -> list[str]:
@@ -46,9 +45,17 @@ class DetectionResult:
         )
 
     def __repr__(self) -> str:
-        height, width = self.image.shape[:2]
-        shown = int((self.scores >= MIN_SCORE).sum())
-        lines = [f"{shown} objects with a score of {MIN_SCORE} or more in {width} x {height} pixels, of {len(self)}"]
-        for name, score, box in zip(self.names[:shown], self.scores, self.boxes, strict=False):
-            lines.append(f"  {name} {score:.2f} at ({', '.join(f'{side:.1f}' for side in box)})")
+        """The objects with a score of at least `MIN_SCORE`, one a line, and how many more there are."""
+        shown = np.flatnonzero(self.scores >= MIN_SCORE)
+        weak = len(self) - len(shown)
+        lines = [
+            f"{_count(len(shown))} in {self.size}" + (f"; {weak} more with a score below {MIN_SCORE}" if weak else "")
+        ]
+        for i in shown:
+            corners = ", ".join(f"{side:.1f}" for side in self.boxes[i])
+            lines.append(f"  {self.classes[self.labels[i]]} {self.scores[i]:.2f} at ({corners})")
         return "\n".join(lines)
+
+
+def _count(objects: int) -> str:
+    return f"{objects or 'no'} object{'' if objects == 1 else 's'}"

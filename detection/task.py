@@ -189,7 +189,7 @@ class DetectionTask(Task):
     def result(self, image: np.ndarray, predictions: Detections) -> DetectionResult:
         """The objects in one image."""
         boxes, scores, labels = kept(predictions, 0.0)
-        return DetectionResult(image, boxes, scores, labels, tuple(self.info.classes))
+        return DetectionResult(image, tuple(self.info.classes), boxes, scores, labels)
 
     def records(self, predictions: Detections, image_id: int) -> list[dict[str, Any]]:
         """COCO result records."""
