@@ -54,6 +54,7 @@ class CachedDataset:
     """
 
     def __init__(self, folder: Path) -> None:
+        self._folder = folder
         told = json.loads((folder / MARKER).read_text())
         self.augmentations, self.size, rows = told["augmentations"], tuple(told["size"]), told["rows"]
         self._dtypes = [getattr(torch, dtype) for dtype, _ in told["maps"]]
@@ -67,6 +68,10 @@ class CachedDataset:
         areas = self._labels["mask_sizes"].prod(1)
         self._first_pixel = np.append(0, areas.cumsum())
         self._masks = _mapped(folder / "masks.bin", (int(areas.sum()),)) if areas.any() else None
+
+    def __reduce__(self) -> tuple[type[CachedDataset], tuple[Path]]:
+        """Open the files again in a spawned worker: a mapped file would be sent there as a copy of its content."""
+        return CachedDataset, (self._folder,)
 
     def __len__(self) -> int:
         return len(self._maps[0]) // max(1, self.augmentations)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
 import os
 import signal
 import struct
@@ -172,7 +173,8 @@ def train_loader(
 ) -> Loader:
     """Shuffled, augmented batches; call `loader.batch_sampler.set_epoch(epoch)` before each epoch.
 
-    `batch_size` is per process. `workers` defaults to `default_workers()`.
+    `batch_size` is per process. `workers` defaults to `default_workers()`. Where they are spawned, a script needs
+    `if __name__ == "__main__":`.
     """
     rank, world = _place()
     return _loader(dataset, TrainBatches(len(dataset), batch_size, seed, drop_last, rank, world), workers)
@@ -188,10 +190,27 @@ def default_workers() -> int:
     """Processes that feed a trainer best, at most 8: one per core but one beside an accelerator, else one per four.
 
     Without an accelerator the network itself wants every core: on two, one worker made training 9% slower than none,
-    two 35% (BCCD at 320 px, small network).
+    two 35% (BCCD at 320 px, small network). None where processes are spawned and the program is a script: each would
+    run the script again, and whether that has an `if __name__ == "__main__":` cannot be seen.
     """
+    if not _forks() and _main_is_script():
+        return 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(8, cores - 1 if torch.accelerator.is_available() else cores // 4)
+
+
+def _forks() -> bool:
+    """Whether workers are forked, which is so on Linux unless the program has chosen another start method.
+
+    Forked workers share the annotations and start in milliseconds; other systems cannot fork safely.
+    """
+    return sys.platform == "linux" and multiprocessing.get_start_method(allow_none=True) in (None, "fork")
+
+
+def _main_is_script() -> bool:
+    """Whether the program is `python FILE`, as opposed to `python -m`, `python -c`, a notebook or a prompt."""
+    main = sys.modules["__main__"]
+    return getattr(main, "__spec__", None) is None and hasattr(main, "__file__")
 
 
 def _place() -> tuple[int, int]:
@@ -211,8 +230,7 @@ def _loader(dataset: Source, batches: Sampler[Any], workers: int | None) -> Load
         prefetch_factor=2 if workers else None,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_start_worker,
-        # Forked workers share the annotations and start in milliseconds; other systems cannot fork safely.
-        multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
+        multiprocessing_context="fork" if workers and _forks() else None,
         # The loader seeds its workers from this; from the global one it would shift the network's random numbers.
         generator=torch.Generator().manual_seed(0),
     )
