@@ -183,9 +183,19 @@ def test_interval_of_two_seeds_by_hand():
     The baseline's two seeds agree, so the interval is that of our seeds alone.
     """
     always, never, half = (top1(np.full(40, value)) for value in (1.0, 0.0, 0.5))
-    found = bootstrap([always, never], [half, half], level=0.9)
-    assert found.value == 0
-    assert (found.low, found.high) == pytest.approx((-np.sqrt(0.5), np.sqrt(0.5)))
+    for level in (0.6, 0.9):  # each end holds a quarter of the resamples, so the middle 60% reach both
+        found = bootstrap([always, never], [half, half], level=level)
+        assert found.value == 0
+        assert (found.low, found.high) == pytest.approx((-np.sqrt(0.5), np.sqrt(0.5)))
+    middle = bootstrap([always, never], [half, half], level=0.4)
+    assert (middle.value, middle.low, middle.high) == (0, 0, 0)
+
+
+def test_the_interval_is_of_ours_minus_the_baseline():
+    """The baseline misses a tenth of the images, ours none: every resample is at least 0."""
+    found = bootstrap([top1(np.ones(50))], [top1(np.arange(50) % 10 > 0)])
+    assert found.value == pytest.approx(0.1)
+    assert 0 < found.low < 0.1 < found.high < 0.25
 
 
 def test_the_same_seed_draws_the_same_images():
@@ -215,6 +225,9 @@ def test_same_results_do_not_differ_and_other_images_are_refused():
     assert bootstrap([top1(correct)], [top1(correct)]) == Difference(0, 0, 0)
     assert Difference(0, 0, 0).verdict == "not distinguishable"
     assert Difference(-0.1, -0.2, -0.05).verdict == "worse"
+    assert Difference(0.1, 0.05, 0.2).verdict == "better"
+    for value in (-0.1, 0.1):
+        assert Difference(value, -0.2, 0.2).verdict == "not distinguishable"
     with pytest.raises(BadInput, match="same images"):
         bootstrap([top1(correct)], [top1(correct[:-1])])
     other = replace(top1(correct), metric="AP")
