@@ -59,9 +59,9 @@ UNUSUAL = {
     ),
     "one_bit.png": (encoded(PICTURE.convert("1"), "PNG"), np.asarray(PICTURE.convert("1").convert("RGB")), 0),
     "sixteen.png": (encoded(Image.fromarray(SIXTEEN), "PNG"), np.repeat(SIXTEEN[..., None] >> 8, 3, axis=2), 0),
-    "turned.jpg": (encoded(PICTURE, "JPEG", quality=95, exif=ROTATED), SMOOTH, 8),
-    "turned.png": (encoded(PICTURE, "PNG", exif=ROTATED), SMOOTH, 0),
-    "turned_cmyk.jpg": (encoded(PICTURE.convert("CMYK"), "JPEG", quality=95, exif=ROTATED), SMOOTH, 8),
+    "rotated.jpg": (encoded(PICTURE, "JPEG", quality=95, exif=ROTATED), SMOOTH, 8),
+    "rotated.png": (encoded(PICTURE, "PNG", exif=ROTATED), SMOOTH, 0),
+    "rotated_cmyk.jpg": (encoded(PICTURE.convert("CMYK"), "JPEG", quality=95, exif=ROTATED), SMOOTH, 8),
     "a_png.jpg": (encoded(PICTURE, "PNG"), SMOOTH, 0),
     "trailing.jpg": (encoded(PICTURE, "JPEG", quality=95) + b"appended by a camera", SMOOTH, 8),
     "lossless.webp": (encoded(PICTURE, "WEBP", lossless=True), SMOOTH, 0),
@@ -165,10 +165,10 @@ def test_pixels_without_a_defined_range_are_refused(tmp_path: Path) -> None:
             read_image(tmp_path / name)
 
 
-def test_a_turned_tiff_is_refused_rather_than_turned(tmp_path: Path) -> None:
-    PICTURE.save(tmp_path / "turned.tif", exif=ROTATED)
+def test_a_rotated_tiff_is_refused_rather_than_rotated(tmp_path: Path) -> None:
+    PICTURE.save(tmp_path / "rotated.tif", exif=ROTATED)
     with pytest.raises(BadInput, match="orientation"):
-        read_image(tmp_path / "turned.tif")
+        read_image(tmp_path / "rotated.tif")
 
 
 def bombs() -> dict[str, bytes]:

@@ -185,7 +185,7 @@ MALFORMED: dict[str, tuple[Document | str, str]] = {
     "duplicate category": (changed(lambda d: d["categories"][1].update(id=90)), "id 90 occurs more than once in cat"),
     "duplicate annotation": (
         changed(lambda d: d["annotations"][1].update(id=1)),
-        "id 1 occurs more than once in annot",
+        "id 1 occurs more than once in ann",
     ),
     "id a string": (changed(lambda d: d["images"][1].update(id="x")), r"images\[1\] has id 'x'"),
     "fractional id": (changed(lambda d: d["images"][1].update(id=1.5)), r"images\[1\] has id 1.5"),
