@@ -143,7 +143,7 @@ class DetectionLoss(nn.Module):
 
         image_index, anchor_index, target_box = torch.cat(images), torch.cat(positives), torch.cat(target_boxes)
         predicted, positive_anchors = deltas[image_index, anchor_index], anchor_boxes[anchor_index]
-        score = 1.0
+        score: float | Tensor = 1.0
         if self.assignment == "atss":
             score = _paired_iou(decode(predicted.detach(), positive_anchors), target_box)
         target[image_index, anchor_index, torch.cat(classes)] = score

@@ -101,8 +101,8 @@ def test_same_weights_same_detections(name, size):
     scores = torch.cat([x.permute(0, 2, 3, 1).reshape(1, -1, classes) for x in expected_outputs.last[0]], dim=1)
     torch.testing.assert_close(outputs.last[0], scores, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(found.scores[0], expected[:, 4], atol=1e-3, rtol=0)
-    # Detections are not compared by rank, since rounding can swap detections of nearly equal scores. Each one must equal
-    # one of the other network, except those that differ from the lowest score by rounding.
+    # Not compared by rank, since rounding can swap detections of nearly equal scores. Each detection must equal one of
+    # the other network, except those whose score is within rounding of the lowest one.
     same = (
         (found.labels[0][:, None] == expected[:, 5].long() - 1)
         & ((found.scores[0][:, None] - expected[:, 4]).abs() < 1e-3)
