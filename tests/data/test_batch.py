@@ -1,4 +1,4 @@
-"""Padding, memory layout and normalisation, with hand-computed numbers."""
+"""Padding, memory layout and normalisation, compared with numbers computed by hand."""
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ def test_collate_pads_boxes_with_zeros_and_labels_with_minus_one() -> None:
 
 
 @pytest.mark.case("R5")
-def test_a_batch_without_any_box() -> None:
+def test_a_batch_without_boxes() -> None:
     batch = collate([sample(0), sample(0)])
     assert batch.boxes.shape == (2, 0, 4)
     assert batch.labels.shape == (2, 0)
@@ -54,7 +54,7 @@ def test_images_are_channels_last_views_in_the_right_order() -> None:
     assert batch.images[1].unique().tolist() == [5]
 
 
-def test_masks_are_stacked_or_absent_for_all() -> None:
+def test_either_all_samples_have_a_mask_or_none() -> None:
     batch = collate([sample(0, mask=True), sample(1, mask=True)])
     assert batch.masks is not None
     assert batch.masks.shape == (2, 4, 6)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from backbones.errors import BadInput, UserError
-from data.reader import share
+from data.reader import subset_indices
 from engine.schema import SCHEMA
 from experiments.compare import __main__ as compare
 from experiments.compare.config import CompareConfig
@@ -85,9 +85,9 @@ def test_learning_rates_are_tried_on_training_images():
 
 @pytest.mark.parametrize("total", [5, 87, 205])
 def test_holdout_has_nothing_in_common_with_training(total):
-    trained, scored = share(total, (0.0, 0.8), 3), share(total, (0.8, 1.0), 3)
+    trained, scored = subset_indices(total, (0.0, 0.8), 3), subset_indices(total, (0.8, 1.0), 3)
     assert sorted([*trained, *scored]) == list(range(total))
-    assert set(share(total, (0.0, 0.4), 3)) <= set(trained)
+    assert set(subset_indices(total, (0.0, 0.4), 3)) <= set(trained)
 
 
 @pytest.mark.parametrize(
