@@ -74,6 +74,18 @@ def test_fusion_by_hand(fusion, expected):
     torch.testing.assert_close(out, torch.full((1, 4, 2, 2), expected))
 
 
+@pytest.mark.parametrize("fusion", ["fast", "sum", "softmax"])
+def test_fixed_fusion_returns_the_same(fusion):
+    """Weights as plain numbers change no sum of two or three maps."""
+    for inputs in (2, 3):
+        node = Fusion(inputs, 4, fusion, torch.nn.SiLU, bias=False).eval()
+        if fusion != "sum":
+            node.weights.data = torch.tensor([0.5, 3.0, 1.5])[:inputs]
+        features = [torch.randn(1, 4, 5, 6) for _ in range(inputs)]
+        with torch.inference_mode():
+            torch.testing.assert_close(node.for_inference()(features), node(features))
+
+
 def test_new_separable_convolutions_keep_positions():
     """A bright pixel stays the brightest of its neighbourhood in at least 90% of the channels of neck and heads."""
     torch.manual_seed(0)
