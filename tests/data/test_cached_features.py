@@ -1,6 +1,8 @@
 """Features on disk against the samples and maps that they were made of."""
 
 import json
+import pickle
+from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
 import pytest
@@ -108,6 +110,13 @@ def test_worker_processes_hand_them_over(tmp_path):
     assert len(alone) == 2
     for a, b in zip(alone, shared, strict=True):
         assert torch.equal(a.images.maps[0], b.images.maps[0])
+
+
+def test_spawned_workers_open_the_files_again(tmp_path):
+    source = Source()
+    sent = bytes(ForkingPickler.dumps(kept(tmp_path / "kept", source, augmentations=0)))
+    assert len(sent) < 1000  # the folder's name, not the features
+    assert_same(pickle.loads(sent)[4], source[4])
 
 
 def test_they_are_computed_once(tmp_path):
