@@ -1,6 +1,8 @@
 """Cached features, compared with the samples and feature maps that were stored."""
 
 import json
+import pickle
+from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
 import pytest
@@ -108,6 +110,13 @@ def test_worker_processes_return_equal_features(tmp_path):
     assert len(without_workers) == 2
     for a, b in zip(without_workers, with_workers, strict=True):
         assert torch.equal(a.images.maps[0], b.images.maps[0])
+
+
+def test_spawned_workers_open_the_files_again(tmp_path):
+    source = Source()
+    sent = bytes(ForkingPickler.dumps(cached(tmp_path / "features", source, augmentations=0)))
+    assert len(sent) < 1000  # the folder's name, not the features
+    assert_same(pickle.loads(sent)[4], source[4])
 
 
 def test_features_are_computed_once(tmp_path):

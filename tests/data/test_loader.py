@@ -1,9 +1,12 @@
 """Order and augmentation depend only on (seed, epoch, index); evaluation reads every image once."""
 
+import importlib.machinery
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -246,6 +249,33 @@ def test_default_workers_leave_cores_to_the_trainer(monkeypatch: pytest.MonkeyPa
         for cores, workers in cases:
             monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)), raising=False)
             assert default_workers() == workers
+
+
+@pytest.mark.parametrize(
+    ("platform", "method", "script", "forked", "workers"),
+    [
+        ("linux", None, True, True, 4),
+        ("linux", "fork", True, True, 4),
+        ("linux", "spawn", False, False, 4),
+        ("linux", "spawn", True, False, 0),  # each worker would run the script again
+        ("darwin", None, False, False, 4),
+        ("win32", "spawn", True, False, 0),
+    ],
+)
+def test_workers_start_as_the_program_has_chosen(
+    monkeypatch: pytest.MonkeyPatch, platform: str, method: str | None, script: bool, forked: bool, workers: int
+) -> None:
+    main = types.ModuleType("__main__")
+    main.__spec__ = None if script else importlib.machinery.ModuleSpec("detection.train", None)
+    main.__file__ = "train.py"
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setattr(multiprocessing, "get_start_method", lambda allow_none=False: method)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
+    assert default_workers() == workers
+    loader = eval_loader(Numbers(4), 2, workers=1)
+    assert (getattr(loader.multiprocessing_context, "_name", None) == "fork") == forked
 
 
 def test_importing_the_package_imports_no_large_library() -> None:
