@@ -18,36 +18,39 @@ class TrainConfig(engine.TrainConfig):
     """Train a classifier."""
 
     neck: str | None = None
-    """What fuses the pyramid before pooling: bifpn, fpn or panet; none takes the network's own head."""
+    """Neck before the pooling: bifpn, fpn or panet. By default none, with the network's own head."""
     batch_size: int = 32
-    """Images in each step."""
+    """Number of images per batch."""
     backbone_lr: float = 0.3
-    """Factor on the learning rate of a backbone that starts from weights."""
+    """Factor on the learning rate of a pretrained backbone."""
     class_layer: Literal["published", "zero"] = "published"
-    """Where a new class layer starts: at what published weights take its classes for, or at zero."""
+    """Initial weights of a new class layer: published computes them from the class layer of the published weights
+    (weight imprinting), zero starts from zero."""
     schedule: Literal["cosine", "exponential"] = "cosine"
-    """How the learning rate falls: along a cosine to 0, or by 3% every 2.4 epochs."""
+    """Learning rate schedule after the warm-up: a cosine to 0, or exponential, a decay of 3% every 2.4 epochs."""
     first_layer_lr: float = 1.0
-    """Factor on the learning rate of the backbone's first layer; those between follow a geometric series to 1."""
+    """Factor on the learning rate of the backbone's first layer. It rises geometrically with depth to 1 at the last
+    layer."""
     label_smoothing: float = 0.1
-    """Share of the target that is spread evenly over all classes."""
+    """Label smoothing: fraction of the target that is spread evenly over all classes."""
     stochastic_depth: float | None = None
-    """Rate at which the last residual branch is dropped, falling to 0 at the first; by default the network's own."""
+    """Drop rate of stochastic depth at the last residual block. It rises linearly from 0 at the first block. By default
+    the network's own rate."""
     augment: Literal["none", "randaugment", "autoaugment"] = "none"
-    """Policy of random distortions on top of crop, flip and colour."""
+    """Augmentation policy, in addition to crop, flip and colour jitter."""
     min_crop: float = 0.35
-    """Least share of the image's area in a random crop."""
+    """Smallest area of a random crop, as a fraction of the image."""
     color: float = 0.2
-    """Strength of the random change of brightness, contrast and saturation."""
+    """Strength of the colour jitter: brightness, contrast and saturation change by a factor of 1 +- this."""
     vflip: bool = False
-    """Also flip images upside down, where up and down mean nothing."""
+    """Also flip images vertically at random, for data without a fixed orientation."""
     mixup: float = 0.0
-    """Alpha of the Beta distribution by which pairs of images are blended; 0 turns it off."""
+    """Alpha of the beta distribution of MixUp, which blends pairs of images. 0 disables it."""
     cutmix: float = 0.0
-    """Alpha of the Beta distribution of the area pasted from another image; 0 turns it off."""
+    """Alpha of the beta distribution of CutMix, which pastes a rectangle of another image. 0 disables it."""
 
     def check(self) -> None:
-        """Raise UserError for values that no run could use."""
+        """Raise UserError for values out of range and for settings that contradict each other."""
         super().check()
         for name, least, most in (
             ("label_smoothing", 0.0, 0.99),
@@ -60,26 +63,27 @@ class TrainConfig(engine.TrainConfig):
         ):
             value = getattr(self, name)
             if value is not None and not least <= value <= most:
-                raise UserError(f"--{name} {value} is out of range: from {least:g} to {most:g}")
+                raise UserError(f"--{name} {value} is out of range: it must be from {least:g} to {most:g}")
         if self.data.cached_augmentations and (self.mixup or self.cutmix):
             raise UserError(
-                "--data.cached_augmentations caches single images: --mixup and --cutmix, which blend several, must be 0"
+                "--data.cached_augmentations caches the features of single images: --mixup and --cutmix, which blend "
+                "several, must be 0"
             )
 
 
 @dataclass
 class EvalConfig(engine.EvalConfig):
-    """Score a classifier: top-1, top-5, each class, and the confusion matrix."""
+    """Evaluate a classifier: top-1, top-5, accuracy of each class, and confusion matrix."""
 
     pretrained: bool | str = True
-    """Weights of --backbone: true for the published ones, or a file of them."""
+    """Weights of --backbone: true for the published weights, or a weight file."""
     batch_size: int = 32
-    """Images in each step."""
+    """Number of images per batch."""
 
 
 @dataclass
 class PredictConfig(engine.PredictConfig):
-    """Name what is in images."""
+    """Predict the class of images."""
 
     pretrained: bool | str = True
-    """Weights of --backbone: true for the published ones, or a file of them."""
+    """Weights of --backbone: true for the published weights, or a weight file."""

@@ -1,4 +1,4 @@
-"""Pictures: an image beside its likeliest classes, and a confusion matrix."""
+"""Draw an image next to its most probable classes, and a confusion matrix."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 FONT = Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")
-SIDE = 448  # px: longer side of the image, and height of the list beside it at most
-PANEL = 380  # px: width of that list
-ROW = 56  # px
+SIDE = 448  # px: longer side of the drawn image
+PANEL = 380  # px: width of the list of classes
+ROW = 56  # px: height of a row of the list
 BLUE, GREEN, GRAY = (36, 104, 176), (34, 139, 84), (225, 228, 232)
-LABELLED = 40  # classes up to which a confusion matrix names its rows
+MAX_LABELS = 40  # with more classes, a confusion matrix has no class names
 
 
 def draw_scores(
     image: np.ndarray, names: Sequence[str], probabilities: Sequence[float], truth: str | None = None
 ) -> np.ndarray:
-    """The image, scaled to be legible, with bars for its likeliest classes beside it.
+    """Draw the image, resized, next to bars for its most probable classes.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        names: of the classes, likeliest first.
-        probabilities: of each, in 0..1.
-        truth: the right class: its bar is green, and it is named on top.
+        names: class names, the most probable first.
+        probabilities: of these classes, in 0..1.
+        truth: name of the true class. It is written above the bars, and its bar is green.
 
     Returns:
         (H', W', 3) uint8 RGB.
@@ -40,12 +40,12 @@ def draw_scores(
     picture.paste(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
     canvas, left, room = ImageDraw.Draw(picture), width + 20, PANEL - 40
     if truth is not None:
-        canvas.text((left, 14), _fitted(f"truth: {truth}", 18, room), fill="black", font=_font(18))
+        canvas.text((left, 14), _truncate(f"truth: {truth}", 18, room), fill="black", font=_font(18))
     for i, (name, share) in enumerate(zip(names, probabilities, strict=True)):
         y = top + ROW * i
         percent = f"{100 * share:.1f}%"
         space = room - _font(17).getlength(percent) - 12
-        canvas.text((left, y), _fitted(name, 17, space), fill="black", font=_font(17))
+        canvas.text((left, y), _truncate(name, 17, space), fill="black", font=_font(17))
         canvas.text((left + room, y), percent, fill="black", font=_font(17), anchor="ra")
         canvas.rectangle((left, y + 27, left + room, y + 37), fill=GRAY)
         if round(room * share) > 0:
@@ -58,8 +58,8 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(FONT, size)
 
 
-def _fitted(text: str, size: int, width: float) -> str:
-    """The text, cut with dots to `width` px."""
+def _truncate(text: str, size: int, width: float) -> str:
+    """Shorten the text with dots to a width of `width` px."""
     font = _font(size)
     if font.getlength(text) <= width:
         return text
@@ -69,16 +69,17 @@ def _fitted(text: str, size: int, width: float) -> str:
 
 
 def draw_confusion(counts: np.ndarray, names: Sequence[str], file: Path) -> None:
-    """Save a confusion matrix as a picture: each row's shares as shades; up to 40 classes are named and counted.
+    """Draw a confusion matrix. Each row is normalised. Up to 40 classes, it shows class names and counts.
 
     Args:
-        counts: (K, K) or (K, K + 1) images of each class by predicted class; the last column may be all other outputs.
+        counts: (K, K) or (K, K + 1) number of images by true class (rows) and predicted class (columns). An additional
+            last column counts all other outputs of the model.
         names: of the K classes.
-        file: where to.
+        file: image file to write.
     """
     classes, columns = counts.shape
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    side = min(14.0, 3.2 + 0.36 * classes) if classes <= LABELLED else 9.0
+    side = min(14.0, 3.2 + 0.36 * classes) if classes <= MAX_LABELS else 9.0
     figure = Figure(figsize=(side + 0.6, side), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
@@ -86,7 +87,7 @@ def draw_confusion(counts: np.ndarray, names: Sequence[str], file: Path) -> None
     figure.colorbar(shown, ax=axes, shrink=0.7, label="share of the class")
     axes.set_xlabel("predicted")
     axes.set_ylabel("true class")
-    if classes <= LABELLED:
+    if classes <= MAX_LABELS:
         literal = [name.replace("$", r"\$") for name in names]
         axes.set_xticks(range(columns), [*literal, "other"][:columns], rotation=90, fontsize=8)
         axes.set_yticks(range(classes), literal, fontsize=8)

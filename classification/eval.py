@@ -1,4 +1,4 @@
-"""`python -m classification.eval`: score a trained or published classifier by top-1, top-5 and class."""
+"""`python -m classification.eval`: evaluate a trained or published classifier."""
 
 from classification.spec import SPEC
 from engine.entry import eval_command

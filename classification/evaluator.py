@@ -1,4 +1,4 @@
-"""Top-1, top-5, accuracy of each class and the confusion matrix over a data set, from exact counts."""
+"""Top-1, top-5, accuracy of each class and confusion matrix over a data set, from exact counts."""
 
 from __future__ import annotations
 
@@ -13,17 +13,15 @@ TOP = 5
 
 
 class AccuracyEvaluator:
-    """Counts hits; ties go as `torch.topk` breaks them. An unreadable image is left out.
+    """Counts correct predictions. Ties are broken as by `torch.topk`. Unreadable images do not count.
 
     Args:
-        classes: names of the data set's classes, K of them.
-        outputs: the model's output for each of them; all outputs compete, those of absent classes as well.
-        total: number of the model's outputs, O.
+        classes: names of the K classes of the data set.
+        outputs: index of the model's output for each class. All outputs compete, also those of other classes.
+        total: number of the model's outputs O.
 
     Attributes:
-        confusion: (K, O) int64, images of each class by the output that scored highest.
-        rows: a row an image: (image id, class index, best output), and
-        probabilities: of that output, in 0..1.
+        confusion: (K, O) int64, number of images by true class (rows) and output with the highest score (columns).
     """
 
     def __init__(self, classes: Sequence[str], outputs: Sequence[int], total: int) -> None:
@@ -33,14 +31,19 @@ class AccuracyEvaluator:
         self.reset()
 
     def reset(self) -> None:
-        """Forget all predictions."""
+        """Discard all predictions."""
         self.confusion = np.zeros((len(self.classes), self.total), np.int64)
         self._top5 = 0
         self._rows: list[np.ndarray] = []
         self._probabilities: list[np.ndarray] = []
 
     def update(self, predictions: Tensor, batch: Batch) -> None:
-        """Add a batch: (B, O) logarithms of probabilities, and `batch.labels` (B, 1) class indices."""
+        """Add a batch.
+
+        Args:
+            predictions: (B, O) log-probabilities.
+            batch: with class indices `labels` (B, 1).
+        """
         readable = batch.readable.cpu()
         values, best = predictions.topk(min(TOP, self.total), dim=1)
         best_outputs = best.cpu()[readable].numpy()
@@ -53,32 +56,32 @@ class AccuracyEvaluator:
 
     @property
     def rows(self) -> np.ndarray:
-        """(N, 3) int64: image id, class index, best output."""
+        """(N, 3) int64, one row per image: image id, class index, output with the highest score."""
         return np.concatenate(self._rows) if self._rows else np.zeros((0, 3), np.int64)
 
     @property
     def probabilities(self) -> np.ndarray:
-        """(N,) probability of the best output, in 0..1."""
+        """(N,) probability of the output with the highest score, in 0..1, in the order of `rows`."""
         return np.concatenate(self._probabilities) if self._probabilities else np.zeros(0)
 
     @property
     def per_class(self) -> dict[str, float]:
-        """Top-1 of each class; NaN for those without an image."""
+        """Top-1 accuracy of each class, in 0..1. NaN for classes without images."""
         hits = self.confusion[np.arange(len(self.classes)), self.outputs]
         with np.errstate(invalid="ignore"):
             shares = hits / self.confusion.sum(1)
         return dict(zip(self.classes, shares.tolist(), strict=True))
 
     def compute(self) -> dict[str, float]:
-        """`top1`, `top5` (among as many outputs as there are, if fewer), and `balanced`, the mean over classes.
+        """`top1`, `top5` and `balanced`, the mean top-1 over the classes that have images.
 
-        Fractions in 0..1; NaN without any image.
+        Fractions in 0..1, or NaN without images. With fewer than five outputs, `top5` is 1.
         """
         count = int(self.confusion.sum())
         hits = int(self.confusion[np.arange(len(self.classes)), self.outputs].sum())
-        of_class = np.array([value for value in self.per_class.values() if value == value])
+        accuracies = np.array([value for value in self.per_class.values() if value == value])
         return {
             "top1": hits / count if count else float("nan"),
             "top5": self._top5 / count if count else float("nan"),
-            "balanced": float(of_class.mean()) if of_class.size else float("nan"),
+            "balanced": float(accuracies.mean()) if accuracies.size else float("nan"),
         }

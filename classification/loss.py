@@ -1,4 +1,4 @@
-"""Cross-entropy, and the mixing of images that goes with it."""
+"""Cross entropy, with MixUp and CutMix."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from classification.transforms import seeded
 
 
 class ClassificationLoss(nn.Module):
-    """Cross-entropy with label smoothing, on images that MixUp (arXiv:1710.09412) or CutMix (arXiv:1905.04899) blends.
+    """Cross entropy with label smoothing, MixUp (arXiv:1710.09412) and CutMix (arXiv:1905.04899).
 
     Args:
-        num_classes: K.
-        label_smoothing: share of the target that is spread over all classes, in 0..1.
-        mixup, cutmix: alpha of the beta distribution that shares are drawn from; 0 turns one off. Where both are on,
-            each batch takes one of them at random.
+        num_classes: number of classes K.
+        label_smoothing: fraction of the target that is spread evenly over all classes, in 0..1.
+        mixup, cutmix: alpha of the beta distribution of the mixing ratio; 0 disables the method. If both are enabled,
+            each batch uses one of them at random.
     """
 
     def __init__(self, num_classes: int, label_smoothing: float = 0.0, mixup: float = 0.0, cutmix: float = 0.0) -> None:
@@ -30,9 +30,15 @@ class ClassificationLoss(nn.Module):
         ]
 
     def mix(self, images: Tensor, labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-        """Images (B, 3, H, W) and class indices (B,) -> blended images and shares of classes (B, K), by `seed` alone.
+        """Apply MixUp or CutMix to a batch. If both are disabled, return the arguments unchanged.
 
-        Both are returned as they are where nothing is to be blended.
+        Args:
+            images: (B, 3, H, W).
+            labels: (B,) class indices.
+            seed: determines all random draws.
+
+        Returns:
+            Images (B, 3, H, W) and class probabilities (B, K).
         """
         if not self._mixes:
             return images, labels
@@ -40,5 +46,5 @@ class ClassificationLoss(nn.Module):
             return self._mixes[int(torch.randint(len(self._mixes), ()))](images, labels)
 
     def forward(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """Logits (B, K) and class indices (B,) or shares (B, K) -> `cross_entropy`, a scalar."""
+        """Logits (B, K) and class indices (B,) or class probabilities (B, K) -> `cross_entropy`, a scalar."""
         return {"cross_entropy": F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)}

@@ -1,7 +1,7 @@
-"""The classifier: a backbone and a head. A plain module that knows nothing of data or training.
+"""The classifier: a backbone, an optional neck and a head. A plain module, independent of data and training.
 
-Without a neck it is the published network, cut where its own head begins, so that published weights give published
-accuracy. With one, the maps that the neck fuses are pooled.
+Without a neck it is the published network, split into backbone and head, so that published weights have their published
+accuracy. With a neck, the feature maps of the neck are pooled.
 """
 
 from __future__ import annotations
@@ -36,19 +36,20 @@ from backbones.weights import load_weights, read_state
 logger = logging.getLogger(__name__)
 
 NECK_STRIDES = (8, 16, 32)
-DROPOUT = 0.2  # before the class layer of a pooled pyramid: EfficientNet-B0's
-RUN = "model."  # what precedes our names in a run's checkpoint
+DROPOUT = 0.2  # before the class layer of a pooled pyramid, as in EfficientNet-B0
+RUN = "model."  # prefix of the parameter names in a run's checkpoint
 CLASS_LAYER = "head.classifier."
 
 
 class Classifier(nn.Module):
-    """Logits of an image's classes.
+    """Computes the logits of an image's classes.
 
     Args:
-        backbone: what `--protocol frozen` freezes, and what other tasks take over from a run.
-        head: logits from what the neck gives, or the backbone where there is none; its `classifier` is the last layer.
-        provenance: of the backbone's weights.
-        neck: fuses the backbone's maps at strides 8, 16 and 32.
+        backbone: the part that the protocol "frozen" freezes, and that other tasks load from a run.
+        head: computes logits from the feature maps of the neck, or of the backbone without a neck. Its last layer is
+            `head.classifier`.
+        provenance: origin of the backbone's weights.
+        neck: fuses the backbone's feature maps at strides 8, 16 and 32.
     """
 
     def __init__(self, backbone: nn.Module, head: nn.Module, provenance: Provenance, neck: nn.Module | None = None):
@@ -59,12 +60,12 @@ class Classifier(nn.Module):
         self.provenance = provenance
 
     def forward(self, images: Tensor | CachedFeatures) -> Tensor:
-        """(B, 3, H, W) normalised floats -> logits (B, K)."""
+        """Normalised images (B, 3, H, W) float -> logits (B, K)."""
         maps = self.maps(images)
         return self.head(maps if self.neck is None else self.neck(maps))
 
     def maps(self, images: Tensor | CachedFeatures) -> list[Tensor]:
-        """What neck or head take of the backbone's maps; of a backbone that pools its last one itself, (B, C)."""
+        """The inputs of neck or head: feature maps (B, C, h, w), or (B, C) if the backbone includes the pooling."""
         if isinstance(images, CachedFeatures):
             return images.maps
         maps = self.backbone(images)
@@ -76,9 +77,9 @@ class Classifier(nn.Module):
 
 
 class ConvHead(nn.Module):
-    """EfficientNet's own head: 1x1 convolution on the coarsest map, mean over space, dropout, linear layer.
+    """EfficientNet's head: 1x1 convolution on the coarsest map, global average pooling, dropout and linear layer.
 
-    Takes over the layers of `network`, whose act follows the convolution.
+    It uses the layers of `network` itself, not copies.
     """
 
     def __init__(self, network: EfficientNetClassifier) -> None:
@@ -93,7 +94,7 @@ class ConvHead(nn.Module):
 
 
 class LinearHead(nn.Module):
-    """The class layer of a network that does all else itself."""
+    """The class layer of a network whose backbone includes everything before it."""
 
     def __init__(self, classifier: nn.Linear) -> None:
         super().__init__()
@@ -105,7 +106,7 @@ class LinearHead(nn.Module):
 
 
 class PyramidHead(nn.Module):
-    """ReLU and mean over space of every map, side by side, then dropout and a linear layer."""
+    """ReLU and global average pooling of every map, concatenated, then dropout and a linear layer."""
 
     def __init__(self, features: int, num_classes: int) -> None:
         super().__init__()
@@ -125,22 +126,23 @@ def create_classifier(
     neck: str | None = None,
     stochastic_depth: float | None = None,
 ) -> Classifier:
-    """A classifier on any backbone; an untrained class layer starts from zero.
+    """Create a classifier on any backbone. A class layer without weights starts from zero.
 
-    EfficientNet's rule would draw its weights from +-1/sqrt(K): made for a thousand classes, it drowns the features
-    where there are two. From zero, the first steps train that layer before the backbone feels a gradient.
+    EfficientNet's initialisation draws the class layer's weights from +-1/sqrt(K). It is made for a thousand classes;
+    for two classes these weights are far too large. From zero, the first steps train the class layer alone, because no
+    gradient passes through it.
 
     Args:
-        backbone: a name of `list_backbones()`, or NAME.TAG.
-        num_classes: K.
-        pretrained: True for published weights; a path for a file of them, or for a checkpoint of a run of any task, of
-            which the backbone is taken, and the head where it fits. The class layer is dropped, and logged, where
-            class counts differ.
-        neck: a name of `backbones.necks.NECKS`; None for the network's own head.
-        stochastic_depth: rate of the last residual branch; None leaves what the network is published with.
+        backbone: a name from `list_backbones()`, or NAME.TAG.
+        num_classes: number of classes K.
+        pretrained: True for published weights; a path for a weight file, or for a checkpoint of a run of any task. From
+            a run, the backbone is loaded, and the head if it fits. If the number of classes differs, the class layer of
+            the file is dropped and a warning is logged.
+        neck: a name from `backbones.necks.NECKS`; None for the network's own head.
+        stochastic_depth: drop rate of the last residual branch; None for the network's own rate.
 
-    Raises UserError for unknown names and for networks without residual branches or without a head of one linear layer
-    where those are asked for, BadInput where weights are absent or do not fit.
+    Raises UserError for unknown names, for `stochastic_depth` on a network without residual branches, and for a network
+    without neck whose head is not one linear layer; BadInput for weights that are missing or do not fit.
     """
     state = {} if isinstance(pretrained, bool) else read_state(pretrained)
 
@@ -151,14 +153,14 @@ def create_classifier(
             return _pooled(backbone, num_classes, source)
         if is_efficientnet(split_tag(backbone)[0]):
             return _efficientnet(backbone, num_classes, source)
-        return _of_timm(backbone, num_classes, source, stochastic_depth)
+        return _timm(backbone, num_classes, source, stochastic_depth)
 
-    if any(key.startswith(RUN + CLASS_LAYER) for key in state):  # a classification run's
+    if any(key.startswith(RUN + CLASS_LAYER) for key in state):  # a classification run
         model = build(False)
-        given = {key.removeprefix(RUN): value for key, value in state.items()}
-        if given.keys() == model.state_dict().keys():
-            _take_over(model, given, Path(str(pretrained)))
-        else:  # with a neck and now without, or the other way round
+        run_state = {key.removeprefix(RUN): value for key, value in state.items()}
+        if run_state.keys() == model.state_dict().keys():
+            _load_run(model, run_state, Path(str(pretrained)))
+        else:  # only one of the two has a neck: load the backbone
             model = build(pretrained)
     else:
         model = build(pretrained)
@@ -168,21 +170,21 @@ def create_classifier(
 
 
 def _with_neck(name: str, num_classes: int, pretrained: bool | str | Path, neck: str) -> Classifier:
-    """EfficientDet-D0's neck on the backbone's levels, pooled."""
+    """A neck of EfficientDet-D0's size on the backbone's levels, then pooling."""
     backbone = create_backbone(name, pretrained)
     scale = scale_of(0)
     options: dict[str, Any] = {"channels": scale.width, "num_levels": scale.num_levels}
     if neck.startswith("bifpn"):
         options["repeats"] = scale.neck_repeats
     levels = [backbone.levels[i] for i in select(backbone.levels, NECK_STRIDES)]
-    fused = create_neck(neck, levels, **options)
-    head = PyramidHead(sum(level.channels for level in fused.levels), num_classes)
+    neck_module = create_neck(neck, levels, **options)
+    head = PyramidHead(sum(level.channels for level in neck_module.levels), num_classes)
     _zero(head.classifier)
-    return Classifier(backbone, head, backbone.provenance, fused)
+    return Classifier(backbone, head, backbone.provenance, neck_module)
 
 
 def _efficientnet(name: str, num_classes: int, pretrained: bool | str | Path) -> Classifier:
-    """This package's EfficientNet, cut before its last convolution."""
+    """This package's EfficientNet, split before its last convolution."""
     architecture = split_tag(name)[0]
     network = EfficientNetClassifier(architecture, num_classes)
     _zero(network.classifier)
@@ -195,18 +197,18 @@ def _efficientnet(name: str, num_classes: int, pretrained: bool | str | Path) ->
 
 
 def _pooled(name: str, num_classes: int, pretrained: bool | str | Path) -> Classifier:
-    """A network whose coarsest map is pooled: AmoebaNet, whose own head is that, or one of the user's."""
+    """A network with pooling of its coarsest map as head: AmoebaNet, whose own head is that, or a user's network."""
     backbone = create_backbone(name, pretrained, strides=(32,))
     head = PyramidHead(backbone.levels[-1].channels, num_classes)
     _zero(head.classifier)
     return Classifier(backbone, head, backbone.provenance)
 
 
-def _of_timm(name: str, num_classes: int, pretrained: bool | str | Path, stochastic_depth: float | None) -> Classifier:
-    """A network of timm's, cut before its class layer: what lies before that counts as backbone."""
+def _timm(name: str, num_classes: int, pretrained: bool | str | Path, stochastic_depth: float | None) -> Classifier:
+    """A network of timm. All layers before its class layer are the backbone."""
     architecture = split_tag(name)[0]
     with torch.device("meta"):
-        build_backbone(architecture)  # refuses what cannot serve as a backbone, as the other tasks do
+        build_backbone(architecture)  # raises for networks that cannot be backbones, as in the other tasks
     config = timm.get_pretrained_cfg(architecture)
     options: dict[str, Any] = {"strict_img_size": False} if config is not None and config.fixed_input_size else {}
     if stochastic_depth:
@@ -220,18 +222,22 @@ def _of_timm(name: str, num_classes: int, pretrained: bool | str | Path, stochas
     classifier = network.get_classifier()  # type: ignore[operator]
     if not isinstance(classifier, nn.Linear):
         raise UserError(
-            f"'{name}' does not end in one linear layer, so that it cannot be cut into backbone and head: use it with "
-            "--neck bifpn, which brings a head of its own"
+            f"the last layer of '{name}' is not a linear layer, so it cannot be split into backbone and head: use a "
+            "neck, such as `neck='bifpn'`, which has its own head",
+            settings=("neck",),
         )
     _zero(classifier)
-    provenance = _fill(network, name, pretrained)
-    place = next(key for key, module in network.named_modules() if module is classifier)
-    network.set_submodule(place, nn.Identity())
+    provenance = _load(network, name, pretrained)
+    key = next(key for key, module in network.named_modules() if module is classifier)
+    network.set_submodule(key, nn.Identity())
     return Classifier(network, LinearHead(classifier), provenance)
 
 
-def _fill(network: nn.Module, name: str, pretrained: bool | str | Path) -> Provenance:
-    """`load_weights`, which knows published names; runs of other tasks spell some networks as timm's extractors do."""
+def _load(network: nn.Module, name: str, pretrained: bool | str | Path) -> Provenance:
+    """`load_weights`, also for runs of other tasks.
+
+    Such runs name some parameters as timm's feature extractors do, not as in the published network.
+    """
     state = {} if isinstance(pretrained, bool) else read_state(pretrained)
     if not any(key.startswith(f"{RUN}backbone.network.") for key in state):
         return load_weights(network, name, pretrained)
@@ -240,34 +246,41 @@ def _fill(network: nn.Module, name: str, pretrained: bool | str | Path) -> Prove
     provenance = load_weights(backbone, name, pretrained)
     published = backbone.published_names()
     network.load_state_dict({published[key]: value for key, value in backbone.state_dict().items()}, strict=False)
-    logger.warning("%s holds a backbone alone: the head of %s starts from random weights", pretrained, name)
+    logger.warning("%s contains only a backbone: the head of %s starts from random weights", pretrained, name)
     return provenance
 
 
-def _take_over(model: Classifier, state: dict[str, Tensor], file: Path) -> None:
-    """Load the whole classifier of a run; only the class layer may have another shape. Raises BadInput."""
+def _load_run(model: Classifier, state: dict[str, Tensor], file: Path) -> None:
+    """Load the whole classifier of a run, except a class layer of another shape.
+
+    Raises BadInput if other parameters have another shape.
+    """
     own = model.state_dict()
-    odd = [key for key, value in state.items() if value.shape != own[key].shape]
-    if any(not key.startswith(CLASS_LAYER) for key in odd):
-        raise BadInput(f"{file} is a run of another network: name it with --backbone")
-    for key in odd:
-        logger.warning("%s: '%s' dropped, since the number of classes differs", file, key)
-    model.load_state_dict(own | {key: value for key, value in state.items() if key not in odd})
+    differing = [key for key, value in state.items() if value.shape != own[key].shape]
+    if any(not key.startswith(CLASS_LAYER) for key in differing):
+        raise BadInput(f"{file} is a run of another network: choose it with `backbone`", settings=("backbone",))
+    for key in differing:
+        logger.warning("%s: '%s' is dropped, because the number of classes differs", file, key)
+    model.load_state_dict(own | {key: value for key, value in state.items() if key not in differing})
     with file.open("rb") as content:
         digest = hashlib.file_digest(content, "sha256").hexdigest()
     model.provenance = replace(model.provenance, source=f"file:{file}", recipe="run checkpoint", sha256=digest)
 
 
 def _set_stochastic_depth(model: Classifier, name: str, rate: float) -> None:
-    """Let the branches' rates grow linearly towards `rate`, as EfficientNet's do; timm's were built so."""
+    """Set drop rates that rise linearly towards `rate`, as in EfficientNet. timm sets those of its own networks.
+
+    Raises UserError for a positive rate on a network without residual branches.
+    """
     branches = [module for module in model.modules() if isinstance(module, StochasticDepth)]
     if rate and not branches and not any(isinstance(module, DropPath) for module in model.modules()):
         raise UserError(
-            f"--stochastic_depth {rate}: '{name}' has no residual branches that could be dropped"
-            + (", or none that can be reached below a neck" if model.neck is not None else "")
+            f"`stochastic_depth={rate}` needs residual branches: '{name}' has none"
+            + (", or none that can be configured with a neck" if model.neck is not None else ""),
+            settings=("stochastic_depth",),
         )
-    for place, branch in enumerate(branches):
-        branch.rate = rate * place / len(branches)
+    for index, branch in enumerate(branches):
+        branch.rate = rate * index / len(branches)
 
 
 def _zero(layer: nn.Linear) -> None:

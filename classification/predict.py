@@ -1,4 +1,4 @@
-"""`python -m classification.predict`: name what is in images; writes pictures and the likeliest classes as JSON."""
+"""`python -m classification.predict`: predict the class of images; writes pictures and the top classes as JSON."""
 
 from classification.spec import SPEC
 from engine.entry import predict_command

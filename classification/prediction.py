@@ -1,4 +1,4 @@
-"""The class of one image."""
+"""The result of `predict` for one image."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ class ClassificationResult(ImageResult):
 
     @property
     def name(self) -> str:
-        """The likeliest class."""
+        """The most probable class."""
         return self.classes[int(self.probabilities.argmax())]
 
     def top(self, count: int = TOP) -> list[tuple[str, float]]:
-        """The likeliest classes with their probabilities, best first."""
+        """The `count` most probable classes with their probabilities, the most probable first."""
         best = np.argsort(-self.probabilities, kind="stable")[:count]
         return [(self.classes[i], float(self.probabilities[i])) for i in best]
 
     def plot(self) -> Image.Image:
-        """The image beside its likeliest classes; small images are enlarged."""
+        """Draw the image next to its most probable classes. Small images are enlarged."""
         names, shares = zip(*self.top(), strict=True)
         return Image.fromarray(draw_scores(self.image, readable(names), list(shares), None))
 

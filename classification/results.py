@@ -1,4 +1,4 @@
-"""Results by image that a classification run left in its folder."""
+"""Read the results of each image that a classification run saved."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from classification.config import METRIC
 from engine.image_results import ImageResults
 
 
-def of_classification(file: Path) -> ImageResults:
-    """Top-1 of an `images.csv`."""
+def classification_results(file: Path) -> ImageResults:
+    """Read the results in an `images.csv`. The score of a resample is its top-1 accuracy."""
     with file.open(newline="") as table:
         rows = list(csv.DictReader(table))
     correct = np.array([int(row["correct"]) for row in rows], np.float64)

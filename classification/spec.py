@@ -1,4 +1,4 @@
-"""Classification as the package's list of tasks describes it. Torch-free."""
+"""The `TaskSpec` of classification. Torch-free."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ def load_task() -> type[ClassificationTask]:
 
 
 def build_model(config: TrainConfig, num_classes: int) -> nn.Module:
-    """The model that a training with these settings has, with random weights."""
+    """The model for these training settings, with random weights."""
     from classification.model import create_classifier
 
     return create_classifier(config.backbone, num_classes, neck=config.neck)
 
 
 def read_images(run: Path, record: dict[str, Any]) -> ImageResults:
-    """Results by image of a finished run."""
-    from classification.results import of_classification
+    """The results of each image of a finished run."""
+    from classification.results import classification_results
 
-    return of_classification(run / "images.csv")
+    return classification_results(run / "images.csv")
 
 
 def load_demo() -> Path:
-    """Root of the demo data."""
+    """Root folder of the demo data."""
     from data.demo import demo_root
 
     return demo_root(NAME)

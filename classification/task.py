@@ -1,4 +1,4 @@
-"""Classification as a task: what is read, built, minimised, scored and drawn."""
+"""The classification task: data, model, losses, evaluation and pictures."""
 
 from __future__ import annotations
 
@@ -34,12 +34,19 @@ from engine.record import write_json
 from engine.task import Task
 from engine.trainer import device_of
 
-DECAY, DECAY_EPOCHS = 0.97, 2.4  # tensorflow/tpu models/official/efficientnet/utils.py, in steps, not a smooth fall
-PARTS = 8  # learning rates between a backbone's first and last layer
+# The decay is in discrete steps, as in tensorflow/tpu models/official/efficientnet/utils.py.
+DECAY, DECAY_EPOCHS = 0.97, 2.4
+PARTS = 8  # number of different learning rates between a backbone's first and last layer
 
 
 class ClassificationTask(Task):
-    """Training and scoring of classifiers."""
+    """Trains and evaluates classifiers.
+
+    Args:
+        model: the network.
+        config: settings of the run.
+        info: description of the run.
+    """
 
     name: ClassVar[str] = NAME
     monitor: ClassVar[str] = METRIC
@@ -47,7 +54,7 @@ class ClassificationTask(Task):
     config: TrainConfig
     model: Classifier
     evaluator: AccuracyEvaluator
-    dataset: ClassFolders  # what the evaluator scores
+    dataset: ClassFolders  # the images that the evaluator scores
 
     def __init__(self, model: Classifier, config: TrainConfig, info: RunInfo) -> None:
         super().__init__(model, config, info)
@@ -55,21 +62,25 @@ class ClassificationTask(Task):
 
     @classmethod
     def read(cls, config: TrainConfig, root: Path) -> tuple[ClassFolders, ClassFolders]:
-        """Training and validation images. Raises BadInput where their classes differ."""
-        data, (split, part) = config.data, config.data.scored_on()
+        """Training and validation images. Raises BadInput if their classes differ."""
+        data, (split, fraction) = config.data, config.data.scored_on()
         train = ClassFolders(root, "train", None, data.trained_on(), config.seed, data.skip_bad)
-        val = ClassFolders(root, split, None, part, config.seed, data.skip_bad, known=train.classes)
+        val = ClassFolders(root, split, None, fraction, config.seed, data.skip_bad, known=train.classes)
         _check_classes(train, val)
         return train, val
 
     @classmethod
     def build(cls, config: TrainConfig, root: Path, train: ClassFolders, val: ClassFolders) -> ClassificationTask:
-        """The task of a new run. Its class layer may start from the training images, see `imprint`."""
+        """The task of a new run. Its class layer may be initialised from the training images, see `imprint`.
+
+        Raises UserError if `freeze_stride` is set and the backbone does not know its strides.
+        """
         model = cls._new_model(config, train)
         if config.freeze_stride and not isinstance(model.backbone, Backbone):
             raise UserError(
-                f"--freeze_stride {config.freeze_stride} needs to know where '{config.backbone}' has its maps: use it "
-                "with --neck bifpn, or with an EfficientNet"
+                f"`freeze_stride={config.freeze_stride}` needs the feature maps of '{config.backbone}', which a whole "
+                "classifier does not expose: use a neck, such as `neck='bifpn'`, or an EfficientNet",
+                settings=("freeze_stride", "neck"),
             )
         provenance = model.provenance
         info = RunInfo(
@@ -82,11 +93,11 @@ class ClassificationTask(Task):
             extra={"neck": config.neck},
         )
         task = cls(model, config, info)
-        task._score_on(val)
+        task._create_evaluator(val)
         return task
 
     def datasets(self, train: ClassFolders, val: ClassFolders) -> tuple[ClassFolders, ClassFolders]:
-        """Random crops in training, the published crop in validation."""
+        """Add the transforms: random crops in training, the published crop in validation."""
         config, provenance = self.config, self.model.provenance
         augment = TrainCrop(
             parse_size(config.image_size) if config.image_size else provenance.input_size,
@@ -101,19 +112,21 @@ class ClassificationTask(Task):
 
     @classmethod
     def _new_model(cls, config: TrainConfig, train: ClassFolders) -> Classifier:
-        """The network to train; its class layer is the published one's, or made from it, where there is one."""
+        """The model to train. With `class_layer="published"`, its class layer is the published one or made from it."""
         pretrained = False if config.protocol == "scratch" else config.pretrained
         published = get_pretrained_cfg(config.backbone)
-        reads_off = pretrained is True and config.neck is None and config.class_layer == "published"
-        outputs = published.num_classes if reads_off and published is not None else len(train.classes)
+        imprints = pretrained is True and config.neck is None and config.class_layer == "published"
+        outputs = published.num_classes if imprints and published is not None else len(train.classes)
         model = create_classifier(config.backbone, outputs, pretrained, config.neck, config.stochastic_depth)
-        if reads_off and train.classes != imagenet.synsets(outputs):
+        if imprints and train.classes != imagenet.synsets(outputs):
             settings = preprocessing(config.backbone, model.provenance, config.image_size)
             imprint(model.to(device_of(config.device)), train, EvalCrop.of(settings), settings)
         return model
 
     @classmethod
-    def restore(cls, info: RunInfo, state: dict[str, Tensor], config: EvalConfig | PredictConfig) -> ClassificationTask:
+    def from_run(
+        cls, info: RunInfo, state: dict[str, Tensor], config: EvalConfig | PredictConfig
+    ) -> ClassificationTask:
         """The task of a finished run."""
         stored = TrainConfig.of(info.config)
         model = create_classifier(stored.backbone, len(info.classes), neck=stored.neck)
@@ -121,21 +134,27 @@ class ClassificationTask(Task):
         return cls(model, stored, info)
 
     @classmethod
-    def published(cls, file: Path, config: EvalConfig | PredictConfig) -> ClassificationTask:
-        """The task of a published weight file, whose network `--backbone` has to name."""
+    def from_published(cls, file: Path, config: EvalConfig | PredictConfig) -> ClassificationTask:
+        """The task for a published weight file of the network `config.backbone`. Raises BadInput without that name."""
         if config.backbone is None:
-            raise BadInput(f"{file} is not a run of this suite: say which network's weights it holds with --backbone")
-        return cls._of_weights(config.backbone, str(file))
+            raise BadInput(
+                f"{file} is not a run of this package: name the network of these weights with `backbone`",
+                settings=("backbone",),
+            )
+        return cls._from_weights(config.backbone, str(file))
 
     @classmethod
-    def of_backbone(cls, name: str, config: EvalConfig | PredictConfig) -> ClassificationTask:
-        """The task of a network's published weights."""
+    def from_backbone(cls, name: str, config: EvalConfig | PredictConfig) -> ClassificationTask:
+        """The task with a network's published weights, or with the weight file `config.pretrained`."""
         if config.pretrained is False:
-            raise UserError("--pretrained false: random weights have nothing to score; leave it out for published ones")
-        return cls._of_weights(name, config.pretrained)
+            raise UserError(
+                "`pretrained=False` means random weights, which cannot classify: omit it to use published weights",
+                settings=("pretrained",),
+            )
+        return cls._from_weights(name, config.pretrained)
 
     @classmethod
-    def _of_weights(cls, name: str, pretrained: bool | str) -> ClassificationTask:
+    def _from_weights(cls, name: str, pretrained: bool | str) -> ClassificationTask:
         published = get_pretrained_cfg(name)
         outputs = published.num_classes if published is not None else 1000
         model = create_classifier(name, outputs, pretrained)
@@ -152,26 +171,26 @@ class ClassificationTask(Task):
         return cls(model, config, info)
 
     def eval_dataset(self, root: Path, split: str, skip_bad: int) -> ClassFolders:
-        """The images of `split`; sets this task's evaluator to score them."""
+        """The images of `split`, and an evaluator for them. Raises BadInput for a class unknown to the model."""
         known = imagenet.synsets(len(self.info.classes)) if self._is_published else self.info.classes
         dataset = ClassFolders(root, split, self.transform(), skip_bad=skip_bad, known=known)
-        self._score_on(dataset)
+        self._create_evaluator(dataset)
         return dataset
 
-    def _score_on(self, dataset: ClassFolders) -> None:
-        """Score on these images. Raises BadInput where the model does not know one of their classes."""
+    def _create_evaluator(self, dataset: ClassFolders) -> None:
+        """Create the evaluator for these images. Raises BadInput for a class that the model does not know."""
         if self._is_published:
             outputs = imagenet.match(dataset.classes, len(self.info.classes))
         else:
-            place = {name: i for i, name in enumerate(self.info.classes)}
-            unknown = [name for name in dataset.classes if name not in place]
+            indices = {name: i for i, name in enumerate(self.info.classes)}
+            unknown = [name for name in dataset.classes if name not in indices]
             if unknown:
                 raise BadInput(
-                    f"the model was not trained on {len(unknown)} of the classes of {dataset.folder}, such as "
-                    f"{', '.join(unknown[:3])}; it knows {', '.join(self.info.classes[:5])}"
+                    f"the model was not trained on {len(unknown)} of the classes in {dataset.folder}, such as "
+                    f"{', '.join(unknown[:3])}. Its classes are {', '.join(self.info.classes[:5])}"
                     + (", ..." if len(self.info.classes) > 5 else "")
                 )
-            outputs = [place[name] for name in dataset.classes]
+            outputs = [indices[name] for name in dataset.classes]
         self.dataset = dataset
         self.evaluator = AccuracyEvaluator(dataset.classes, outputs, len(self.info.classes))
 
@@ -187,7 +206,7 @@ class ClassificationTask(Task):
         return self.criterion(self.model(images), targets)
 
     def predictions(self, images: Tensor, batch: Batch) -> Tensor:
-        """(B, K) logarithms of probabilities: unlike these, they never underflow to a tie."""
+        """Log-probabilities (B, K). Unlike probabilities, they cannot underflow to equal values."""
         return self.model(images).float().log_softmax(1)
 
     def transform(self) -> EvalCrop:
@@ -197,7 +216,7 @@ class ClassificationTask(Task):
         return [self.model.head.classifier]  # type: ignore[list-item]
 
     def train(self, mode: bool = True) -> ClassificationTask:
-        """As the base task; below a linear layer that is trained alone, the head lies still as well."""
+        """Set training mode as in the base class. With the protocol "linear", the head stays in evaluation mode too."""
         super().train(mode)
         if self.config.protocol == "linear":
             self.model.eval()
@@ -213,63 +232,65 @@ class ClassificationTask(Task):
             return super().lr_factor(step, warmup, steps)
         return DECAY ** math.floor(step * self.config.epochs / steps / DECAY_EPOCHS)
 
-    # --- what a person looks at
+    # --- results and pictures
 
     def per_class(self) -> dict[str, float]:
-        """Top-1 of each class in the last evaluation."""
+        """Top-1 accuracy of each class in the last evaluation, in 0..1."""
         return self.evaluator.per_class
 
     def write_results(self, folder: Path) -> None:
-        """`per_class.json`, `images.csv` with each image's class and prediction, and `pictures/confusion.png`."""
-        scored = self.evaluator
+        """Write `per_class.json`, `images.csv` with the prediction for each image, and `pictures/confusion.png`."""
+        evaluator = self.evaluator
         write_json(folder / "per_class.json", self.per_class())
-        place = {image_id: i for i, image_id in enumerate(self.dataset.image_ids.tolist())}
+        positions = {image_id: i for i, image_id in enumerate(self.dataset.image_ids.tolist())}
         with (folder / "images.csv").open("w", newline="") as file:
             table = csv.writer(file)
             table.writerow(["file", "class", "predicted", "probability", "correct"])
-            for (image_id, label, best), share in zip(scored.rows.tolist(), scored.probabilities, strict=True):
-                names = self.dataset.name(place[image_id]), scored.classes[label], self.info.classes[best]
-                table.writerow([*names, f"{share:.4f}", int(best == scored.outputs[label])])
+            for (image_id, label, best), probability in zip(
+                evaluator.rows.tolist(), evaluator.probabilities, strict=True
+            ):
+                names = self.dataset.name(positions[image_id]), evaluator.classes[label], self.info.classes[best]
+                table.writerow([*names, f"{probability:.4f}", int(best == evaluator.outputs[label])])
         pictures = folder / "pictures"
         pictures.mkdir(exist_ok=True)
-        of_classes = scored.confusion[:, scored.outputs]
-        others = scored.confusion.sum(1) - of_classes.sum(1)
-        shown = np.column_stack([of_classes, others]) if scored.total > len(scored.classes) else of_classes
-        draw_confusion(shown, imagenet.readable(scored.classes), pictures / "confusion.png")
+        counts = evaluator.confusion[:, evaluator.outputs]
+        if evaluator.total > len(evaluator.classes):
+            counts = np.column_stack([counts, evaluator.confusion.sum(1) - counts.sum(1)])  # all other outputs
+        draw_confusion(counts, imagenet.readable(evaluator.classes), pictures / "confusion.png")
 
-    def pictured(self, dataset: LabelledDataset, count: int) -> dict[str, int]:
-        """Up to half of them the surest mistakes, the others evenly spaced."""
-        rows, shares = self.evaluator.rows, self.evaluator.probabilities
+    def picture_indices(self, dataset: LabelledDataset, count: int) -> dict[str, int]:
+        """Up to half of the images are the mistakes with the highest probability. The others are evenly spaced."""
+        rows, probabilities = self.evaluator.rows, self.evaluator.probabilities
         wrong = np.flatnonzero(rows[:, 2] != self.evaluator.outputs[rows[:, 1]])
-        worst = rows[wrong[np.argsort(-shares[wrong], kind="stable")][: count // 2], 0]
+        worst = rows[wrong[np.argsort(-probabilities[wrong], kind="stable")][: count // 2], 0]
         indices = np.searchsorted(dataset.image_ids, worst).tolist()
-        return {f"mistake-{i:05d}": i for i in indices} | super().pictured(dataset, count - len(indices))
+        return {f"mistake-{i:05d}": i for i in indices} | super().picture_indices(dataset, count - len(indices))
 
     def result(self, image: np.ndarray, predictions: Tensor) -> ClassificationResult:
         """The class probabilities of one image."""
         return ClassificationResult(image, tuple(self.info.classes), predictions[0].exp().cpu().numpy())
 
-    def records(self, predictions: Tensor, image_id: int) -> list[dict[str, Any]]:
-        """One record: the likeliest class, its probability, and the runners-up."""
-        names, shares = self._likeliest(predictions)
-        ranked = [{"class": name, "probability": round(share, 5)} for name, share in zip(names, shares, strict=True)]
+    def prediction_records(self, predictions: Tensor, image_id: int) -> list[dict[str, Any]]:
+        """One record: the most probable class, its probability, and the list of the most probable classes."""
+        top = zip(*self._top(predictions), strict=True)
+        ranked = [{"class": name, "probability": round(probability, 5)} for name, probability in top]
         return [{"image_id": image_id, **ranked[0], "top": ranked}]
 
     def picture(
         self, image: np.ndarray, predictions: Tensor, truth: Sample | None = None, config: Any = None
     ) -> np.ndarray:
-        names, shares = self._likeliest(predictions)
-        right = None if truth is None else imagenet.readable([self.dataset.classes[int(truth.labels[0])]])[0]
-        return draw_scores(image, imagenet.readable(names), shares, right)
+        names, probabilities = self._top(predictions)
+        true_class = None if truth is None else imagenet.readable([self.dataset.classes[int(truth.labels[0])]])[0]
+        return draw_scores(image, imagenet.readable(names), probabilities, true_class)
 
-    def _likeliest(self, predictions: Tensor) -> tuple[list[str], list[float]]:
-        """Names and probabilities of the first image's likeliest classes, best first."""
+    def _top(self, predictions: Tensor) -> tuple[list[str], list[float]]:
+        """Names and probabilities of the first image's most probable classes, the most probable first."""
         values, best = predictions[0].topk(min(TOP, len(self.info.classes)))
         return [self.info.classes[i] for i in best.tolist()], values.exp().tolist()
 
 
 def _check_classes(train: ClassFolders, val: ClassFolders) -> None:
-    """Raise BadInput where training and validation do not have the same classes, or training lacks images of one."""
+    """Raise BadInput if training and validation have different classes, or if a class has no training image."""
     if differing := sorted(set(train.classes) ^ set(val.classes)):
         where = train.folder if differing[0] in train.classes else val.folder
         raise BadInput(
@@ -278,18 +299,18 @@ def _check_classes(train: ClassFolders, val: ClassFolders) -> None:
         )
     if train.report.empty_classes:
         empty = ", ".join(train.report.empty_classes[:5])
-        raise BadInput(f"{train.folder} has no image of {empty}: add some, or remove the folder there and in val")
+        raise BadInput(f"{train.folder} has no image of {empty}: add images, or remove the folder there and in val")
 
 
 def by_depth(groups: list[dict[str, Any]], layers: list[nn.Parameter], first: float) -> Iterator[dict[str, Any]]:
-    """Split groups so that learning rates fall towards the input, geometrically and in eight parts.
+    """Split parameter groups so that learning rates decrease geometrically towards the input, in eight parts.
 
-    Place counts, not number of layers: networks of any depth get the same rates at stem and last layer.
+    The parts have equal numbers of tensors, so that networks of any depth get the same rates at stem and last layer.
 
     Args:
-        groups: of an optimiser; those whose parameters are none of `layers` stay as they are.
+        groups: parameter groups of an optimiser. Parameters that are not in `layers` keep their learning rate.
         layers: parameters from input to output.
-        first: factor for the first part; the last one's is 1.
+        first: factor on the learning rate of the first part. That of the last part is 1.
     """
     part = {id(p): i * PARTS // len(layers) for i, p in enumerate(layers)}
     for group in groups:

@@ -1,4 +1,4 @@
-"""Image file to network input: timm's evaluation crop, to the pixel, and random crops keyed by one seed per sample."""
+"""Transforms from images to the network's input: timm's evaluation crop, and random crops for training."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ Policy = Literal["none", "randaugment", "autoaugment"]
 
 # torchvision's references/classification: 2 operations of magnitude 9 of 30, as in arXiv:1909.13719 for ResNet-50.
 RANDAUGMENT = {"num_ops": 2, "magnitude": 9}
-TRIES, ASPECT = 10, (3 / 4, 4 / 3)  # of random crops, width over height
+TRIES, ASPECT = 10, (3 / 4, 4 / 3)  # for random crops; aspect is width / height
 
 
 class EvalCrop:
-    """The published evaluation: resize so that the shorter side is `size` / `crop_pct`, then take the centre.
+    """The evaluation of published weights: resize the shorter side to `size` / `crop_pct`, then crop the centre.
 
     Args:
-        size: (height, width) of the result, px.
-        crop_pct: share of the resized image's side that is kept.
-        interpolation: "bicubic" or "bilinear", by Pillow: it averages all pixels that it shrinks, OpenCV does not.
-        crop_mode: timm's "center", or "squash", which gives up the aspect ratio, or "border", which pads.
-        mean: RGB of that padding, in 0..1.
+        size: (height, width) of the result in pixels.
+        crop_pct: side of the crop relative to the resized image, in 0..1.
+        interpolation: "bicubic" or "bilinear", by Pillow, which averages all pixels when it shrinks. OpenCV does not.
+        crop_mode: timm's "center", "squash", which changes the aspect ratio, or "border", which pads.
+        mean: RGB of the padding, in 0..1.
     """
 
     def __init__(
@@ -48,14 +48,14 @@ class EvalCrop:
         crop_mode: str = "center",
         mean: tuple[float, ...] = (0.5, 0.5, 0.5),
     ) -> None:
-        # The last step would turn the picture into a tensor.
+        # Without the last step, which converts the image to a tensor.
         self._steps = create_transform(
             size, interpolation=interpolation, crop_pct=crop_pct, crop_mode=crop_mode, mean=mean, normalize=False
         ).transforms[:-1]
 
     @classmethod
     def of(cls, settings: dict[str, Any]) -> EvalCrop:
-        """From what `preprocessing` says."""
+        """The crop for the settings that `preprocessing` returns."""
         return cls(
             tuple(settings["size"]),
             settings["crop_pct"],
@@ -65,7 +65,7 @@ class EvalCrop:
         )
 
     def __call__(self, sample: Sample, seed: int) -> Sample:
-        """The sample with an image of `size`. Nothing is random; labels stay."""
+        """Replace the sample's image by the crop. Nothing is random."""
         image = Image.fromarray(sample.image)
         for step in self._steps:
             image = step(image)
@@ -73,19 +73,19 @@ class EvalCrop:
 
 
 class TrainCrop:
-    """A random crop of random aspect (3/4 to 4/3), resized; flips, a policy of distortions, and colour.
+    """A random crop with an aspect ratio from 3/4 to 4/3, with flips, an augmentation policy and colour jitter.
 
-    Resized by OpenCV, which averages where it shrinks by more than a half and otherwise interpolates: an epoch of
-    crops costs little more than decoding its images.
+    OpenCV resizes it: by averaging if it shrinks to less than half, else by interpolation. This takes little time
+    compared with decoding the images.
 
     Args:
-        size: (height, width) of the result, px.
+        size: (height, width) of the result in pixels.
         interpolation: "bicubic" or "bilinear".
-        min_crop: least share of the image's area in the crop.
+        min_crop: smallest area of the crop, as a fraction of the image.
         color: factors of brightness, contrast and saturation are drawn from 1 +- this.
-        augment: AutoAugment (arXiv:1805.09501) or RandAugment (arXiv:1909.13719), both as torchvision has them.
+        augment: AutoAugment (arXiv:1805.09501) or RandAugment (arXiv:1909.13719), as in torchvision.
         fill: RGB in 0..255 for corners that a policy leaves empty.
-        vflip: flip upside down as well.
+        vflip: also flip vertically, with probability 0.5.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class TrainCrop:
             self._policy = v2.AutoAugment(**policy)
 
     def __call__(self, sample: Sample, seed: int) -> Sample:
-        """The sample with an image of `size`; equal seeds give equal images, whatever was drawn before."""
+        """Replace the sample's image by a random crop. All random draws depend only on `seed`."""
         draw = random.Random(seed)
         top, left, height, width = random_crop(sample.image.shape[:2], self.min_crop, draw)
         shrinks = min(self.size[0] / height, self.size[1] / width) < AREA_BELOW
@@ -129,10 +129,15 @@ class TrainCrop:
 
 
 def random_crop(size: tuple[int, ...], min_share: float, draw: random.Random) -> tuple[int, int, int, int]:
-    """Top, left, height and width of a crop with `min_share` of the area or more, its aspect from 3/4 to 4/3.
+    """Top, left, height and width in px of a crop with an aspect ratio from 3/4 to 4/3.
 
     As in Inception's training (arXiv:1409.4842) and torchvision's RandomResizedCrop: ten tries, then the largest
-    centred crop of such an aspect.
+    centred crop within these aspect ratios.
+
+    Args:
+        size: (height, width) of the image in px.
+        min_share: smallest area of the crop, as a fraction of the image.
+        draw: random generator.
     """
     height, width = size
     for _ in range(TRIES):
@@ -146,7 +151,16 @@ def random_crop(size: tuple[int, ...], min_share: float, draw: random.Random) ->
 
 
 def preprocessing(name: str, provenance: Provenance, image_size: int | str | None = None) -> dict[str, Any]:
-    """How the published evaluation of a network's weights turns an image into its input."""
+    """The preprocessing of the published evaluation of a network's weights.
+
+    Args:
+        name: name of the network.
+        provenance: of its weights.
+        image_size: input size, N or HxW in px; by default that of the weights.
+
+    Returns:
+        mean, std, size (height, width), interpolation, crop_pct and crop_mode, see `EvalCrop`.
+    """
     published = get_pretrained_cfg(name)
     return {
         "mean": list(provenance.mean),
@@ -160,7 +174,9 @@ def preprocessing(name: str, provenance: Provenance, image_size: int | str | Non
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Within, torch's CPU generator, which torchvision's transforms draw from, starts at `seed`; then it is as before.
+    """In this context torch's CPU generator starts from `seed`. At the end its state is restored.
+
+    torchvision's transforms draw from this generator.
 
     Args:
         seed: 0 to 2^64 - 1.

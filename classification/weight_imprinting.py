@@ -1,4 +1,4 @@
-"""A first class layer for new classes, read off what the published one says about their images."""
+"""Weight imprinting: initial weights of a class layer for new classes, from the published class layer."""
 
 from __future__ import annotations
 
@@ -13,48 +13,48 @@ from classification.transforms import EvalCrop
 from data.batch import collate, normalise
 from data.formats.folders import ClassFolders
 
-PER_CLASS, IN_ALL = 16, 256  # images looked at, at most, but at least one of each class
-TOGETHER = 16  # images in each step
+PER_CLASS, TOTAL = 16, 256  # largest numbers of images to use; each class has at least one
+BATCH_SIZE = 16
 
 
 @torch.no_grad()
 def imprint(model: Classifier, dataset: ClassFolders, crop: EvalCrop, settings: dict[str, Any]) -> None:
     """Replace the published class layer by one for the classes of `dataset`.
 
-    Each class starts as the mixture of published classes that its images are taken for: with mean probabilities P
-    (new, published), weights are P W and biases P b. Where the new classes are among the published ones, or near them,
-    the network classifies well before its first step; a layer from zero has to learn again, from few images, what the
-    published one was told by a million.
+    The weights of each new class are a mixture of the published weights W. With P (new, published), the mean
+    probabilities that the network predicts for the images of each new class, weights are P W and biases are P b. If the
+    new classes equal published classes or resemble them, the network classifies well before the first training step.
+    A class layer that starts from zero has to learn this from few images.
 
     Args:
-        model: with published weights, class layer included.
-        dataset: training images.
-        crop: the evaluation's.
-        settings: has `mean` and `std` of the normalisation.
+        model: a model with published weights, including the class layer.
+        dataset: training images in original pixels.
+        crop: the transform for evaluation.
+        settings: `mean` and `std` of the normalisation.
     """
     classes = len(dataset.classes)
-    count = max(1, min(PER_CLASS, IN_ALL // classes))
-    shown = dataset.with_transform(crop)
+    count = max(1, min(PER_CLASS, TOTAL // classes))
+    cropped = dataset.with_transform(crop)
     layer = model.head.classifier
     assert isinstance(layer, nn.Linear)
     device = layer.weight.device
     training = model.training
     model.eval()
-    taken_for = torch.zeros(classes, layer.out_features, device=device)
+    mixture = torch.zeros(classes, layer.out_features, device=device)
     indices = [i for label in range(classes) for i in _spread(np.flatnonzero(dataset.labels == label), count)]
-    for start in range(0, len(indices), TOGETHER):
-        batch = collate([shown[i] for i in indices[start : start + TOGETHER]]).to(device)
-        shares = model(normalise(batch.images, settings["mean"], settings["std"])).softmax(1)
-        taken_for.index_add_(0, batch.labels[:, 0], shares)
-    taken_for /= taken_for.sum(1, keepdim=True)
+    for start in range(0, len(indices), BATCH_SIZE):
+        batch = collate([cropped[i] for i in indices[start : start + BATCH_SIZE]]).to(device)
+        probabilities = model(normalise(batch.images, settings["mean"], settings["std"])).softmax(1)
+        mixture.index_add_(0, batch.labels[:, 0], probabilities)
+    mixture /= mixture.sum(1, keepdim=True)
     new = nn.Linear(layer.in_features, classes, bias=layer.bias is not None, device=device)
-    new.weight.copy_(taken_for @ layer.weight)
+    new.weight.copy_(mixture @ layer.weight)
     if layer.bias is not None:
-        new.bias.copy_(taken_for @ layer.bias)
+        new.bias.copy_(mixture @ layer.bias)
     model.head.classifier = new
     model.train(training)
 
 
 def _spread(members: np.ndarray, count: int) -> list[int]:
-    """Up to `count` of the members, evenly spaced."""
+    """Up to `count` evenly spaced elements of `members`."""
     return members[np.linspace(0, len(members) - 1, min(count, len(members))).round().astype(int)].tolist()

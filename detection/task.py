@@ -100,7 +100,7 @@ class DetectionTask(Task):
         return train.with_transform(augment), val.with_transform(self.transform())
 
     @classmethod
-    def restore(cls, info: RunInfo, state: dict[str, Tensor], config: EvalConfig | PredictConfig) -> DetectionTask:
+    def from_run(cls, info: RunInfo, state: dict[str, Tensor], config: EvalConfig | PredictConfig) -> DetectionTask:
         """The task of a finished run."""
         stored = TrainConfig.of(info.config)
         model = create_detector(
@@ -116,7 +116,7 @@ class DetectionTask(Task):
         return cls(model, stored, info)
 
     @classmethod
-    def published(cls, file: Path, config: EvalConfig | PredictConfig) -> DetectionTask:
+    def from_published(cls, file: Path, config: EvalConfig | PredictConfig) -> DetectionTask:
         """The task of a published COCO detector in effdet's file format. Raises BadInput for other files."""
         state = read_state(file)
         if not effdet.is_detector(state):
@@ -192,7 +192,7 @@ class DetectionTask(Task):
         boxes, scores, labels = above_score(predictions, 0.0)
         return DetectionResult(image, tuple(self.info.classes), boxes, scores, labels)
 
-    def records(self, predictions: Detections, image_id: int) -> list[dict[str, Any]]:
+    def prediction_records(self, predictions: Detections, image_id: int) -> list[dict[str, Any]]:
         """The detections of one image in COCO's result format."""
         boxes, scores, labels = above_score(predictions, 0.0)
         boxes[:, 2:] -= boxes[:, :2]

@@ -1,4 +1,4 @@
-"""`--data.cached_augmentations`: training on a frozen backbone's features of a few augmentations of each image."""
+"""Cached features for `data.cached_augmentations`: train on a frozen backbone's features of a few augmentations."""
 
 from __future__ import annotations
 
@@ -26,53 +26,60 @@ from engine.execution import execution_for
 from engine.record import PACKAGES
 from engine.task import Task
 
-# Settings that features do not depend on, or by what is told apart from them: images, draws, weights. Any other, known
-# or new, makes features of its own.
-FREE = (
+# Settings that are not part of the cache key. Features do not depend on them, or the key contains their effect: images,
+# random draws, weights. Every other setting, also one that is added later, is part of the key.
+IGNORED = (
     "protocol", "freeze_stride", "epochs", "lr", "backbone_lr", "optimizer", "weight_decay", "warmup_epochs",
     "ema_decay", "norm_momentum", "clip", "accumulate", "eval_every", "output", "resume", "seed",
     "logger",
 )  # fmt: skip
-FREE_DATA = ("workers", "skip_bad", "fraction", "holdout", "cached_augmentations")
+IGNORED_DATA = ("workers", "skip_bad", "fraction", "holdout", "cached_augmentations")
 
 
 def cached_features(
     task: Task, train_set: LabelledDataset, val_set: LabelledDataset, err: Console
 ) -> tuple[CachedDataset, CachedDataset]:
-    """Training and validation images as the backbone of `task` sees them; the task is left on its device.
+    """Backbone features of the training and validation images, computed on the task's device or read from the cache.
 
-    Raises BadInput where the cache has no room for them, or where an image cannot be read.
+    Args:
+        task: the task, on its device.
+        train_set, val_set: images with the transforms of training and evaluation.
+        err: console for progress and for the folder of the features.
+
+    Raises BadInput if the disk has no room for the features, or if an image cannot be read.
     """
     config = task.config
-    common = _told(task)
-    found = []
+    common = _key(task)
+    cached = []
     for dataset, augmentations, seed in ((train_set, config.data.cached_augmentations, config.seed), (val_set, 0, 0)):
-        told = [*common, dataset.fingerprint, _times(dataset), augmentations, seed]
-        folder = cache_folder() / "features" / hashlib.sha256(json.dumps(told).encode()).hexdigest()[:20]
+        key = [*common, dataset.fingerprint, _modification_times(dataset), augmentations, seed]
+        folder = cache_folder() / "features" / hashlib.sha256(json.dumps(key).encode()).hexdigest()[:20]
         source = Augmentations(dataset, augmentations, seed)
-        found.append(cache_features(folder, _seen(task, source, err), len(source), augmentations))
+        cached.append(cache_features(folder, _features(task, source, err), len(source), augmentations))
         size = sum(file.stat().st_size for file in folder.iterdir())
-        err.print(f"features of {len(source)} images, {size / 1e6:.0f} MB, in {folder}; they can be deleted any time")
-    return found[0], found[1]
+        err.print(
+            f"features of {len(source)} images, {size / 1e6:.0f} MB, in {folder}; you can delete them at any time"
+        )
+    return cached[0], cached[1]
 
 
-def _told(task: Task) -> list[Any]:
-    """What features depend on besides images and draws, as plain values: settings, weights, code."""
-    settings = {name: value for name, value in asdict(task.config).items() if name not in FREE}
-    settings["data"] = {name: value for name, value in settings["data"].items() if name not in FREE_DATA}
+def _key(task: Task) -> list[Any]:
+    """All that features depend on besides images and random draws, as plain values: settings, weights and code."""
+    settings = {name: value for name, value in asdict(task.config).items() if name not in IGNORED}
+    settings["data"] = {name: value for name, value in settings["data"].items() if name not in IGNORED_DATA}
     backbone: nn.Module = task.model.backbone  # type: ignore[assignment]
     weights = hashlib.sha256()
     for name, value in backbone.state_dict().items():
         weights.update(name.encode())
         weights.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     versions = {name: metadata.version(name) for name in PACKAGES}
-    return [task.name, settings, task.info.preprocessing, weights.hexdigest(), _code(task, backbone), versions]
+    return [task.name, settings, task.info.preprocessing, weights.hexdigest(), _code_digest(task, backbone), versions]
 
 
-def _code(task: Task, backbone: nn.Module) -> str:
-    """SHA-256 (hex) of the files that features are computed by: networks, transforms, and the backbone's own."""
-    ours = Path(__file__).parents[1]
-    files = {file for package in ("backbones", "data", task.name) for file in (ours / package).rglob("*.py")}
+def _code_digest(task: Task, backbone: nn.Module) -> str:
+    """SHA-256 (hex) of the source files that compute features: networks, transforms and the backbone's modules."""
+    root = Path(__file__).parents[1]
+    files = {file for package in ("backbones", "data", task.name) for file in (root / package).rglob("*.py")}
     for module in backbone.modules():
         file = getattr(sys.modules[type(module).__module__], "__file__", None)
         files |= {Path(file)} if file else set()
@@ -82,8 +89,11 @@ def _code(task: Task, backbone: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _times(dataset: LabelledDataset) -> str:
-    """SHA-256 (hex) of when the data set's files were last changed: content may change where names and sizes do not."""
+def _modification_times(dataset: LabelledDataset) -> str:
+    """SHA-256 (hex) of the modification times of the data set's files.
+
+    They detect changed content, where the fingerprint covers only names and sizes.
+    """
     digest = hashlib.sha256()
     for index in range(len(dataset)):
         for file in dataset.files(index):
@@ -92,8 +102,8 @@ def _times(dataset: LabelledDataset) -> str:
 
 
 @torch.inference_mode()
-def _seen(task: Task, source: Augmentations, err: Console) -> Iterator[tuple[Batch, CachedFeatures]]:
-    """Batches, and the backbone's maps of them, in the arithmetic of the training."""
+def _features(task: Task, source: Augmentations, err: Console) -> Iterator[tuple[Batch, CachedFeatures]]:
+    """Batches and the backbone's feature maps of their images, in the precision of the training."""
     device = task.device
     arithmetic = execution_for(device.type, task.config.precision, "train").arithmetic
     task.model.eval()

@@ -1,4 +1,4 @@
-"""Run folders and their checkpoints: written so that a crash cannot spoil them, read so that nothing is executed."""
+"""Run folders and checkpoints. Writing is atomic, so a crash cannot damage a checkpoint; reading executes no code."""
 
 from __future__ import annotations
 
@@ -23,18 +23,23 @@ from engine.schema import run_fields
 from engine.system_errors import loader_died
 
 RUNS = Path("runs")
-PATIENCE = 15.0  # seconds that a killed trainer's loader processes may live on
-# The file whose lock a trainer holds. Windows keeps others from reading a locked file.
+PATIENCE = 15.0  # seconds to wait for the loader processes of a killed trainer to exit
+# The file whose lock a trainer holds. On Windows other processes cannot read a locked file.
 LOCKED = ".lock" if sys.platform == "win32" else "config.yaml"
 
 
 @dataclass
 class RunInfo:
-    """What a checkpoint says about itself besides its weights, all of it plain values.
+    """The description of a run that each checkpoint contains besides weights. All values are plain Python values.
 
-    task: "detection" and so on. dataset: name, root, fingerprint and counts. config: the settings of the run.
-    classes: names by index. preprocessing: mean and std of the normalisation, and input size (height, width).
-    provenance: of the weights it started from. extra: what the task needs to build the model again.
+    Attributes:
+        task: name of the task, such as "detection".
+        dataset: root folder, fingerprints and counts, see `describe_data`.
+        config: the settings of the run.
+        classes: class names by index.
+        preprocessing: mean and std of the normalisation, and input size (height, width) in pixels.
+        provenance: origin of the initial weights.
+        extra: other values that the task needs to rebuild the model.
     """
 
     task: str
@@ -47,7 +52,7 @@ class RunInfo:
 
 
 def describe_data(root: Path, train: LabelledDataset, val: LabelledDataset) -> dict[str, Any]:
-    """What `RunInfo.dataset` says of the two readers: where they read, their fingerprints, and their reports."""
+    """`RunInfo.dataset` for these training and validation sets: root folder, fingerprints and reports."""
     return {
         "root": str(root),
         "fingerprint": {"train": train.fingerprint, "val": val.fingerprint},
@@ -57,10 +62,10 @@ def describe_data(root: Path, train: LabelledDataset, val: LabelledDataset) -> d
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes beside the target, flushes to disk, and renames: a file that exists is whole."""
+    """Saves a checkpoint to a temporary file, flushes it to disk and renames it: a checkpoint is always complete."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write `checkpoint` to `path`. Raises BadInput where the disk is full or the folder cannot be written."""
+        """Write `checkpoint` to `path`. Raises BadInput if the disk is full or the folder is not writable."""
         target = Path(path)
         temporary = None
         try:
@@ -77,13 +82,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             if loader_died(error):
                 raise
             raise BadInput(
-                f"cannot write {target}: {_first_line(error)}. Earlier checkpoints are intact; free some space and "
-                "continue with --resume."
+                f"cannot write {target}: {_first_line(error)}. Earlier checkpoints are intact. Free some space, then "
+                "resume the run with `resume`.",
+                settings=("resume",),
             ) from error
 
 
 def sweep(folder: Path) -> None:
-    """Remove from a checkpoints folder what a process left that was killed while it wrote."""
+    """Delete the temporary files of killed processes from a checkpoints folder."""
     for leftover in folder.glob(".*.ckpt.*"):
         leftover.unlink()
 
@@ -112,21 +118,34 @@ def occupied(folder: Path) -> Iterator[None]:
 
 
 def new_run_folder(task: str, backbone: str, output: str | None) -> Path:
-    """Make the folder of a new run: `output`, or runs/TASK/BACKBONE-TIME. Raises UserError where it is in use."""
+    """Create the folder of a new run: `output`, or runs/TASK/BACKBONE-TIME.
+
+    Raises UserError if it exists and is not empty, BadInput if it cannot be created.
+    """
     path = Path(output) if output else RUNS / task / f"{Path(backbone).name}-{time.strftime('%Y%m%d-%H%M%S')}"
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UserError(
-            f"--output {path} exists already: choose another folder, or continue that run with --resume {path}"
+            f"`output={path}` already exists: choose another folder, or resume that run with `resume={path}`",
+            settings=("output", "resume"),
         )
+    return make_folder(path)
+
+
+def make_folder(path: str | Path) -> Path:
+    """Create a folder with its parents, unless it exists. Raises BadInput if that fails."""
+    path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise BadInput(f"cannot make the run folder {path}: {error.strerror}") from error
+        raise BadInput(f"cannot create the folder {path}: {error.strerror}") from error
     return path
 
 
 def find_checkpoint(path: str | Path, name: str = "last") -> Path:
-    """The checkpoint file meant by a run folder, its checkpoints folder, or the file itself. Raises BadInput."""
+    """The checkpoint file for `path`: a run folder, its checkpoints folder, or a file, which is returned unchanged.
+
+    `name` is "last" or "best". Raises BadInput if there is no such file.
+    """
     path = Path(path)
     if path.is_file():
         return path
@@ -137,33 +156,34 @@ def find_checkpoint(path: str | Path, name: str = "last") -> Path:
 
 
 def latest_run(task: str) -> Path:
-    """The run of a task whose last checkpoint is the newest. Raises BadInput where there is none."""
+    """The folder of the task's run with the newest checkpoint. Raises BadInput if the task has no run."""
     found = sorted((RUNS / task).glob("*/checkpoints/last.ckpt"), key=lambda file: file.stat().st_mtime)
     if not found:
-        raise BadInput(f"there is no run under {RUNS / task} yet: make one with `python -m {task}.train`")
+        raise BadInput(f"{RUNS / task} contains no run: train one with `python -m {task}.train`")
     return found[-1].parent.parent
 
 
 def is_run(file: Path) -> bool:
-    """Whether a file is a checkpoint of this suite. Raises BadInput where it cannot be read at all."""
+    """Whether the file is a checkpoint of a run of this package. Raises BadInput if it cannot be read."""
     content = read_file(file)
     return isinstance(content, dict) and isinstance(content.get("run"), dict) and "state_dict" in content
 
 
 def read_run(path: str | Path) -> tuple[RunInfo, dict[str, torch.Tensor]]:
-    """A run's description and the weights it was evaluated with. Raises BadInput for any other file, and for a newer
-    version's.
+    """A run's description, and the weights that it was evaluated with.
+
+    Raises BadInput if `path` is no run, or a run of a newer version of this package.
     """
     file = find_checkpoint(path)
     if not is_run(file):
-        raise BadInput(f"{file} is not a checkpoint of this suite: it carries no run description")
+        raise BadInput(f"{file} is not a checkpoint of this package: it contains no run description")
     checkpoint = read_file(file)
     prefix = "model."
     state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
     try:
         return RunInfo(**run_fields(checkpoint["run"], file)), state
     except TypeError as error:
-        raise BadInput(f"{file} describes its run otherwise than this version does ({error})") from error
+        raise BadInput(f"{file} contains a run description that this version cannot read ({error})") from error
 
 
 def _first_line(error: BaseException) -> str:

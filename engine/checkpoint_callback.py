@@ -1,4 +1,4 @@
-"""`last.ckpt`: the point from which a run goes on, whatever ends it."""
+"""Save `last.ckpt`, from which an interrupted run resumes."""
 
 from __future__ import annotations
 
@@ -14,58 +14,59 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-MINUTES = 10.0  # that a kill within an epoch may cost
+MINUTES = 10.0  # the most training time that a killed process can lose within an epoch
 
 
-class KeepLast(Checkpoint):
-    """Saves after each epoch, every few minutes within one, and before it leaves when asked to stop.
+class LastCheckpoint(Checkpoint):
+    """Saves a checkpoint after each epoch, every few minutes within an epoch, and before a requested stop.
 
-    Within an epoch only whole optimiser steps are saved, so that the run that goes on takes the same steps as one that
-    never stopped. An evaluation is never cut in two: it is waited for.
+    Within an epoch it saves only after a complete optimiser step, so that a resumed run computes the same steps as an
+    uninterrupted run. It never interrupts an evaluation: a requested stop waits for its end.
 
     Args:
-        file: to write.
-        minutes: between checkpoints within an epoch.
+        file: the checkpoint file to write.
+        minutes: time between checkpoints within an epoch.
     """
 
     def __init__(self, file: Path, minutes: float = MINUTES) -> None:
         self.file, self.minutes = file, minutes
-        self._stop = False
+        self._stop_requested = False
         self._saved = time.monotonic()
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
-        """While this lasts, the first SIGINT or SIGTERM asks the run to save and stop; another stops it at once."""
-        if threading.current_thread() is not threading.main_thread():  # which alone may handle signals
+    def handle_signals(self) -> Iterator[None]:
+        """In this context the first SIGINT or SIGTERM saves and stops the run; the second stops it immediately."""
+        if threading.current_thread() is not threading.main_thread():  # only the main thread can set signal handlers
             yield
             return
-        before = {number: signal.signal(number, self._asked) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _asked(self, number: int, frame: Any) -> None:
-        if self._stop:
+    def _on_signal(self, number: int, frame: Any) -> None:
+        if self._stop_requested:
             raise KeyboardInterrupt
-        self._stop = True
-        print("\nstopping after this step or evaluation; once more stops at once", file=sys.stderr, flush=True)
+        self._stop_requested = True
+        message = "\nstopping after the current step or evaluation; press Ctrl-C again to stop immediately"
+        print(message, file=sys.stderr, flush=True)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        done = batch_idx + 1
-        if done == trainer.num_training_batches or done % trainer.accumulate_grad_batches:
-            return  # what follows is the epoch's end, or the gradients are not used yet
-        if self._stop or time.monotonic() - self._saved > 60 * self.minutes:
+        batches = batch_idx + 1
+        if batches == trainer.num_training_batches or batches % trainer.accumulate_grad_batches:
+            return  # the epoch ends here, which saves anyway, or the optimiser step is not complete
+        if self._stop_requested or time.monotonic() - self._saved > 60 * self.minutes:
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._save(trainer, last=trainer.current_epoch + 1 == trainer.max_epochs)
+        self._save(trainer, last_epoch=trainer.current_epoch + 1 == trainer.max_epochs)
 
-    def _save(self, trainer: Trainer, last: bool = False) -> None:
+    def _save(self, trainer: Trainer, last_epoch: bool = False) -> None:
         trainer.save_checkpoint(self.file)
         self._saved = time.monotonic()
-        if self._stop and not last:
+        if self._stop_requested and not last_epoch:
             raise KeyboardInterrupt

@@ -1,6 +1,6 @@
-"""Command lines from dataclasses: one flag a field, YAML presets, one message per error, and the exit codes.
+"""Command lines from dataclasses: one flag per field, YAML presets, one message per error, and the exit codes.
 
-Exit codes: 0 done; 2 wrong usage; 3 absent or bad data, weights or checkpoint; 4 training diverged; 130 interrupted.
+Exit codes: 0 success; 2 wrong usage; 3 missing or bad data, weights or checkpoint; 4 diverged; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 
 class Parser(ArgumentParser):
-    """A parser whose errors are one message, without the usage."""
+    """A parser that reports an error as one message, without the usage."""
 
     def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
-        """Raise UserError with the parser's message and where to read more."""
+        """Raise UserError with the parser's message and the name of the `--help` flag."""
         raise UserError(f"{' '.join(message.split())} (see {self.prog} --help)")
 
 
@@ -42,15 +42,17 @@ def command(
     presets: Path | None = None,
     default_preset: Callable[[list[str]], str | None] = lambda arguments: None,
 ) -> Callable[..., None]:
-    """A `main(argv=None)` that parses flags into `config`, calls `run` with it, and leaves with an exit code.
+    """Make a `main(argv=None)` that parses flags into `config` and calls `run` with it.
+
+    A UserError is printed as one message, and the process exits with the error's exit code.
 
     Args:
-        prog: as typed after `python -m`.
-        config: dataclass with one sentence below each field.
-        run: the work; imports what is heavy inside.
-        description: one line for the help.
-        presets: folder of NAME.yaml files that `--config NAME` finds.
-        default_preset: names the preset in force where `--config` is not given, from the arguments.
+        prog: the module name that users type after `python -m`.
+        config: a dataclass with one sentence below each field, which is the flag's help.
+        run: does the work. It imports heavy modules itself, so that `--help` is fast.
+        description: one line for `--help`.
+        presets: folder of the NAME.yaml files for `--config NAME`.
+        default_preset: arguments -> the preset to use if they have no `--config`; None for no preset.
     """
 
     def main(argv: Sequence[str] | None = None) -> None:
@@ -63,13 +65,13 @@ def command(
         except KeyboardInterrupt as stop:
             print(str(stop) or "interrupted", file=sys.stderr, flush=True)
             sys.exit(INTERRUPTED)
-        except BrokenPipeError:  # `| head` has read enough
+        except BrokenPipeError:  # the reader, such as `| head`, has closed the pipe
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except (OSError, RuntimeError, MemoryError) as error:
             known = explain(error)
             if known is None:
                 raise
-            _say(str(known))
+            _say(with_flags(known))
             sys.exit(known.exit_code)
 
     return main
@@ -83,7 +85,10 @@ def parse(
     presets: Path | None = None,
     default_preset: Callable[[list[str]], str | None] = lambda arguments: None,
 ) -> Config:
-    """The dataclass that the arguments describe. Raises UserError; `--help` and `--print_config` exit with 0."""
+    """Parse `arguments` into `config`; see `command` for the arguments.
+
+    Raises UserError for wrong arguments, and SystemExit with code 0 after `--help` and `--print_config`.
+    """
     parser = Parser(prog=f"python -m {prog}", description=description, allow_abbrev=False, default_env=False)
     if presets is not None:
         parser.add_argument("--config", action="config", help=_config_help(presets))
@@ -92,13 +97,8 @@ def parse(
     arguments = _join_lists(arguments, config)
     try:
         parsed = parser.instantiate(parser.parse_args(arguments))
-    except (
-        ArithmeticError,
-        LookupError,
-        TypeError,
-        ValueError,
-        RecursionError,
-    ) as error:  # of values beyond all bounds
+    # Extreme values, such as an integer of 400 digits, raise more than jsonargparse handles.
+    except (ArithmeticError, LookupError, TypeError, ValueError, RecursionError) as error:
         raise UserError(f"the settings cannot be read: {error} (see {parser.prog} --help)") from error
     found = config(**{field.name: parsed[field.name] for field in fields(config)})  # type: ignore[arg-type]
     _refuse_null(found)
@@ -106,17 +106,17 @@ def parse(
 
 
 def _refuse_null(config: Any, prefix: str = "--") -> None:
-    """Raise UserError for a setting that a file gives as null but which has to have a value: jsonargparse takes it."""
+    """Raise UserError for a null in a setting that needs a value. jsonargparse accepts such a null from a YAML file."""
     for name, hint in get_type_hints(type(config)).items():
         value = getattr(config, name)
         if value is None and type(None) not in get_args(hint):
-            raise UserError(f"{prefix}{name} is null, but has to have a value: leave it out for the default")
+            raise UserError(f"{prefix}{name} must have a value, but is null. Omit it to use the default.")
         if is_dataclass(value):
             _refuse_null(value, f"{prefix}{name}.")
 
 
 def _join_lists(arguments: list[str], config: type) -> list[str]:
-    """`--losses ce dice` -> `--losses=[ce, dice]` for fields of several values, and `--vflip` -> `--vflip=true`."""
+    """Rewrite `--losses ce dice` as `--losses=[ce, dice]` for list fields, and `--vflip` as `--vflip=true`."""
     hints = get_type_hints(config)
     flags = {f"--{name}" for name, hint in hints.items() if get_origin(hint) in (list, tuple)}
     switches = {f"--{name}" for name, hint in hints.items() if hint is bool}
@@ -125,7 +125,7 @@ def _join_lists(arguments: list[str], config: type) -> list[str]:
         for argument, following in pairwise([*arguments, "--"])
     ]
     joined: list[str] = []
-    values: list[str] | None = None  # of the list flag that is being read
+    values: list[str] | None = None  # of the current list flag
     for argument in [*arguments, "--"]:
         if values is not None and argument.startswith("--"):
             bracketed = len(values) == 1 and values[0].startswith(("[", "("))
@@ -140,24 +140,24 @@ def _join_lists(arguments: list[str], config: type) -> list[str]:
 
 
 def demo_unless_root(arguments: list[str]) -> str | None:
-    """The preset `demo`, sized for the drawn scenes, where no data set is named."""
+    """The preset "demo", which is made for the demo scenes, if the arguments name no data set and no run."""
     named = any(argument.split("=")[0] in ("--data.root", "--resume") for argument in arguments)
     return None if named else "demo"
 
 
 def preset_names(presets: Path) -> list[str]:
-    """The presets of a task."""
+    """Names of a task's presets, sorted."""
     return sorted(path.stem for path in presets.glob("*.yaml"))
 
 
 def _config_help(presets: Path) -> str:
-    return f"YAML file of settings, or a preset: {', '.join(preset_names(presets))}. Flags override it."
+    return f"YAML file of settings, or a preset: {', '.join(preset_names(presets))}. Flags override its settings."
 
 
 def _resolve_preset(
     arguments: list[str], presets: Path, default_preset: Callable[[list[str]], str | None], config: type
 ) -> list[str]:
-    """Replace `--config NAME` by the preset's path, and put the default preset first where none is given."""
+    """Replace `--config NAME` by the preset's path. Without `--config`, insert the default preset first."""
     arguments = list(arguments)
     given = False
     for i, argument in enumerate(arguments):
@@ -169,7 +169,7 @@ def _resolve_preset(
         path = name if Path(name).is_file() else presets / f"{name}.yaml"
         if name and not Path(path).is_file():
             if name.endswith((".yaml", ".yml")) or os.sep in name:
-                raise UserError(f"--config {name}: there is no such file")
+                raise UserError(f"--config {name}: this file does not exist")
             raise unknown_name("preset", name, preset_names(presets))
         if equals:
             arguments[i] = f"--config={path}"
@@ -181,7 +181,10 @@ def _resolve_preset(
 
 
 def _resumed(arguments: list[str], config: type) -> list[str]:
-    """The settings of the run that `--resume` names, as YAML; flags override them, so that contradictions are seen."""
+    """The settings of the run that `--resume` names, as YAML.
+
+    Flags override them, so that `train` can detect a flag that contradicts the run.
+    """
     for i, argument in enumerate(arguments):
         flag, equals, value = argument.partition("=")
         folder = value if equals else "".join(arguments[i + 1 : i + 2])
@@ -191,7 +194,7 @@ def _resumed(arguments: list[str], config: type) -> list[str]:
 
 
 def _upgraded(file: Path, config: Any) -> str:
-    """Stored settings in this version's names, as YAML; the file's path where it holds none, for the error to come."""
+    """Stored settings with this version's names, as YAML. For a bad file its path: the parser reports the error."""
     try:
         return yaml.safe_dump(config.upgrade(yaml.safe_load(file.read_text())), sort_keys=False)
     except (TypeError, AttributeError, KeyError, ValueError, yaml.YAMLError):

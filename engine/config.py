@@ -1,7 +1,7 @@
-"""What every task's train, eval and predict commands can be told. Torch-free, so that `--help` is quick.
+"""Settings that the train, eval and predict commands of all tasks share. Torch-free, so that `--help` is fast.
 
-Each field's sentence is its help text. The defaults are the fine-tuning recipe: what short schedules from ImageNet
-weights were measured to want. A task's presets override them.
+The sentence below each field is its help text. The defaults are the fine-tuning recipe: they scored best in short
+trainings from ImageNet weights. Each task's presets override them.
 """
 
 from __future__ import annotations
@@ -21,100 +21,105 @@ Tracker = Literal["tensorboard", "mlflow", "wandb"]
 
 @dataclass
 class DataConfig:
-    """Which images, and how they are read."""
+    """Which images to read, and how."""
 
     root: str | None = None
-    """Folder of the data set; without it, the embedded demo scenes."""
+    """Folder of the data set. By default the demo scenes, which are included."""
     workers: int | None = None
-    """Loader processes; by default what suits the machine's cores."""
+    """Number of data loader processes. By default it depends on the number of CPU cores."""
     skip_bad: int = 0
-    """How many unreadable images to leave out and report before giving up."""
+    """Largest number of unreadable images to skip. Each is reported; one more ends the command with an error."""
 
 
 @dataclass
 class TrainData(DataConfig):
-    """Which images, and how they are read."""
+    """Which images to read, and how."""
 
     fraction: float = 1.0
-    """Share of the training images to use, drawn with the seed."""
+    """Fraction of the training images to use, a random sample that depends on the seed."""
     holdout: float = 0.0
-    """Share of the training images, drawn with the seed, to score on in place of the validation split."""
+    """Fraction of the training images to evaluate on instead of the validation split, a random sample that depends on
+    the seed."""
     cached_augmentations: int = 0
-    """In linear and frozen training: augmented forms of each image whose features are computed once; epochs use them in
-    turn. 0 draws new augmentations in every epoch."""
+    """Number of augmented versions of each image whose backbone features are computed once and cached. Epochs use them
+    in turn. For the protocols linear and frozen. 0 caches nothing: each epoch draws new augmentations."""
 
     def trained_on(self) -> tuple[float, float]:
-        """From where to where, in the order that the seed gives the training images, they are trained on."""
+        """Start and end of the images to train on, as fractions of all training images in a random order."""
         return 0.0, self.fraction * (1 - self.holdout)
 
     def scored_on(self) -> tuple[str, tuple[float, float]]:
-        """The split that is scored during training, and the part of it: none of it is trained on."""
+        """The split to evaluate on during training, and start and end as in `trained_on`. The two never overlap."""
         return ("train", (1 - self.holdout, 1.0)) if self.holdout else ("val", (0.0, 1.0))
 
 
 @dataclass
 class EvalData(DataConfig):
-    """Which images, and how they are read."""
+    """Which images to read, and how."""
 
     split: str = "val"
-    """Split to score: the folder and annotation name, such as val or test."""
+    """Split to evaluate on: the name of its folder or annotation file, such as val or test."""
 
 
 @dataclass
 class TrainConfig:
-    """Settings of `train`."""
+    """Settings of `train`, for all tasks."""
 
     backbone: str = "tf_efficientnet_lite0"
-    """Network to build on: any name of `python -m backbones`, or module:function for one of your own."""
+    """Backbone: a name that `python -m backbones` lists, or MODULE:FUNCTION for your own network."""
     pretrained: bool | str = True
-    """Weights to start from: true for published ones, false for none, or a file or run folder."""
+    """Initial weights: true for published weights, false for random weights, or a weight file or run folder."""
     protocol: Protocol = "finetune"
-    """What is trained: all of it, only the last layer (linear), all but the backbone (frozen), all without weights."""
+    """What to train: finetune all of a pretrained model, linear only the last layer, frozen all but the backbone,
+    scratch all from random weights."""
     image_size: int | str | None = None
-    """Side of the square input in pixels, or HxW."""
+    """Input size in pixels: N for a square, or HxW."""
     freeze_stride: int = 0
-    """In fine-tuning, stem and stages up to the map of this stride stay as pretrained; 0 trains all of them."""
+    """In fine-tuning, freeze the backbone's stem and its stages up to the feature map with this stride. 0 freezes
+    nothing."""
     epochs: int = 30
-    """Passes over the training images."""
+    """Number of passes over the training images."""
     batch_size: int = 8
-    """Images in each step."""
+    """Number of images per batch."""
     lr: float = 1e-3
     """Peak learning rate."""
     backbone_lr: float = 1.0
-    """Factor on the learning rate of a backbone that starts from weights."""
+    """Factor on the learning rate of a pretrained backbone."""
     optimizer: Literal["adamw", "sgd", "rmsprop"] = "adamw"
-    """Update rule."""
+    """Optimiser."""
     weight_decay: float = 1e-4
-    """Decay of convolution and linear weights; biases and norms are left alone."""
+    """Weight decay of convolution and linear weights. Biases and normalisation layers have none."""
     warmup_epochs: float = 1.0
-    """Epochs over which the learning rate rises linearly, before it falls along a cosine."""
+    """Number of epochs of linear learning rate warm-up, before the decay to 0 along a cosine."""
     ema_decay: float = 0.99
-    """Decay of the weight average that is evaluated and saved; 0 turns it off."""
+    """Decay of the exponential moving average of the weights. The averaged weights are evaluated and saved. 0 disables
+    it."""
     norm_momentum: float = 0.1
-    """Share of each batch in the running statistics of batch norm; small values need long schedules."""
+    """Momentum of batch norm: the weight of each batch in the running statistics. Small values need long schedules."""
     clip: float = 10.0
-    """Largest norm of the gradient; 0 leaves it alone."""
+    """Largest gradient norm; larger gradients are scaled down to it. 0 disables clipping."""
     accumulate: int = 1
-    """Batches whose gradients are summed before each step."""
+    """Number of batches whose gradients are accumulated before each optimiser step."""
     eval_every: int = 0
-    """Epochs between evaluations; 0 chooses about six in the run. The last epoch is always evaluated."""
+    """Number of epochs between evaluations. 0 evaluates about six times in the run. The last epoch is always
+    evaluated."""
     seed: int = 0
-    """Seed of initialisation, order and augmentation."""
+    """Random seed for initialisation, order of images and augmentation."""
     precision: Precision = "fp32"
-    """Arithmetic of the networks."""
+    """Floating-point precision of the network."""
     device: str = "auto"
-    """Where to train: auto, cpu, cuda, cuda:1, mps."""
+    """Device to train on: cpu, cuda, cuda:N, mps, or auto for a GPU if there is one."""
     output: str | None = None
-    """Folder of the run; by default a new one under runs/TASK."""
+    """Run folder to create. By default a new folder under runs/TASK."""
     resume: str | None = None
-    """Run folder to continue, with its own settings."""
+    """Run folder to resume, with the settings that it was started with."""
     logger: list[Tracker] = field(default_factory=lambda: ["tensorboard"])
-    """Trackers that get losses and scores beside metrics.csv, such as tensorboard mlflow wandb."""
+    """Experiment trackers to log losses and scores to, in addition to metrics.csv: tensorboard, mlflow, wandb."""
     data: TrainData = field(default_factory=TrainData)
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
-        """The settings that `asdict` made `values` of, in this version or an earlier one."""
+        """Settings from the dictionary that `asdict` returned for them, in this version or an earlier one."""
         values = cls.upgrade(values)
         config = cls(**{name: value for name, value in values.items() if name != "data"})
         config.data = type(config.data)(**values["data"])
@@ -122,15 +127,15 @@ class TrainConfig:
 
     @classmethod
     def upgrade(cls, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Settings that an earlier version stored, in the names and with the meaning of this one."""
+        """Convert settings that an earlier version stored to the names and meanings of this version."""
         data = {RENAMED_DATA.get(name, name): value for name, value in values["data"].items()}
         return {**values, "data": data}
 
     def check(self) -> None:
-        """Raise UserError for values that no run could use."""
+        """Raise UserError for values out of range and for settings that contradict each other."""
         for name, least in (("epochs", 1), ("batch_size", 1), ("accumulate", 1), ("eval_every", 0), ("clip", 0)):
             if getattr(self, name) < least:
-                raise UserError(f"--{name} {getattr(self, name)} is too small: at least {least}")
+                raise UserError(f"--{name} {getattr(self, name)} is too small: it must be at least {least}")
         if not self.lr > 0:
             raise UserError(f"--lr {self.lr} must be positive")
         if not 0 <= self.ema_decay < 1:
@@ -140,11 +145,11 @@ class TrainConfig:
         if not 0 <= self.data.holdout < 1:
             raise UserError(f"--data.holdout {self.data.holdout} must be at least 0 and below 1")
         if self.data.cached_augmentations < 0:
-            raise UserError(f"--data.cached_augmentations {self.data.cached_augmentations} is too small: at least 0")
+            raise UserError(f"--data.cached_augmentations {self.data.cached_augmentations} must be at least 0")
         if self.data.cached_augmentations and self.protocol not in ("linear", "frozen"):
             raise UserError(
                 f"--data.cached_augmentations {self.data.cached_augmentations} caches features of a frozen backbone: "
-                f"it goes with --protocol linear or frozen, not {self.protocol}"
+                f"it needs --protocol linear or frozen, not {self.protocol}"
             )
         if self.data.cached_augmentations and self.data.skip_bad:
             raise UserError(
@@ -153,7 +158,7 @@ class TrainConfig:
             )
         if self.protocol in ("linear", "frozen") and self.pretrained is False:
             raise UserError(
-                f"--protocol {self.protocol} trains on top of weights: it cannot go with --pretrained false"
+                f"--protocol {self.protocol} needs pretrained weights: it cannot be used with --pretrained false"
             )
         if self.image_size is not None:
             parse_size(self.image_size)
@@ -165,46 +170,49 @@ class TrainConfig:
 
 @dataclass
 class ScoreConfig:
-    """What `eval` and `predict` share."""
+    """Settings that `eval` and `predict` share."""
 
     checkpoint: str | None = None
-    """Run folder, or checkpoint file; by default the latest run of this task."""
+    """Run folder or checkpoint file. By default the latest run of this task."""
     backbone: str | None = None
-    """Instead of a checkpoint: score this network's published weights."""
+    """Use the published weights of this backbone instead of a run."""
     image_size: int | str | None = None
-    """Side of the square input in pixels, or HxW; by default as trained."""
+    """Input size in pixels: N for a square, or HxW. By default the size of the training."""
     batch_size: int = 8
-    """Images in each step."""
+    """Number of images per batch."""
     precision: Precision = "fp32"
-    """Arithmetic of the networks."""
+    """Floating-point precision of the network."""
     device: str = "auto"
-    """Where to run: auto, cpu, cuda, cuda:1, mps."""
+    """Device to run on: cpu, cuda, cuda:N, mps, or auto for a GPU if there is one."""
 
 
 @dataclass
 class EvalConfig(ScoreConfig):
-    """Settings of `eval`."""
+    """Settings of `eval`, for all tasks."""
 
     output: str | None = None
-    """Folder for metrics.json and per-image results; nothing is written without it."""
+    """Folder for metrics.json and the results of each image. By default nothing is written."""
     data: EvalData = field(default_factory=EvalData)
 
 
 @dataclass
 class PredictConfig(ScoreConfig):
-    """Settings of `predict`."""
+    """Settings of `predict`, for all tasks."""
 
     images: str = ""
-    """Image file, or folder of images."""
+    """Image file or folder of images."""
     output: str = "predictions"
     """Folder for the results."""
     pictures: bool = True
-    """Draw what is found on every image."""
+    """Save a copy of each image with its predictions drawn on it."""
 
 
 def parse_size(size: int | str) -> tuple[int, int]:
-    """`320` -> (320, 320); `"480x640"` -> (480, 640), height first. Raises UserError for anything else."""
+    """Height and width in pixels: `320` -> (320, 320), `"480x640"` -> (480, 640).
+
+    Raises UserError for other formats and for sides outside 32 to 8192.
+    """
     sides = str(size).lower().split("x")
     if len(sides) > 2 or not all(side.isdecimal() and 32 <= int(side) <= 8192 for side in sides):
-        raise UserError(f"--image_size {size} is not understood: N or HxW, in pixels, each side from 32 to 8192")
+        raise UserError(f"image size '{size}' must be N or HxW, in pixels, with each side from 32 to 8192")
     return int(sides[0]), int(sides[-1])

@@ -1,4 +1,4 @@
-"""The commands of a task, made from its `TaskSpec`: `main = train_command(SPEC, __doc__)`."""
+"""Build the commands of a task from its `TaskSpec`, as in `main = train_command(SPEC, __doc__)`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from engine.spec import TaskSpec
 
 
 def train_command(spec: TaskSpec, description: str | None) -> Callable[..., None]:
-    """`python -m TASK.train`."""
+    """The `main` of `python -m TASK.train`."""
 
     def run(config: Any) -> Any:
         from engine import commands
@@ -21,7 +21,7 @@ def train_command(spec: TaskSpec, description: str | None) -> Callable[..., None
 
 
 def eval_command(spec: TaskSpec, description: str | None) -> Callable[..., None]:
-    """`python -m TASK.eval`."""
+    """The `main` of `python -m TASK.eval`."""
 
     def run(config: Any) -> Any:
         from engine import commands
@@ -32,11 +32,11 @@ def eval_command(spec: TaskSpec, description: str | None) -> Callable[..., None]
 
 
 def predict_command(spec: TaskSpec, description: str | None) -> Callable[..., None]:
-    """`python -m TASK.predict`."""
+    """The `main` of `python -m TASK.predict`."""
 
     def run(config: Any) -> Any:
-        from engine import commands
+        from engine.predict import predict
 
-        return commands.predict(spec, config)
+        return predict(spec, config)
 
     return command(f"{spec.name}.predict", spec.predict_config, run, description or "")

@@ -1,7 +1,7 @@
-"""How networks are run: one table by device, precision and purpose. Nothing is tried out at run time.
+"""How networks are run: one table by device, precision and purpose. Nothing is benchmarked at run time.
 
-`make bench` measures the rows against what else could stand there, see docs/performance.md. What is the same everywhere
-is no column: images and weights are channels-last, optimisers are fused.
+`make bench` compares each row with its alternatives, see docs/performance.md. What is the same in all rows has no
+column: images and weights are channels-last, and optimisers are fused.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ Purpose = Literal["train", "eval", "predict"]
 
 @dataclass(frozen=True)
 class Execution:
-    """A row of the table.
+    """One entry of the table.
 
-    precision: what was asked for.
-    mixed: operations that bear it compute in that precision, and weights stay float32.
-    folded: batch norms are part of the convolutions before them, and weights are stored in that precision. Evaluation
-        leaves them alone: scores of a run are to come out the same, to the last digit, whenever it is scored again.
-    keeps_memory: large blocks that are freed are kept for the next step, see `keep_freed_memory`.
+    Attributes:
+        precision: "fp32", "bf16" or "fp16".
+        mixed: mixed precision. Weights stay float32; operations that tolerate it compute in `precision`.
+        folded: batch norm is folded into the convolutions before it, and weights are stored in `precision`. Evaluation
+            does not fold, so that scoring a run again returns the same scores to the last digit.
+        keeps_memory: large blocks of freed memory are reused, see `keep_freed_memory`.
     """
 
     precision: str
@@ -37,59 +38,63 @@ class Execution:
     keeps_memory: bool
 
     def begin(self) -> None:
-        """Set the process up; once, before the work."""
+        """Configure the process. Call it once, before the first tensor is allocated."""
         if self.keeps_memory:
             keep_freed_memory()
 
     def place(self, model: nn.Module) -> nn.Module:
-        """The model as it is run: itself in another memory format, or a folded copy."""
+        """The model to run: `model` itself, converted to channels-last, or a folded copy."""
         if self.folded:
             return prepare_for_inference(model, self.precision)
         return model.to(memory_format=torch.channels_last)
 
     def arithmetic(self, device: str) -> AbstractContextManager:
-        """A context for the network's work on a device of that type."""
-        # Folded networks convert what they are called with, but some work goes through other methods of theirs.
+        """The autocast context for this precision on a device of type `device`, such as "cpu"."""
+        # A folded network converts the inputs of its `forward`, but a task may call other methods of the network.
         return nullcontext() if self.precision == "fp32" else torch.autocast(device, DTYPES[self.precision])
 
     @property
     def lightning(self) -> str:
-        """`precision` of Lightning's Trainer."""
+        """The `precision` argument of Lightning's Trainer."""
         return {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}[self.precision]
 
     def __str__(self) -> str:
         parts = [
-            f"{self.precision}{' where it suffices' if self.mixed else ''}",
+            f"{self.precision} mixed precision" if self.mixed else self.precision,
             "channels-last",
-            *(["batch norms folded"] if self.folded else []),
-            *(["freed memory kept"] if self.keeps_memory else []),
+            *(["batch norm folded"] if self.folded else []),
+            *(["freed memory reused"] if self.keeps_memory else []),
         ]
         return ", ".join(parts)
 
 
 PLAIN, MIXED, FOLDED = (False, False), (True, False), (False, True)  # mixed, folded
-GLIBC, OWN = True, False  # whose memory: a process's own, or the device's, whose allocator keeps it anyway
+# Tensors on the CPU come from glibc. Those on a GPU come from an allocator of their own, which reuses freed memory.
+GLIBC, GPU = True, False  # keeps_memory
 
 # fmt: off
 TABLE = {
     # device, precision:  train               eval                predict
     ("cpu", "fp32"):  ((*PLAIN, GLIBC),   (*PLAIN, GLIBC),   (*FOLDED, GLIBC)),
     ("cpu", "bf16"):  ((*MIXED, GLIBC),   (*MIXED, GLIBC),   (*FOLDED, GLIBC)),
-    ("cuda", "fp32"): ((*PLAIN, OWN),     (*PLAIN, OWN),     (*FOLDED, OWN)),
-    ("cuda", "bf16"): ((*MIXED, OWN),     (*MIXED, OWN),     (*FOLDED, OWN)),
-    ("cuda", "fp16"): ((*MIXED, OWN),     (*MIXED, OWN),     (*FOLDED, OWN)),
-    ("mps", "fp32"):  ((*PLAIN, OWN),     (*PLAIN, OWN),     (*FOLDED, OWN)),
-    ("mps", "fp16"):  ((*MIXED, OWN),     (*MIXED, OWN),     (*FOLDED, OWN)),
+    ("cuda", "fp32"): ((*PLAIN, GPU),     (*PLAIN, GPU),     (*FOLDED, GPU)),
+    ("cuda", "bf16"): ((*MIXED, GPU),     (*MIXED, GPU),     (*FOLDED, GPU)),
+    ("cuda", "fp16"): ((*MIXED, GPU),     (*MIXED, GPU),     (*FOLDED, GPU)),
+    ("mps", "fp32"):  ((*PLAIN, GPU),     (*PLAIN, GPU),     (*FOLDED, GPU)),
+    ("mps", "fp16"):  ((*MIXED, GPU),     (*MIXED, GPU),     (*FOLDED, GPU)),
 }
 # fmt: on
 
 
 def execution_for(device: str, precision: str, purpose: Purpose) -> Execution:
-    """The row for a type of device. Raises UserError where there is none."""
+    """The table's entry for a device type, such as "cpu". Raises UserError if the table has none."""
     row = TABLE.get((device, precision))
     if row is None:
         known = " or ".join(other for kind, other in TABLE if kind == device)
         if not known:
-            raise UserError(f"--device {device}: nothing is known of such devices, use cpu, cuda or mps")
-        raise UserError(f"--precision {precision} is not for --device {device}: use {known}")
+            raise UserError(f"`device={device}` is not supported: use cpu, cuda or mps", settings=("device",))
+        raise UserError(
+            f"`precision={precision}` is not supported with `device={device}`: use {known}",
+            settings=("precision", "device"),
+        )
     return Execution(precision, *row[("train", "eval", "predict").index(purpose)])

@@ -1,4 +1,4 @@
-"""What a run has measured so far. It travels in the checkpoints, so that a resumed run has the files of a whole one."""
+"""The losses and scores of a run. Checkpoints contain them, so a resumed run writes complete files."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from engine.record import write_text
 
 
 class History(Callback):
-    """Losses averaged over each epoch, scores, and the time taken.
+    """Records mean losses and scores of each epoch, and the training time.
 
-    After each epoch `metrics.csv` is written anew, one row an epoch (counted from 0).
+    After each epoch it rewrites `metrics.csv`, which has one row per epoch, counted from 0.
 
     Args:
-        folder: of the run.
-        monitor: the score that chooses the best epoch.
+        folder: the run folder.
+        monitor: name of the metric that selects the best epoch.
     """
 
     def __init__(self, folder: Path, monitor: str) -> None:
@@ -37,27 +37,30 @@ class History(Callback):
 
     @property
     def seconds(self) -> float:
-        """Trained so far, the time before an interruption included."""
+        """Training time so far, in seconds, including the time before interruptions."""
         return self._seconds + time.monotonic() - self._since
 
     @property
     def scores(self) -> dict[str, float]:
-        """Of the last evaluation; empty where there was none yet."""
-        return self._of(self._scored()[-1]) if self._scored() else {}
+        """Scores of the last evaluation. Empty before the first evaluation."""
+        return self._scores_in(self._scored()[-1]) if self._scored() else {}
 
     @property
     def best(self) -> dict[str, float]:
-        """The first best evaluation's scores, and its `epoch`, counted from 1; empty where there was none yet."""
+        """Scores of the best evaluation, the first one of several equal, and its `epoch`, counted from 1.
+
+        Empty before the first evaluation.
+        """
         if not self._scored():
             return {}
         row = max(self._scored(), key=lambda row: row[self.monitor] if row[self.monitor] == row[self.monitor] else -1.0)
-        return self._of(row) | {"epoch": int(row["epoch"]) + 1}
+        return self._scores_in(row) | {"epoch": int(row["epoch"]) + 1}
 
     def _scored(self) -> list[dict[str, float]]:
         return [row for row in self.rows if self.monitor in row]
 
     @staticmethod
-    def _of(row: dict[str, float]) -> dict[str, float]:
+    def _scores_in(row: dict[str, float]) -> dict[str, float]:
         return {name: value for name, value in row.items() if name not in ("epoch", "step") and not _is_loss(name)}
 
     # --- Lightning's hooks
@@ -68,7 +71,8 @@ class History(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        for name, value in pl_module.step_losses.items():  # type: ignore[union-attr, operator]  # in double precision, and on the device: nothing waits for a number
+        # The sums stay on the device, so that no step waits for a transfer, and in double precision.
+        for name, value in pl_module.step_losses.items():  # type: ignore[union-attr, operator]
             self._sums[name] = self._sums.get(name, 0.0) + value.to(_double(value))
         self._batches += 1
 

@@ -1,4 +1,4 @@
-"""Results by image of one run, as statistics resample them."""
+"""Results of each image of one run, for statistics that resample images."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy as np
 
 @dataclass(frozen=True)
 class ImageResults:
-    """One run's results by image.
+    """The results of one run for each of N images.
 
     Attributes:
-        keys: identify the N images.
+        keys: N unique names of the images.
         metric: name of the headline metric.
-        score: counts (R, N), how often each image counts in each of R resamples -> (R,) the metric, fractions in 0..1;
-            NaN where it is undefined.
+        score: (R, N) counts of each image in each of R resamples -> (R,) metric of each resample, fractions in 0..1,
+            NaN where the metric is undefined.
     """
 
     keys: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""The table that ends every training and evaluation: the run beside recorded ResNets, and beside what is published."""
+"""The table after each training and evaluation: it compares the run with stored ResNet runs and published scores."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ from engine.spec import TaskSpec
 
 log = logging.getLogger(__name__)
 
-# What has to be equal for scores to be compared: the data, the budget, and what was trained.
+# Runs are comparable only if these settings are equal, besides data set and kind of weights, see `_key`.
 BUDGET = ("image_size", "epochs", "batch_size", "protocol", "style")
-RESNET = "resnet50"  # what the user is told to train where no ResNet has been
-MOST = 5  # runs in the table
+RESNET = "resnet50"  # the backbone to suggest if there is no ResNet run
+MAX_RIVALS = 5  # other runs in the table
+REPLACED_FLAGS = ("--backbone", "--output", "--resume", "--pretrained")  # see `resnet_command`
 
 
 def print_leaderboard(
     out: Console, record: dict[str, Any], spec: TaskSpec, classes: Sequence[str], folder: Path | None
 ) -> None:
-    """Print the table, or the command that makes a ResNet to compare with.
+    """Print the table, or the command that trains a ResNet for comparison, and published scores on the same benchmark.
 
     Args:
-        out: where to.
-        record: of the run, as in its `record.json`.
-        spec: of the task.
-        classes: of the data that was scored, by name.
-        folder: of the run; None where published weights were scored, which no recorded run is like.
+        out: console to print to.
+        record: content of the run's `record.json`.
+        spec: the task.
+        classes: class names of the evaluated data.
+        folder: the run folder. None for published weights, which are not comparable with any run.
     """
     benchmark = spec.benchmark.dataset if spec.benchmark.matches(classes) else None
     if folder is not None:
         others = comparable(record, folder, spec.train_config)
         rivals = [run for run in others if _is_resnet(run)] or (others if _is_resnet(record) else [])
         if rivals:
-            out.print(_table(record, rivals[:MOST], spec.metric))
+            out.print(_table(record, rivals[:MAX_RIVALS], spec.metric))
         elif not _is_resnet(record):
-            out.print(
-                f"no ResNet has been trained on this data and budget yet; this does it:\n  {resnet_command(record)}"
-            )
+            command = resnet_command(record)
+            out.print(f"no ResNet run with this data and budget to compare with. To train one, run:\n  {command}")
     for name in dict.fromkeys((record["backbone"], RESNET)) if benchmark else ():
         for row in published(name):
             if row.dataset == benchmark:
@@ -58,15 +58,16 @@ def print_leaderboard(
 
 
 def comparable(record: dict[str, Any], folder: Path, settings: type[TrainConfig]) -> list[dict[str, Any]]:
-    """Records of other backbones' runs on the same data, budget and kind of weights, the best of each, best first.
+    """Records of runs of other backbones with the same data, budget and kind of weights, best first.
 
-    They are looked for beside the run's folder and where runs go by default. `settings` is the class of the task's.
+    Only the best run of each backbone is returned. The search covers the parent of `folder` and the default folder.
+    `settings` is the class of the task's training settings.
     """
-    places = {
+    files = {
         path.resolve() for parent in (folder.parent, RUNS / record["task"]) for path in parent.glob("*/record.json")
     }
     best: dict[str, dict[str, Any]] = {}
-    for other in read_records(sorted(places - {(folder / "record.json").resolve()}), settings):
+    for other in read_records(sorted(files - {(folder / "record.json").resolve()}), settings):
         if _key(other) == _key(record) and other["backbone"] != record["backbone"]:
             known = best.get(other["backbone"])
             if known is None or _score(other) > _score(known):
@@ -75,9 +76,9 @@ def comparable(record: dict[str, Any], folder: Path, settings: type[TrainConfig]
 
 
 def read_records(files: Iterable[Path], settings: type[TrainConfig]) -> list[dict[str, Any]]:
-    """Records of runs of one task, whose settings have the class `settings`.
+    """The content of the files that are run records of a task with the training settings `settings`.
 
-    Files that are no such thing are left out, with a warning where a newer version wrote them.
+    Other files are ignored, with a warning for records of a newer version of this package.
     """
     records = []
     for file in files:
@@ -89,28 +90,29 @@ def read_records(files: Iterable[Path], settings: type[TrainConfig]) -> list[dic
         except BadInput as error:
             log.warning("%s", error)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            continue  # somebody else's file, or an older layout: nothing that could be compared
+            continue  # a file of another program or of an old version: not comparable
     return records
 
 
 def resnet_command(record: dict[str, Any]) -> str:
-    """The run's own command line with ResNet-50 in place of its backbone."""
-    words, kept, skip = shlex.split(record["command_line"]), [], False
-    for word in words:
-        name = word.partition("=")[0]
-        if not skip and name not in ("--backbone", "--output", "--resume", "--pretrained"):
-            kept.append(word)
-        skip = name in ("--backbone", "--output", "--resume", "--pretrained") and "=" not in word
-    kept += ["--backbone", RESNET]
+    """The run's command line with ResNet-50 instead of its backbone."""
+    words: list[str] = []
+    skip = False
+    for word in shlex.split(record["command_line"]):
+        flag = word.partition("=")[0]
+        if not skip and flag not in REPLACED_FLAGS:
+            words.append(word)
+        skip = flag in REPLACED_FLAGS and "=" not in word  # the next word is the flag's value
+    words += ["--backbone", RESNET]
     if record["pretrained"]["source"] == "random" and record["config"]["protocol"] != "scratch":
-        kept += ["--pretrained", "false"]
-    return shlex.join(kept)
+        words += ["--pretrained", "false"]
+    return shlex.join(words)
 
 
 def _table(record: dict[str, Any], rivals: Sequence[dict[str, Any]], metric: str) -> Table:
-    title = "on the same data and budget, from weights of the same kind"
+    title = "same data, budget and kind of initial weights"
     table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
-    for head in ("backbone", f"{metric}, %", "params, M", "MACs, G", "ms an image", "training, s"):
+    for head in ("backbone", f"{metric}, %", "params, M", "MACs, G", "ms per image", "training, s"):
         table.add_column(head, justify="left" if head == "backbone" else "right")
     for run in sorted((record, *rivals), key=lambda run: -_score(run)):
         value = run["metrics"][metric]
@@ -126,7 +128,7 @@ def _table(record: dict[str, Any], rivals: Sequence[dict[str, Any]], metric: str
 
 
 def _key(record: dict[str, Any]) -> tuple:
-    """What two runs share that can be compared."""
+    """A key that is equal for runs that are comparable."""
     config, weights = record["config"], record["pretrained"]
     budget = tuple(str(config.get(name)) for name in BUDGET)
     data = config["data"]
@@ -136,7 +138,7 @@ def _key(record: dict[str, Any]) -> tuple:
 
 
 def _score(record: dict[str, Any]) -> float:
-    """The first of the record's metrics, which is its task's main one."""
+    """The record's first metric, which is the headline metric of its task. Minus infinity if it is undefined."""
     value = next(iter(record["metrics"].values()))
     return float("-inf") if value is None or value != value else value
 

@@ -14,7 +14,13 @@ BLUE, ORANGE = "#2468b0", "#c4501b"
 
 
 def curves(metrics: Path, monitor: str, picture: Path) -> None:
-    """Draw loss and `monitor` against the epoch, each on an axis of its own."""
+    """Plot the training loss and the metric `monitor` against the epoch, side by side.
+
+    Args:
+        metrics: the run's `metrics.csv`.
+        monitor: name of a column with fractions in 0..1, plotted in percent.
+        picture: image file to write.
+    """
     with metrics.open() as file:
         rows = list(csv.DictReader(file))
     loss, score = _series(rows, "loss"), _series(rows, monitor)

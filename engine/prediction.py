@@ -1,4 +1,4 @@
-"""What the results of all tasks share."""
+"""The base class of the results of all tasks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 @dataclass(frozen=True, repr=False, eq=False)
 class ImageResult:
-    """A model's result for one image. Results are equal if all their arrays and names are.
+    """A model's result for one image. Results are equal if all their fields are equal.
 
     Attributes:
         image: (H, W, 3) uint8 RGB.
@@ -24,10 +24,10 @@ class ImageResult:
             return NotImplemented
         return all(np.array_equal(getattr(self, field.name), getattr(other, field.name)) for field in fields(self))
 
-    __hash__ = None  # type: ignore[assignment]  # as arrays have none
+    __hash__ = None  # type: ignore[assignment]  # like numpy arrays
 
     @property
     def size(self) -> str:
-        """Width and height, for people."""
+        """Width and height as text, such as "640 x 480 pixels"."""
         height, width = self.image.shape[:2]
         return f"{width} x {height} pixels"

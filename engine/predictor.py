@@ -1,4 +1,4 @@
-"""A task's network on single images: the path from pixels to predictions that `predict` and `load_run` share."""
+"""Run a task's network on single images. `predict` and `load_run` share this code."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from engine.task import Task
 
 
 class Predictor:
-    """Runs a task's network on one image at a time, as `predict` runs it: batch norm folded, in evaluation mode.
+    """Runs a task's network on one image at a time, in evaluation mode and with batch norm folded.
 
     Args:
-        task: a trained task; its model is replaced by the copy that is run.
-        device: where to run.
+        task: a trained task. Its model is replaced by the folded copy.
+        device: device to run on.
         precision: "fp32", "bf16" or "fp16".
     """
 
@@ -30,7 +30,10 @@ class Predictor:
         self._transform = task.transform()
 
     def prepare(self, image: np.ndarray, number: int = 0) -> Sample:
-        """An image (H, W, 3) uint8 RGB as the network's input; `number` becomes its id. May run in another thread."""
+        """Convert an image, (H, W, 3) uint8 RGB, to the network's input. Other threads may call this.
+
+        `number` becomes the image id.
+        """
         sample = Sample(
             image=image,
             image_id=number,
@@ -43,7 +46,7 @@ class Predictor:
 
     @torch.inference_mode()
     def __call__(self, sample: Sample) -> Any:
-        """The task's predictions for a prepared image, in original pixels."""
+        """The task's predictions for one prepared image, in pixels of the original image."""
         batch = collate([sample]).to(self.device)
         with self.execution.arithmetic(self.device.type):
             return self.task.predictions(self.task.normalised(batch), batch)

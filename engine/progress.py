@@ -1,4 +1,4 @@
-"""The progress bar of a training: where it stands, its loss and score, and how long it still takes."""
+"""The progress bar of a training: epoch, loss, score and remaining time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 
 class TrainingProgress(Callback):
-    """One bar over all steps of the run; where output is not a terminal, one line an epoch."""
+    """One bar over all steps of the run. If the output is not a terminal, one line per epoch.
+
+    Args:
+        monitor: name of the metric to show, a fraction in 0..1 shown in percent.
+    """
 
     def __init__(self, monitor: str) -> None:
         self.monitor = monitor
@@ -34,7 +38,7 @@ class TrainingProgress(Callback):
 
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         loss = float(module.step_losses["loss"])
-        # Smoothed over about 20 steps: a single batch's loss says little.
+        # An exponential average over about 20 steps, because the loss of a single batch is noisy.
         self.loss = loss if self.loss != self.loss else self.loss + (loss - self.loss) / 20
         if self.bar is not None:
             self.bar.update(

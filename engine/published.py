@@ -1,6 +1,6 @@
-"""What has been published of the networks that people compare: scores, parameters, multiply-adds, and where it stands.
+"""Published scores, parameter counts and multiply-adds of common networks, with their sources.
 
-The figures are in `published.csv`, in percent, millions and billions as their sources round them.
+The numbers are in `published.csv`, in percent, millions and billions, rounded as in their sources.
 """
 
 from __future__ import annotations
@@ -23,43 +23,43 @@ SOURCES = {
 }
 METRICS = ("top1", "top5", "AP", "mIoU")
 UNITS = {"K": 1e3, "M": 1e6, "B": 1e9}
-TOLERANCE = 0.02  # share by which a count may differ from the published one, besides that one's rounding
+TOLERANCE = 0.02  # largest relative difference of a measured count from the published one, besides its rounding
 
 
 @dataclass(frozen=True)
 class Count:
-    """A published count; `rounding` is half a unit of its last digit."""
+    """A published count. `rounding` is half a unit of its last published digit."""
 
     value: float
     rounding: float
 
     @classmethod
     def of(cls, text: str) -> Count:
-        """`"0.39B"` -> 390 million, give or take 5 million."""
+        """`"0.39B"` -> 390 million, with a rounding of 5 million."""
         digits, unit = text[:-1], UNITS[text[-1]]
         decimals = len(digits.partition(".")[2])
         return cls(float(digits) * unit, unit * 10**-decimals / 2)
 
     def disagrees(self, measured: float) -> bool:
-        """Whether a measured count is farther away than 2% and the rounding."""
+        """Whether a measured count differs by more than 2% plus the rounding."""
         return abs(measured - self.value) > TOLERANCE * self.value + self.rounding
 
 
 @dataclass(frozen=True)
 class Published:
-    """One line of a published table.
+    """One row of a published table.
 
     Attributes:
-        network: a timm name without `tf_` and tag.
-        tag: which of timm's weights it describes; None where these are not among timm's, or whatever weights there are.
-        neck: what stands between backbone and output, in words; None for a plain classifier.
+        network: timm name, without the prefix `tf_` and the tag.
+        tag: tag of the timm weights with these scores; None if timm does not have these weights or if no tag applies.
+        neck: description of the layers between backbone and output; None for a plain classifier.
         dataset: "ImageNet", "COCO" or "ADE20K".
-        split: that was scored.
-        image_size: side of the square input in px.
-        scores: by metric, fractions in 0..1.
-        params, macs: parameters, and multiply-adds of one image of that size; None where not given.
-        training: recipe, in words.
-        source: where it stands.
+        split: name of the evaluated split.
+        image_size: side of the square input in pixels.
+        scores: fractions in 0..1, by metric.
+        params, macs: number of parameters, and multiply-adds for one image of that size; None if not published.
+        training: description of the training recipe.
+        source: paper and table, or model zoo.
     """
 
     network: str
@@ -77,7 +77,7 @@ class Published:
 
 @cache
 def table() -> tuple[Published, ...]:
-    """All rows."""
+    """All rows of `published.csv`."""
     with FILE.open(newline="") as file:
         return tuple(
             Published(
@@ -98,12 +98,12 @@ def table() -> tuple[Published, ...]:
 
 
 def published(backbone: str) -> tuple[Published, ...]:
-    """The rows of a network by its timm name, whatever prefix and tag; none where nothing is known."""
+    """The rows of a network. `backbone` is its timm name; the prefix `tf_` and a tag are ignored."""
     name = backbone.partition(".")[0].removeprefix("tf_")
     return tuple(row for row in table() if row.network == name)
 
 
 def classifier_of(backbone: str) -> Published | None:
-    """The ImageNet row of the network whose counts are published, the first where there are several."""
+    """The network's first ImageNet row with published counts, else its first ImageNet row, else None."""
     rows = [row for row in published(backbone) if row.dataset == "ImageNet"]
     return next((row for row in rows if row.params is not None), rows[0] if rows else None)

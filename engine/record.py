@@ -1,4 +1,4 @@
-"""`record.json`: everything a comparison needs to know about a finished run."""
+"""`record.json`: all facts about a finished run that comparisons use."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ WARMUP, REPEATS = 3, 10
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write beside the target and rename; NaN, which JSON has no word for, becomes null."""
+    """Write `content` to `path` atomically. NaN and infinity become null, because JSON cannot represent them."""
     write_text(path, json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write beside the target and rename: the file is the old one or the new one, whatever happens."""
+    """Write `text` to `path` atomically: after a crash the file has either its old or its new content."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temporary.write_text(text)
@@ -51,10 +51,10 @@ def _plain(value: Any) -> Any:
 
 
 def cost(model: nn.Module, size: tuple[int, int], device: torch.device) -> dict[str, float]:
-    """What one image of `size` (height, width) costs.
+    """Measure the cost of the network for one image of `size` (height, width), in the precision of its weights.
 
-    `params`; `macs`, multiply-adds of convolutions and matrix products (half of PyTorch's FLOP count); `latency_ms`,
-    the median time of the network alone at batch 1 in the precision of its weights; `images_per_second`, its inverse.
+    Returns `params`, the number of parameters; `macs`, the multiply-adds of convolutions and matrix products, which are
+    half of PyTorch's FLOP count; `latency_ms`, the median time at batch size 1; and `images_per_second`, its inverse.
     """
     training = model.training
     model.eval()
@@ -81,11 +81,11 @@ def cost(model: nn.Module, size: tuple[int, int], device: torch.device) -> dict[
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """Largest memory so far, in MiB: allocated on a GPU, or resident in this process."""
+    """Peak memory of this process so far, in MiB: allocated on the GPU, or resident in main memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     status = Path("/proc/self/status")
-    if status.exists():  # getrusage counts what the process that started this one had taken before
+    if status.exists():  # getrusage would include the peak of the parent process
         return int(status.read_text().partition("VmHWM:")[2].split()[0]) / 2**10
     if sys.platform == "win32":
         return float("nan")  # the standard library does not know it there; null in the record
@@ -96,7 +96,7 @@ def peak_memory_mb(device: torch.device) -> float:
 
 
 def surroundings(device: torch.device, argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Device, versions, git commit and command line: what it takes to repeat the run."""
+    """Device, package versions, git commit and command line, which are needed to reproduce the run."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
         "device": {"type": device.type, "name": name, "threads": torch.get_num_threads()},
@@ -107,14 +107,14 @@ def surroundings(device: torch.device, argv: Sequence[str] | None = None) -> dic
 
 
 def command_line() -> list[str]:
-    """The words of this process's command, as a person would type them."""
+    """The command of this process as a list of words, as a user would type it."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     program = ["python", "-m", spec.name.removesuffix(".__main__")] if spec else ["python", sys.argv[0]]
     return program + sys.argv[1:]
 
 
 def _git_commit() -> str | None:
-    """The commit this code stands at, with `+` where files were changed since; None outside a checkout."""
+    """The current git commit of this code, with `+` if files have changed since. None outside a git checkout."""
     folder = Path(__file__).parent
     try:
         commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=True)
@@ -127,6 +127,6 @@ def _git_commit() -> str | None:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done its work."""
+    """Wait until all work on the device is complete."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,4 +1,4 @@
-"""What the package needs to know of a task before it loads torch. Each task package builds its own `TaskSpec`."""
+"""`TaskSpec` describes a task to the rest of the package, without torch. Each task package builds its own."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """The public data set that a task's published scores are of.
+    """The public data set that a task's published scores were measured on.
 
     Attributes:
         dataset: its name.
-        num_classes: how many classes it has.
-        some_classes: names of some of them, which tell it from another data set with as many classes.
+        num_classes: its number of classes.
+        some_classes: names of some of its classes. They distinguish it from other data sets with as many classes.
     """
 
     dataset: str
@@ -31,26 +31,27 @@ class Benchmark:
     some_classes: tuple[str, ...] = ()
 
     def matches(self, classes: Sequence[str]) -> bool:
-        """Whether these class names are the benchmark's."""
+        """Whether these are the benchmark's class names. Only the part of a name before a comma counts."""
         names = {name.split(",")[0] for name in classes}
         return len(classes) == self.num_classes and names.issuperset(self.some_classes)
 
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """One task, as its package describes it. Importing a spec does not import torch; the callables do when called.
+    """A task. Importing a spec does not import torch; its callables import torch when they are called.
 
     Attributes:
         name: of the task and of its package, such as "detection".
-        metric: the headline metric, which chooses the best epoch and is compared. A fraction in 0..1, shown in percent.
+        metric: the headline metric. It selects the best epoch, and comparisons use it. A fraction in 0..1, printed in
+            percent.
         train_config, eval_config, predict_config: settings of its commands.
-        presets: folder of NAME.yaml files that `--config NAME` finds.
-        benchmark: the data set that published scores are of.
+        presets: folder of the NAME.yaml files for `--config NAME`.
+        benchmark: the data set that the published scores were measured on.
         load_task: returns the task class.
-        build_model: settings of a training and number of classes -> the model that it trains, with random weights.
-        read_images: run folder and its record -> the results by image that the run left there.
-        load_demo: returns the root of the demo data, drawn first where it is absent.
-        sized_by_backbone: whether a training without `--image_size` takes the size of its backbone's weights.
+        build_model: training settings and number of classes -> the model to train, with random weights.
+        read_images: run folder and its record -> the results of each image that the run saved there.
+        load_demo: returns the root folder of the demo data. The first call creates the data.
+        sized_by_backbone: whether the default input size is that of the backbone's published weights.
     """
 
     name: str
@@ -67,5 +68,5 @@ class TaskSpec:
     sized_by_backbone: bool = False
 
     def data_root(self, config: TrainConfig) -> Path:
-        """The data that a training reads: `--data.root`, or the demo data."""
+        """Root folder of the training data: `config.data.root`, or the demo data."""
         return Path(config.data.root) if config.data.root else self.load_demo()

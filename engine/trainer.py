@@ -1,4 +1,4 @@
-"""`fit`: one training run from a task and its loaders to a run folder with checkpoints, curves and `record.json`."""
+"""`fit` trains a task and writes the run folder: checkpoints, `metrics.csv` and `record.json`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from backbones.errors import UserError
 from engine.checkpoint import AtomicCheckpointIO, find_checkpoint, occupied, read_run, sweep
-from engine.checkpoint_callback import KeepLast
+from engine.checkpoint_callback import LastCheckpoint
 from engine.compat import copy_all_, lerp_all_
 from engine.execution import execution_for
 from engine.history import History
@@ -30,10 +30,13 @@ from engine.task import Task
 
 
 class EMA(WeightAveraging):
-    """Exponential moving average of weights and buffers, which validation uses and checkpoints hold.
+    """Exponential moving average of weights and buffers. Validation uses the average, and checkpoints contain it.
 
-    Early in a run the decay is (1 + n) / (10 + n) at update n, as in TensorFlow's ExponentialMovingAverage: a constant
-    0.9998 would still be 86% initial weights after 750 steps.
+    Early in a run the decay is smaller: (1 + n) / (10 + n) at update n, as in TensorFlow's ExponentialMovingAverage.
+    With a constant decay of 0.9998 the average would still be 86% initial weights after 750 steps.
+
+    Args:
+        decay: largest decay, in 0..1.
     """
 
     def __init__(self, decay: float) -> None:
@@ -50,30 +53,35 @@ class EMA(WeightAveraging):
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python's, numpy's and torch's generators. Order and augmentation have their own, keyed by the same seed."""
+    """Seed the generators of Python, numpy and torch.
+
+    Order of images and augmentation have generators of their own, which depend on the same seed.
+    """
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     pl.seed_everything(seed, workers=True, verbose=False)
 
 
 def device_of(name: str) -> torch.device:
-    """The device called `auto`, `cpu`, `cuda`, `cuda:N` or `mps`. Raises UserError where there is none such."""
+    """The device for "auto", "cpu", "cuda", "cuda:N" or "mps". Raises UserError if this machine has no such device."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {name} cannot be used here: {str(error).splitlines()[0]}") from error
+        raise UserError(
+            f"`device={name}` is not available: {str(error).splitlines()[0]}", settings=("device",)
+        ) from error
     return device
 
 
 def accelerator(device: torch.device) -> dict[str, Any]:
-    """`device` in the words of Lightning's Trainer."""
+    """The arguments of Lightning's Trainer that select `device`."""
     return {"accelerator": device.type, "devices": [device.index or 0] if device.type == "cuda" else 1}
 
 
 class LastEpochValidation(Callback):
-    """Evaluates after the last epoch as well where the interval does not fall on it."""
+    """Evaluates after the last epoch, also if `check_val_every_n_epoch` would skip it."""
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if trainer.current_epoch + 1 == trainer.max_epochs:
@@ -89,20 +97,26 @@ def fit(
     if_interrupted: str = "",
     feature_seconds: float = 0.0,
 ) -> dict[str, Any]:
-    """Train, evaluate, and write the run folder; returns the record. The task is left evaluated, with what is saved.
+    """Train and evaluate a task and write the run folder. Returns the record. The task keeps the saved weights.
 
-    `feature_seconds` is what it took before to compute the features of `--data.cached_augmentations`, for the record.
+    Args:
+        task: a new task. To resume, its settings must be those of the run.
+        train_loader, val_loader: batches for training and evaluation.
+        output: the run folder, which exists.
+        resume: continue from the last checkpoint in `output`.
+        if_interrupted: message for an interrupted run, which names the command that resumes it.
+        feature_seconds: time that `data.cached_augmentations` took to compute features, for the record.
 
-    Raises Diverged where loss or gradients stop being finite, BadInput where nothing can be written or a step does not
-    fit in memory, KeyboardInterrupt saying `if_interrupted` where the run was asked to stop.
+    Raises Diverged if the loss or a gradient is not finite, BadInput if a file cannot be written or a training step
+    does not fit in memory, and KeyboardInterrupt with the message `if_interrupted` if the run is interrupted.
     """
     config = task.config
     device = device_of(config.device)
-    setting = execution_for(device.type, config.precision, "train")
+    execution = execution_for(device.type, config.precision, "train")
     checkpoints = output / "checkpoints"
     if not resume:
         write_text(output / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False))
-    history, keep = History(output, task.monitor), KeepLast(checkpoints / "last.ckpt")
+    history, last_checkpoint = History(output, task.monitor), LastCheckpoint(checkpoints / "last.ckpt")
     callbacks: list[Callback] = [
         *([EMA(config.ema_decay)] if config.ema_decay else []),
         LastEpochValidation(),
@@ -110,17 +124,17 @@ def fit(
         history,
         Trackers(config.logger, history, task.info.task, task.info.config),
         ModelCheckpoint(checkpoints, "best", monitor=task.monitor, mode="max", enable_version_counter=False),
-        keep,
+        last_checkpoint,
     ]
     task.total_steps = config.epochs * math.ceil(len(train_loader) / config.accumulate)
     task.freeze_parts()
-    setting.place(task.model)
+    execution.place(task.model)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     _quiet()
     trainer = pl.Trainer(
         **accelerator(device),
-        precision=setting.lightning,  # type: ignore[arg-type]
+        precision=execution.lightning,  # type: ignore[arg-type]
         max_epochs=config.epochs,
         accumulate_grad_batches=config.accumulate,
         check_val_every_n_epoch=config.eval_every or max(1, round(config.epochs / 6)),
@@ -138,17 +152,17 @@ def fit(
     if stored is not None:
         read_run(stored)  # raises for a file that this version cannot resume
     try:
-        with occupied(output), keep.listening():
+        with occupied(output), last_checkpoint.handle_signals():
             sweep(checkpoints)
             trainer.fit(task, train_loader, val_loader, ckpt_path=stored, weights_only=True)
-    except SystemExit as stop:  # how Lightning leaves after Ctrl-C
-        kept = keep.file.exists()
-        raise KeyboardInterrupt(if_interrupted if kept else "stopped before the first checkpoint") from stop
+    except SystemExit as stop:  # Lightning raises it after Ctrl-C
+        saved = last_checkpoint.file.exists()
+        raise KeyboardInterrupt(if_interrupted if saved else "stopped before the first checkpoint") from stop
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
         raise smaller_batch(config.batch_size, config.accumulate) from error
-    if stored is not None and not hasattr(task, "scores"):  # killed after its last epoch, before its record
+    if stored is not None and not hasattr(task, "scores"):  # killed between the last epoch and the record
         task.model.load_state_dict(read_run(stored)[1])
         task.to(device).evaluate(val_loader, config.precision)
     record = {
@@ -160,7 +174,7 @@ def fit(
         "pretrained": task.info.provenance,
         "config": task.info.config,
         "seed": config.seed,
-        "setting": str(setting),
+        "setting": str(execution),
         "metrics": history.scores,
         "best": history.best,
         **cost(task.model.to(device), tuple(task.info.preprocessing["size"]), device),
@@ -174,7 +188,7 @@ def fit(
 
 
 def _quiet() -> None:
-    """Lightning's own notices are about its defaults, not about the run."""
+    """Silence Lightning's messages about its own defaults, which say nothing about the run."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (

@@ -113,7 +113,7 @@ def load_run(path: str | os.PathLike[str]) -> Run:
     if info.task not in TASKS:
         raise BadInput(f"{path} holds a run of an unknown task, '{info.task}'")
     spec = TASKS[info.task]
-    return Run(info, lambda: spec.load_task().restore(info, state, spec.predict_config()))
+    return Run(info, lambda: spec.load_task().from_run(info, state, spec.predict_config()))
 
 
 def as_array(image: ImageLike) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Classes of a segmenter and of the data that it is scored on."""
+"""Compare the classes of a model with those of a data set."""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ from backbones.errors import BadInput
 
 
 def check_same_classes(model: Sequence[str], data: Sequence[str], root: Path) -> None:
-    """Raise BadInput where the classes of the data at `root` are not the model's, in the same order."""
+    """Raise BadInput unless the data in the folder `root` has the model's classes, in the same order."""
     if list(data) == list(model):
         return
-    pairs = zip(model, data, strict=False)
-    differing = next((f"'{a}' and '{b}'" for a, b in pairs if a != b), "the last ones")
+    pairs = enumerate(zip(model, data, strict=False))
+    shorter = min(len(model), len(data))
+    difference = next(
+        (f"class {i} is '{a}' in the model and '{b}' in the data" for i, (a, b) in pairs if a != b),
+        f"only one of them has a class {shorter}",
+    )
     raise BadInput(
-        f"the model has {len(model)} classes and the data at {root} {len(data)}, and they differ: {differing} have the "
-        "same number. They must be the same, in the same order."
+        f"the model has {len(model)} classes and the data in {root} has {len(data)}, and they differ: {difference}. "
+        "Both must have the same classes in the same order."
     )

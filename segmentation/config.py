@@ -18,18 +18,18 @@ LOSSES = ("ce", "dice", "focal", "lovasz")
 
 @dataclass
 class MaskTrainData(engine.TrainData):
-    """Which images, and how they are read."""
+    """Which images to read, and how."""
 
     ignore_index: int | None = None
-    """Value in the masks of pixels that belong to no class, besides ADE20K's 0."""
+    """Mask value of pixels without a class, which are ignored. In ADE20K's layout 0 is always ignored."""
 
 
 @dataclass
 class MaskEvalData(engine.EvalData):
-    """Which images, and how they are read."""
+    """Which images to read, and how."""
 
     ignore_index: int | None = None
-    """Value in the masks of pixels that belong to no class; by default as trained."""
+    """Mask value of pixels without a class, which are ignored. By default the value of the training."""
 
 
 @dataclass
@@ -37,33 +37,34 @@ class TrainConfig(engine.TrainConfig):
     """Train a segmentation network."""
 
     decoder: str = "bifpn"
-    """What makes pixels of the pyramid: bifpn, unet, fpn, deeplabv3plus, pspnet, upernet or segformer."""
+    """Decoder: bifpn, unet, fpn, deeplabv3plus, pspnet, upernet or segformer."""
     phi: int | str = 0
-    """Compound coefficient of EfficientDet's decoder and of the input size: 0 to 7, 7x, lite0 to lite4."""
+    """Compound coefficient, 0 to 7, 7x or lite0 to lite4. It sets the size of the bifpn decoder and the input size."""
     eval_size: int | str | None = None
-    """Size that whole images are fitted to in evaluation, N or HxW; by default image_size, the size of the crops."""
+    """Input size in evaluation, N or HxW: whole images are resized to fit it. By default image_size, the crop size."""
     lr: float = 4e-3
     """Peak learning rate."""
     backbone_lr: float = 0.25
-    """Factor on the learning rate of a backbone that starts from weights."""
+    """Factor on the learning rate of a pretrained backbone."""
     schedule: Literal["cosine", "poly"] = "cosine"
-    """How the learning rate falls: along a cosine, or as the 0.9th power of what is left of the run."""
+    """Learning rate schedule after the warm-up: cosine, or poly, a polynomial with power 0.9."""
     losses: list[str] = field(default_factory=lambda: ["ce", "lovasz"])
-    """What is minimised: any of ce, dice, focal and lovasz, each perhaps with a weight, such as lovasz=0.5."""
+    """Losses to add up: any of ce (cross entropy), dice, focal and lovasz. A weight is optional, as in lovasz=0.5."""
     label_smoothing: float = 0.0
-    """Share of each label that cross entropy spreads over all classes."""
+    """Label smoothing of the cross entropy, from 0 to below 1."""
     hard_pixels: float = 1.0
-    """Share of the pixels, those with the largest loss, that cross entropy is taken over."""
+    """Fraction of the pixels, those with the largest loss, that the cross entropy averages. 1 uses all pixels."""
     jitter: tuple[float, float] = (0.5, 2.0)
-    """Range of the random scale, relative to the image fitting the input."""
+    """Range of the random scale, relative to the scale at which the whole image fits the input."""
     max_share: float = 0.75
-    """Largest share of one class in a crop; crops beyond it are drawn anew, up to ten times."""
+    """Largest fraction of the labelled pixels in a crop that one class may have. Crops above it are redrawn, up to ten
+    times."""
     vflip: bool = False
-    """Also flip images upside down, where up and down mean nothing."""
+    """Also flip images vertically at random, for data without a fixed orientation."""
     data: MaskTrainData = field(default_factory=MaskTrainData)
 
     def check(self) -> None:
-        """Raise UserError for values that no run could use."""
+        """Raise UserError for values out of range and for settings that contradict each other."""
         super().check()
         scale_of(self.phi)
         parse_losses(self.losses)
@@ -79,39 +80,42 @@ class TrainConfig(engine.TrainConfig):
 
 
 @dataclass
-class Looks:
-    """How often, and how large, an image is looked at."""
+class AugmentationConfig:
+    """Settings of test-time augmentation."""
 
     scales: list[float] = field(default_factory=lambda: [1.0])
-    """Sizes that each image is seen at, relative to the input size; the probabilities are averaged."""
+    """Test-time augmentation: scales relative to the input size. The class probabilities of all scales are averaged."""
     flip: bool = False
-    """See each image mirrored as well."""
+    """Test-time augmentation: also predict the horizontally flipped image."""
     slide: bool = False
-    """Slide a window of the training's size over the image, which is fitted to the input size, times each scale."""
+    """Predict overlapping windows of the training's crop size instead of the whole image."""
 
-    def check_looks(self) -> None:
-        """Raise UserError for scales that no image could be seen at."""
+    def check_scales(self) -> None:
+        """Raise UserError for scales out of range."""
         if not self.scales or not all(0.1 <= scale <= 10 for scale in self.scales):
-            raise UserError(f"--scales {self.scales} must be one number or more, each from 0.1 to 10")
+            raise UserError(f"--scales {self.scales} must be one or more numbers from 0.1 to 10")
 
 
 @dataclass
-class EvalConfig(engine.EvalConfig, Looks):
-    """Score a segmentation network on whole images at their original size."""
+class EvalConfig(engine.EvalConfig, AugmentationConfig):
+    """Evaluate a segmentation network on whole images at their original size."""
 
     data: MaskEvalData = field(default_factory=MaskEvalData)
 
 
 @dataclass
-class PredictConfig(engine.PredictConfig, Looks):
-    """Find the class of every pixel of images."""
+class PredictConfig(engine.PredictConfig, AugmentationConfig):
+    """Predict the class of every pixel of images."""
 
     opacity: float = 0.6
-    """Of the colours laid over the image: 0 shows the image alone, 1 the classes alone."""
+    """Opacity of the class colours in pictures: 0 shows only the image, 1 only the classes."""
 
 
 def parse_losses(losses: Sequence[str]) -> dict[str, float]:
-    """`["ce", "lovasz=0.5"]` -> {"ce": 1.0, "lovasz": 0.5}. Raises UserError for anything else."""
+    """Weights by loss: `["ce", "lovasz=0.5"]` -> {"ce": 1.0, "lovasz": 0.5}.
+
+    Raises UserError for an unknown loss, a weight that is not positive, and an empty list.
+    """
     weights: dict[str, float] = {}
     for loss in losses:
         name, equals, weight = loss.partition("=")
@@ -122,7 +126,7 @@ def parse_losses(losses: Sequence[str]) -> dict[str, float]:
         except ValueError:
             weights[name] = 0.0
         if not 0 < weights[name] < float("inf"):
-            raise UserError(f"--losses {loss}: the weight must be a positive number, as in {name}=0.5")
+            raise UserError(f"loss '{loss}' must have a positive number as its weight, as in {name}=0.5")
     if not weights:
-        raise UserError(f"--losses needs at least one of {', '.join(LOSSES)}")
+        raise UserError(f"`losses` must contain at least one of {', '.join(LOSSES)}", settings=("losses",))
     return weights

@@ -1,7 +1,8 @@
-"""Decoders by name: EfficientDet's own, and those of segmentation-models-pytorch (smp) on the same backbones.
+"""Decoders by name: EfficientDet's, and those of segmentation-models-pytorch (smp).
 
-A decoder turns the backbone's maps into one map of features; a last layer makes logits of it, which are enlarged to the
-input's size. smp's classes are run as they are: the sizes are the defaults of smp's models, so that its files fit.
+A decoder combines the backbone's feature maps into one feature map. The last layer computes logits from it, which are
+upsampled to the input size. smp's classes are used unchanged, with the default sizes of smp's models, so that smp's
+weight files fit.
 """
 
 from __future__ import annotations
@@ -28,28 +29,29 @@ from segmentation.compat import (
     initialize_head,
 )
 
-# EfficientDet for segmentation, arXiv:1911.09070, section 5.2: on D4, BiFPN has 128 channels and 3 layers where the
-# detector's has 224 and 7, for its finest map has four times the cells; the head has 256 channels and 3 layers.
-MOST_CHANNELS, MOST_REPEATS, HEAD_FACTOR, HEAD_REPEATS = 128, 3, 2, 3
+# EfficientDet for segmentation, arXiv:1911.09070, section 5.2: on D4, BiFPN has 128 channels and 3 layers instead of
+# the detector's 224 and 7, because P2 has four times the pixels of P3. The head has 256 channels and 3 layers.
+MAX_CHANNELS, MAX_REPEATS, HEAD_FACTOR, HEAD_REPEATS = 128, 3, 2, 3
 LEVELS = 6  # P2 to P7
-LAST_STD = 0.01  # a small last layer starts every pixel undecided
+LAST_STD = 0.01  # small initial weights of the last layer give all classes nearly equal probabilities
 
 
 @dataclass(frozen=True)
 class Spec:
-    """What a decoder wants and gives.
+    """Inputs and outputs of a decoder.
 
     Attributes:
-        strides: of the maps it takes; 2 is left out where the backbone has no such map.
-        stride: of its logits.
-        build: channels of image and maps from stride 1 on -> smp's decoder; None for EfficientDet's.
-        channels: of the features it gives.
-        kernel: side of the last convolution.
-        multiple: what the sides of its input are padded to. TensorFlow pads odd sides otherwise than even ones, which
-            moves maps against each other: without it, a network trained at one size is points worse at another.
-        corners: logits are enlarged so that corner pixels' centres coincide (`align_corners`), as smp does.
-        dilated: the last map is at stride 16 in place of 32.
-        pools_to_one: has a batch norm over single pixels, which needs two images in training.
+        strides: strides of its input feature maps. Stride 2 is omitted if the backbone has no such map.
+        stride: stride of its logits.
+        build: channels of the image and of each map, by increasing stride -> smp's decoder. None for EfficientDet's.
+        channels: number of output channels.
+        kernel: kernel size of the last layer.
+        multiple: the input's height and width are padded to a multiple of this. TensorFlow pads odd sizes otherwise
+            than even sizes, which shifts feature maps. Without this padding, a network scores points lower at sizes
+            other than the training's.
+        corners: upsample logits with `align_corners=True`, as smp does.
+        dilated: the last feature map has stride 16 instead of 32.
+        pools_to_one: it applies batch norm to maps of a single pixel, which needs two images per batch in training.
     """
 
     strides: tuple[int, ...]
@@ -95,30 +97,31 @@ DECODERS: dict[str, Spec] = {
 
 
 def spec_of(decoder: str) -> Spec:
-    """The decoder called so. Raises UserError for an unknown name."""
+    """The decoder's entry in `DECODERS`. Raises UserError for an unknown name."""
     if decoder not in DECODERS:
         raise unknown_name("decoder", decoder, DECODERS)
     return DECODERS[decoder]
 
 
 class PyramidDecoder(nn.Module):
-    """EfficientDet's: BiFPN over P2 to P7, of which P2 goes through separable convolutions.
+    """EfficientDet's decoder: BiFPN over P2 to P7, then separable convolutions on P2.
 
-    The coefficient's width and number of layers hold, up to the paper's 128 and 3; the head has twice the width.
+    Width and number of layers are those of the compound coefficient, but at most the paper's 128 and 3. The head has
+    twice the width.
 
     Args:
-        levels: of the backbone, strides 4 to 32.
-        scale: of the compound coefficient.
+        levels: the backbone's levels with strides 4 to 32.
+        scale: sizes for the compound coefficient.
     """
 
     def __init__(self, levels: Sequence[Level], scale: Scale) -> None:
         super().__init__()
-        width = min(scale.width, MOST_CHANNELS)
+        width = min(scale.width, MAX_CHANNELS)
         activation = ACTIVATIONS[scale.activation]
         self.neck = BiFPN(
-            levels, width, min(scale.neck_repeats, MOST_REPEATS), LEVELS, fusion=scale.fusion, activation=activation
+            levels, width, min(scale.neck_repeats, MAX_REPEATS), LEVELS, fusion=scale.fusion, activation=activation
         )
-        # Nothing reads the coarse maps of the last layer: its bottom-up path would compute in vain.
+        # Only P2 of the last layer is used. Its bottom-up path, which computes P3 to P7, is not needed.
         final = self.neck.layers[-1]
         assert isinstance(final, BiFPNLayer)
         del final.bottom_up[:], final.project_up[:]
@@ -133,12 +136,12 @@ class PyramidDecoder(nn.Module):
         self.head.apply(init_weights)
 
     def forward(self, size: tuple[int, int], maps: Sequence[Tensor]) -> Tensor:
-        """An image's height and width, and its maps at strides 4 to 32 -> (B, channels, ceil(H / 4), ceil(W / 4))."""
+        """Feature maps at strides 4 to 32 -> (B, channels, ceil(H / 4), ceil(W / 4)). `size` is the images' (H, W)."""
         return self.head(self.neck(maps)[0])
 
 
 def init_weights(module: nn.Module) -> None:
-    """Kaiming's normal for convolutions before a rectifier; separable ones begin by passing their input on."""
+    """Kaiming normal initialisation for convolutions. The depthwise part of separable ones starts near the identity."""
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
     elif isinstance(module, SeparableConv):
@@ -146,33 +149,36 @@ def init_weights(module: nn.Module) -> None:
 
 
 class SmpDecoder(nn.Module):
-    """One of smp's decoders, which want a list of all maps from the image itself on.
+    """One of smp's decoders. They expect the image as the first of the feature maps.
 
     Args:
-        spec: of the decoder.
-        levels: of the backbone, those of `spec.strides` that it has.
+        spec: the decoder.
+        levels: the backbone's levels with the strides `spec.strides`.
     """
 
     def __init__(self, spec: Spec, levels: Sequence[Level]) -> None:
         super().__init__()
         assert spec.build is not None
         self.channels = spec.channels
-        # Stride 1 is the image; where nothing is at stride 2, a map without channels takes its place, as in smp.
+        # The image is the map with stride 1. If there is no map with stride 2, smp expects one without channels.
         self._no_half = levels[0].stride != 2
         self.network = spec.build([3, *([0] if self._no_half else []), *(level.channels for level in levels)])
-        if not spec.dilated:  # smp leaves DeepLab's layers as PyTorch makes them
+        if not spec.dilated:  # smp keeps PyTorch's initialisation for DeepLab
             initialize_decoder(self.network)
 
     def forward(self, size: tuple[int, int], maps: Sequence[Tensor]) -> Tensor:
-        """Height and width of images, multiples of `spec.multiple`, and their maps -> (B, channels, H / s, W / s)."""
+        """Feature maps -> (B, channels, H / s, W / s) at stride s = `spec.stride`.
+
+        `size` is the images' (H, W), multiples of `spec.multiple`.
+        """
         height, width = size
-        image = maps[0].new_zeros(1, 1, 1, 1).expand(len(maps[0]), 3, height, width)  # only its size is asked for
+        image = maps[0].new_zeros(1, 1, 1, 1).expand(len(maps[0]), 3, height, width)  # smp uses only its size
         half = [maps[0].new_empty(len(maps[0]), 0, -(-height // 2), -(-width // 2))]
         return self.network([image, *(half if self._no_half else []), *maps])
 
 
 def last_layer(spec: Spec, features: int, classes: int) -> nn.Conv2d:
-    """The convolution that makes logits of features."""
+    """The convolution from `features` channels to the logits of `classes` classes."""
     layer = nn.Conv2d(features, classes, spec.kernel, padding=spec.kernel // 2)
     if spec.build is None:
         nn.init.normal_(layer.weight, std=LAST_STD)

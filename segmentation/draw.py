@@ -1,4 +1,4 @@
-"""Classes as colours: palettes, overlays with a legend, and PNGs whose values are the classes."""
+"""Draw class maps: palettes, overlays with a legend, and PNG files whose pixel values are class indices."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from PIL import Image, ImageDraw, ImageFont
 from data.batch import IGNORE
 from data.formats import ade20k
 
-LEGIBLE = 480  # px: smaller images are enlarged to this longer side
+MIN_SIDE = 480  # px: images with a shorter longest side are enlarged to it
 OPACITY = 0.6
-NO_CLASS = (0, 0, 0)  # colour of pixels that belong to none
+NO_CLASS = (0, 0, 0)  # colour of pixels without a class
 GAP = 8  # px between the parts of a picture
 
 
 def palette_of(classes: Sequence[str]) -> np.ndarray:
-    """(K, 3) uint8 RGB: ADE20K's own colours, else hues spread by the golden ratio, in three brightnesses."""
+    """Class colours, (K, 3) uint8 RGB: ADE20K's own, else hues spaced by the golden ratio, in three brightnesses."""
     if tuple(classes) == ade20k.CLASSES:
         return ade20k.PALETTE
     colors = [
@@ -31,7 +31,7 @@ def palette_of(classes: Sequence[str]) -> np.ndarray:
 
 
 def colored(labels: np.ndarray, palette: np.ndarray) -> np.ndarray:
-    """(H, W) uint8 class indices -> (H, W, 3) uint8 RGB; `IGNORE` is black."""
+    """Class map (H, W) uint8 -> its colours (H, W, 3) uint8 RGB. `IGNORE` is black."""
     table = np.full((256, 3), NO_CLASS, np.uint8)
     table[: len(palette)] = palette
     table[IGNORE] = NO_CLASS
@@ -39,7 +39,7 @@ def colored(labels: np.ndarray, palette: np.ndarray) -> np.ndarray:
 
 
 def palette_png(labels: np.ndarray, palette: np.ndarray) -> Image.Image:
-    """A PNG-to-be whose pixel values are the class indices, shown in their colours."""
+    """A palette image of a class map (H, W) uint8. Its pixel values are the class indices."""
     table = np.full((256, 3), NO_CLASS, np.uint8)
     table[: len(palette)] = palette
     picture = Image.fromarray(labels)
@@ -48,16 +48,16 @@ def palette_png(labels: np.ndarray, palette: np.ndarray) -> Image.Image:
 
 
 def overlay(image: np.ndarray, labels: np.ndarray, palette: np.ndarray, opacity: float = OPACITY) -> np.ndarray:
-    """(H, W, 3) uint8 RGB with the classes' colours laid over it, enlarged if it is small."""
+    """Blend an image, (H, W, 3) uint8 RGB, with the colours of its class map (H, W), and enlarge it if it is small."""
     mixed = (1 - opacity) * image + opacity * colored(labels, palette)
     height, width = image.shape[:2]
-    zoom = max(1.0, LEGIBLE / max(height, width))
+    zoom = max(1.0, MIN_SIDE / max(height, width))
     picture = Image.fromarray(np.round(mixed).astype(np.uint8))
     return np.asarray(picture.resize((round(width * zoom), round(height * zoom)), Image.Resampling.BILINEAR))
 
 
 def legend(labels: Sequence[np.ndarray], names: Sequence[str], palette: np.ndarray, height: int) -> np.ndarray:
-    """(height, W, 3) uint8 RGB: the classes that occur in any of the maps, the largest first, as many as fit."""
+    """Legend, (height, W, 3) uint8 RGB, of the classes in any of the maps: the largest first, as many as fit."""
     counts = np.sum([np.bincount(part.ravel(), minlength=256) for part in labels], axis=0)[: len(names)]
     size = max(11, min(18, height // 24))
     line = round(1.5 * size)
@@ -75,7 +75,7 @@ def legend(labels: Sequence[np.ndarray], names: Sequence[str], palette: np.ndarr
 
 
 def beside(parts: Sequence[np.ndarray]) -> np.ndarray:
-    """Pictures of equal height next to each other, with white gaps."""
+    """Join pictures of equal height, (H, W, 3) uint8 RGB, from left to right, with white gaps."""
     gap = np.full((parts[0].shape[0], GAP, 3), 255, np.uint8)
     row = [piece for part in parts for piece in (part, gap)][:-1]
     return np.concatenate(row, axis=1)

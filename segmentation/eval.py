@@ -1,4 +1,4 @@
-"""`python -m segmentation.eval`: score a trained segmentation network by mIoU on whole images."""
+"""`python -m segmentation.eval`: evaluate a trained segmentation network by mIoU on whole images."""
 
 from engine.entry import eval_command
 from segmentation.spec import SPEC

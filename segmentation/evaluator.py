@@ -1,4 +1,4 @@
-"""Scores from one confusion matrix over a whole data set, in constant memory."""
+"""Segmentation scores from one confusion matrix over a whole data set, in constant memory."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ from backbones.errors import BadInput
 from data.batch import IGNORE, Batch
 
 METRICS = ("mIoU", "pixel_accuracy", "mean_accuracy", "fwIoU")
-EXTREMES = 4  # images remembered at either end
-COLUMNS = ("image_id", "class", "intersection", "truth", "prediction")  # of each image's own counts
+EXTREMES = 4  # number of worst and of best images to remember
+COLUMNS = ("image_id", "class", "intersection", "truth", "prediction")  # counts of each image
 
 
 class SegmentationEvaluator:
-    """Intersection over union and accuracy of all pixels together, never averaged over images.
+    """Intersection over union and accuracy over the pixels of all images. Scores are not averaged over images.
 
     Args:
         classes: names by index, at most 255.
 
     Attributes:
-        confusion: (K, K) int64, pixels by class in truth (rows) and prediction (columns), where they were predicted.
-        worst, best: up to four (mIoU, image id) each, the most extreme first; an image's own mIoU is the mean over the
-            classes in its truth, and serves to choose pictures alone.
+        confusion: (K, K) int64, number of pixels by true class (rows) and predicted class (columns), on the device of
+            the predictions. None before the first batch.
+        worst, best: up to four pairs (mIoU, image id) each, the most extreme first. The mIoU of a single image is the
+            mean over the classes in its truth. It only selects images for pictures.
     """
 
     def __init__(self, classes: Sequence[str]) -> None:
@@ -38,16 +39,18 @@ class SegmentationEvaluator:
         self.reset()
 
     def reset(self) -> None:
-        """Forget all predictions."""
+        """Discard all predictions."""
         self.confusion: Tensor | None = None
         self._low: list[tuple[float, int]] = []
         self._high: list[tuple[float, int]] = []
-        self._rows: IO[bytes] | None = None  # each image's own counts, on disk: there may be any number of images
+        self._rows: IO[bytes] | None = None  # counts of each image, on disk, because their number is unlimited
 
     def update(self, predictions: Sequence[Tensor], batch: Batch) -> None:
-        """Add a batch: for each image its (height, width) map of class indices at original size.
+        """Add a batch.
 
-        Pixels whose truth is no class do not count, nor do unreadable images.
+        Args:
+            predictions: class map (height, width) of each image, in original pixels.
+            batch: with masks in original pixels. Pixels without a true class and unreadable images do not count.
         """
         assert batch.masks is not None
         count = len(self.classes)
@@ -57,23 +60,23 @@ class SegmentationEvaluator:
             truth = truth[: labels.shape[0], : labels.shape[1]]
             counted = truth != IGNORE
             index = truth[counted] * count + labels[counted]
-            found = torch.bincount(index, minlength=count * count).view(count, count)
-            self.confusion = found if self.confusion is None else self.confusion + found
+            confusion = torch.bincount(index, minlength=count * count).view(count, count)
+            self.confusion = confusion if self.confusion is None else self.confusion + confusion
             if readable and len(index):
-                matrix = found.cpu().numpy()
-                self._remember(float(np.nanmean(_iou(matrix, absent=False))), image_id)
-                self._keep(matrix, image_id)
+                matrix = confusion.cpu().numpy()
+                self._update_extremes(float(np.nanmean(_iou(matrix, absent=False))), image_id)
+                self._append_rows(matrix, image_id)
 
     def compute(self) -> dict[str, float]:
-        """Fractions in 0..1. Raises BadInput where no pixel at all has a class.
+        """The scores `METRICS`, fractions in 0..1. Raises BadInput if no pixel has a true class.
 
-        mIoU and mean_accuracy are means over classes; those absent from both truth and prediction are left out, and
-        from mean_accuracy those absent from the truth. fwIoU weighs each class's IoU by its pixels in the truth.
+        mIoU is the mean over the classes that occur in truth or prediction. mean_accuracy is the mean over the classes
+        that occur in the truth. fwIoU is the mean IoU weighted by the number of pixels of each class in the truth.
         """
         matrix = self.matrix()
         total = matrix.sum()
         if not total:
-            raise BadInput("none of the pixels to score against belongs to a class: there is nothing to score against")
+            raise BadInput("no pixel of the ground truth belongs to a class: there is nothing to score against")
         truth, right, iou = matrix.sum(1), matrix.diagonal(), _iou(matrix)
         present = truth > 0
         return {
@@ -84,20 +87,20 @@ class SegmentationEvaluator:
         }
 
     def matrix(self) -> np.ndarray:
-        """`confusion` as an array; zeros before the first batch."""
+        """`confusion` as a numpy array. Zeros before the first batch."""
         count = len(self.classes)
         return np.zeros((count, count), np.int64) if self.confusion is None else self.confusion.cpu().numpy()
 
     @property
     def per_class(self) -> dict[str, float]:
-        """IoU by class name; NaN for classes in neither truth nor prediction."""
+        """IoU by class name, in 0..1. NaN for classes that occur in neither truth nor prediction."""
         return dict(zip(self.classes, _iou(self.matrix()).tolist(), strict=True))
 
     def write_images(self, file: Path) -> None:
-        """Write what resampling images needs, as a .npy file: (M, 5) int64 with `COLUMNS`.
+        """Write the counts of each image, for statistics that resample images, as .npy: (M, 5) int64 with `COLUMNS`.
 
-        A row for each class in an image's truth or prediction: the pixels of that class in both, in the truth, and in
-        the prediction, counted where the truth has a class.
+        There is one row for each class that occurs in an image's truth or prediction. The counts are its number of
+        pixels in both, in the truth and in the prediction, among the pixels with a true class.
         """
         with file.open("wb") as out:
             count = self._rows.tell() // (8 * len(COLUMNS)) if self._rows is not None else 0
@@ -105,7 +108,7 @@ class SegmentationEvaluator:
             np.lib.format.write_array_header_1_0(out, header)
             if self._rows is not None:
                 self._rows.seek(0)
-                shutil.copyfileobj(self._rows, out)  # which leaves the position at the end again
+                shutil.copyfileobj(self._rows, out)  # this moves the position back to the end
 
     @property
     def worst(self) -> list[tuple[float, int]]:
@@ -115,15 +118,16 @@ class SegmentationEvaluator:
     def best(self) -> list[tuple[float, int]]:
         return sorted(self._high, reverse=True)
 
-    def _keep(self, matrix: np.ndarray, image_id: int) -> None:
+    def _append_rows(self, matrix: np.ndarray, image_id: int) -> None:
         if self._rows is None:
-            self._rows = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the evaluation lasts
+            self._rows = tempfile.TemporaryFile()  # noqa: SIM115 - open until the evaluator is deleted
         truth, prediction = matrix.sum(1), matrix.sum(0)
-        seen = np.flatnonzero(truth + prediction)
-        columns = np.full(len(seen), image_id), seen, matrix.diagonal()[seen], truth[seen], prediction[seen]
+        labels = np.flatnonzero(truth + prediction)
+        counts = matrix.diagonal()[labels], truth[labels], prediction[labels]
+        columns = np.full(len(labels), image_id), labels, *counts
         self._rows.write(np.stack(columns, axis=1).astype("<i8").tobytes())
 
-    def _remember(self, score: float, image_id: int) -> None:
+    def _update_extremes(self, score: float, image_id: int) -> None:
         for heap, value in ((self._low, -score), (self._high, score)):
             if len(heap) < EXTREMES:
                 heapq.heappush(heap, (value, image_id))
@@ -132,7 +136,7 @@ class SegmentationEvaluator:
 
 
 def _iou(matrix: np.ndarray, absent: bool = True) -> np.ndarray:
-    """(K,) IoU of a confusion matrix (K, K), NaN for 0 / 0; `absent=False`: also for classes absent from the truth."""
+    """IoU (K,) of a confusion matrix (K, K). NaN for 0 / 0 and, unless `absent`, for classes absent from the truth."""
     truth: Any = matrix.sum(1)
     right, union = matrix.diagonal(), truth + matrix.sum(0) - matrix.diagonal()
     with np.errstate(invalid="ignore"):

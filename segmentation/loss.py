@@ -1,4 +1,4 @@
-"""What segmentation minimises: cross entropy, and the losses of segmentation-models-pytorch, in any mix."""
+"""Segmentation losses: weighted sums of cross entropy and losses of segmentation-models-pytorch."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from data.batch import IGNORE
 from segmentation.config import parse_losses
 
-# Pixels that Dice, Focal and Lovasz look at: they treat each class by itself, Lovasz even sorts all pixels for each of
-# them, which on full-sized batches costs more than the network. A regular grid of pixels estimates them well.
-MOST_PIXELS = 2**17
+# Largest number of pixels for Dice, Focal and Lovasz. They process each class separately, and Lovasz sorts all pixels
+# for each class. On full-sized batches this costs more than the network. A regular grid of pixels is a good estimate.
+MAX_PIXELS = 2**17
 
 LOSSES: dict[str, Callable[[], nn.Module]] = {
     "dice": lambda: DiceLoss("multiclass", ignore_index=IGNORE),
@@ -24,15 +24,15 @@ LOSSES: dict[str, Callable[[], nn.Module]] = {
 
 
 class SegmentationLoss(nn.Module):
-    """A weighted sum of losses over the pixels that belong to a class; 0 where there are none.
+    """Weighted losses over the pixels with a class. They are 0 if no pixel has a class.
 
     Args:
-        losses: names, each perhaps with `=WEIGHT`: ce, dice, focal, lovasz.
-        smoothing: of the labels in cross entropy.
-        hard_pixels: share of the pixels, those with the largest loss, that cross entropy is the mean of: online hard
-            example mining (Shrivastava et al., arXiv:1604.03540).
+        losses: any of ce, dice, focal and lovasz, each with an optional `=WEIGHT`.
+        smoothing: label smoothing of the cross entropy, in 0..1.
+        hard_pixels: fraction of the pixels, those with the largest loss, that the cross entropy averages. This is
+            online hard example mining (Shrivastava et al., arXiv:1604.03540).
 
-    Raises UserError for an unknown name.
+    Raises UserError for an unknown loss or a bad weight.
     """
 
     def __init__(self, losses: Sequence[str] = ("ce",), smoothing: float = 0.0, hard_pixels: float = 1.0) -> None:
@@ -43,22 +43,22 @@ class SegmentationLoss(nn.Module):
         self.regional = nn.ModuleDict({name: LOSSES[name]() for name in self.weights if name != "ce"})
 
     def forward(self, logits: Tensor, masks: Tensor) -> dict[str, Tensor]:
-        """Scalars to be summed, one for each loss.
+        """The weighted losses by name, scalars. Training minimises their sum.
 
         Args:
             logits: (B, K, H, W).
-            masks: (B, H, W) int64 class indices, `IGNORE` elsewhere.
+            masks: (B, H, W) int64 class indices, or `IGNORE` for pixels without a class.
         """
         logits = logits.float()
         if not bool((masks != IGNORE).any()):
-            # The empty sum keeps the network in the graph, with zero gradients.
+            # This zero depends on the logits, so that all parameters get zero gradients.
             return {name: 0 * logits.sum() for name in self.weights}
         terms = {}
         for name, weight in self.weights.items():
             if name == "ce":
                 terms[name] = weight * self._cross_entropy(logits, masks)
             else:
-                terms[name] = weight * self.regional[name](*_thinned(logits, masks))
+                terms[name] = weight * self.regional[name](*_subsample(logits, masks))
         return terms
 
     def _cross_entropy(self, logits: Tensor, masks: Tensor) -> Tensor:
@@ -68,14 +68,14 @@ class SegmentationLoss(nn.Module):
             logits, masks, ignore_index=IGNORE, label_smoothing=self.smoothing, reduction="none"
         ).flatten()
         labelled = int((masks != IGNORE).sum())
-        # Ignored pixels cost nothing, so that the largest are all labelled.
+        # Ignored pixels have loss 0, so the largest losses belong to labelled pixels.
         return cost.topk(max(1, round(self.hard_pixels * labelled)), sorted=False).values.mean()
 
 
-def _thinned(logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Every n-th row and column, as few skipped as leave no more than `MOST_PIXELS`; all where that leaves no class."""
-    step = math.ceil(math.sqrt(max(1, masks.numel() / MOST_PIXELS)))
-    thin = masks[:, ::step, ::step]
-    if step == 1 or not bool((thin != IGNORE).any()):
+def _subsample(logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+    """Every n-th row and column, with the smallest n for at most `MAX_PIXELS`; everything if these have no class."""
+    step = math.ceil(math.sqrt(max(1, masks.numel() / MAX_PIXELS)))
+    coarse_masks = masks[:, ::step, ::step]
+    if step == 1 or not bool((coarse_masks != IGNORE).any()):
         return logits, masks
-    return logits[:, :, ::step, ::step], thin
+    return logits[:, :, ::step, ::step], coarse_masks

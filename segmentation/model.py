@@ -1,4 +1,4 @@
-"""The segmenter: backbone, decoder, last layer. A plain module that knows nothing of data or training."""
+"""The segmentation network: backbone, decoder and last layer. A plain module, independent of data and training."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ logger = logging.getLogger(__name__)
 
 
 class Segmenter(nn.Module):
-    """A class for every pixel of an image.
+    """Predicts the class of every pixel of an image.
 
     Args:
-        backbone: gives at least the strides of `spec`.
-        decoder: `decoder(size, maps)` -> features, for the maps of images of that height and width.
-        head: features -> logits.
-        spec: what the decoder wants and gives.
+        backbone: has levels with the strides `spec.strides`; 2 is optional.
+        decoder: `decoder(size, maps)` computes features from the feature maps of images with (height, width) `size`.
+        head: convolution from features to logits.
+        spec: inputs and outputs of the decoder.
     """
 
     def __init__(self, backbone: Backbone, decoder: nn.Module, head: nn.Conv2d, spec: Spec) -> None:
@@ -36,10 +36,10 @@ class Segmenter(nn.Module):
         self.decoder = decoder
         self.head = head
         self.spec = spec
-        self._taken = select(backbone.levels, _available(backbone, spec))
+        self._map_indices = select(backbone.levels, _available(backbone, spec))
 
     def forward(self, images: Tensor | CachedFeatures) -> Tensor:
-        """(B, 3, H, W) normalised floats, any H and W -> logits (B, K, H, W)."""
+        """Normalised images (B, 3, H, W) float, of any size -> logits (B, K, H, W)."""
         logits, (height, width) = self.coarse(images), images.shape[-2:]
         if self.spec.stride > 1:
             size = [side * self.spec.stride for side in logits.shape[-2:]]
@@ -47,23 +47,23 @@ class Segmenter(nn.Module):
         return logits[..., :height, :width]
 
     def coarse(self, images: Tensor | CachedFeatures) -> Tensor:
-        """(B, 3, H, W) normalised floats -> logits before they are enlarged, (B, K, h, w).
+        """Normalised images (B, 3, H, W) float -> logits (B, K, h, w) before upsampling.
 
-        They cover the padded input: h is ceil(H / multiple) * multiple / stride, for multiples of the stride.
+        They cover the padded input: h = ceil(H / multiple) * multiple / stride, with the decoder's multiple and stride.
         """
-        height, width = (side + self._missing(side) for side in images.shape[-2:])
+        height, width = (side + self._padding(side) for side in images.shape[-2:])
         return self.head(self.decoder((height, width), self.maps(images)))
 
     def maps(self, images: Tensor | CachedFeatures) -> list[Tensor]:
-        """The backbone's maps that the decoder takes, of the padded input."""
+        """The decoder's inputs: feature maps of the padded images, from the backbone or from the cache."""
         if isinstance(images, CachedFeatures):
             return images.maps
         height, width = images.shape[-2:]
-        maps = self.backbone(F.pad(images, (0, self._missing(width), 0, self._missing(height))))
-        return [maps[i] for i in self._taken]
+        maps = self.backbone(F.pad(images, (0, self._padding(width), 0, self._padding(height))))
+        return [maps[i] for i in self._map_indices]
 
-    def _missing(self, side: int) -> int:
-        """Pixels from a side of the input to one that the decoder can take."""
+    def _padding(self, side: int) -> int:
+        """Number of pixels to add to `side` for the decoder."""
         return -side % self.spec.multiple
 
 
@@ -74,19 +74,20 @@ def create_segmenter(
     phi: int | str = 0,
     pretrained: bool | str | Path = False,
 ) -> Segmenter:
-    """A segmentation network: EfficientDet's, or one with a decoder of segmentation-models-pytorch.
+    """Create a segmentation network with EfficientDet's decoder or one of segmentation-models-pytorch (smp).
 
     Args:
-        backbone: a name of `list_backbones()`, or a module.
-        num_classes: K.
-        decoder: a name of `segmentation.decoders.DECODERS`.
-        phi: sets width, layers, fusion and activation of EfficientDet's decoder: 0..7, "7x", "lite0".."lite4". Never
-            changes the backbone, nor another decoder.
-        pretrained: True for the backbone's published weights; a path for a file of them, or for a whole segmenter's
-            in smp's or our own format. The class layer is dropped, and logged, where class counts differ.
+        backbone: a name from `list_backbones()`, or a module.
+        num_classes: number of classes K.
+        decoder: a name from `segmentation.decoders.DECODERS`.
+        phi: compound coefficient, 0..7, "7x" or "lite0".."lite4". It sets width, depth, fusion and activation of the
+            decoder "bifpn". It changes neither the backbone nor other decoders.
+        pretrained: True for the backbone's published weights; a path for a weight file of the backbone, or of a whole
+            segmentation network in smp's format or our own. If the number of classes differs, the last layer of the
+            file is dropped and a warning is logged.
 
-    Raises UserError for unknown names and for a backbone that cannot serve the decoder, BadInput where weights are
-    absent or do not fit.
+    Raises UserError for unknown names and for a backbone that does not fit the decoder, BadInput for weights that are
+    missing or do not fit.
     """
     spec, scale = spec_of(decoder), scale_of(phi)
     if isinstance(backbone, str):
@@ -111,23 +112,26 @@ def _backbone(name: str, spec: Spec, pretrained: bool | str | Path) -> Backbone:
     except UserError:
         if spec.strides[0] != 2:
             raise
-        return create_backbone(name, pretrained, spec.strides[1:])  # ConvNeXt, Swin and others begin at stride 4
+        return create_backbone(name, pretrained, spec.strides[1:])  # ConvNeXt, Swin and others start at stride 4
 
 
 def _available(backbone: Backbone, spec: Spec) -> tuple[int, ...]:
-    """The strides that the decoder takes from this backbone."""
+    """The strides of the decoder's inputs that this backbone has."""
     return tuple(s for s in spec.strides if s != 2 or any(level.stride == 2 for level in backbone.levels))
 
 
 def _load(segmenter: Segmenter, state: Mapping[str, Tensor], file: str) -> None:
-    """Fill decoder and last layer, where the file has them; the backbone has its weights already. Raises BadInput."""
+    """Load decoder and last layer, if the file has them. The backbone has its weights already.
+
+    Raises BadInput if the file has another decoder.
+    """
     given = {new: value for key, value in state.items() if (new := _name(key)) is not None}
     if not any(key.startswith("decoder.") for key in given):
-        return  # a backbone alone, or another task's run
+        return  # a file of a backbone, or a run of another task
     own = segmenter.state_dict()
     for key in ("head.weight", "head.bias"):
         if key in given and given[key].shape != own[key].shape and given[key].shape[1:] == own[key].shape[1:]:
-            logger.warning("%s: '%s' dropped, since the number of classes differs", file, key)
+            logger.warning("%s: '%s' is dropped, because the number of classes differs", file, key)
             given[key] = own[key]
     wanted = {key for key in own if not key.startswith("backbone.")}
     wrong = sorted(
@@ -136,18 +140,19 @@ def _load(segmenter: Segmenter, state: Mapping[str, Tensor], file: str) -> None:
         and not key.endswith("num_batches_tracked")
     )  # fmt: skip
     if wrong and any(key.startswith("model.backbone.") for key in state):
-        logger.warning("%s: a run with another decoder; only its backbone is used", file)
+        logger.warning("%s is a run with another decoder: only its backbone is used", file)
         return
     if wrong:
         raise BadInput(
-            f"{file} holds another decoder than the one asked for: {len(wrong)} of its tensors are missing, unknown or "
-            f"of another shape, such as {', '.join(wrong[:2])}. Name the decoder with --decoder."
+            f"{file} contains another decoder: {len(wrong)} tensors are missing, unknown or of another shape, such as "
+            f"{', '.join(wrong[:2])}. Choose the file's decoder with `decoder`.",
+            settings=("decoder",),
         )
     segmenter.load_state_dict(own | given)
 
 
 def _name(key: str) -> str | None:
-    """Our name of a tensor of decoder or last layer in smp's files and our own; None for any other."""
+    """Our name for a tensor of the decoder or last layer in smp's files or our own. None for any other tensor."""
     key = key.removeprefix("model.")
     if key.startswith(("decoder.neck.", "decoder.head.", "decoder.network.", "head.")):
         return key

@@ -1,4 +1,4 @@
-"""`python -m segmentation.predict`: the class of every pixel of images; writes palette PNGs, overlays and shares."""
+"""`python -m segmentation.predict`: predict the class of every pixel; writes palette PNGs and overlays."""
 
 from engine.entry import predict_command
 from segmentation.spec import SPEC

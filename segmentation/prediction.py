@@ -1,4 +1,4 @@
-"""The class of every pixel of one image."""
+"""The result of `predict` for one image."""
 
 from __future__ import annotations
 
@@ -13,27 +13,28 @@ from segmentation.draw import OPACITY, beside, legend, overlay, palette_of
 
 @dataclass(frozen=True, repr=False, eq=False)
 class SegmentationResult(ImageResult):
-    """The classes of one image's pixels.
+    """The class of every pixel of one image.
 
     Attributes:
         image: (H, W, 3) uint8 RGB.
         classes: names of all classes.
-        class_map: (H, W) int64, indices into `classes`, one for each pixel of the image.
+        class_map: (H, W) int64, index into `classes` for each pixel of the image.
     """
 
     class_map: np.ndarray
 
     @property
     def shares(self) -> dict[str, float]:
-        """Share of the image, in 0..1, of each class that occurs; the largest first."""
+        """Fraction of the image, in 0..1, of each class that occurs in it. The largest comes first."""
         counts = np.bincount(self.class_map.ravel(), minlength=len(self.classes))
         order = np.argsort(-counts, kind="stable")
         return {self.classes[i]: float(counts[i] / self.class_map.size) for i in order if counts[i]}
 
     def plot(self, opacity: float = OPACITY) -> Image.Image:
-        """The image with the classes laid over it in colour, beside a legend; small images are enlarged.
+        """Draw the class colours over the image, next to a legend. Small images are enlarged.
 
-        `opacity` of the colours is in 0..1.
+        Args:
+            opacity: opacity of the colours, in 0..1.
         """
         palette = palette_of(self.classes)
         picture = overlay(self.image, self.class_map, palette, opacity)

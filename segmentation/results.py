@@ -1,4 +1,4 @@
-"""Results by image that a segmentation run left in its folder."""
+"""Read the results of each image that a segmentation run saved."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ from engine.image_results import ImageResults
 from segmentation.config import METRIC
 
 
-def of_segmentation(file: Path) -> ImageResults:
-    """Mean IoU of an `images.npy`: over all pixels together, and the classes that occur in truth or prediction."""
-    ids, classes, *counted = np.load(file, allow_pickle=False).T
+def segmentation_results(file: Path) -> ImageResults:
+    """Read the results in an `images.npy`.
+
+    The score of a resample is the mean IoU over the pixels of all its images, for the classes that occur in truth or
+    prediction.
+    """
+    ids, classes, *counts_by_row = np.load(file, allow_pickle=False).T
     keys, image = np.unique(ids, return_inverse=True)
     shape = len(keys), int(classes.max(initial=0)) + 1
-    right, truth, prediction = (csr_array((column, (image, classes)), shape=shape) for column in counted)
+    right, truth, prediction = (csr_array((column, (image, classes)), shape=shape) for column in counts_by_row)
 
     def score(counts: np.ndarray) -> np.ndarray:
         intersection = counts @ right

@@ -1,4 +1,4 @@
-"""Segmentation as the package's list of tasks describes it. Torch-free."""
+"""The `TaskSpec` of segmentation. Torch-free."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ def load_task() -> type[SegmentationTask]:
 
 
 def build_model(config: TrainConfig, num_classes: int) -> nn.Module:
-    """The model that a training with these settings has, with random weights."""
+    """The model for these training settings, with random weights."""
     from segmentation.model import create_segmenter
 
     return create_segmenter(config.backbone, num_classes, config.decoder, config.phi)
 
 
 def read_images(run: Path, record: dict[str, Any]) -> ImageResults:
-    """Results by image of a finished run."""
-    from segmentation.results import of_segmentation
+    """The results of each image of a finished run."""
+    from segmentation.results import segmentation_results
 
-    return of_segmentation(run / "images.npy")
+    return segmentation_results(run / "images.npy")
 
 
 def load_demo() -> Path:
-    """Root of the demo data."""
+    """Root folder of the demo data."""
     from data.demo import demo_root
 
     return demo_root(NAME)

@@ -1,4 +1,4 @@
-"""Segmentation as a task: what is read, built, minimised, scored and drawn."""
+"""The segmentation task: data, model, losses, evaluation and pictures."""
 
 from __future__ import annotations
 
@@ -27,14 +27,21 @@ from segmentation.loss import SegmentationLoss
 from segmentation.model import Segmenter, create_segmenter
 from segmentation.prediction import SegmentationResult
 from segmentation.transforms import ImageLetterbox, segmentation_train
-from segmentation.tta import Sight, label_maps
+from segmentation.tta import TTA, label_maps
 
-POWER = 0.9  # of the polynomial schedule; DeepLab (arXiv:1606.00915, section 4.1)
-LEAST_LR = 0.01  # and where it ends: mmsegmentation's 1e-4 of 1e-2
+POWER = 0.9  # exponent of the polynomial schedule: DeepLab (arXiv:1606.00915, section 4.1)
+MIN_LR = 0.01  # final factor of the polynomial schedule: mmsegmentation decays from 1e-2 to 1e-4
 
 
 class SegmentationTask(Task):
-    """Training on crops, and evaluation of whole images at their original size."""
+    """Trains on random crops and evaluates whole images at their original size.
+
+    Args:
+        model: the network.
+        config: settings of the run.
+        info: description of the run.
+        inference: settings of `eval` or `predict`; None in training.
+    """
 
     name: ClassVar[str] = NAME
     monitor: ClassVar[str] = METRIC
@@ -44,29 +51,30 @@ class SegmentationTask(Task):
     evaluator: SegmentationEvaluator
 
     def __init__(
-        self, model: Segmenter, config: TrainConfig, info: RunInfo, looks: EvalConfig | PredictConfig | None = None
+        self, model: Segmenter, config: TrainConfig, info: RunInfo, inference: EvalConfig | PredictConfig | None = None
     ) -> None:
         super().__init__(model, config, info, SegmentationEvaluator(info.classes))
         self.criterion = SegmentationLoss(config.losses, config.label_smoothing, config.hard_pixels)
         self.ignore_index = config.data.ignore_index
-        self.sight = Sight()
-        if looks is not None:
-            looks.check_looks()
+        self.tta = TTA()
+        if inference is not None:
+            inference.check_scales()
             height, width = info.extra["crop"]
-            self.sight = Sight(tuple(looks.scales), looks.flip, (height, width) if looks.slide else None)
-        if isinstance(looks, EvalConfig) and looks.data.ignore_index is not None:
-            self.ignore_index = looks.data.ignore_index
+            self.tta = TTA(tuple(inference.scales), inference.flip, (height, width) if inference.slide else None)
+        if isinstance(inference, EvalConfig) and inference.data.ignore_index is not None:
+            self.ignore_index = inference.data.ignore_index
 
     @classmethod
     def read(cls, config: TrainConfig, root: Path) -> tuple[MaskFolders, MaskFolders]:
-        """Training and validation images. Raises UserError where the decoder cannot train on so few at a time."""
-        data, (split, part) = config.data, config.data.scored_on()
+        """Training and validation images. Raises UserError if the batch size is too small for the decoder."""
+        data, (split, fraction) = config.data, config.data.scored_on()
         train = MaskFolders(root, "train", None, data.trained_on(), config.seed, data.skip_bad, data.ignore_index)
-        val = MaskFolders(root, split, None, part, config.seed, data.skip_bad, data.ignore_index)
+        val = MaskFolders(root, split, None, fraction, config.seed, data.skip_bad, data.ignore_index)
         if spec_of(config.decoder).pools_to_one and min(config.batch_size, len(train)) < 2:
             raise UserError(
-                f"--decoder {config.decoder} has a batch norm over single pixels, which takes two images or more in "
-                "each step: raise --batch_size"
+                f"`decoder={config.decoder}` applies batch norm to single pixels and needs two images per batch: "
+                "increase `batch_size`, or add training images",
+                settings=("decoder", "batch_size"),
             )
         return train, val
 
@@ -95,13 +103,13 @@ class SegmentationTask(Task):
         return cls(model, config, info)
 
     def datasets(self, train: MaskFolders, val: MaskFolders) -> tuple[MaskFolders, MaskFolders]:
-        """Random crops in training, whole images in validation."""
+        """Add the transforms: random crops in training, whole images in validation."""
         config, crop, vflip = self.config, tuple(self.info.extra["crop"]), 0.5 if self.config.vflip else 0.0
         augment = segmentation_train(crop, config.jitter, self.fill, vflip=vflip, max_share=config.max_share)
         return train.with_transform(augment), val.with_transform(self.transform())
 
     @classmethod
-    def restore(cls, info: RunInfo, state: dict[str, Tensor], config: EvalConfig | PredictConfig) -> SegmentationTask:
+    def from_run(cls, info: RunInfo, state: dict[str, Tensor], config: EvalConfig | PredictConfig) -> SegmentationTask:
         """The task of a finished run."""
         stored = TrainConfig.of(info.config)
         model = create_segmenter(stored.backbone, len(info.classes), info.extra["neck"], info.extra["phi"])
@@ -109,7 +117,10 @@ class SegmentationTask(Task):
         return cls(model, stored, info, config)
 
     def eval_dataset(self, root: Path, split: str, skip_bad: int) -> MaskFolders:
-        """The images of `split`. Raises BadInput where their classes are not the model's, in the same order."""
+        """The images of `split`, and an evaluator for them.
+
+        Raises BadInput unless they have the model's classes, in the same order.
+        """
         dataset = MaskFolders(root, split, self.transform(), skip_bad=skip_bad, ignore_index=self.ignore_index)
         check_same_classes(self.info.classes, dataset.classes, root)
         self.evaluator = SegmentationEvaluator(self.info.classes)
@@ -122,11 +133,11 @@ class SegmentationTask(Task):
         return self.criterion(self.model(images), batch.masks)
 
     def predictions(self, images: Tensor, batch: Batch) -> list[Tensor]:
-        return label_maps(self.model, images, batch.scales, batch.sizes, self.sight)
+        return label_maps(self.model, images, batch.scales, batch.sizes, self.tta)
 
     def transform(self) -> ImageLetterbox:
         height, width = self.info.preprocessing["size"]
-        return ImageLetterbox(self.sight.canvas((height, width)), self.fill)
+        return ImageLetterbox(self.tta.input_size((height, width)), self.fill)
 
     def final_layer(self) -> list[nn.Module]:
         return [self.model.head]
@@ -134,20 +145,21 @@ class SegmentationTask(Task):
     def lr_factor(self, step: int, warmup: int, steps: int) -> float:
         if self.config.schedule == "cosine" or step < warmup:
             return super().lr_factor(step, warmup, steps)
-        left = 1 - min(1.0, (step - warmup) / max(1, steps - warmup))
-        return LEAST_LR + (1 - LEAST_LR) * left**POWER
+        remaining = 1 - min(1.0, (step - warmup) / max(1, steps - warmup))
+        return MIN_LR + (1 - MIN_LR) * remaining**POWER
 
-    # --- what a person looks at
+    # --- results and pictures
 
     def per_class(self) -> dict[str, float]:
-        """IoU of each class in the last evaluation."""
+        """IoU of each class in the last evaluation, in 0..1."""
         return self.evaluator.per_class
 
     def write_results(self, folder: Path) -> None:
-        """Scores by class and by image.
+        """Write the scores of each class and image.
 
-        `per_class.json`; `confusion.csv`, rows: truth, columns: prediction; `images.json`: worst and best images;
-        `images.npy`: each image's own counts, see `SegmentationEvaluator.write_images`.
+        `per_class.json`: IoU of each class. `confusion.csv`: pixels by true class (rows) and predicted class (columns).
+        `images.json`: worst and best images. `images.npy`: counts of each image, see
+        `SegmentationEvaluator.write_images`.
         """
         write_json(folder / "per_class.json", self.per_class())
         self.evaluator.write_images(folder / "images.npy")
@@ -159,8 +171,8 @@ class SegmentationTask(Task):
             {end: [{"image_id": i, "mIoU": score} for score, i in images] for end, images in ends.items()},
         )
 
-    def pictured(self, dataset: LabelledDataset, count: int) -> dict[str, int]:
-        """The worst and the best validation images of the last evaluation, and some that every run draws."""
+    def picture_indices(self, dataset: LabelledDataset, count: int) -> dict[str, int]:
+        """The worst and best validation images of the last evaluation, and some that are the same for every run."""
         index = {int(image_id): i for i, image_id in enumerate(dataset.image_ids)}
         ends = {"worst": self.evaluator.worst, "best": self.evaluator.best}
         extremes = {
@@ -168,14 +180,14 @@ class SegmentationTask(Task):
             for end, images in ends.items()
             for place, (_, image_id) in enumerate(images[: 3 * count // 8], start=1)
         }
-        return extremes | super().pictured(dataset, count - len(extremes))
+        return extremes | super().picture_indices(dataset, count - len(extremes))
 
     def result(self, image: np.ndarray, predictions: list[Tensor]) -> SegmentationResult:
-        """The classes of one image's pixels."""
+        """The class map of one image."""
         return SegmentationResult(image, tuple(self.info.classes), predictions[0].cpu().numpy().astype(np.int64))
 
-    def records(self, predictions: list[Tensor], image_id: int) -> list[dict[str, Any]]:
-        """The classes of one image, the largest first, with their pixels and share of the image."""
+    def prediction_records(self, predictions: list[Tensor], image_id: int) -> list[dict[str, Any]]:
+        """One record per class in the image, the largest first: number of pixels and share of the image in 0..1."""
         labels = predictions[0].cpu().numpy()
         counts = np.bincount(labels.ravel(), minlength=len(self.info.classes))
         return [
@@ -185,19 +197,19 @@ class SegmentationTask(Task):
         ]
 
     def save(self, predictions: list[Tensor], path: Path) -> None:
-        """`NAME.png`, whose pixel values are the class indices, with a palette."""
+        """Write `NAME.png`, a palette image whose pixel values are the class indices."""
         labels = predictions[0].cpu().numpy()
         palette_png(labels, palette_of(self.info.classes)).save(path.with_name(f"{path.name}.png"))
 
     def picture(
         self, image: np.ndarray, predictions: list[Tensor], truth: Sample | None = None, config: Any = None
     ) -> np.ndarray:
-        """Truth and prediction laid over the image, and the names of their colours."""
+        """Draw truth and prediction over the image, next to each other, with a legend."""
         opacity = OPACITY if config is None else config.opacity
         maps = [predictions[0].cpu().numpy()]
         if truth is not None and truth.mask is not None:
             maps.insert(0, truth.mask)
         palette = palette_of(self.info.classes)
-        parts = [overlay(image, labels, palette, opacity) for labels in maps]
-        seen = [labels[labels != IGNORE] for labels in maps]
-        return beside([*parts, legend(seen, self.info.classes, palette, parts[0].shape[0])])
+        overlays = [overlay(image, labels, palette, opacity) for labels in maps]
+        labelled = [labels[labels != IGNORE] for labels in maps]
+        return beside([*overlays, legend(labelled, self.info.classes, palette, overlays[0].shape[0])])

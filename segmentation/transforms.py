@@ -1,4 +1,4 @@
-"""How images with class maps become the network's input, in evaluation and in training."""
+"""Transforms from images with class maps to the network's input, for training and evaluation."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ STRONG = Color(0.3, 0.3, 0.3, 10.0)
 
 
 class MixedCrop(ScaleJitterCrop):
-    """`ScaleJitterCrop`, drawn anew, up to ten times, while one class has more than `max_share` of the labelled pixels.
+    """`ScaleJitterCrop`, redrawn up to ten times if one class has more than `max_share` of the labelled pixels.
 
-    Crops of nothing but wall or road teach little (`cat_max_ratio` of mmsegmentation's `RandomCrop`).
+    Crops with only wall or road contribute little to training (`cat_max_ratio` of mmsegmentation's `RandomCrop`).
     """
 
     TRIES = 10
-    EVERY = 4  # px along each side: the share is estimated from every 16th pixel
+    EVERY = 4  # px: the share is estimated from every fourth row and column
 
     def __init__(
         self,
@@ -34,25 +34,25 @@ class MixedCrop(ScaleJitterCrop):
         self.max_share = max_share
 
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
-        """The first draw whose window is mixed enough, or the last."""
+        """The parameters of the first crop with mixed classes, or of the last try."""
         for _ in range(self.TRIES):
-            drawn = super().get_params_dependent_on_data(params, data)
-            x1, y1, x2, y2 = drawn["window"]
-            seen = data["mask"][y1 : y2 : self.EVERY, x1 : x2 : self.EVERY]
-            counts = np.bincount(seen[seen != IGNORE], minlength=1)
+            crop = super().get_params_dependent_on_data(params, data)
+            x1, y1, x2, y2 = crop["window"]
+            labels = data["mask"][y1 : y2 : self.EVERY, x1 : x2 : self.EVERY]
+            counts = np.bincount(labels[labels != IGNORE], minlength=1)
             if counts.sum() and counts.max() <= self.max_share * counts.sum():
                 break
-        return drawn
+        return crop
 
 
 class ImageLetterbox(Transform):
-    """`letterbox` for the image alone: the mask stays in original pixels, where predictions are compared with it."""
+    """`letterbox` for the image only. The mask stays in original pixels, because predictions are scored there."""
 
     def __init__(self, size: tuple[int, int], fill: Fill) -> None:
         super().__init__(ScaleJitterCrop(size), [], fill, min_visibility=0.0)
 
     def __call__(self, sample: Sample, seed: int) -> Sample:
-        """The image in network pixels, everything else but boxes as it was."""
+        """Transform image and boxes to network pixels. Nothing is random."""
         return replace(super().__call__(replace(sample, mask=None), seed), mask=sample.mask)
 
 
@@ -65,10 +65,15 @@ def segmentation_train(
     max_share: float = 0.75,
     color: Color | None = STRONG,
 ) -> Transform:
-    """For training: scale jitter, crop without one class ruling it, flips, colour.
+    """The transform for training: scale jitter, a crop with mixed classes, flips and colour jitter.
 
-    `jitter` multiplies the scale at which the image fits `size` (height, width); `fill` is RGB in 0..255, and the mask
-    there is `IGNORE`; `color=None` leaves colours alone.
+    Args:
+        size: (height, width) of the crop in pixels.
+        jitter: range of the random scale, relative to the scale at which the whole image fits `size`.
+        fill: RGB in 0..255 outside the image. The mask is `IGNORE` there.
+        hflip, vflip: probability of a horizontal and of a vertical flip.
+        max_share: largest fraction of the labelled pixels for one class, see `MixedCrop`.
+        color: strength of the colour jitter; None for none.
     """
     colors = [] if color is None else [ColorJitter(color)]
     return Transform(MixedCrop(size, jitter, hflip, vflip, max_share), colors, fill, min_visibility=0.0)

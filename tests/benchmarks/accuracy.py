@@ -32,7 +32,7 @@ def score(task_name: str, run: Path, precision: str | None) -> dict[str, float]:
     """Scores on the validation scenes; `precision` None leaves the network as it was trained."""
     kind = getattr(import_module(f"{task_name}.task"), f"{task_name.capitalize()}Task")
     info, state = read_run(run)
-    task = kind.restore(info, state, import_module(f"{task_name}.config").EvalConfig())
+    task = kind.from_run(info, state, import_module(f"{task_name}.config").EvalConfig())
     if precision:
         task.model = prepare_for_inference(task.model, precision)
     data = task.for_eval(demo_root(task_name), "val", 0)

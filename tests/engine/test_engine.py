@@ -1,4 +1,4 @@
-"""The engine's pieces by themselves: schedule, averaging, parameter groups, checkpoints, help."""
+"""Parts of the engine in isolation: schedule, moving average, parameter groups, checkpoints, help."""
 
 import math
 import subprocess
@@ -12,8 +12,9 @@ from torch import nn
 from backbones.errors import UserError
 from engine.checkpoint import AtomicCheckpointIO, RunInfo, sweep
 from engine.config import TrainConfig, parse_size
+from engine.optimization import parameter_groups, warmup_cosine
 from engine.record import cost, write_json
-from engine.task import Task, parameter_groups, warmup_cosine
+from engine.task import Task
 from engine.trainer import EMA
 from experiments.tasks import TASKS
 
@@ -28,7 +29,7 @@ def test_schedule_by_hand():
 
 
 def test_ema_warms_up_and_converges():
-    """After 3 updates the decay is 4/13 at most, not 0.9998; integer buffers are copied."""
+    """After 3 updates the decay is 4/13, not 0.9998. Integer buffers are copied."""
     ema = EMA(0.9998)
     average, counter = torch.zeros(1), torch.zeros(1, dtype=torch.long)
     expected = 0.0
@@ -57,8 +58,8 @@ def test_parameter_groups_cover_each_trainable_parameter_once():
     assert sorted(grouped) == sorted(id(p) for p in model.parameters() if p.requires_grad)
     for group in groups:
         for parameter in group["params"]:
-            of_backbone = any(parameter is p for p in model.backbone.parameters())
-            assert group["lr"] == pytest.approx(0.01 if of_backbone else 0.1)
+            in_backbone = any(parameter is p for p in model.backbone.parameters())
+            assert group["lr"] == pytest.approx(0.01 if in_backbone else 0.1)
             assert group["weight_decay"] == (0.5 if parameter.ndim > 1 else 0)
 
 
@@ -106,12 +107,12 @@ def test_parse_size(text, size):
 
 
 @pytest.mark.parametrize("text", ["", "x", "12y", "0", "-5", "1x2x3", "99999"])
-def test_parse_size_refuses(text):
+def test_parse_size_rejects(text):
     with pytest.raises(UserError, match="HxW"):
         parse_size(text)
 
 
-def test_checkpoints_replace_whole_files_and_clear_leftovers(tmp_path):
+def test_checkpoints_are_replaced_atomically_and_temporary_files_deleted(tmp_path):
     path = tmp_path / "last.ckpt"
     (tmp_path / ".last.ckpt.dead").write_bytes(b"half a file")
     for step in range(2):
@@ -153,4 +154,4 @@ def test_help_does_not_import_torch(module):
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert "usage" in result.stdout.lower()
-    assert time.perf_counter() - started < 20  # a hang, not a benchmark
+    assert time.perf_counter() - started < 20  # generous: it detects a hang, not slowness

@@ -1,4 +1,4 @@
-"""The table of settings: a row for whatever can be asked, and rows that do what they say."""
+"""The execution table: it has a row for each supported combination, and each row does what it says."""
 
 import pytest
 import torch
@@ -21,12 +21,12 @@ from tests.segmentation.conftest import UNLABELLED, mask_root  # noqa: F401
 
 @pytest.mark.parametrize("device", ["cpu", "cuda", "mps"])
 @pytest.mark.parametrize("purpose", ["train", "eval", "predict"])
-def test_every_device_has_a_row_in_single_precision(device, purpose):
-    setting = execution_for(device, "fp32", purpose)
-    assert setting.lightning == "32-true"
-    assert not setting.mixed
-    assert setting.folded == (purpose == "predict")
-    assert setting.keeps_memory == (device == "cpu")
+def test_every_device_has_an_fp32_row(device, purpose):
+    execution = execution_for(device, "fp32", purpose)
+    assert execution.lightning == "32-true"
+    assert not execution.mixed
+    assert execution.folded == (purpose == "predict")
+    assert execution.keeps_memory == (device == "cpu")
 
 
 def network():
@@ -37,7 +37,7 @@ def is_channels_last(model):
     return model[0].weight.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_evaluation_runs_the_network_itself_and_prediction_a_folded_copy():
+def test_evaluation_runs_the_model_and_prediction_a_folded_copy():
     model = network()
     assert execution_for("cpu", "fp32", "eval").place(model) is model
     assert is_channels_last(model)
@@ -48,25 +48,26 @@ def test_evaluation_runs_the_network_itself_and_prediction_a_folded_copy():
     assert folded[0].weight.dtype == torch.bfloat16
 
 
-def test_mixed_precision_is_that_of_its_name():
+def test_mixed_precision_computes_in_the_named_precision():
     images = torch.zeros(1, 3, 8, 8)
     for (device, precision), rows in TABLE.items():
         if device == "cpu":
             for purpose, (mixed, *_) in zip(("train", "eval"), rows, strict=False):
-                setting = execution_for(device, precision, purpose)
-                with setting.arithmetic(device):
+                execution = execution_for(device, precision, purpose)
+                with execution.arithmetic(device):
                     assert network()[0](images).dtype == (torch.bfloat16 if mixed else torch.float32)
-                assert ("where it suffices" in str(setting)) == mixed
+                assert ("mixed precision" in str(execution)) == mixed
     assert execution_for("cuda", "fp16", "train").lightning == "16-mixed"
 
 
-def test_what_no_row_holds_is_refused(tmp_path, capsys):
-    """Lightning would train in bfloat16 instead."""
+def test_unsupported_combinations_are_errors(tmp_path, capsys):
+    """For fp16 on a CPU, Lightning would train in bfloat16."""
     with pytest.raises(SystemExit) as stop:
         train(["--precision", "fp16", "--device", "cpu", "--output", str(tmp_path / "run")])
     assert stop.value.code == 2
-    assert "--precision fp16 is not for --device cpu: use fp32 or bf16" in " ".join(capsys.readouterr().err.split())
-    with pytest.raises(UserError, match="nothing is known of such devices"):
+    message = " ".join(capsys.readouterr().err.split())
+    assert "--precision fp16 is not supported with --device cpu: use fp32 or bf16" in message
+    with pytest.raises(UserError, match="`device=xpu` is not supported"):
         execution_for("xpu", "fp32", "eval")
 
 
@@ -78,7 +79,7 @@ def test_what_no_row_holds_is_refused(tmp_path, capsys):
         (train_segmenter, predict_masks, "mask_root", "images/val"),
     ],
 )
-def test_every_task_predicts_in_half_precision(train, predict, root, images, request, tmp_path, capsys):
+def test_every_task_predicts_in_bf16(train, predict, root, images, request, tmp_path, capsys):
     root = request.getfixturevalue(root)
     flags = ("--data.ignore_index", UNLABELLED) if train is train_segmenter else ()
     run(train, "--data.root", root, "--image_size", 64, "--epochs", 1, "--batch_size", 4, "--device", "cpu", "--output",
@@ -86,4 +87,4 @@ def test_every_task_predicts_in_half_precision(train, predict, root, images, req
     run(predict, "--checkpoint", tmp_path / "run", "--images", root / images, "--output", tmp_path / "out",
         "--precision", "bf16", "--device", "cpu")  # fmt: skip
     assert (tmp_path / "out" / "predictions.json").is_file()
-    assert "bf16, channels-last, batch norms folded" in " ".join(capsys.readouterr().out.split())
+    assert "bf16, channels-last, batch norm folded" in " ".join(capsys.readouterr().out.split())

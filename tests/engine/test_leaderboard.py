@@ -1,4 +1,4 @@
-"""The table beside ResNet: which runs are comparable, what is printed where there is none, and published figures."""
+"""The leaderboard: which runs are comparable, the command that it suggests, and published scores."""
 
 import io
 import json
@@ -28,7 +28,7 @@ def record(backbone: str, score: float, source: str = "random", **config) -> dic
 
 @pytest.fixture
 def runs(tmp_path, monkeypatch) -> Path:
-    """A run of this backbone, and others around it."""
+    """A run of this backbone, and other runs and files."""
     monkeypatch.chdir(tmp_path)
     for name, content in {
         "here/mine": record("efficientnet_b0", 0.5),
@@ -53,16 +53,16 @@ def printed(content: dict, folder: Path | None, classes=("a", "b")) -> str:
     return text.getvalue()
 
 
-def test_only_runs_of_one_data_budget_and_provenance_are_compared(runs):
-    found = comparable(record("efficientnet_b0", 0.5), runs / "mine", SPEC.train_config)
-    assert [(run["backbone"], run["metrics"]["AP"]) for run in found] == [
+def test_only_runs_with_equal_data_budget_and_provenance_are_compared(runs):
+    others = comparable(record("efficientnet_b0", 0.5), runs / "mine", SPEC.train_config)
+    assert [(run["backbone"], run["metrics"]["AP"]) for run in others] == [
         ("resnet50", 0.45),
         ("resnet18", 0.35),
         ("vgg16", 0.3),
     ]
 
 
-def test_the_table_sets_resnets_beside_the_run(runs):
+def test_the_table_compares_the_run_with_resnets(runs):
     lines = [line for line in printed(record("efficientnet_b0", 0.5), runs / "mine").splitlines() if "." in line]
     assert [line.split()[0] for line in lines] == ["efficientnet_b0", "resnet50", "resnet18"]
     assert "(this run)" in lines[0]
@@ -70,14 +70,13 @@ def test_the_table_sets_resnets_beside_the_run(runs):
     assert "published" not in "".join(lines)
 
 
-def test_a_resnet_is_set_beside_the_others(runs):
+def test_a_resnet_is_compared_with_other_backbones(runs):
     text = printed(record("resnet50", 0.45), runs / "r50-better")
     assert "resnet18" in text
-    lonely = printed(record("resnet50", 0.4, epochs=7), runs / "r50")
-    assert lonely == ""
+    assert printed(record("resnet50", 0.4, epochs=7), runs / "r50") == ""
 
 
-def test_without_a_resnet_the_command_for_one_is_told(runs):
+def test_without_a_resnet_it_prints_the_command_that_trains_one(runs):
     mine = record("efficientnet_b0", 0.5, epochs=5)
     text = printed(mine, runs / "mine")
     command = "python -m detection.train --data.root 'my data' --epochs 3 --backbone resnet50 --pretrained false"
@@ -87,7 +86,7 @@ def test_without_a_resnet_the_command_for_one_is_told(runs):
     assert "--pretrained" not in resnet_command(pretrained)
 
 
-def test_published_figures_are_told_on_their_benchmarks(runs):
+def test_published_scores_are_printed_for_benchmarks(runs):
     coco = ["person", "toothbrush", *map(str, range(78))]
     text = " ".join(printed(record("efficientnet_b0", 0.3), None, coco).split())
     assert "published on COCO: efficientnet_b0 AP 34.3 (bifpn 0, 300 epochs; EfficientDet" in text
@@ -102,6 +101,6 @@ def test_published_figures_are_told_on_their_benchmarks(runs):
     assert {row.dataset for row in table()} == {"COCO", "ImageNet", "ADE20K"}
 
 
-def test_foreign_files_are_no_records(runs):
+def test_files_that_are_no_records_are_ignored(runs):
     records = read_records([runs / "broken/record.json", runs / "r50/record.json"], SPEC.train_config)
     assert [record["backbone"] for record in records] == ["resnet50"]

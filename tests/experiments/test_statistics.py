@@ -12,12 +12,12 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from backbones.errors import BadInput
-from classification.results import of_classification
+from classification.results import classification_results
 from data.batch import IGNORE, collate
 from detection.results import match_detections
 from experiments.report.statistics import Difference, ImageResults, bootstrap, read_images
 from segmentation.evaluator import COLUMNS, SegmentationEvaluator
-from segmentation.results import of_segmentation
+from segmentation.results import segmentation_results
 from tests.segmentation.test_evaluator import sample
 
 IMAGES = 12
@@ -110,7 +110,7 @@ def test_miou_of_a_resample_is_that_of_the_repeated_images(tmp_path):
     assert np.load(tmp_path / "images.npy").shape[1] == len(COLUMNS)
     np.testing.assert_array_equal(np.load(tmp_path / "images.npy"), np.load(tmp_path / "again.npy"))
 
-    results = of_segmentation(tmp_path / "images.npy")
+    results = segmentation_results(tmp_path / "images.npy")
     assert results.keys == tuple(str(key) for key in sorted(10 * i for i in range(IMAGES)))
     counts = np.stack([np.ones(IMAGES, int), *random.multinomial(IMAGES, np.full(IMAGES, 1 / IMAGES), 5)])
     for row, score in zip(counts, results.score(counts), strict=True):
@@ -124,7 +124,7 @@ def test_miou_of_a_resample_is_that_of_the_repeated_images(tmp_path):
 
 def test_top1_of_a_resample(tmp_path):
     (tmp_path / "images.csv").write_text("file,class,predicted,probability,correct\na/1,a,a,1,1\nb/1,b,a,1,0\n")
-    results = of_classification(tmp_path / "images.csv")
+    results = classification_results(tmp_path / "images.csv")
     assert results.score(np.array([[1, 1], [2, 0], [3, 1]])).tolist() == [0.5, 1.0, 0.75]
 
 

@@ -1,4 +1,4 @@
-"""Small data sets, and a file system that fills up."""
+"""A small data set, and file systems that can be filled."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ def coco_root(tmp_path_factory):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """`small_disk(megabytes)` mounts a file system of that size and returns its folder."""
+    """A function `small_disk(megabytes)` that mounts a file system of that size and returns its folder."""
     mounted = []
 
     def mount(megabytes):
@@ -35,7 +35,7 @@ def small_disk(tmp_path):
 
 
 def fill(folder):
-    """Write zeros until the disk is full; returns the file."""
+    """Write zeros until the disk is full. Returns the file."""
     file = folder / "filler"
     with open(file, "wb", buffering=0) as out:
         try:
@@ -47,5 +47,5 @@ def fill(folder):
 
 
 def environment():
-    """For a process of the suite: one thread, for other tests run beside it."""
+    """Environment for a subprocess: one thread, because other tests run at the same time."""
     return os.environ | {"OMP_NUM_THREADS": "1"}

@@ -1,4 +1,4 @@
-"""Thousands of damaged inputs: each either works or ends in one message, in bounded time, with nothing written."""
+"""Thousands of damaged inputs: each either works or is one error message, in bounded time, and no file is written."""
 
 import copy
 import json
@@ -28,7 +28,7 @@ from segmentation.config import PRESETS as segmentation
 from segmentation.config import TrainConfig as SegmentationConfig
 
 pytestmark = pytest.mark.case("fuzz")
-SECONDS = 20  # that one case may take
+SECONDS = 20  # time limit of one case
 
 ODD = [
     *(None, True, False, 0, -1, 1, 2**31, 2**63, 10**400, 1.5, -0.0, float("nan"), float("inf"), 1e308),
@@ -38,13 +38,13 @@ ODD = [
 
 
 @contextmanager
-def patience():
-    """A case that hangs fails."""
+def time_limit():
+    """Fail if the block takes longer than `SECONDS`."""
 
-    def late(*_):
+    def timeout(*_):
         raise AssertionError(f"took more than {SECONDS} s")
 
-    before = signal.signal(signal.SIGALRM, late)
+    before = signal.signal(signal.SIGALRM, timeout)
     signal.alarm(SECONDS)
     try:
         yield
@@ -53,25 +53,26 @@ def patience():
         signal.signal(signal.SIGALRM, before)
 
 
-def tried(attempt, allowed=BadInput):
-    """True where it worked, False where it ended in a message of one paragraph; anything else is raised."""
-    with patience():
+def succeeds(attempt, allowed=BadInput):
+    """True if `attempt` works, False if it raises `allowed` with a message. Any other error fails the test."""
+    with time_limit():
         try:
             attempt()
         except allowed as error:
-            said = str(error).strip()
+            message = str(error).strip()
         else:
             return True
-    assert said
+    assert message
     return False
 
 
 def files(folder):
+    """Files in a folder with their modification times."""
     return {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
 
 
 def places(value, path=()):
-    """The paths of everything within a JSON value."""
+    """The paths of all values within a JSON value, as tuples of keys."""
     yield path
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, below in items:
@@ -79,7 +80,7 @@ def places(value, path=()):
 
 
 def mutated(document, draw):
-    """A copy with one to three things replaced, removed, or doubled."""
+    """A copy with one to three values replaced, removed or duplicated."""
     document = copy.deepcopy(document)
     for _ in range(draw.randint(1, 3)):
         path = draw.choice([p for p in places(document) if p] or [()])
@@ -88,10 +89,10 @@ def mutated(document, draw):
         parent = document
         for key in path[:-1]:
             parent = parent[key]
-        what = draw.random()
-        if what < 0.6:
+        kind = draw.random()
+        if kind < 0.6:
             parent[path[-1]] = copy.deepcopy(draw.choice(ODD))
-        elif what < 0.8:
+        elif kind < 0.8:
             del parent[path[-1]]
         elif isinstance(parent, list):
             parent.append(copy.deepcopy(parent[path[-1]]))
@@ -101,17 +102,17 @@ def mutated(document, draw):
 
 
 def damaged(content, draw):
-    """Bytes flipped, cut, doubled or inserted."""
+    """A copy with bytes changed, removed, inserted or duplicated."""
     content = bytearray(content)
     for _ in range(draw.randint(1, 4)):
-        at, what = draw.randrange(max(1, len(content))), draw.random()
-        if what < 0.5 and content:
+        at, kind = draw.randrange(max(1, len(content))), draw.random()
+        if kind < 0.5 and content:
             content[at] = draw.randrange(256)
-        elif what < 0.65:
+        elif kind < 0.65:
             del content[at:]
-        elif what < 0.8:
+        elif kind < 0.8:
             del content[at : at + draw.randint(1, 64)]
-        elif what < 0.9:
+        elif kind < 0.9:
             content[at:at] = draw.randbytes(draw.randint(1, 64))
         else:
             content[at:at] = content[: draw.randint(1, 200)]
@@ -137,13 +138,14 @@ def test_annotations(coco_root, tmp_path, amount, measured):
         text = json.dumps(mutated(document, draw))
         content = damaged(text.encode(), draw) if draw.random() < 0.2 else text.encode()
         (root / "annotations" / "instances_val.json").write_bytes(content)
-        worked += tried(use)
+        worked += succeeds(use)
     assert 0 < worked < cases
     assert files(coco_root) == before
     measured(f"{cases} annotation files: {worked} read, {cases - worked} refused")
 
 
-def pictures(tmp_path):
+def image_contents(tmp_path):
+    """The bytes of image files in several formats."""
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8))
     for name, options in {"a.jpg": {}, "b.jpg": {"progressive": True}, "c.png": {}, "d.webp": {}, "e.gif": {},
                           "f.tif": {}, "g.bmp": {}}.items():  # fmt: skip
@@ -154,7 +156,7 @@ def pictures(tmp_path):
 
 
 def test_images(tmp_path, amount, measured):
-    contents, draw, worked, cases = pictures(tmp_path), random.Random(1), 0, amount(600, 6000)
+    contents, draw, worked, cases = image_contents(tmp_path), random.Random(1), 0, amount(600, 6000)
     path = tmp_path / "case.img"
 
     def use():
@@ -165,7 +167,7 @@ def test_images(tmp_path, amount, measured):
 
     for _ in range(cases):
         path.write_bytes(damaged(draw.choice(contents), draw))
-        worked += tried(use)
+        worked += succeeds(use)
     assert 0 < worked < cases
     measured(f"{cases} image files: {worked} read, {cases - worked} refused")
 
@@ -187,14 +189,14 @@ def test_masks(tmp_path, amount, measured):
 
     for _ in range(cases):
         mask.write_bytes(damaged(content, draw))
-        worked += tried(use)
+        worked += succeeds(use)
     assert worked < cases
     measured(f"{cases} mask files: {worked} read, {cases - worked} refused")
 
 
 @pytest.mark.case("R17")
 def test_settings(tmp_path, amount, measured):
-    """YAML with wrong types, unknown keys, and tags that would run code."""
+    """YAML with wrong types, unknown keys, and tags that run code in an unsafe loader."""
     draw, worked, cases = random.Random(3), 0, amount(90, 1500)
     file = tmp_path / "settings.yaml"
     hostile = ["!!python/object/apply:os.system ['touch OWNED']", "!!python/name:os.system", "&a [*a, *a]", "{", "\0"]
@@ -212,7 +214,7 @@ def test_settings(tmp_path, amount, measured):
             text = f"epochs: {draw.choice(hostile)}\n"
         file.write_text(text)
         arguments = ["--config", str(file)]
-        worked += tried(lambda c=config, f=folder, a=arguments: parse("x.train", c, a, "", f).check(), UserError)
+        worked += succeeds(lambda c=config, f=folder, a=arguments: parse("x.train", c, a, "", f).check(), UserError)
     assert 0 < worked < cases
     assert set(tmp_path.iterdir()) == before
     measured(f"{cases} settings files: {worked} accepted, {cases - worked} refused, none executed")
@@ -236,6 +238,6 @@ def test_checkpoints(tmp_path, amount, measured):
     for number in range(cases):
         path = tmp_path / f"case{number}.pth"
         path.write_bytes(damaged(draw.choice(contents), draw))
-        worked += tried(use)
+        worked += succeeds(use)
         path.unlink()
     measured(f"{cases} checkpoints: {worked} read, {cases - worked} refused")

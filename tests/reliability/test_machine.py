@@ -1,4 +1,4 @@
-"""Machines that fail: full disks, kills in the middle of a write, too little memory, dead helpers, no network."""
+"""Failures of the machine: full disk, killed processes, lack of memory, no network."""
 
 import multiprocessing
 import os
@@ -50,7 +50,7 @@ def test_kill_9_while_a_checkpoint_is_written(tmp_path, amount, measured):
         step = content["step"]
         sweep(tmp_path)
         assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
-    assert caught  # otherwise no kill came while a file was being written
+    assert caught  # at least one kill happened during a write
     measured(f"{kills} kills, {caught} of them within a write: every `last.ckpt` whole, nothing left over")
 
 
@@ -59,11 +59,11 @@ def test_disk_full_while_training(small_disk, coco_root, monkeypatch, capsys, me
     disk = small_disk(400)
     output, last = disk / "run", disk / "run" / "checkpoints" / "last.ckpt"
     before = DetectionTask.on_train_epoch_start
-    kept = []
+    contents = []
 
     def hook(self):
         if self.current_epoch == 1:
-            kept.append(last.read_bytes())
+            contents.append(last.read_bytes())
             fill(disk)
         return before(self)
 
@@ -71,7 +71,7 @@ def test_disk_full_while_training(small_disk, coco_root, monkeypatch, capsys, me
         patch.setattr(DetectionTask, "on_train_epoch_start", hook)
         message = fails(capsys, 3, train_command, "--data.root", coco_root, "--output", output, *TINY)
     assert "disk is full" in message or "No space left" in message or "cannot write" in message
-    assert last.read_bytes() == kept[0]
+    assert last.read_bytes() == contents[0]
     assert [p.name for p in last.parent.glob(".*")] == []
     (disk / "filler").unlink()
     run(train_command, "--resume", output)
@@ -93,7 +93,7 @@ def test_disk_full_while_a_result_is_written(small_disk):
 @pytest.mark.case("R4")
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 def test_divergence_keeps_the_last_good_checkpoint(coco_root, tmp_path, monkeypatch, capsys, what):
-    """Weights that overflow in the second epoch: not one step is taken with them."""
+    """Loss or gradient is infinite in the second epoch: no optimiser step follows."""
     output, steps = tmp_path / "run", []
     losses, start = DetectionTask.losses, DetectionTask.on_train_batch_start
 
@@ -101,7 +101,7 @@ def test_divergence_keeps_the_last_good_checkpoint(coco_root, tmp_path, monkeypa
         steps.append((self.current_epoch, batch_idx))
         return start(self, batch, batch_idx)
 
-    def spoiled(self, images, batch):
+    def infinite(self, images, batch):
         terms = losses(self, images, batch)
         if self.current_epoch == 1:
             weight = next(p for p in self.model.parameters() if p.requires_grad)
@@ -109,7 +109,7 @@ def test_divergence_keeps_the_last_good_checkpoint(coco_root, tmp_path, monkeypa
             terms["box"] = terms["box"] + ((weight - weight).abs().sum().sqrt() if what == "gradient" else torch.inf)
         return terms
 
-    monkeypatch.setattr(DetectionTask, "losses", spoiled)
+    monkeypatch.setattr(DetectionTask, "losses", infinite)
     monkeypatch.setattr(DetectionTask, "on_train_batch_start", hook)
     message = fails(capsys, 4, train_command, "--data.root", coco_root, "--output", output, *TINY)
     assert f"the {what} is not finite" in message
@@ -121,6 +121,7 @@ def test_divergence_keeps_the_last_good_checkpoint(coco_root, tmp_path, monkeypa
 
 
 def children(pid):
+    """Ids of the child processes."""
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
@@ -166,7 +167,7 @@ def alive(pid):
 
 
 def unshared(*flags):
-    """The words that run a command apart from the machine, or a skip where that is not allowed."""
+    """The words that run a command in a namespace of its own. Skips the test if that is not allowed."""
     words = ["unshare", *flags]
     if shutil.which("unshare") is None or subprocess.run([*words, "true"], capture_output=True).returncode:
         pytest.skip(f"{' '.join(words)} is not allowed here")
@@ -208,7 +209,7 @@ DetectionTask.{hook} = hook
 
 
 def limited(command, hook, megabytes, *arguments):
-    """A command whose address space may grow by so much from where it stands when `hook` is first called."""
+    """Run a command whose address space can grow by at most `megabytes` after the first call of `hook`."""
     code = LIMITED.format(command=command, hook=hook, megabytes=megabytes)
     return subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
@@ -222,9 +223,9 @@ def test_training_that_does_not_fit(coco_root, tmp_path):
     done = limited("train", "on_train_batch_start", 300, "--data.root", coco_root, "--output", tmp_path / "run",
                    "--image_size", 512, "--epochs", 1, "--batch_size", 12, "--device", "cpu")  # fmt: skip
     assert done.returncode == 3, done.stderr
-    told = " ".join(done.stderr.split())
-    assert "--batch_size 6 --accumulate 2" in told
-    assert "Traceback" not in told
+    message = " ".join(done.stderr.split())
+    assert "--batch_size 6 --accumulate 2" in message
+    assert "Traceback" not in message
 
 
 @pytest.mark.case("R14")
@@ -253,7 +254,7 @@ def test_without_a_network(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-# In a process of its own, whose peak nothing else has raised before.
+# This runs in a new process, because the peak memory of this one may be higher already.
 REFUSING = """
 import sys
 import torch
@@ -270,7 +271,7 @@ except BadInput as error:
 
 @pytest.mark.case("R12")
 def test_a_bomb_costs_no_memory(tmp_path, measured):
-    """60,000 x 60,000 pixels of one colour in a small PNG: 10 GB if it were decoded."""
+    """A small PNG with 60,000 x 60,000 pixels of one colour. Decoded, it would take 10 GB."""
     import struct
     import zlib
 

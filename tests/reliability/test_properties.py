@@ -1,4 +1,4 @@
-"""What holds for any boxes, masks and images, tried on random ones by hypothesis."""
+"""Properties of transforms and anchors that hold for all boxes, masks and images, tested with hypothesis."""
 
 import numpy as np
 import pytest
@@ -17,12 +17,11 @@ pytestmark = pytest.mark.case("geometry")
 FILL = (0, 0, 0)
 sides = st.integers(8, 160)
 seeds = st.integers(0, 2**63)
-LEAST = 4.0  # px of a box
 
 
 @st.composite
 def scenes(draw):
-    """An image with up to five boxes of whole pixels, each drawn in mask and image in a colour of its own."""
+    """An image with up to five boxes at whole pixels. Each is drawn in image and mask, in its own colour."""
     height, width = draw(sides), draw(sides)
     count = draw(st.integers(0, 5))
     boxes, mask = np.zeros((count, 4), np.float32), np.zeros((height, width), np.uint8)
@@ -74,8 +73,8 @@ def test_letterbox_and_its_inverse(sample, height, width):
 @settings(max_examples=200, deadline=None)
 @given(scenes(), sides, sides, seeds, st.sampled_from(["detection", "segmentation", "letterbox"]))
 def test_masks_and_boxes_move_together(sample, height, width, seed, kind):
-    """Each box that nothing covers lies where its pixels of the mask do, to within the pixels that resizing rounds."""
-    sample.boxes, sample.labels = sample.boxes[-1:], sample.labels[-1:]  # the last one drawn lies on top
+    """A box equals the extent of its pixels in the mask, except for the rounding of resizing."""
+    sample.boxes, sample.labels = sample.boxes[-1:], sample.labels[-1:]  # the last one is not covered by others
     size = (height, width)
     transform = {
         "detection": lambda: detection_train(size, (0.5, 2.0), FILL, vflip=0.5, color=None, min_visibility=0.0),
@@ -83,15 +82,15 @@ def test_masks_and_boxes_move_together(sample, height, width, seed, kind):
         "letterbox": lambda: letterbox(size, FILL),
     }[kind]()
     out = transform(sample, seed)
-    image_of = out.mask != IGNORE
-    assert (out.image[~image_of] == FILL).all()
+    inside = out.mask != IGNORE
+    assert (out.image[~inside] == FILL).all()
     for label, (x1, y1, x2, y2) in zip(out.labels, out.boxes, strict=True):
         rows, columns = np.nonzero(out.mask == label + 1)
         if not len(rows):
-            assert min(x2 - x1, y2 - y1) <= 1.5  # thinner than what the nearest pixel centre can see
+            assert min(x2 - x1, y2 - y1) <= 1.5  # too thin to contain a pixel centre
             continue
-        seen = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
-        np.testing.assert_allclose((x1, y1, x2, y2), seen, atol=1.0)
+        extent = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+        np.testing.assert_allclose((x1, y1, x2, y2), extent, atol=1.0)
 
 
 @settings(max_examples=100, deadline=None)

@@ -1,4 +1,4 @@
-"""Runs that are stopped, by a person or by force, and go on as if nothing had happened."""
+"""Interrupted and killed runs resume, and end with the same results as uninterrupted runs."""
 
 import csv
 import json
@@ -19,20 +19,20 @@ from detection.task import DetectionTask
 from tests.commands import fails, run
 from tests.reliability.conftest import environment
 
-# Three batches an epoch, gradients of two summed: six batches, four steps.
+# Each epoch has three batches. Gradients of two are accumulated: six batches, four steps in total.
 TINY = ["--image_size", "64", "--epochs", "2", "--batch_size", "4", "--accumulate", "2", "--device", "cpu"]
 
 
 @pytest.fixture(scope="module")
-def whole(coco_root, tmp_path_factory):
-    """A run that was never stopped."""
-    output = tmp_path_factory.mktemp("runs") / "whole"
+def uninterrupted(coco_root, tmp_path_factory):
+    """A run that was not interrupted."""
+    output = tmp_path_factory.mktemp("runs") / "uninterrupted"
     run(train_command, "--data.root", coco_root, "--output", output, *TINY)
     return output
 
 
 def assert_same(first, second):
-    """Weights, averages, optimiser and every file that depends on nothing but the settings."""
+    """Compare weights, averages, optimiser states, and the files that depend only on the settings."""
     contents = [torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True) for folder in (first, second)]
     for part in ("state_dict", "current_model_state", "averaging_state", "optimizer_states", "lr_schedulers"):
         tensors = [list(flattened(content[part])) for content in contents]
@@ -42,7 +42,7 @@ def assert_same(first, second):
     for name in ("metrics.csv", "per_class.json", "detections.json"):
         assert (first / name).read_text() == (second / name).read_text(), name
     records = [json.loads((folder / "record.json").read_text()) for folder in (first, second)]
-    for record in records:  # where it is written and how many processes read images changes no result
+    for record in records:  # output folder and number of loader processes have no effect on results
         del record["config"]["output"], record["config"]["data"]["workers"]
     for key in ("metrics", "best", "config", "dataset", "params", "macs"):
         assert records[0][key] == records[1][key], key
@@ -50,6 +50,7 @@ def assert_same(first, second):
 
 
 def flattened(value, name=""):
+    """Names and values of all tensors and numbers in nested containers."""
     if isinstance(value, dict):
         for key, below in value.items():
             yield from flattened(below, f"{name}.{key}")
@@ -61,7 +62,7 @@ def flattened(value, name=""):
 
 
 def stopped_at(epoch, batch):
-    """A hook that sends this process Ctrl-C's signal when a batch begins."""
+    """A hook that sends SIGINT, as Ctrl-C does, to this process at the start of a batch."""
     before = DetectionTask.on_train_batch_start
 
     def hook(self, images, batch_idx):
@@ -76,19 +77,19 @@ def stopped_at(epoch, batch):
 @pytest.mark.parametrize(
     ("epoch", "batch"),
     [(0, 0), (0, 2), (1, 0), (1, 1)],
-    ids=["between summed batches", "last batch", "second epoch", "within it"],
+    ids=["between accumulated batches", "last batch", "second epoch", "within the second epoch"],
 )
-def test_ctrl_c_loses_nothing(whole, coco_root, tmp_path, monkeypatch, capsys, measured, epoch, batch):
+def test_ctrl_c_loses_nothing(uninterrupted, coco_root, tmp_path, monkeypatch, capsys, measured, epoch, batch):
     output = tmp_path / "stopped"
     with monkeypatch.context() as patch:
         patch.setattr(DetectionTask, "on_train_batch_start", stopped_at(epoch, batch))
         message = fails(capsys, 130, train_command, "--data.root", coco_root, "--output", output, *TINY)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # which Lightning switches off on its way out
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning leaves SIGINT ignored
     assert f"python -m detection.train --resume {output}" in message
     state = torch.load(output / "checkpoints" / "last.ckpt", weights_only=True)
     assert state["loops"]["fit_loop"]["epoch_progress"]["current"]["completed"] == epoch
     run(train_command, "--resume", output)
-    assert_same(whole, output)
+    assert_same(uninterrupted, output)
     measured("Ctrl-C within an epoch: largest difference of any weight, average or optimiser state 0.0")
 
 
@@ -100,7 +101,7 @@ def test_settings_that_contradict_are_refused(coco_root, tmp_path, monkeypatch, 
         fails(capsys, 130, train_command, "--data.root", coco_root, "--output", output, "--lr", "0.01", *TINY)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for flag, value in (("lr", "0.001"), ("epochs", "30"), ("data.fraction", "0.5"), ("backbone", "resnet18")):
-        # 0.001 and 30 are defaults: said aloud, they contradict all the same
+        # 0.001 and 30 are the defaults. As flags they contradict the run too.
         message = fails(capsys, 2, train_command, "--resume", output, f"--{flag}", value)
         assert flag.split(".")[0] in message
         assert value in message
@@ -127,8 +128,8 @@ def wait_for(condition, process, seconds=120):
 
 
 @pytest.mark.case("R1")
-def test_kill_9_at_any_time(whole, coco_root, tmp_path, amount, measured):
-    """Killed as soon as there is a checkpoint, and some random time after each start, run after run."""
+def test_kill_9_at_any_time(uninterrupted, coco_root, tmp_path, amount, measured):
+    """Kill each run soon after its first checkpoint, and at a random time after each resume."""
     draw, kills, runs, wanted = random.Random(0), 0, 0, amount(1, 15)
     while kills < wanted:
         output, runs = tmp_path / f"killed{runs}", runs + 1
@@ -144,39 +145,39 @@ def test_kill_9_at_any_time(whole, coco_root, tmp_path, amount, measured):
             if process.returncode == 0:
                 break
             assert process.returncode == -signal.SIGKILL, process.stderr.read()
-            if (output / "record.json").exists():  # it was writing pictures, which a resumed run does not make again
+            if (output / "record.json").exists():  # complete, except for its pictures
                 break
             process = train_process("--resume", output)
-            with suppress(subprocess.TimeoutExpired):  # loading takes most of it, training and scoring the rest
+            with suppress(subprocess.TimeoutExpired):  # most of this time is imports
                 process.wait(draw.uniform(0, 9) if kills < wanted else None)
         if process.returncode == 0:
-            assert_same(whole, output)
+            assert_same(uninterrupted, output)
     measured(f"{kills} kill -9 in {runs} trainings: weights and files as never stopped")
 
 
 @pytest.mark.case("R1")
-def test_killed_after_the_last_epoch(whole, coco_root, tmp_path):
-    """Between the last checkpoint and the record: nothing is trained, everything is scored and written."""
+def test_killed_after_the_last_epoch(uninterrupted, coco_root, tmp_path):
+    """A run that was killed before it wrote the record: resuming only evaluates it and writes its results."""
     output = tmp_path / "late"
     run(train_command, "--data.root", coco_root, "--output", output, *TINY)
     for name in ("record.json", "detections.json", "per_class.json"):
         (output / name).unlink()
     run(train_command, "--resume", output)
-    assert_same(whole, output)
+    assert_same(uninterrupted, output)
 
 
 @pytest.mark.case("seed")
 @pytest.mark.parametrize("workers", [0, 2])
-def test_same_seed_same_numbers(whole, coco_root, tmp_path, workers):
+def test_same_seed_same_numbers(uninterrupted, coco_root, tmp_path, workers):
     output = tmp_path / "again"
     run(train_command, "--data.root", coco_root, "--output", output, *TINY, "--data.workers", workers)
-    first, second = (torch.load(f / "checkpoints" / "last.ckpt", weights_only=True) for f in (whole, output))
+    first, second = (torch.load(f / "checkpoints" / "last.ckpt", weights_only=True) for f in (uninterrupted, output))
     assert all(torch.equal(first["state_dict"][key], value) for key, value in second["state_dict"].items())
-    assert (whole / "metrics.csv").read_text() == (output / "metrics.csv").read_text()
+    assert (uninterrupted / "metrics.csv").read_text() == (output / "metrics.csv").read_text()
 
 
-def test_one_row_an_epoch(whole):
-    rows = list(csv.DictReader((whole / "metrics.csv").open()))
+def test_one_row_per_epoch(uninterrupted):
+    rows = list(csv.DictReader((uninterrupted / "metrics.csv").open()))
     assert [row["epoch"] for row in rows] == ["0", "1"]
     assert [row["step"] for row in rows] == ["2", "4"]
     assert all(float(row["loss"]) == pytest.approx(float(row["loss_class"]) + float(row["loss_box"])) for row in rows)
@@ -184,7 +185,7 @@ def test_one_row_an_epoch(whole):
 
 @pytest.mark.case("R1")
 def test_two_processes_do_not_share_a_folder(coco_root, tmp_path, monkeypatch, capsys):
-    """Someone else holds the run: the second is told, and the checkpoint is left alone."""
+    """While another process holds the lock of a run, resuming it is an error and does not change the checkpoint."""
     import fcntl
 
     from engine import checkpoint

@@ -10,7 +10,7 @@ UNLABELLED = 9
 
 
 def write_masks(root, train=8, val=4):
-    """Gray noise with a red and a green rectangle; the outermost two rows of pixels belong to no class."""
+    """Gray noise with a red and a green rectangle. Two rows at the top and two at the bottom have no class."""
     random = np.random.default_rng(0)
     for split, count in (("train", train), ("val", val)):
         for kind in ("images", "annotations"):

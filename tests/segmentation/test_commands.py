@@ -1,4 +1,4 @@
-"""The command line as a user types it: train, eval, predict, their files, and every error they can cause."""
+"""The segmentation commands: train, eval and predict, the files that they write, and their errors."""
 
 import csv
 import json
@@ -28,7 +28,7 @@ def trained(mask_root, tmp_path_factory):
     return output
 
 
-def test_loads_for_use_in_python(trained, mask_root):
+def test_load_run(trained, mask_root):
     loaded, logits = loads(trained, torch.zeros(2, 3, 33, 47))
     assert loaded.classes == tuple((mask_root / "classes.txt").read_text().split("\n")[:-1])
     assert logits.shape == (2, len(loaded.classes), 33, 47)
@@ -64,10 +64,10 @@ def test_pictures_of_worst_and_best(trained):
     ends = json.loads((trained / "images.json").read_text())
     assert ends["worst"][0]["mIoU"] <= ends["best"][0]["mIoU"]
     picture = Image.open(trained / "pictures" / next(name for name in names if name.startswith("worst-1")))
-    assert picture.width > 2 * 480  # truth and prediction of a 128 px image, enlarged, and the legend
+    assert picture.width > 2 * 480  # truth and prediction of a 128 px image, both enlarged, and the legend
 
 
-def test_eval_reprints_the_recorded_scores_exactly(trained, mask_root, tmp_path):
+def test_eval_reproduces_the_recorded_scores_exactly(trained, mask_root, tmp_path):
     output = tmp_path / "scores"
     run(eval_command, "--checkpoint", trained, "--data.root", mask_root, "--output", output, "--batch_size", 4)
     recorded = json.loads((trained / "record.json").read_text())["metrics"]
@@ -77,15 +77,15 @@ def test_eval_reprints_the_recorded_scores_exactly(trained, mask_root, tmp_path)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
-def test_batch_size_does_not_matter(trained, mask_root, tmp_path, batch_size):
+def test_scores_do_not_depend_on_the_batch_size(trained, mask_root, tmp_path, batch_size):
     run(eval_command, "--checkpoint", trained, "--data.root", mask_root, "--output", tmp_path / "s", "--batch_size",
         batch_size)  # fmt: skip
     recorded = json.loads((trained / "record.json").read_text())["metrics"]
     assert json.loads((tmp_path / "s" / "metrics.json").read_text()) == pytest.approx(recorded, abs=1e-3)
 
 
-def test_eval_by_flags(trained, mask_root, tmp_path, capsys):
-    """Windows, several scales and mirroring; another split; the run's own ignore_index."""
+def test_eval_with_augmentation_and_another_split(trained, mask_root, tmp_path, capsys):
+    """Sliding windows, several scales and flips. The ignore_index is the run's."""
     run(eval_command, "--checkpoint", trained, "--data.root", mask_root, "--output", tmp_path / "s", "--slide", "true",
         "--flip", "true", "--scales", 1, 1.5, "--image_size", "96x128")  # fmt: skip
     assert 0 < json.loads((tmp_path / "s" / "metrics.json").read_text())["pixel_accuracy"] <= 1
@@ -110,11 +110,11 @@ def test_predict_writes_palette_masks_overlays_and_shares(trained, mask_root, tm
     records = [r for r in json.loads((output / "predictions.json").read_text()) if r["file"] == "1.png"]
     assert {r["index"]: r["pixels"] for r in records} == {int(i): int((values == i).sum()) for i in np.unique(values)}
     assert sum(r["share"] for r in records) == pytest.approx(1)
-    # A palette mask is read as the indices it holds: the prediction can serve as truth.
     assert Image.open(output / "1.jpg").width > 480
 
 
-def test_predictions_can_serve_as_masks(trained, mask_root, tmp_path, capsys):
+def test_predicted_masks_are_valid_ground_truth(trained, mask_root, tmp_path, capsys):
+    """Palette PNGs are read as class indices, so the accuracy of the predictions against themselves is 1."""
     run(predict_command, "--checkpoint", trained, "--images", mask_root / "images" / "val", "--output", tmp_path / "o")
     for place in ("images/val", "annotations/val"):
         (tmp_path / "data" / place).mkdir(parents=True)
@@ -128,7 +128,7 @@ def test_predictions_can_serve_as_masks(trained, mask_root, tmp_path, capsys):
 
 
 def test_same_seed_same_weights(trained, mask_root, tmp_path):
-    """Twice on CPU, with another number of loader workers."""
+    """Two trainings on the CPU, with different numbers of loader processes."""
     run(train_command, "--data.root", mask_root, "--output", tmp_path / "again", "--losses", "ce", "dice=0.5",
         "--data.workers", 2, *TINY)  # fmt: skip
     first, second = (
@@ -140,7 +140,7 @@ def test_same_seed_same_weights(trained, mask_root, tmp_path):
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
-def test_a_run_serves_as_segmenter_and_as_backbone(trained, mask_root, tmp_path):
+def test_pretrained_accepts_a_run_for_the_same_and_another_decoder(trained, mask_root, tmp_path):
     checkpoint = trained / "checkpoints" / "last.ckpt"
     run(train_command, "--data.root", mask_root, "--pretrained", checkpoint, "--output", tmp_path / "next",
         "--protocol", "linear", *TINY)  # fmt: skip
@@ -159,7 +159,7 @@ def test_a_run_serves_as_segmenter_and_as_backbone(trained, mask_root, tmp_path)
 
 
 @pytest.mark.parametrize("decoder", ["unet", "deeplabv3plus"])
-def test_backbone_and_decoder_are_one_flag_each(decoder, mask_root, tmp_path):
+def test_any_backbone_with_any_decoder(decoder, mask_root, tmp_path):
     output = tmp_path / decoder
     run(train_command, "--data.root", mask_root, "--output", output, "--backbone", "resnet18", "--decoder", decoder,
         "--pretrained", "false", *ONCE)  # fmt: skip
@@ -177,15 +177,15 @@ def test_presets(preset, mask_root, tmp_path):
     assert config["optimizer"] == ("adamw" if preset == "camvid" else "sgd")
 
 
-def test_finetune_preset_is_the_default():
-    given = yaml.safe_load((PRESETS / "finetune.yaml").read_text())
-    default = TrainConfig()
-    for name, value in given.items():
-        stored = getattr(default, name)
-        assert (list(stored) if isinstance(stored, tuple) else stored) == value, name
+def test_defaults_are_the_finetune_preset():
+    preset = yaml.safe_load((PRESETS / "finetune.yaml").read_text())
+    config = TrainConfig()
+    for name, value in preset.items():
+        default = getattr(config, name)
+        assert (list(default) if isinstance(default, tuple) else default) == value, name
 
 
-# --- errors: one message with cause and fix, and the documented exit code
+# --- errors: one message with cause and fix, and the exit code
 
 
 def test_unknown_and_abbreviated_flags(capsys):
@@ -195,7 +195,7 @@ def test_unknown_and_abbreviated_flags(capsys):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "named"),
+    ("arguments", "message"),
     [
         (["--config", "camvit"], "camvid"),
         (["--backbone", "resnet51"], "resnet50"),
@@ -211,8 +211,8 @@ def test_unknown_and_abbreviated_flags(capsys):
         (["--data.ignore_index", "300"], "--data.ignore_index"),
     ],
 )
-def test_wrong_usage(arguments, named, capsys, mask_root):
-    assert named in fails(capsys, 2, train_command, "--data.root", mask_root, *TINY, *arguments)
+def test_wrong_usage(arguments, message, capsys, mask_root):
+    assert message in fails(capsys, 2, train_command, "--data.root", mask_root, *TINY, *arguments)
 
 
 def test_wrong_scales(trained, capsys, mask_root):
@@ -220,27 +220,27 @@ def test_wrong_scales(trained, capsys, mask_root):
     assert "--scales" in message
 
 
-def test_absent_data(capsys, tmp_path):
+def test_missing_data(capsys, tmp_path):
     message = fails(capsys, 3, train_command, "--data.root", tmp_path / "nowhere")
     assert "images/training" in message
     assert "classes.txt" in message
 
 
-def test_values_beyond_the_classes_name_the_file(capsys, mask_root, tmp_path):
+def test_error_for_mask_values_out_of_range_names_the_file(capsys, mask_root, tmp_path):
     message = fails(capsys, 3, train_command, "--data.root", mask_root, "--output", tmp_path / "r", *TINY[:-2])
     assert "annotations/train/" in message
     assert "--data.ignore_index 9" in message
 
 
-def test_other_classes(trained, capsys, mask_root, tmp_path):
+def test_other_order_of_classes(trained, capsys, mask_root, tmp_path):
     for kind in ("images", "annotations"):
         shutil.copytree(mask_root / kind, tmp_path / kind)
     (tmp_path / "classes.txt").write_text("ground\ngreen\nred <b>\n")
     assert "same order" in fails(capsys, 3, eval_command, "--checkpoint", trained, "--data.root", tmp_path)
 
 
-def test_nothing_labelled_trains_to_zero_loss_and_says_so(capsys, mask_root, tmp_path):
-    """Wholly ignored crops cost 0; a validation set without any label cannot be scored."""
+def test_data_without_labels(capsys, mask_root, tmp_path):
+    """Training works, with loss 0. Evaluation is an error."""
     for kind in ("images", "annotations"):
         shutil.copytree(mask_root / kind, tmp_path / "data" / kind)
     for file in (tmp_path / "data" / "annotations").glob("*/*.png"):
@@ -250,7 +250,7 @@ def test_nothing_labelled_trains_to_zero_loss_and_says_so(capsys, mask_root, tmp
     assert "nothing to score" in message
 
 
-def test_absent_and_foreign_checkpoints(capsys, tmp_path, monkeypatch):
+def test_missing_and_foreign_checkpoints(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert "segmentation.train" in fails(capsys, 3, eval_command)
     (tmp_path / "bad.ckpt").write_bytes(b"not a checkpoint")

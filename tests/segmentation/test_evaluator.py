@@ -1,4 +1,4 @@
-"""Scores against numpy over all pixels at once, whatever the batches."""
+"""Scores against numpy on all pixels at once, for any batch size."""
 
 import math
 import tracemalloc
@@ -29,9 +29,9 @@ def sample(image_id, mask, readable=True):
 
 @pytest.fixture(scope="module")
 def data():
-    """20 images of several sizes: truth with ignored pixels, and predictions that are right about half of the time.
+    """Truth and prediction of 20 images of several sizes. About half of the pixels are right, and some are ignored.
 
-    Class 11 is in neither; 10 is predicted, but never true.
+    Class 11 is in neither; class 10 only in predictions.
     """
     random = np.random.default_rng(0)
     pairs = []
@@ -44,7 +44,7 @@ def data():
     return pairs
 
 
-def filled(pairs, batch_size):
+def evaluate(pairs, batch_size):
     evaluator = SegmentationEvaluator([f"class {i}" for i in range(CLASSES)])
     for start in range(0, len(pairs), batch_size):
         part = pairs[start : start + batch_size]
@@ -55,7 +55,7 @@ def filled(pairs, batch_size):
 
 @pytest.mark.parametrize("batch_size", [1, 3, 20])
 def test_equals_numpy(data, batch_size):
-    evaluator = filled(data, batch_size)
+    evaluator = evaluate(data, batch_size)
     truth = np.concatenate([t[t != IGNORE] for t, _ in data])
     found = np.concatenate([f[t != IGNORE] for t, f in data])
     iou, accuracy, share = [], [], []
@@ -88,7 +88,7 @@ def test_by_hand():
     )  # fmt: skip
 
 
-def test_remembers_worst_and_best():
+def test_worst_and_best_images():
     evaluator = SegmentationEvaluator(["a", "b"])
     random = np.random.default_rng(0)
     order = random.permutation(50)
@@ -133,15 +133,15 @@ def test_counts_of_each_image_by_hand(tmp_path):
     assert np.load(tmp_path / "images.npy").tolist() == [[7, 0, 2, 3, 2], [7, 1, 1, 1, 1], [7, 2, 0, 0, 1]]
 
 
-def test_reset_forgets(data):
-    evaluator = filled(data, 5)
+def test_reset(data):
+    evaluator = evaluate(data, 5)
     evaluator.reset()
     assert not evaluator.matrix().any()
     assert evaluator.best == []
 
 
-def test_state_is_small_and_does_not_grow():
-    """150 classes: the matrix is 180 KB, the images remembered are eight, however many there were."""
+def test_memory_does_not_grow():
+    """With 150 classes the matrix takes 180 KB, and at most eight images are remembered."""
     evaluator = SegmentationEvaluator([str(i) for i in range(150)])
     truth = np.random.default_rng(0).integers(0, 150, (64, 64)).astype(np.uint8)
     batch, found = collate([sample(0, truth)]), [torch.from_numpy(truth)]

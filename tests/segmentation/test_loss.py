@@ -1,4 +1,4 @@
-"""Losses against their definitions; nothing labelled is 0, never NaN."""
+"""Losses against reference implementations, and masks without labels."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def data(ignored=0.2):
     return logits, masks
 
 
-def test_each_is_what_it_says():
+def test_losses_equal_the_reference():
     logits, masks = data()
     terms = SegmentationLoss(list(LOSSES))(logits, masks)
     expected = {
@@ -34,7 +34,7 @@ def test_each_is_what_it_says():
         torch.testing.assert_close(terms[name], value)
 
 
-def test_ignored_pixels_change_nothing():
+def test_ignored_pixels_have_no_effect():
     logits, masks = data()
     other = logits.detach().clone()
     other.movedim(1, -1)[masks == IGNORE] = 100.0
@@ -46,7 +46,7 @@ def test_ignored_pixels_change_nothing():
 @pytest.mark.case("R9")
 @pytest.mark.parametrize("hard", [1.0, 0.25])
 @pytest.mark.parametrize("name", LOSSES)
-def test_wholly_ignored_is_zero_with_zero_gradients(name, hard):
+def test_without_labels_loss_and_gradients_are_zero(name, hard):
     logits, masks = data(ignored=2)
     assert (masks == IGNORE).all()
     (value,) = SegmentationLoss([name], hard_pixels=hard)(logits, masks).values()
@@ -56,7 +56,7 @@ def test_wholly_ignored_is_zero_with_zero_gradients(name, hard):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_one_ignored_image_of_two(name):
+def test_one_image_of_two_without_labels(name):
     logits, masks = data()
     masks[1] = IGNORE
     (value,) = SegmentationLoss([name])(logits, masks).values()
@@ -66,7 +66,7 @@ def test_one_ignored_image_of_two(name):
     assert (logits.grad[1] == 0).all()
 
 
-def test_hard_pixels_are_the_costliest():
+def test_hard_pixels_have_the_largest_loss():
     logits, masks = data()
     cost = F.cross_entropy(logits, masks, ignore_index=IGNORE, reduction="none")[masks != IGNORE]
     count = round(0.25 * len(cost))
@@ -81,14 +81,14 @@ def test_smoothing_and_weights():
     torch.testing.assert_close(value, expected)
 
 
-def test_many_pixels_are_thinned(monkeypatch):
+def test_many_pixels_are_subsampled(monkeypatch):
     logits, masks = data()
-    monkeypatch.setattr(loss, "MOST_PIXELS", 80)  # of 234: every second row and column
+    monkeypatch.setattr(loss, "MAX_PIXELS", 80)  # of 234: every second row and column
     (value,) = SegmentationLoss(["dice"])(logits, masks).values()
     torch.testing.assert_close(
         value, DiceLoss("multiclass", ignore_index=IGNORE)(logits[:, :, ::2, ::2], masks[:, ::2, ::2])
     )
-    masks[:, ::2, ::2] = IGNORE  # what is left belongs to no class: all pixels are taken
+    masks[:, ::2, ::2] = IGNORE  # the sample has no class, so all pixels are used
     (value,) = SegmentationLoss(["dice"])(logits, masks).values()
     torch.testing.assert_close(value, DiceLoss("multiclass", ignore_index=IGNORE)(logits, masks))
 

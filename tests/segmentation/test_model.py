@@ -1,4 +1,4 @@
-"""The segmenters: smp's logits from smp's files, any image size, and gradients everywhere."""
+"""Segmentation networks: smp's logits from smp's files, any image size, and gradients for all parameters."""
 
 import pytest
 import segmentation_models_pytorch as smp
@@ -21,7 +21,7 @@ ARCHITECTURES = {
 
 
 def randomise(model):
-    """Affine parameters and running statistics away from their initial values."""
+    """Set random affine parameters and running statistics."""
     generator = torch.Generator().manual_seed(1)
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if tensor.ndim == 1 and name.endswith(("weight", "running_var")):
@@ -30,7 +30,7 @@ def randomise(model):
             tensor.data.normal_(0, 0.2, generator=generator)
 
 
-def theirs(decoder, backbone, classes=5):
+def smp_model(decoder, backbone, classes=5):
     model = ARCHITECTURES[decoder](f"tu-{backbone}", encoder_weights=None, classes=classes)
     randomise(model)
     return model.eval()
@@ -38,8 +38,8 @@ def theirs(decoder, backbone, classes=5):
 
 @pytest.mark.parametrize("decoder", list(ARCHITECTURES))
 @pytest.mark.parametrize("backbone", ["tf_efficientnet_lite0", "resnet18"])
-def test_smp_file_gives_smp_logits(decoder, backbone, tmp_path):
-    reference = theirs(decoder, backbone)
+def test_logits_equal_smps(decoder, backbone, tmp_path):
+    reference = smp_model(decoder, backbone)
     file = tmp_path / "smp.pth"
     torch.save(reference.state_dict(), file)
     ours = create_segmenter(backbone, 5, decoder, pretrained=file).eval()
@@ -66,7 +66,7 @@ def test_any_image_size(decoder, backbone):
 @pytest.mark.parametrize("decoder", ["bifpn", "unet", "fpn"])
 @pytest.mark.parametrize("backbone", ["tf_efficientnet_lite0", "resnet18"])
 def test_padding_is_cropped_back(decoder, backbone):
-    """Cells lie on the image in the same way whatever its size, also where padding depends on it, as TensorFlow's."""
+    """The output does not depend on padding, also for TensorFlow's padding, which depends on the size."""
     model = create_segmenter(backbone, 3, decoder).eval()
     images = torch.randn(1, 3, 97, 129)
     padded = torch.nn.functional.pad(images, (0, 31, 0, 31))
@@ -81,7 +81,7 @@ def test_backbone_without_stride_two():
 
 @pytest.mark.parametrize(("phi", "width", "repeats"), [(0, 64, 3), (1, 88, 3), (4, 128, 3), (7, 128, 3)])
 def test_phi_scales_up_to_the_paper(phi, width, repeats):
-    """arXiv:1911.09070, section 5.2: on D4, BiFPN of 128 channels and head of 256, both repeated 3 times."""
+    """arXiv:1911.09070, section 5.2: on D4, BiFPN has 128 channels and the head 256, both repeated 3 times."""
     with torch.device("meta"):
         decoder = create_segmenter("resnet18", 21, phi=phi).decoder
     assert len(decoder.neck.layers) == repeats
@@ -92,14 +92,14 @@ def test_phi_scales_up_to_the_paper(phi, width, repeats):
 
 
 def test_paper_size():
-    """Published: 17 M parameters and 18 B multiply-adds for D4's, at 512 px; what it leaves open makes a difference."""
+    """The paper reports 17 M parameters on D4. It leaves details open, so ours may differ by 10%."""
     with torch.device("meta"):
         model = create_segmenter("efficientnet_b4", 21, phi=4)
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(17, rel=0.1)
 
 
-def test_dilation_is_timms():
-    """Same weights, same maps as timm's network at output stride 16."""
+def test_dilation_equals_timms():
+    """With the same weights, the feature maps are those of timm's network at output stride 16."""
     from backbones.dilation import create_dilated
 
     for name in ("tf_efficientnet_lite0", "efficientnet_b0"):
@@ -109,8 +109,8 @@ def test_dilation_is_timms():
         ours.load_state_dict(reference.state_dict())
         images = torch.randn(1, 3, 97, 129)
         with torch.inference_mode():
-            for mine, yours in zip(ours(images), reference(images), strict=True):
-                torch.testing.assert_close(mine, yours, atol=1e-4, rtol=1e-4)
+            for actual, expected in zip(ours(images), reference(images), strict=True):
+                torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)
         assert [level.stride for level in ours.levels] == [4, 16]
 
 
@@ -120,9 +120,9 @@ def test_networks_that_cannot_be_dilated(backbone):
         create_segmenter(backbone, 3, "deeplabv3plus")
 
 
-def test_other_class_count_drops_the_class_layer_and_says_so(tmp_path, caplog):
+def test_another_number_of_classes_drops_the_last_layer_with_a_warning(tmp_path, caplog):
     file = tmp_path / "smp.pth"
-    reference = theirs("fpn", "resnet18")
+    reference = smp_model("fpn", "resnet18")
     torch.save(reference.state_dict(), file)
     with caplog.at_level("WARNING"):
         ours = create_segmenter("resnet18", 2, "fpn", pretrained=file)
@@ -132,8 +132,8 @@ def test_other_class_count_drops_the_class_layer_and_says_so(tmp_path, caplog):
 
 def test_file_of_another_decoder(tmp_path):
     file = tmp_path / "smp.pth"
-    torch.save(theirs("unet", "resnet18").state_dict(), file)
-    with pytest.raises(BadInput, match="--decoder"):
+    torch.save(smp_model("unet", "resnet18").state_dict(), file)
+    with pytest.raises(BadInput, match="`decoder`"):
         create_segmenter("resnet18", 5, "fpn", pretrained=file)
 
 
@@ -146,14 +146,14 @@ def test_unknown_names():
         create_segmenter("resnet18", 3, phi="lite9")
 
 
-def test_a_backbone_as_a_module():
+def test_backbone_as_a_module():
     backbone = create_backbone("resnet18", strides=(2, 4, 8, 16, 32))
     for decoder in ("bifpn", "unet", "fpn"):
         assert create_segmenter(backbone, 3, decoder)(torch.randn(2, 3, 64, 64)).shape == (2, 3, 64, 64)
 
 
-def test_a_file_fills_a_module_as_well(tmp_path):
-    reference = theirs("fpn", "resnet18")
+def test_weights_for_a_backbone_module(tmp_path):
+    reference = smp_model("fpn", "resnet18")
     torch.save(reference.state_dict(), tmp_path / "smp.pth")
     backbone = create_backbone("resnet18")
     ours = create_segmenter(backbone, 5, "fpn", pretrained=tmp_path / "smp.pth").eval()

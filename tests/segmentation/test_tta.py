@@ -1,4 +1,4 @@
-"""Labels at original size: equal to plain interpolation, whatever the strips; every view in its place."""
+"""Class maps at original size: equal to plain interpolation for any strip size, and each view in its place."""
 
 from itertools import pairwise
 
@@ -7,13 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from segmentation import tta as views
+from segmentation import tta
 from segmentation.decoders import Spec
-from segmentation.tta import Sight, View, label_map, label_maps
+from segmentation.tta import TTA, ViewLogits, label_map, label_maps
 
 
 class Stub(nn.Module):
-    """Logits that are the image's own channels, averaged over cells of `stride`."""
+    """A segmenter whose logits are the image's channels, averaged over cells of `stride` px."""
 
     def __init__(self, stride=4):
         super().__init__()
@@ -28,70 +28,70 @@ class Stub(nn.Module):
 @pytest.mark.parametrize("corners", [False, True])
 @pytest.mark.parametrize("strip", [1, 10_000, 10**9])
 def test_equals_interpolation_at_native_scale(corners, strip, monkeypatch):
-    monkeypatch.setattr(views, "STRIP", strip)
+    monkeypatch.setattr(tta, "STRIP", strip)
     logits = torch.randn(7, 12, 16)
-    whole = F.interpolate(logits[None], scale_factor=4, mode="bilinear", align_corners=corners)[0]
-    view = View(logits, (1.0, 1.0), (0, 0), (48, 64))
+    upsampled = F.interpolate(logits[None], scale_factor=4, mode="bilinear", align_corners=corners)[0]
+    view = ViewLogits(logits, (1.0, 1.0), (0, 0), (48, 64))
     labels = label_map([view], (45, 61), 4, corners)
     assert labels.dtype == torch.uint8
-    agree = (labels == whole.argmax(0)[:45, :61]).float().mean()
-    assert agree > 0.999  # ties aside
+    agreement = (labels == upsampled.argmax(0)[:45, :61]).float().mean()
+    assert agreement > 0.999  # ties may differ
 
 
 def test_equals_interpolation_to_a_larger_original():
-    """A letterboxed image at half size: logits over 32 x 48 px of a 32 x 64 canvas -> 64 x 96."""
+    """A letterboxed image at half size: 32 x 48 px of an input of 32 x 64 px become 64 x 96 px."""
     logits = torch.randn(5, 32, 64)
-    view = View(logits, (0.5, 0.5), (0, 0), (32, 64))
-    whole = F.interpolate(logits[None], scale_factor=2, mode="bilinear", align_corners=False)[0].argmax(0)
-    assert (label_map([view], (64, 96), 1, False) == whole[:64, :96]).float().mean() > 0.999
+    view = ViewLogits(logits, (0.5, 0.5), (0, 0), (32, 64))
+    expected = F.interpolate(logits[None], scale_factor=2, mode="bilinear", align_corners=False)[0].argmax(0)
+    assert (label_map([view], (64, 96), 1, False) == expected[:64, :96]).float().mean() > 0.999
 
 
 def blocks(height, width, size=16):
-    """(1, 3, height, width): squares of one channel each, in a pattern without symmetry."""
+    """One-hot image (1, 3, height, width) of squares in an asymmetric pattern, and its class map (height, width)."""
     rows, columns = torch.arange(height) // size, torch.arange(width) // size
     labels = (rows[:, None] * 2 + columns + (rows[:, None] * columns) // 3) % 3
     return F.one_hot(labels, 3).permute(2, 0, 1)[None].float() * 8, labels
 
 
 @pytest.mark.parametrize(
-    "sight",
+    "augmentation",
     [
-        Sight(),
-        Sight(flip=True),
-        Sight(window=(32, 48)),
-        Sight(scales=(0.5, 1.0)),
-        Sight(scales=(1.0, 0.75), flip=True, window=(40, 40)),
+        TTA(),
+        TTA(flip=True),
+        TTA(window=(32, 48)),
+        TTA(scales=(0.5, 1.0)),
+        TTA(scales=(1.0, 0.75), flip=True, window=(40, 40)),
     ],
     ids=str,
 )
-def test_every_view_lies_where_it_belongs(sight):
+def test_views_are_aligned_with_the_image(augmentation):
     images, labels = blocks(80, 112)
-    height, width = 75, 109  # the rest of the canvas is padding
+    height, width = 75, 109  # the rest is padding
     images[..., height:, :] = images[..., width:] = 0
-    found = label_maps(Stub(), images, torch.ones(1, 2), torch.tensor([[height, width]]), sight)
+    found = label_maps(Stub(), images, torch.ones(1, 2), torch.tensor([[height, width]]), augmentation)
     wrong = found[0] != labels[:height, :width]
-    assert wrong.float().mean() < 0.16  # borders of blocks are blurred
-    away = torch.ones(height, width, dtype=torch.bool)
+    assert wrong.float().mean() < 0.16  # edges of blocks are blurred
+    interior = torch.ones(height, width, dtype=torch.bool)
     for axis, length in ((0, height), (1, width)):
-        near = ((torch.arange(length) + 4) % 16) < 8
-        away[(near, slice(None)) if axis == 0 else (slice(None), near)] = False
-    assert not wrong[away].any()
+        near_edge = ((torch.arange(length) + 4) % 16) < 8
+        interior[(near_edge, slice(None)) if axis == 0 else (slice(None), near_edge)] = False
+    assert not wrong[interior].any()
 
 
-def test_images_of_a_batch_do_not_mix():
+def test_images_in_a_batch_are_independent():
     one, _ = blocks(64, 64)
     other = one.flip(-2)
     together = label_maps(
         Stub(), torch.cat([one, other]), torch.tensor([[1.0, 1.0], [0.5, 0.5]]), torch.tensor([[64, 64], [100, 128]]),
-        Sight(flip=True),
+        TTA(flip=True),
     )  # fmt: skip
-    alone = label_maps(Stub(), other, torch.tensor([[0.5, 0.5]]), torch.tensor([[100, 128]]), Sight(flip=True))
+    alone = label_maps(Stub(), other, torch.tensor([[0.5, 0.5]]), torch.tensor([[100, 128]]), TTA(flip=True))
     assert [tuple(labels.shape) for labels in together] == [(64, 64), (100, 128)]
     assert torch.equal(together[1], alone[0])
 
 
-def test_large_image_never_exists_as_logits():
-    """150 classes at 3000 x 4000 px are 7 GB of logits; a strip is a few MB."""
+def test_large_images_need_little_memory():
+    """Logits of 150 classes at 3000 x 4000 px would take 7 GB. A strip takes a few MB."""
     logits = torch.randn(150, 16, 20)
     largest = 0
 
@@ -104,19 +104,19 @@ def test_large_image_never_exists_as_logits():
             return out
 
     with Watch():
-        labels = label_map([View(logits, (0.02, 0.02), (0, 0), (64, 80))], (300, 4000), 4, False)
+        labels = label_map([ViewLogits(logits, (0.02, 0.02), (0, 0), (64, 80))], (300, 4000), 4, False)
     assert labels.shape == (300, 4000)
     assert largest < 20e6
 
 
 def test_windows_cover_everything():
-    assert views._starts(100, 100) == [0]
-    assert views._starts(683, 512) == [0, 171]
-    starts = views._starts(2000, 512)
+    assert tta._starts(100, 100) == [0]
+    assert tta._starts(683, 512) == [0, 171]
+    starts = tta._starts(2000, 512)
     assert starts[0] == 0
     assert starts[-1] + 512 == 2000
     assert all(0 < b - a <= 341 for a, b in pairwise(starts))
 
 
-def test_canvas_holds_the_largest_scale():
-    assert Sight(scales=(0.5, 1.5)).canvas((100, 200)) == (150, 300)
+def test_the_input_size_is_that_of_the_largest_scale():
+    assert TTA(scales=(0.5, 1.5)).input_size((100, 200)) == (150, 300)

@@ -1,0 +1,22 @@
+"""The consoles that commands print to, and the log messages that they show."""
+
+from __future__ import annotations
+
+import logging
+
+from rich.console import Console
+from rich.logging import RichHandler
+
+out = Console(soft_wrap=True, highlight=False)
+err = Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+def log_to_terminal(task: str) -> None:
+    """Print warnings of this package, such as dropped layers and skipped images, to the terminal.
+
+    `task` is the name of the task's package.
+    """
+    handler = RichHandler(console=err, show_time=False, show_path=False, show_level=False)
+    for package in ("backbones", "data", "engine", task, "experiments"):
+        logger = logging.getLogger(package)
+        logger.handlers, logger.level, logger.propagate = [handler], logging.WARNING, False
