@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import nn
 
 from backbones.base import Backbone, early_parameters
 from engine.config import TrainConfig
-
-if TYPE_CHECKING:
-    from engine.task import Task
 
 
 def warmup_cosine(step: int, warmup: int, steps: int) -> float:
@@ -58,13 +55,13 @@ def create_optimizer(name: str, groups: list[dict[str, Any]]) -> torch.optim.Opt
     return torch.optim.RMSprop(groups, alpha=0.9, momentum=0.9, eps=1e-3)
 
 
-def apply_protocol(task: Task, protocol: str) -> None:
-    """Freeze the parameters that the protocol does not train."""
+def apply_protocol(model: nn.Module, final_layer: Iterable[nn.Module], protocol: str) -> None:
+    """Freeze the parameters that the protocol does not train. `linear` trains the modules of `final_layer` alone."""
     if protocol == "frozen":
-        task.model.backbone.requires_grad_(False)
+        model.backbone.requires_grad_(False)
     elif protocol == "linear":
-        task.model.requires_grad_(False)
-        for module in task.final_layer():
+        model.requires_grad_(False)
+        for module in final_layer:
             module.requires_grad_(True)
 
 

@@ -196,7 +196,7 @@ class Task(LightningModule):
 
     def freeze_parts(self) -> None:
         """Freeze what `protocol` and `freeze_stride` do not train, and set training mode."""
-        apply_protocol(self, self.config.protocol)
+        apply_protocol(self.model, self.final_layer(), self.config.protocol)
         self._frozen_modules = freeze_early(self.model.backbone, self.config)  # type: ignore[arg-type]
         self.train()  # now, because Lightning keeps each module's mode, and frozen modules need evaluation mode
 
