@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from backbones.errors import UserError
 from engine import config as engine
@@ -16,6 +16,8 @@ PRESETS = Path(__file__).parent / "presets"
 @dataclass
 class TrainConfig(engine.TrainConfig):
     """Train a classifier."""
+
+    caches_features: ClassVar[bool] = True
 
     neck: str | None = None
     """Neck before the pooling: bifpn, fpn or panet. By default none, with the network's own head."""

@@ -1,8 +1,10 @@
 """Features of a frozen backbone, cached: computed once for each image, stored on disk, and read instead of the images.
 
+For images with one class each. Detection and segmentation spend most of a training in neck and head, so that cached
+features saved them little: docs/guides/frozen.md has the measurement.
+
 A folder holds these files. A row is one augmentation of one image; rows are ordered by image, then by augmentation.
     map0.bin, map1.bin, ...   the feature maps of each level, channels last, one row after the other
-    masks.bin                 all masks, one after the other
     labels.npz                the other fields of the samples
     complete.json             number of rows, augmentations, image size, and dtype and shape of each map
 """
@@ -71,10 +73,6 @@ class CachedDataset:
         ]
         with np.load(folder / "labels.npz") as file:
             self._labels = dict(file)
-        self._first_box = np.append(0, self._labels["box_counts"].cumsum())
-        areas = self._labels["mask_sizes"].prod(1)
-        self._first_pixel = np.append(0, areas.cumsum())
-        self._masks = _mapped(folder / "masks.bin", (int(areas.sum()),)) if areas.any() else None
 
     def __reduce__(self) -> tuple[type[CachedDataset], tuple[Path]]:
         """Open the files again in a spawned worker: a mapped file would be sent there as a copy of its content."""
@@ -87,17 +85,14 @@ class CachedDataset:
         index, epoch = (draw.index, draw.epoch) if isinstance(draw, Draw) else (int(draw), 0)
         row = index * self.augmentations + epoch % self.augmentations if self.augmentations else index
         labels = self._labels
-        boxes = slice(self._first_box[row], self._first_box[row + 1])
-        pixels = slice(self._first_pixel[row], self._first_pixel[row + 1])
         height, width = labels["sizes"][row].tolist()
         return Sample(
             image=CachedFeatures([self._map(i, row) for i in range(len(self._maps))], self.size),  # type: ignore[arg-type]  # see Sample.image
             image_id=int(labels["image_ids"][row]),
             size=(height, width),
             scale=tuple(labels["scales"][row].tolist()),
-            boxes=labels["boxes"][boxes],
-            labels=labels["labels"][boxes],
-            mask=None if self._masks is None else np.array(self._masks[pixels]).reshape(labels["mask_sizes"][row]),
+            boxes=np.zeros((1, 4), np.float32),
+            labels=labels["labels"][row],
             readable=bool(labels["readable"][row]),
         )
 
@@ -135,7 +130,6 @@ def _write(folder: Path, batches: Iterator[tuple[Batch, CachedFeatures]], rows: 
     map_layouts: list[tuple[str, list[int]]] = []
     size = (0, 0)
     with ExitStack() as files:
-        masks = files.enter_context((folder / "masks.bin").open("wb"))
         maps: list[IO[bytes]] = []
         for batch, features in batches:
             values = [x.permute(0, 2, 3, 1) if x.ndim == 4 else x for x in features.maps]
@@ -146,7 +140,7 @@ def _write(folder: Path, batches: Iterator[tuple[Batch, CachedFeatures]], rows: 
                 maps = [files.enter_context((folder / f"map{i}.bin").open("wb")) for i in range(len(values))]
             for file, x in zip(maps, values, strict=True):
                 file.write(_bytes(x))
-            for name, value in _labels(batch, masks, in_original_pixels=not augmentations).items():
+            for name, value in _labels(batch).items():
                 labels.setdefault(name, []).append(value)
     columns: dict[str, Any] = {name: np.concatenate(values) for name, values in labels.items()}
     np.savez(folder / "labels.npz", **columns)
@@ -154,23 +148,14 @@ def _write(folder: Path, batches: Iterator[tuple[Batch, CachedFeatures]], rows: 
     (folder / MARKER).write_text(json.dumps(layout))
 
 
-def _labels(batch: Batch, masks: IO[bytes], in_original_pixels: bool) -> dict[str, np.ndarray]:
-    """The fields of the samples besides the images, without the batch's padding. Writes the masks to `masks`."""
-    present = batch.labels >= 0
-    mask_sizes = np.zeros((len(batch), 2), np.int64)
-    if batch.masks is not None:
-        mask_sizes[:] = batch.sizes if in_original_pixels else batch.masks.shape[1:]
-        for mask, (height, width) in zip(batch.masks, mask_sizes, strict=True):
-            masks.write(_bytes(mask[:height, :width].to(torch.uint8)))
+def _labels(batch: Batch) -> dict[str, np.ndarray]:
+    """The fields of the samples besides the images."""
     return {
         "image_ids": batch.image_ids.numpy(),
         "sizes": batch.sizes.numpy(),
         "scales": batch.scales.numpy(),
         "readable": batch.readable.numpy(),
-        "boxes": batch.boxes[present].numpy(),
-        "labels": batch.labels[present].numpy(),
-        "box_counts": present.sum(1).numpy(),
-        "mask_sizes": mask_sizes,
+        "labels": batch.labels.numpy(),
     }
 
 

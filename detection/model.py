@@ -9,7 +9,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from backbones import create_backbone
-from backbones.base import Backbone, CachedFeatures, select
+from backbones.base import Backbone, select
 from backbones.memory_efficient import ACTIVATIONS
 from backbones.necks import create_neck
 from backbones.scaling import scale_of
@@ -60,21 +60,19 @@ class Detector(nn.Module):
         self.style = style
         self._selected = select(backbone.levels, [stride for stride in anchors.strides if stride <= COARSEST_STRIDE])
 
-    def forward(self, images: Tensor | CachedFeatures) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 3, H, W) normalised floats, any H and W -> logits (B, A, K), deltas (B, A, 4)."""
         maps = self.neck(self.maps(images))
         return self.class_head(maps), self.box_head(maps)
 
-    def maps(self, images: Tensor | CachedFeatures) -> list[Tensor]:
+    def maps(self, images: Tensor) -> list[Tensor]:
         """The maps of the backbone that the neck uses; cached features are returned as they are."""
-        if isinstance(images, CachedFeatures):
-            return images.maps
         maps = self.backbone(images)
         return [maps[i] for i in self._selected]
 
     def loss(
         self,
-        images: Tensor | CachedFeatures,
+        images: Tensor,
         boxes: Tensor,
         labels: Tensor,
         criterion: DetectionLoss | None = None,
@@ -91,7 +89,7 @@ class Detector(nn.Module):
         logits, deltas = self(images)
         return criterion(logits, deltas, self.anchors, _size(images), boxes, labels)
 
-    def predict(self, images: Tensor | CachedFeatures, sizes: Tensor | None = None) -> Detections:
+    def predict(self, images: Tensor, sizes: Tensor | None = None) -> Detections:
         """Final detections in pixels of the input, best first, see `Detections`.
 
         Args:
@@ -105,7 +103,7 @@ class Detector(nn.Module):
         return suppress(candidates(logits, deltas, anchors, size if sizes is None else sizes), self.nms)
 
 
-def _size(images: Tensor | CachedFeatures) -> tuple[int, int]:
+def _size(images: Tensor) -> tuple[int, int]:
     return images.shape[-2], images.shape[-1]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from backbones.errors import UserError
 from engine.schema import RENAMED_DATA
@@ -64,6 +64,8 @@ class EvalData(DataConfig):
 @dataclass
 class TrainConfig:
     """Settings of `train`, for all tasks."""
+
+    caches_features: ClassVar[bool] = False  # whether the task has --data.cached_augmentations
 
     backbone: str = "tf_efficientnet_lite0"
     """Backbone: a name that `python -m backbones` lists, or MODULE:FUNCTION for your own network."""
@@ -146,6 +148,11 @@ class TrainConfig:
             raise UserError(f"--data.holdout {self.data.holdout} must be at least 0 and below 1")
         if self.data.cached_augmentations < 0:
             raise UserError(f"--data.cached_augmentations {self.data.cached_augmentations} must be at least 0")
+        if self.data.cached_augmentations and not self.caches_features:
+            raise UserError(
+                "--data.cached_augmentations is not available for this task: its neck and head, which train, take most "
+                "of the time, so that cached features save little. Leave it out"
+            )
         if self.data.cached_augmentations and self.protocol not in ("linear", "frozen"):
             raise UserError(
                 f"--data.cached_augmentations {self.data.cached_augmentations} caches features of a frozen backbone: "

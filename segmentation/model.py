@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbones import create_backbone
-from backbones.base import Backbone, CachedFeatures, select
+from backbones.base import Backbone, select
 from backbones.dilation import create_dilated
 from backbones.errors import BadInput, UserError
 from backbones.scaling import scale_of
@@ -38,7 +38,7 @@ class Segmenter(nn.Module):
         self.spec = spec
         self._map_indices = select(backbone.levels, _available(backbone, spec))
 
-    def forward(self, images: Tensor | CachedFeatures) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """Normalised images (B, 3, H, W) float, of any size -> logits (B, K, H, W)."""
         logits, (height, width) = self.coarse(images), images.shape[-2:]
         if self.spec.stride > 1:
@@ -46,7 +46,7 @@ class Segmenter(nn.Module):
             logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=self.spec.corners)
         return logits[..., :height, :width]
 
-    def coarse(self, images: Tensor | CachedFeatures) -> Tensor:
+    def coarse(self, images: Tensor) -> Tensor:
         """Normalised images (B, 3, H, W) float -> logits (B, K, h, w) before upsampling.
 
         They cover the padded input: h = ceil(H / multiple) * multiple / stride, with the decoder's multiple and stride.
@@ -54,10 +54,8 @@ class Segmenter(nn.Module):
         height, width = (side + self._padding(side) for side in images.shape[-2:])
         return self.head(self.decoder((height, width), self.maps(images)))
 
-    def maps(self, images: Tensor | CachedFeatures) -> list[Tensor]:
+    def maps(self, images: Tensor) -> list[Tensor]:
         """The decoder's inputs: feature maps of the padded images, from the backbone or from the cache."""
-        if isinstance(images, CachedFeatures):
-            return images.maps
         height, width = images.shape[-2:]
         maps = self.backbone(F.pad(images, (0, self._padding(width), 0, self._padding(height))))
         return [maps[i] for i in self._map_indices]
