@@ -63,15 +63,15 @@ def create_once(folder: Path, marker: str, make: Callable[[Path], None], doing: 
 
 def _sweep(folder: Path) -> None:
     """Remove the temporary folders of killed processes. Nobody holds the locks of these."""
-    for remains in folder.glob(".*.tmp"):
-        name = remains.name.rsplit(".", 2)[0]
+    for leftover in folder.glob(".*.tmp"):
+        name = leftover.name.rsplit(".", 2)[0]
         with contextlib.suppress(Timeout), FileLock(folder / f"{name}.lock", blocking=False):
-            shutil.rmtree(remains, ignore_errors=True)
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def _only_one(path: Path, doing: str) -> Iterator[None]:
-    """Hold the lock at `path`, waiting for it if need be. However its process ends, the system then frees it."""
+    """Hold the lock at `path`, and wait for it if needed. If the process ends in any way, the system releases it."""
     lock = FileLock(path)
     try:
         lock.acquire(blocking=False)

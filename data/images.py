@@ -98,20 +98,20 @@ def _jpeg_header(data: bytes) -> _Header | None:
     Within pixel data the marker cannot occur by chance, because each 0xFF there is followed by a zero byte.
     """
     width = height = components = bits = 0
-    at = 2
+    position = 2
     while True:
-        if data[at] != 0xFF:
+        if data[position] != 0xFF:
             return None
-        marker = data[at + 1]
+        marker = data[position + 1]
         if marker == 0xFF:  # fill byte
-            at += 1
+            position += 1
             continue
-        (length,) = struct.unpack_from(">H", data, at + 2)
+        (length,) = struct.unpack_from(">H", data, position + 2)
         if marker in _JPEG_SIZES:
-            bits, height, width, components = struct.unpack_from(">BHHB", data, at + 4)
-        at += 2 + length
+            bits, height, width, components = struct.unpack_from(">BHHB", data, position + 4)
+        position += 2 + length
         if marker == 0xDA:  # start of scan
-            return _Header(width, height, bits == 8 and components in (1, 3) and data.rfind(b"\xff\xd9", at) > 0)
+            return _Header(width, height, bits == 8 and components in (1, 3) and data.rfind(b"\xff\xd9", position) > 0)
 
 
 def _decode_strictly(data: bytes, path: str | os.PathLike[str], max_pixels: int) -> np.ndarray:

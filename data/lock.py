@@ -1,9 +1,9 @@
-"""Locks on open files, which last as long as any process has the file open. The system frees them, however it ends.
+"""Locks on open files. A lock lasts as long as any process has the file open; the system releases it in all cases.
 
-filelock's `FileLock` serves where a lock ends with a block of code. It cannot serve where a lock has to outlive its
-process: a training, or a loader process, inherits the open file, and nobody else may take its folder before it ends.
-`FileLock` keeps its descriptor to itself, closes it in forked processes, and unlocks at release, which frees the lock
-for those that inherited it as well. The function below takes the lock of a file that the caller opens and closes.
+filelock's `FileLock` is enough for a lock that ends with a block of code. It is not enough for a lock that must outlive
+its process: trainings and loader processes inherit the open file, and no other process may use their folder before they
+end. `FileLock` hides its descriptor, closes it in forked processes, and unlocks it on release, which also releases the
+lock of processes that inherited it. The function below locks a file that the caller opens and closes.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from typing import IO
 from filelock import lock_descriptor
 
 POLL = 0.1  # seconds between attempts
-# What flock answers where a file system has no locks: Lustre mounted without them, some FUSE and network drives.
+# Errors of flock on file systems without locks: Lustre mounted without locks, some FUSE and network drives.
 _MISSING = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 class LocksMissing(OSError):
-    """The file system has no locks: nobody can say whether another process is at work."""
+    """The file system has no locks, so that it is unknown whether another process uses the folder."""
 
 
 def lock_file(file: IO[str], patience: float = 0.0) -> bool:
-    """Take the exclusive lock of an open file; returns whether it was free within `patience` seconds.
+    """Take the exclusive lock of an open file. Returns whether that succeeded within `patience` seconds.
 
-    The lock is freed when the last process that has the file open, by inheritance as well, closes it or ends.
+    The lock is released when all processes that have the file open, also by inheritance, have closed it or ended.
 
     Args:
-        file: open for writing: NFS refuses exclusive locks of files that are open for reading only.
-        patience: seconds to wait for another process; infinity waits as long as it takes.
+        file: open for writing, since NFS refuses exclusive locks of files that are open only for reading.
+        patience: seconds to wait for another process; infinity waits without limit.
 
-    Raises LocksMissing where the file system has no locks, OSError where locking fails otherwise.
+    Raises LocksMissing if the file system has no locks, and OSError for other failures.
     """
     until = time.monotonic() + patience
     try:

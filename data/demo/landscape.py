@@ -44,8 +44,8 @@ def landscape(rng: Rng, height: int, width: int) -> tuple[np.ndarray, np.ndarray
     land = y > skyline
     for _ in range(rng.integers(0, 4)):
         patch = np.zeros_like(classes)
-        at, extent = rng.uniform((0, max(horizon, 0)), (width, height)), rng.uniform((0.1, 0.04), (0.25, 0.14))
-        cv2.fillPoly(patch, [np.rint(wavy(rng, *at, *extent * (width, height))).astype(np.int32)], 1)
+        position, extent = rng.uniform((0, max(horizon, 0)), (width, height)), rng.uniform((0.1, 0.04), (0.25, 0.14))
+        cv2.fillPoly(patch, [np.rint(wavy(rng, *position, *extent * (width, height))).astype(np.int32)], 1)
         classes[(patch > 0) & land] = rng.choice((WATER, GRASS, SAND))
     if rng.random() < 0.65:
         depth = np.clip((y - horizon) / (height - horizon), 0, 1)
@@ -80,17 +80,19 @@ def clutter(rng: Rng, canvas: np.ndarray) -> None:
     """Draw strokes, rings and patches without a class. Their pixels keep the class of the background."""
     height, width = canvas.shape[:2]
     for _ in range(rng.integers(2, 7)):
-        at, reach = rng.uniform((0, 0), (width, height)), rng.uniform(8, 60)
+        position, reach = rng.uniform((0, 0), (width, height)), rng.uniform(8, 60)
         rx, ry = rng.uniform(0.1, 0.5, 2) * reach
         colour, pen = color(rng, (0, 360), (0, 0.9), (0.15, 0.95)).tolist(), int(rng.integers(1, 7))
         match int(rng.integers(4)):
             case 0:
-                walk = at + np.cumsum(rng.normal(0, reach / 2, (rng.integers(3, 8), 2)), 0)
+                walk = position + np.cumsum(rng.normal(0, reach / 2, (rng.integers(3, 8), 2)), 0)
                 cv2.polylines(canvas, [np.rint(walk).astype(np.int32)], False, colour, pen)
             case 1:
-                cv2.polylines(canvas, [np.rint(oval(at[0], at[1], rx, ry)).astype(np.int32)], True, colour, pen)
+                cv2.polylines(
+                    canvas, [np.rint(oval(position[0], position[1], rx, ry)).astype(np.int32)], True, colour, pen
+                )
             case 2:
-                cv2.fillPoly(canvas, [np.rint(wavy(rng, at[0], at[1], rx, ry)).astype(np.int32)], colour)
+                cv2.fillPoly(canvas, [np.rint(wavy(rng, position[0], position[1], rx, ry)).astype(np.int32)], colour)
             case _:
-                corners = at + rng.uniform(-reach / 2, reach / 2, (rng.integers(3, 5), 2))
+                corners = position + rng.uniform(-reach / 2, reach / 2, (rng.integers(3, 5), 2))
                 cv2.fillPoly(canvas, [np.rint(corners).astype(np.int32)], colour)

@@ -77,15 +77,15 @@ class _Canvas:
         return np.array(divmod(int(self.rng.choice(pixels)), self.width)[::-1])
 
     def paint(
-        self, thing: int, at: np.ndarray, size: float, overlap: tuple[float, float] = (0, 1), crowd: int = 0
+        self, thing: int, position: np.ndarray, size: float, overlap: tuple[float, float] = (0, 1), crowd: int = 0
     ) -> int:
-        """Paint an object of `size` pixels, centred at `at` (x, y), in front of all others. Returns its key.
+        """Paint an object of `size` pixels, centred at `position` (x, y), in front of all others. Returns its key.
 
         Returns 0 and paints nothing if too little of it or of an object behind it would be visible, or if its highest
         box IoU with another object is outside of the range `overlap`. `crowd` is the key of a crowd that it joins.
         """
         parts, h, w = pose(self.rng, thing, size * SHARPNESS)
-        left, top = round(at[0] * SHARPNESS - w / 2), round(at[1] * SHARPNESS - h / 2)
+        left, top = round(position[0] * SHARPNESS - w / 2), round(position[1] * SHARPNESS - h / 2)
         box = (left, top, left + w, top + h)
         if not crowd and not overlap[0] <= max((_iou(box, other) for other in self.boxes), default=0.0) <= overlap[1]:
             return 0
@@ -158,8 +158,8 @@ def draw_scene(rng: Rng, height: int, width: int, objects: int, crowd: bool = Fa
         thing = int(rng.choice([THINGS.index(name) for name in ("bird", "fish", "person", "flower")]))
         key, centre = 0, canvas.site(thing)
         for _ in range(60):
-            at = rng.normal(centre, (26, 13))
-            key = canvas.paint(thing, at, rng.uniform(9, 14), crowd=key) or key
+            position = rng.normal(centre, (26, 13))
+            key = canvas.paint(thing, position, rng.uniform(9, 14), crowd=key) or key
         canvas.crowds |= {key} - {0}
     low, high = SIZES
     # Large objects first, since later objects hide earlier ones.
@@ -169,8 +169,8 @@ def draw_scene(rng: Rng, height: int, width: int, objects: int, crowd: bool = Fa
             thing, on_top = int(rng.integers(len(THINGS))), canvas.boxes and rng.random() < OVERLAP
             if on_top:
                 x0, y0, x1, y1 = (v / SHARPNESS for v in canvas.boxes[rng.integers(len(canvas.boxes))])
-                at = rng.normal(((x0 + x1) / 2, (y0 + y1) / 2), ((x1 - x0) * 0.4, (y1 - y0) * 0.4))
-                placed = canvas.paint(thing, at, size, overlap=(0.12, 0.6))
+                position = rng.normal(((x0 + x1) / 2, (y0 + y1) / 2), ((x1 - x0) * 0.4, (y1 - y0) * 0.4))
+                placed = canvas.paint(thing, position, size, overlap=(0.12, 0.6))
             else:
                 placed = canvas.paint(thing, canvas.site(thing), size, overlap=(0, 0.08))
             size = max(low / 2, size * 0.97)  # if there is no room, try a smaller one
@@ -181,8 +181,8 @@ def draw_portrait(rng: Rng, height: int, width: int, thing: int) -> Scene:
     """A landscape with one large object of class `thing` and up to three small objects of any class."""
     canvas, side = _Canvas(rng, height, width), min(height, width)
     while not canvas.things:
-        at = rng.normal((width / 2, height / 2), side * 0.08)
-        canvas.paint(thing, at, side * rng.uniform(0.4, 0.9))
+        position = rng.normal((width / 2, height / 2), side * 0.08)
+        canvas.paint(thing, position, side * rng.uniform(0.4, 0.9))
     for _ in range(rng.integers(0, 4)):
         other = int(rng.integers(len(THINGS)))
         canvas.paint(other, canvas.site(other), side * rng.uniform(0.1, 0.25))

@@ -35,14 +35,14 @@ def locate(root: Path, split: str) -> tuple[Path, Path]:
     layout = f"expected {root}/annotations/instances_{split}.json (or {split}2017) with its images in {root}/{split}/"
     if not root.is_dir():
         raise BadInput(f"no data set at {root}: there is no such folder; {layout}")
-    found = []
+    paths = []
     for kind, pattern in (("file", "annotations/instances_{}.json"), ("folder", "{}")):
         candidates = [root / pattern.format(split + year) for year in ("", "2017")]
         existing = [path for path in candidates if (path.is_dir() if kind == "folder" else path.is_file())]
         if not existing:
             raise BadInput(f"data set {root} has no {kind} {candidates[0]} or {candidates[1].name}; {layout}")
-        found.append(existing[0])
-    return found[0], found[1]
+        paths.append(existing[0])
+    return paths[0], paths[1]
 
 
 def read(file: Path) -> bytes:
@@ -117,8 +117,8 @@ class _Columns:
                 return [record.get(key, default) for record in records]
             return [record[key] for record in records]
         except (KeyError, TypeError, AttributeError):
-            at = next(i for i, record in enumerate(records) if not isinstance(record, dict) or key not in record)
-            raise BadInput(f"{self.file}: {table}[{at}] has no '{key}'") from None
+            index = next(i for i, record in enumerate(records) if not isinstance(record, dict) or key not in record)
+            raise BadInput(f"{self.file}: {table}[{index}] has no '{key}'") from None
 
     def integers(self, table: str, key: str, default: int | None = None) -> np.ndarray:
         values = self.values(table, key, default)
@@ -128,8 +128,8 @@ class _Columns:
             column = np.array([None])
         whole = column.dtype.kind in "biu" or (column.dtype.kind == "f" and bool((column == np.round(column)).all()))
         if not whole or column.ndim != 1 or (np.abs(column) > LARGEST).any():
-            at = next((i for i, v in enumerate(values) if not isinstance(v, int) or abs(v) > LARGEST), 0)
-            raise BadInput(f"{self.file}: {table}[{at}] has {key} {values[at]!r}, not a whole number")
+            index = next((i for i, v in enumerate(values) if not isinstance(v, int) or abs(v) > LARGEST), 0)
+            raise BadInput(f"{self.file}: {table}[{index}] has {key} {values[index]!r}, not a whole number")
         return column.astype(np.int64)
 
     def unique(self, table: str, key: str) -> np.ndarray:
@@ -144,9 +144,9 @@ class _Columns:
         try:
             return np.array(values, np.float64).reshape(len(values), 4)
         except (ValueError, TypeError, OverflowError):
-            at = next((i for i, v in enumerate(values) if not _is_box(v)), 0)
+            index = next((i for i, v in enumerate(values) if not _is_box(v)), 0)
             raise BadInput(
-                f"{self.file}: annotations[{at}] has bbox {values[at]!r}, not four numbers x, y, width, height"
+                f"{self.file}: annotations[{index}] has bbox {values[index]!r}, not four numbers x, y, width, height"
             ) from None
 
 

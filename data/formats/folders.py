@@ -117,8 +117,8 @@ def _locate(root: Path, split: str) -> Path:
         raise BadInput(f"split {split!r} is not the name of a folder in {root}: refused")
     if not (root / split).is_dir():
         present = sorted(path.name for path in root.iterdir() if path.is_dir())
-        found = f"; it has {', '.join(present[:8])}{', ...' if len(present) > 8 else ''}" if present else ""
-        raise BadInput(f"data set {root} has no folder {split}{found}; {layout}")
+        hint = f"; it has {', '.join(present[:8])}{', ...' if len(present) > 8 else ''}" if present else ""
+        raise BadInput(f"data set {root} has no folder {split}{hint}; {layout}")
     return root / split
 
 

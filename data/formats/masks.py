@@ -185,14 +185,14 @@ def _locate(root: Path, split: str) -> tuple[Path, Path]:
         raise BadInput(f"no data set at {root}: there is no such folder; {layout}")
     if os.sep in split or split in ("", ".", ".."):
         raise BadInput(f"split {split!r} is not the name of a folder in {root}/images: refused")
-    found = []
+    folders = []
     for kind in ("images", "annotations"):
         candidates = [root / kind / name, *([root / kind / ALIASES[split]] if generic and split in ALIASES else [])]
         existing = [path for path in candidates if path.is_dir()]
         if not existing:
             raise BadInput(f"data set {root} has no folder {candidates[0]}; {layout}")
-        found.append(existing[0])
-    return found[0], found[1]
+        folders.append(existing[0])
+    return folders[0], folders[1]
 
 
 def _list(folder: Path, suffixes: tuple[str, ...]) -> list[str]:

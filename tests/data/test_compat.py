@@ -1,4 +1,4 @@
-"""albumentations as data/compat.py uses it. Where a test fails, look at the place that its message names."""
+"""The interface of albumentations that data/compat.py uses. The message of a failed test names the place to look at."""
 
 import random
 
@@ -18,17 +18,17 @@ def test_the_hooks_of_a_step_are_called():
         def get_params_dependent_on_data(self, params, data):
             assert params["shape"][:2] == (6, 8), f"the shape of the image: {TRANSFORMS}"
             called.append("params")
-            return {"drawn": self.py_random.random()}
+            return {"value": self.py_random.random()}
 
-        def apply(self, img, drawn, **params):
+        def apply(self, img, value, **params):
             called.append("image")
             return img
 
-        def apply_to_mask(self, mask, drawn, **params):
+        def apply_to_mask(self, mask, value, **params):
             called.append("mask")
             return mask
 
-        def apply_to_bboxes(self, bboxes, drawn, **params):
+        def apply_to_bboxes(self, bboxes, value, **params):
             assert bboxes[0, :4].tolist() == [0.25, 0.0, 0.5, 0.5], f"boxes are fractions of the image: {TRANSFORMS}"
             called.append("boxes")
             return bboxes
@@ -43,7 +43,7 @@ def test_the_hooks_of_a_step_are_called():
     )
     assert sorted(called) == ["boxes", "image", "mask", "params"], TRANSFORMS
     assert np.asarray(out["bboxes"]).tolist() == [[2.0, 0.0, 4.0, 3.0]], TRANSFORMS
-    assert 0 <= step.params["drawn"] < 1, f"`params` holds what was drawn: {TRANSFORMS}"
+    assert 0 <= step.params["value"] < 1, f"`params` holds the drawn values: {TRANSFORMS}"
 
 
 def test_draws_are_a_function_of_the_seed_and_differ_between_steps():
@@ -63,11 +63,11 @@ def test_draws_are_a_function_of_the_seed_and_differ_between_steps():
         return [step.params["drawn"] for step in steps]
 
     first, other, again = drawn(5), drawn(6), drawn(5)
-    assert first == again, f"the same seed, other draws: {COMPOSE}"
-    assert first != other, f"the seed does not matter: {COMPOSE}"
-    assert first[0][0] != first[1][0], f"two steps draw alike: {COMPOSE}"
-    assert first[0][1] != first[1][1], f"two steps draw alike: {COMPOSE}"
+    assert first == again, f"equal seeds, different values: {COMPOSE}"
+    assert first != other, f"the seed has no effect: {COMPOSE}"
+    assert first[0][0] != first[1][0], f"two steps draw equal values: {COMPOSE}"
+    assert first[0][1] != first[1][1], f"two steps draw equal values: {COMPOSE}"
     state = draw.getstate()
     compat.set_random_state(pipeline, 5, draw)
-    assert draw.getstate() == random.Random(5).getstate() != state, f"the generator is not seeded anew: {COMPOSE}"
-    assert all(step.py_random is draw for step in steps), f"steps do not draw from what they are handed: {COMPOSE}"
+    assert draw.getstate() == random.Random(5).getstate() != state, f"the generator is not seeded: {COMPOSE}"
+    assert all(step.py_random is draw for step in steps), f"steps do not use the generator: {COMPOSE}"

@@ -1,4 +1,4 @@
-"""Locks: they outlive the process that took them where another inherited the file, and are opened as NFS wants it."""
+"""Locks. They outlive their process if another one inherited the file, and are open for writing, as NFS needs it."""
 
 import errno
 import fcntl
@@ -36,7 +36,7 @@ def test_one_holder_at_a_time(path):
     assert is_free(path)
 
 
-def test_it_waits_as_long_as_told(path):
+def test_it_waits_up_to_the_given_time(path):
     holder = path.open("r+")
     assert lock_file(holder)
     with path.open("r+") as file:
@@ -95,10 +95,10 @@ def test_no_locks_is_not_another_process(monkeypatch, tmp_path, capsys, number):
     monkeypatch.setattr(lock, "lock_descriptor", missing)
     for name in ("run", "comparison"):
         held(name, tmp_path)
-        said = capsys.readouterr().err
-        assert f"the file system of {tmp_path} has no locks ({os.strerror(number)})" in said
-        assert "another process" not in said
-        assert "another comparison" not in said
+        message = capsys.readouterr().err
+        assert f"the file system of {tmp_path} has no locks ({os.strerror(number)})" in message
+        assert "another process" not in message
+        assert "another comparison" not in message
     with pytest.raises(BadInput, match="has no locks"):
         held("search", tmp_path)
 

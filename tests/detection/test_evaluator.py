@@ -63,11 +63,11 @@ def evaluated(truth, image_ids, batch_size):
     evaluator = CocoEvaluator(truth, image_ids, CATEGORIES)
     for start in range(0, len(image_ids), batch_size):
         ids = image_ids[start : start + batch_size]
-        found = [detections(truth, i) for i in ids]
-        most = max(len(f) for f in found)
+        rows_by_image = [detections(truth, i) for i in ids]
+        most = max(len(f) for f in rows_by_image)
         boxes, scores = torch.zeros(len(ids), most, 4), torch.zeros(len(ids), most)
         labels = torch.full((len(ids), most), -1)
-        for row, f in enumerate(found):
+        for row, f in enumerate(rows_by_image):
             boxes[row, : len(f)] = torch.from_numpy(f[:, :4])
             scores[row, : len(f)] = torch.from_numpy(f[:, 4])
             labels[row, : len(f)] = torch.from_numpy(f[:, 5]).long()
@@ -99,12 +99,12 @@ def official(truth, evaluator, image_ids):
 @pytest.mark.parametrize("image_ids", [list(range(1, 41)), list(range(1, 41, 3))], ids=["all images", "a subset"])
 def test_twelve_metrics_equal_pycocotools(truth, image_ids):
     evaluator = evaluated(truth, image_ids, 7)
-    ours, theirs = evaluator.compute(), official(truth, evaluator, image_ids)
+    ours, expected_results = evaluator.compute(), official(truth, evaluator, image_ids)
     assert 0.2 < ours["AP"] < 0.9
-    for name, expected in zip(METRICS, theirs.stats, strict=True):
+    for name, expected in zip(METRICS, expected_results.stats, strict=True):
         assert ours[name] == pytest.approx(expected, abs=1e-6), name
     for index, value in enumerate(evaluator.per_class.values()):
-        precision = theirs.eval["precision"][:, :, index, 0, 2]
+        precision = expected_results.eval["precision"][:, :, index, 0, 2]
         assert value == pytest.approx(precision[precision > -1].mean(), abs=1e-6)
 
 

@@ -73,25 +73,25 @@ def test_assign_atss_equals_loops(seed):
     corners = torch.rand(8, 2, generator=generator) * 100
     sides = 4 + 90 * torch.rand(8, 2, generator=generator) ** 2
     boxes = torch.cat([corners, corners + sides], dim=1)
-    at, counts = anchors((128, 160)), anchors.counts((128, 160))
-    matched = assign_atss(at, boxes, counts, anchors.per_cell).tolist()
-    assert matched == atss_in_loops(at, boxes, counts, anchors.per_cell)
-    assert set(matched) == set(range(-1, 8))
+    anchor_boxes, counts = anchors((128, 160)), anchors.counts((128, 160))
+    box_index = assign_atss(anchor_boxes, boxes, counts, anchors.per_cell).tolist()
+    assert box_index == atss_in_loops(anchor_boxes, boxes, counts, anchors.per_cell)
+    assert set(box_index) == set(range(-1, 8))
 
 
 def test_quality_focal_loss_by_hand(scene):
     """arXiv:2006.04388, equation 6: the target is the IoU of the predicted box, without gradient; beta is 2."""
     logits, deltas, anchors, boxes, labels = scene
     logits, deltas = logits.clone().requires_grad_(), deltas.clone().requires_grad_()
-    at, total, count = anchors((256, 256)), 0.0, 1
+    anchor_boxes, total, count = anchors((256, 256)), 0.0, 1
     for image in range(2):
-        own = boxes[image, labels[image] >= 0]
-        matched = assign_atss(at, own, anchors.counts((256, 256)), anchors.per_cell)
-        target = torch.zeros(len(at), 5)
-        for anchor in (matched >= 0).nonzero().flatten().tolist():
-            box = int(matched[anchor])
-            predicted = decode(deltas[image, anchor].detach(), at[anchor])
-            target[anchor, labels[image, box]] = box_iou(predicted[None], own[box][None])[0, 0]
+        image_boxes = boxes[image, labels[image] >= 0]
+        box_index = assign_atss(anchor_boxes, image_boxes, anchors.counts((256, 256)), anchors.per_cell)
+        target = torch.zeros(len(anchor_boxes), 5)
+        for anchor in (box_index >= 0).nonzero().flatten().tolist():
+            box = int(box_index[anchor])
+            predicted = decode(deltas[image, anchor].detach(), anchor_boxes[anchor])
+            target[anchor, labels[image, box]] = box_iou(predicted[None], image_boxes[box][None])[0, 0]
             count += 1
         score = logits[image].sigmoid()
         entropy = -target * score.log() - (1 - target) * (1 - score).log()
@@ -119,10 +119,10 @@ def test_anchor_of_two_boxes_learns_the_one_of_higher_iou():
 def test_every_box_is_learned_also_small_ones():
     """A small box without an anchor centre in it is learned by its best candidate."""
     anchors = Anchors(STRIDES)
-    at = anchors((256, 256))
+    anchor_boxes = anchors((256, 256))
     boxes = torch.tensor([[0.0, 0, 3, 3], [200, 200, 203, 206]])
-    matched = assign_atss(at, boxes, anchors.counts((256, 256)), anchors.per_cell)
-    assert set(matched.tolist()) == {-1, 0, 1}
+    box_index = assign_atss(anchor_boxes, boxes, anchors.counts((256, 256)), anchors.per_cell)
+    assert set(box_index.tolist()) == {-1, 0, 1}
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +146,7 @@ def test_published_loss_equals_effdet(scene):
     labeler = AnchorLabeler(EffdetAnchors(3, 7, 3, config.aspect_ratios, 4.0, (256, 256)), 5, match_threshold=0.5)
     config.num_classes = 5
     valid = labels >= 0
-    theirs = labeler.batch_label_anchors(
+    expected = labeler.batch_label_anchors(
         [b[v][:, [1, 0, 3, 2]] for b, v in zip(boxes, valid, strict=True)],
         [label[v].float() + 1 for label, v in zip(labels, valid, strict=True)],
     )
@@ -157,7 +157,7 @@ def test_published_loss_equals_effdet(scene):
         parts = values.split(counts, dim=1)
         return [p.reshape(2, s, s, -1).permute(0, 3, 1, 2) for p, s in zip(parts, sides, strict=True)]
 
-    total, class_loss, box_loss = EffdetLoss(config)(maps(logits), maps(deltas[..., [1, 0, 3, 2]]), *theirs)
+    total, class_loss, box_loss = EffdetLoss(config)(maps(logits), maps(deltas[..., [1, 0, 3, 2]]), *expected)
     ours = DetectionLoss("iou", "huber")(logits, deltas, anchors, (256, 256), boxes, labels)
     torch.testing.assert_close(ours["class"], class_loss, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(ours["box"], 50.0 * box_loss, rtol=1e-4, atol=1e-5)
@@ -170,13 +170,13 @@ def test_perfect_boxes_have_no_loss(scene, assignment, box_loss):
     logits, deltas, anchors, boxes, labels = scene
     perfect = deltas.clone()
     for image in range(2):
-        own = boxes[image, labels[image] >= 0]
-        at = anchors((256, 256))
+        image_boxes = boxes[image, labels[image] >= 0]
+        anchor_boxes = anchors((256, 256))
         if assignment == "iou":
-            matched = assign_iou(at, own)
+            box_index = assign_iou(anchor_boxes, image_boxes)
         else:
-            matched = assign_atss(at, own, anchors.counts((256, 256)), anchors.per_cell)
-        perfect[image] = encode(own[matched.clamp(min=0)], at)
+            box_index = assign_atss(anchor_boxes, image_boxes, anchors.counts((256, 256)), anchors.per_cell)
+        perfect[image] = encode(image_boxes[box_index.clamp(min=0)], anchor_boxes)
     cost = DetectionLoss(assignment, box_loss)
     assert float(cost(logits, perfect, anchors, (256, 256), boxes, labels)["box"]) < 1e-3
     assert float(cost(logits, perfect + 0.3, anchors, (256, 256), boxes, labels)["box"]) > 0.05
@@ -186,11 +186,11 @@ def test_giou_is_weighted_mean_over_positives(scene):
     logits, deltas, anchors, boxes, labels = scene
     terms, count = 0.0, 1.0
     for image in range(2):
-        own = boxes[image, labels[image] >= 0]
-        matched = assign_iou(anchors((256, 256)), own)
-        positive = matched >= 0
+        image_boxes = boxes[image, labels[image] >= 0]
+        box_index = assign_iou(anchors((256, 256)), image_boxes)
+        positive = box_index >= 0
         predicted = decode(deltas[image], anchors((256, 256)))[positive]
-        giou = generalized_box_iou(predicted, own).gather(1, matched[positive][:, None])
+        giou = generalized_box_iou(predicted, image_boxes).gather(1, box_index[positive][:, None])
         terms, count = terms + (1 - giou).sum(), count + positive.sum()
     ours = DetectionLoss("iou", "giou")(logits, deltas, anchors, (256, 256), boxes, labels)["box"]
     torch.testing.assert_close(ours, 2 * terms / count, rtol=1e-4, atol=1e-5)

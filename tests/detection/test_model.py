@@ -33,7 +33,7 @@ def randomise(model):
             buffer.uniform_(0.5, 1.5, generator=generator)
 
 
-def theirs(name, size, classes=90):
+def effdet_model(name, size, classes=90):
     torch.manual_seed(1)  # with other seeds, scores of neighbouring cells can be equal up to rounding
     model = create_model(
         name, bench_task="", pretrained=False, pretrained_backbone=False, num_classes=classes, image_size=(size, size)
@@ -85,7 +85,7 @@ SAME = [
 @pytest.mark.parametrize(("name", "size"), SAME)
 def test_same_weights_same_detections(name, size):
     """Logits within 1e-4; after NMS scores within 1e-3 and boxes within 0.1 px; equal parameter counts."""
-    reference = theirs(name, size)
+    reference = effdet_model(name, size)
     state = reference.state_dict()
     backbone, phi, classes = effdet.describe(state, name)
     ours = create_detector(backbone, classes, phi, nms="hard", style=effdet.style_of(state)).eval().double()
@@ -97,22 +97,22 @@ def test_same_weights_same_detections(name, size):
         whole = {"img_scale": torch.ones(1), "img_size": torch.full((1, 2), float(size))}  # makes effdet clip, too
         with Outputs(reference) as expected_outputs, Outputs(ours) as outputs:
             expected = DetBenchPredict(reference)(images, whole)[0]
-            found = ours.predict(images)
+            detections = ours.predict(images)
     scores = torch.cat([x.permute(0, 2, 3, 1).reshape(1, -1, classes) for x in expected_outputs.last[0]], dim=1)
     torch.testing.assert_close(outputs.last[0], scores, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(found.scores[0], expected[:, 4], atol=1e-3, rtol=0)
+    torch.testing.assert_close(detections.scores[0], expected[:, 4], atol=1e-3, rtol=0)
     # Not compared by rank, since rounding can swap detections of nearly equal scores. Each detection must equal one of
     # the other network, except those whose score is within rounding of the lowest one.
     same = (
-        (found.labels[0][:, None] == expected[:, 5].long() - 1)
-        & ((found.scores[0][:, None] - expected[:, 4]).abs() < 1e-3)
-        & ((found.boxes[0][:, None] - expected[:, :4]).abs().amax(-1) < 0.1)
+        (detections.labels[0][:, None] == expected[:, 5].long() - 1)
+        & ((detections.scores[0][:, None] - expected[:, 4]).abs() < 1e-3)
+        & ((detections.boxes[0][:, None] - expected[:, :4]).abs().amax(-1) < 0.1)
     )
     sure = expected[:, 4] > expected[:, 4].min() + 1e-3
     assert sure.sum() > 50
     assert expected[:, 4].min() > 0.01  # a hundred real detections, not padding
     assert same.any(0)[sure].all()
-    assert same.any(1)[found.scores[0] > expected[:, 4].min() + 1e-3].all()
+    assert same.any(1)[detections.scores[0] > expected[:, 4].min() + 1e-3].all()
 
 
 @pytest.mark.parametrize("phi", list(PAPER))
@@ -125,7 +125,7 @@ def test_published_sizes(phi):
 
 
 def test_effdet_file_through_create_detector(tmp_path):
-    reference = theirs("tf_efficientdet_d0", 256)
+    reference = effdet_model("tf_efficientdet_d0", 256)
     file = tmp_path / "tf_efficientdet_d0.pth"
     torch.save(reference.state_dict(), file)
     ours = create_detector("tf_efficientnet_b0", 90, 0, pretrained=file).eval().double()
@@ -141,7 +141,7 @@ def test_effdet_file_through_create_detector(tmp_path):
 
 
 def test_another_class_count_drops_the_class_layer_with_a_warning(tmp_path, caplog):
-    reference = theirs("tf_efficientdet_d0", 256)
+    reference = effdet_model("tf_efficientdet_d0", 256)
     file = tmp_path / "tf_efficientdet_d0.pth"
     torch.save(reference.state_dict(), file)
     with caplog.at_level("WARNING"):
@@ -153,7 +153,7 @@ def test_another_class_count_drops_the_class_layer_with_a_warning(tmp_path, capl
 
 def test_weights_of_another_network_are_refused(tmp_path):
     file = tmp_path / "tf_efficientdet_d0.pth"
-    torch.save(theirs("tf_efficientdet_d0", 256).state_dict(), file)
+    torch.save(effdet_model("tf_efficientdet_d0", 256).state_dict(), file)
     with pytest.raises(BadInput, match="`backbone` and `phi`"):
         create_detector("tf_efficientnet_b1", 90, 1, pretrained=file)
 

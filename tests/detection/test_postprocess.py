@@ -27,10 +27,10 @@ def test_soft_nms_by_hand():
     The third box has another class; its score does not change.
     """
     boxes = torch.tensor([[0.0, 0, 10, 10], [5, 0, 15, 10], [0, 0, 10, 10]])
-    found = soft_nms(batch_of((boxes, torch.tensor([0.9, 0.8, 0.7]), torch.tensor([0, 0, 1]))))
-    assert found.labels.tolist() == [[0, 1, 0]]
+    detections = soft_nms(batch_of((boxes, torch.tensor([0.9, 0.8, 0.7]), torch.tensor([0, 0, 1]))))
+    assert detections.labels.tolist() == [[0, 1, 0]]
     expected = torch.tensor([[0.9, 0.7, 0.8 * math.exp(-((1 / 3) ** 2) / 0.5)]])
-    torch.testing.assert_close(found.scores, expected)
+    torch.testing.assert_close(detections.scores, expected)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -38,8 +38,8 @@ def test_soft_nms_equals_effdet(seed):
     images = [crowded(seed), crowded(seed + 100)]
     ours = soft_nms(batch_of(*images))
     for image, (boxes, scores, labels) in enumerate(images):
-        index, theirs = batched_soft_nms(boxes, scores, labels, score_threshold=0.001)
-        torch.testing.assert_close(ours.scores[image], theirs[:100], atol=1e-5, rtol=0)
+        index, expected_scores = batched_soft_nms(boxes, scores, labels, score_threshold=0.001)
+        torch.testing.assert_close(ours.scores[image], expected_scores[:100], atol=1e-5, rtol=0)
         torch.testing.assert_close(ours.boxes[image], boxes[index[:100]])
         assert ours.labels[image].tolist() == labels[index[:100]].tolist()
 
@@ -48,10 +48,10 @@ def test_soft_nms_equals_effdet(seed):
 def test_hard_nms_equals_torchvision(seed):
     boxes, scores, labels = crowded(seed)
     keep = batched_nms(boxes, scores, labels, 0.5)[:100]
-    found = hard_nms(batch_of((boxes, scores, labels)))
-    count = int((found.labels >= 0).sum())
+    detections = hard_nms(batch_of((boxes, scores, labels)))
+    count = int((detections.labels >= 0).sum())
     assert count == len(keep)
-    torch.testing.assert_close(found.boxes[0, :count], boxes[keep])
+    torch.testing.assert_close(detections.boxes[0, :count], boxes[keep])
 
 
 @pytest.mark.parametrize("spread", [400, 30, 0.1])  # 100 boxes remain of the first 400 candidates, of more, and of none
@@ -61,10 +61,10 @@ def test_hard_nms_of_the_first_candidates_equals_that_of_all(spread):
     boxes = torch.cat([corners, corners + 20 + torch.rand(3000, 2)], 1)
     scores, labels = torch.rand(3000).sort(descending=True).values, torch.randint(0, 3, (3000,))
     keep = batched_nms(boxes, scores, labels, 0.5)[:100]
-    found = hard_nms(batch_of((boxes, scores, labels)))
-    torch.testing.assert_close(found.scores[0, : len(keep)], scores[keep])
-    torch.testing.assert_close(found.boxes[0, : len(keep)], boxes[keep])
-    assert (found.labels[0, len(keep) :] == -1).all()
+    detections = hard_nms(batch_of((boxes, scores, labels)))
+    torch.testing.assert_close(detections.scores[0, : len(keep)], scores[keep])
+    torch.testing.assert_close(detections.boxes[0, : len(keep)], boxes[keep])
+    assert (detections.labels[0, len(keep) :] == -1).all()
 
 
 def test_hard_nms_is_exact_for_the_highest_class_index():
@@ -72,8 +72,8 @@ def test_hard_nms_is_exact_for_the_highest_class_index():
     left = torch.tensor([[1500.0, 1500, 1504, 1504], [1510, 1500, 1514, 1504]])
     boxes = torch.cat([left, left + torch.tensor([[1.3325, 0, 1.3325, 0], [1.3345, 0, 1.3345, 0]])])
     scores, labels = torch.tensor([0.9, 0.8, 0.7, 0.6]), torch.tensor([89] * 4)
-    found = hard_nms(batch_of((boxes, scores, labels)))
-    assert found.scores[0, :4].tolist() == pytest.approx([0.9, 0.8, 0.6, 0])
+    detections = hard_nms(batch_of((boxes, scores, labels)))
+    assert detections.scores[0, :4].tolist() == pytest.approx([0.9, 0.8, 0.6, 0])
 
 
 def test_images_do_not_mix():
@@ -85,8 +85,8 @@ def test_images_do_not_mix():
 
 @pytest.mark.parametrize("method", ["soft", "hard"])
 def test_without_detections(method):
-    found = suppress(batch_of((torch.zeros(4, 4), torch.zeros(4), torch.zeros(4, dtype=torch.long))), method)
-    assert (found.labels < 0).all()
+    detections = suppress(batch_of((torch.zeros(4, 4), torch.zeros(4), torch.zeros(4, dtype=torch.long))), method)
+    assert (detections.labels < 0).all()
 
 
 def test_few_detections_are_padded():
@@ -94,28 +94,30 @@ def test_few_detections_are_padded():
         (torch.tensor([[0.0, 0, 9, 9], [50, 50, 60, 60]]), torch.tensor([0.9, 0.8]), torch.tensor([0, 0])),
         (torch.tensor([[0.0, 0, 9, 9], [50, 50, 60, 60]]), torch.tensor([0.9, 0.0]), torch.tensor([1, 0])),
     ]
-    found = soft_nms(batch_of(*images))
-    assert found.labels.tolist() == [[0, 0], [1, -1]]
-    assert found.scores[1, 1] == 0
+    detections = soft_nms(batch_of(*images))
+    assert detections.labels.tolist() == [[0, 0], [1, -1]]
+    assert detections.scores[1, 1] == 0
 
 
 def test_candidates_are_the_best_pairs_decoded_and_clipped():
     logits = torch.tensor([[[0.0, 3.0], [2.0, -1.0]]])
     anchors = torch.tensor([[-5.0, 0, 5, 10], [10, 10, 20, 20]])
-    found = candidates(logits, torch.zeros(1, 2, 4), anchors, (15, 100), count=2)
-    assert found.labels.tolist() == [[1, 0]]
-    torch.testing.assert_close(found.boxes[0], torch.tensor([[0.0, 0, 5, 10], [10, 10, 20, 15]]))
-    torch.testing.assert_close(found.scores[0], torch.tensor([3.0, 2.0]).sigmoid())
+    detections = candidates(logits, torch.zeros(1, 2, 4), anchors, (15, 100), count=2)
+    assert detections.labels.tolist() == [[1, 0]]
+    torch.testing.assert_close(detections.boxes[0], torch.tensor([[0.0, 0, 5, 10], [10, 10, 20, 15]]))
+    torch.testing.assert_close(detections.scores[0], torch.tensor([3.0, 2.0]).sigmoid())
 
 
 def test_candidates_clip_each_image_to_its_own_size():
     anchors = torch.tensor([[0.0, 0, 50, 50]])
     sizes = torch.tensor([[20, 30], [40, 10]])
-    found = candidates(torch.zeros(2, 1, 1), torch.zeros(2, 1, 4), anchors, sizes)
-    assert found.boxes[:, 0].tolist() == [[0, 0, 30, 20], [0, 0, 10, 40]]
+    detections = candidates(torch.zeros(2, 1, 1), torch.zeros(2, 1, 4), anchors, sizes)
+    assert detections.boxes[:, 0].tolist() == [[0, 0, 30, 20], [0, 0, 10, 40]]
 
 
 def test_to_original_by_hand():
-    found = Detections(torch.tensor([[[10.0, 10, 20, 400]]]), torch.ones(1, 1), torch.zeros(1, 1, dtype=torch.long))
-    back = to_original(found, torch.tensor([[0.5, 0.25]]), torch.tensor([[480, 640]]))
+    detections = Detections(
+        torch.tensor([[[10.0, 10, 20, 400]]]), torch.ones(1, 1), torch.zeros(1, 1, dtype=torch.long)
+    )
+    back = to_original(detections, torch.tensor([[0.5, 0.25]]), torch.tensor([[480, 640]]))
     assert back.boxes.tolist() == [[[20, 40, 40, 480]]]
