@@ -1,28 +1,62 @@
-"""The errors a user can cause. Each is one message that names cause and fix, and carries its process exit code.
+"""The errors that a user can cause. Each has one message, which names the cause and the fix, and a process exit code.
 
-Commands print the message without a traceback and leave with `exit_code`; as a library they are ordinary exceptions.
+Commands print the message without a traceback and exit with `exit_code`. To library code they are ordinary exceptions.
+Messages use the terms of the Python interface: "pass `pretrained=False`". A command prints `with_flags(error)`, which
+turns that into "pass --pretrained false".
 """
 
 import difflib
+import re
 from collections.abc import Iterable
+from functools import partial
 
 
 class UserError(Exception):
-    """Wrong usage: an unknown flag, name, or combination of settings."""
+    """Wrong usage: an unknown flag, an unknown name, or settings that contradict each other.
+
+    Args:
+        message: the cause and the fix. It mentions settings in backticks: `phi`, `phi=6` or `ignore_index=3`.
+        settings: the flags of the settings that the message mentions, without dashes: "phi", "data.ignore_index".
+    """
 
     exit_code = 2
 
+    def __init__(self, message: str = "", *, settings: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.settings = settings
+
 
 class BadInput(UserError):
-    """Absent, unreadable, or malformed data, weights, or checkpoint."""
+    """Data, weights or a checkpoint are absent, unreadable or malformed."""
 
     exit_code = 3
 
 
+def with_flags(error: UserError) -> str:
+    """The error's message for a command line: each of its settings in backticks becomes a flag.
+
+    With the setting "data.ignore_index", `ignore_index` becomes --data.ignore_index and `ignore_index=3` becomes
+    --data.ignore_index 3. True, False and None become true, false and null, and quotes around a value are removed.
+    """
+    message = str(error)
+    for setting in error.settings:
+        mention = rf"`{re.escape(setting.rpartition('.')[2])}(?:=(?P<value>[^`]*))?`"
+        message = re.sub(mention, partial(_flag, setting), message)
+    return message
+
+
+def _flag(setting: str, mention: re.Match[str]) -> str:
+    value = mention["value"]
+    if value is None:
+        return f"--{setting}"
+    typed = {"True": "true", "False": "false", "None": "null"}.get(value, value.strip("'\""))
+    return f"--{setting} {typed}"
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
-    """Make the error for a name that is not among `known`, with near matches: raise it."""
+    """The error for a name that is not one of `known`. Its message suggests similar names. The caller raises it."""
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=5, cutoff=0.6)
     listed = near or (known if len(known) <= 20 else [])
-    hint = (" Did you mean " if near else " Known: ") + ", ".join(listed) + ("?" if near else ".") if listed else ""
-    return UserError(f"unknown {kind} '{name}'.{hint}")
+    suggestion = (" Did you mean " if near else " Known: ") + ", ".join(listed) + ("?" if near else ".")
+    return UserError(f"unknown {kind} '{name}'.{suggestion if listed else ''}")

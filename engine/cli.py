@@ -17,7 +17,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
 
-from backbones.errors import UserError, unknown_name
+from backbones.errors import UserError, unknown_name, with_flags
 from engine.system_errors import explain
 
 Config = TypeVar("Config")
@@ -58,7 +58,7 @@ def command(
             arguments = list(sys.argv[1:] if argv is None else argv)
             run(parse(prog, config, arguments, description, presets, default_preset))
         except UserError as error:
-            _say(str(error))
+            _say(with_flags(error))
             sys.exit(error.exit_code)
         except KeyboardInterrupt as stop:
             print(str(stop) or "interrupted", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""One training of an experiment, described by its arguments. Its key is a hash of its resolved settings."""
+"""A cell is one training of an experiment, defined by its arguments. Its key is a hash of its resolved settings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from engine.cli import demo_unless_root, parse
 from engine.config import TrainConfig
 from experiments.tasks import task_spec
 
-HOLDOUT = 0.2  # share of the training images that settings and networks are chosen on
+HOLDOUT = 0.2  # share of the training images that are held out to choose settings and networks on
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Cell:
 
     Attributes:
         task: name of the task.
-        arguments: of its train command, without `--output`.
+        arguments: arguments of the task's train command, without `--output`.
     """
 
     task: str
@@ -33,7 +33,7 @@ class Cell:
 
     @cached_property
     def config(self) -> TrainConfig:
-        """The settings that the arguments resolve to, presets included. Raises UserError for what train refuses."""
+        """The settings that the arguments resolve to, presets included. Raises UserError for what `train` refuses."""
         spec = task_spec(self.task)
         config = parse(
             f"{self.task}.train", spec.train_config, list(self.arguments), "", spec.presets, demo_unless_root
@@ -43,7 +43,7 @@ class Cell:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """The settings that decide the result: not where it is written, nor how many processes read images."""
+        """The settings that affect the result: all but output folder, resumption and number of loader processes."""
         settings = asdict(self.config)
         for name in ("output", "resume"):
             del settings[name]
@@ -54,30 +54,30 @@ class Cell:
 
     @cached_property
     def key(self) -> str:
-        """SHA-256 (hex) of task and settings, where a study's network counts by what it is and not by its name."""
+        """SHA-256 (hex) of task and settings. A network of a study enters with its architecture instead of its name."""
         name = self.config.backbone
         settings = self.settings | ({"backbone": asdict(architecture_of(name))} if is_found(name) else {})
         return hashlib.sha256(json.dumps([self.task, settings], sort_keys=True, default=str).encode()).hexdigest()
 
     @property
     def neck(self) -> str | None:
-        """What stands between backbone and head: a neck, or segmentation's decoder; None for a network's own head."""
+        """Name of the neck, or of segmentation's decoder. None where the network keeps its own head."""
         return self.settings.get("decoder", self.settings.get("neck"))
 
     @property
     def name(self) -> str:
-        """`TASK/BACKBONE-sSEED-KEY`: folder of the run within the experiment's."""
+        """`TASK/BACKBONE-sSEED-KEY`: the run folder's path within the experiment's folder."""
         backbone = "".join(c if c.isalnum() or c in "._" else "-" for c in self.config.backbone)
         return f"{self.task}/{backbone}-s{self.config.seed}-{self.key[:8]}"
 
 
-def with_flags(cell: Cell, **flags: float) -> Cell:
-    """The cell with other settings."""
-    return replace(cell, arguments=(*cell.arguments, *(p for k, v in flags.items() for p in (f"--{k}", f"{v:g}"))))
+def with_settings(cell: Cell, **settings: float) -> Cell:
+    """Return the cell with some settings replaced."""
+    return replace(cell, arguments=(*cell.arguments, *(p for k, v in settings.items() for p in (f"--{k}", f"{v:g}"))))
 
 
 def flat(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested settings by their flags' names."""
+    """Yield nested settings as (flag name, value), such as ("data.root", None)."""
     for name, value in settings.items():
         if isinstance(value, dict):
             yield from flat(value, f"{prefix}{name}.")

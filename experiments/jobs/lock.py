@@ -11,17 +11,24 @@ from typing import IO
 
 from backbones.errors import BadInput, UserError
 
-LOCK_PATIENCE = 15  # seconds that processes of a killed comparison have to go
+LOCK_PATIENCE = 15  # seconds in which the processes of a killed experiment should have ended
 
 
 @contextmanager
 def only_one(folder: Path) -> Iterator[IO[str]]:
-    """Hold the folder for this process and its trainings. Raises UserError where another comparison has it."""
+    """Lock the folder for this process and its trainings.
+
+    Yields the locked file, which trainings inherit: the lock lasts until the last of them has ended.
+
+    Raises UserError where another experiment or a training of one holds the lock, BadInput for an unwritable folder.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = open(folder / ".lock", "a")  # noqa: SIM115 - closed below
     except OSError as error:
-        raise BadInput(f"--output {folder} cannot be written: {error.strerror}") from error
+        raise BadInput(
+            f"{folder} cannot be written ({error.strerror}): choose another `output`", settings=("output",)
+        ) from error
     with lock:
         deadline = time.monotonic() + LOCK_PATIENCE
         while True:
@@ -31,8 +38,9 @@ def only_one(folder: Path) -> Iterator[IO[str]]:
             except OSError:
                 if time.monotonic() > deadline:
                     raise UserError(
-                        f"another comparison, or a training that one left behind, is at work in {folder}: wait for it, "
-                        "stop it, or choose another --output"
+                        f"another experiment, or a training that it started, is still running in {folder}: wait for "
+                        "it, stop it, or choose another `output`",
+                        settings=("output",),
                     ) from None
                 time.sleep(0.2)
         yield lock

@@ -1,4 +1,4 @@
-"""Scores of resamples against pycocotools and numpy on really repeated images; the bootstrap's own error rates."""
+"""Tests the bootstrap: scores of resamples against pycocotools and numpy on repeated images, and its error rates."""
 
 import contextlib
 import io
@@ -23,7 +23,7 @@ IMAGES = 12
 
 
 def coco_truth(random: np.random.Generator) -> dict:
-    """Images with up to five boxes of three classes, crowds among them, and one image without any."""
+    """Images with up to five boxes of three classes, some of them crowds, and one image without boxes."""
     annotations = []
     for image in range(1, IMAGES):
         for _ in range(random.integers(1, 6)):
@@ -40,7 +40,7 @@ def coco_truth(random: np.random.Generator) -> dict:
 
 
 def detections_of(truth: dict, random: np.random.Generator, noise: float = 8.0) -> list[dict]:
-    """The true boxes, moved about, some missing, some of the wrong class, and some that find nothing."""
+    """The true boxes with noise: some are missing, some have the wrong class, some are detected twice."""
     found = []
     for annotation in truth["annotations"]:
         for _ in range(random.integers(0, 3)):
@@ -52,7 +52,7 @@ def detections_of(truth: dict, random: np.random.Generator, noise: float = 8.0) 
 
 
 def repeated(truth: dict, found: list[dict], counts: np.ndarray) -> tuple[dict, list[dict]]:
-    """The data set in which image n really occurs `counts[n]` times, under ids of its own."""
+    """The data set in which image n occurs `counts[n]` times, with different ids."""
     images, annotations, detections = [], [], []
     for image, count in zip(truth["images"], counts, strict=True):
         for copy in range(count):
@@ -77,7 +77,7 @@ def reference(truth: dict, found: list[dict]) -> float:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_ap_of_a_resample_is_that_of_the_repeated_images(tmp_path, seed):
+def test_ap_of_a_resample_equals_ap_of_repeated_images(tmp_path, seed):
     random = np.random.default_rng(seed)
     truth = coco_truth(random)
     found = detections_of(truth, random)
@@ -96,7 +96,7 @@ def test_ap_without_detections_is_zero(tmp_path):
     assert match_detections(file, []).score(np.ones((2, IMAGES), int)).tolist() == [0, 0]
 
 
-def test_miou_of_a_resample_is_that_of_the_repeated_images(tmp_path):
+def test_miou_of_a_resample_equals_miou_of_repeated_images(tmp_path):
     random = np.random.default_rng(0)
     truth = random.integers(0, 4, (IMAGES, 20, 30)).astype(np.uint8)
     truth[:, :3] = IGNORE
@@ -114,8 +114,8 @@ def test_miou_of_a_resample_is_that_of_the_repeated_images(tmp_path):
     counts = np.stack([np.ones(IMAGES, int), *random.multinomial(IMAGES, np.full(IMAGES, 1 / IMAGES), 5)])
     for row, score in zip(counts, results.score(counts), strict=True):
         t, p = np.repeat(truth, row, axis=0), np.repeat(predicted, row, axis=0)
-        seen = t != IGNORE
-        pairs = [((t == c) & seen, (p == c) & seen) for c in range(5)]
+        labelled = t != IGNORE
+        pairs = [((t == c) & labelled, (p == c) & labelled) for c in range(5)]
         expected = np.nanmean([(a & b).sum() / (a | b).sum() if (a | b).any() else np.nan for a, b in pairs])
         assert score == pytest.approx(expected, abs=1e-12)
     assert results.score(counts)[0] == pytest.approx(evaluator.compute()["mIoU"], abs=1e-12)
@@ -133,7 +133,7 @@ def top1(correct: np.ndarray) -> ImageResults:
 
 
 def verdicts(random: np.random.Generator, trials: int, images: int, rate: float, gain: float) -> dict[str, float]:
-    """Share of each verdict over pairs of networks whose errors are independent."""
+    """Share of each verdict, over pairs of networks with independent errors."""
     found = [
         bootstrap([top1(random.random(images) < rate + gain)], [top1(random.random(images) < rate)], 400, trial).verdict
         for trial in range(trials)
@@ -142,41 +142,41 @@ def verdicts(random: np.random.Generator, trials: int, images: int, rate: float,
 
 
 @pytest.mark.parametrize(("images", "rate"), [(87, 0.7), (300, 0.9)])
-def test_equal_networks_are_told_apart_in_one_of_twenty_trials(images, rate):
+def test_equal_networks_are_distinguished_in_one_of_twenty_trials(images, rate):
     shares = verdicts(np.random.default_rng(1), 1500, images, rate, 0.0)
     assert 0.93 <= shares["not distinguishable"] <= 0.97
 
 
-def test_three_sigma_are_seen():
-    """By the normal approximation 85% of such differences are beyond 1.96 sigma."""
+def test_differences_of_three_sigma_are_detected():
+    """In the normal approximation, 85% of such differences exceed 1.96 sigma."""
     images, rate = 300, 0.7
     gain = 3 * np.sqrt(2 * rate * (1 - rate) / images)
     assert verdicts(np.random.default_rng(2), 500, images, rate, gain)["better"] >= 0.8
 
 
-def test_mean_iou_and_ap_are_calibrated_as_well(tmp_path):
-    """Two networks of the same noise, each with noise of its own: what differs is chance."""
+def test_the_bootstrap_of_ap_is_calibrated(tmp_path):
+    """Pairs of networks with the same amount of independent noise differ by chance only."""
     random = np.random.default_rng(3)
     truth = coco_truth(random)
     file = tmp_path / "truth.json"
     file.write_text(json.dumps(truth))
     results = [match_detections(file, detections_of(truth, random)) for _ in range(80)]
     found = [bootstrap([a], [b], 200).verdict for a, b in zip(results[::2], results[1::2], strict=True)]
-    assert found.count("not distinguishable") >= 34  # of 40; fewer than 35 of them have a chance of 5% at a true 95%
+    assert found.count("not distinguishable") >= 34  # of 40; at a true 95%, P(< 35) is 5%
 
 
-def test_seeds_that_disagree_widen_the_interval():
+def test_seeds_that_differ_widen_the_interval():
     random = np.random.default_rng(0)
     base = random.random(2000) < 0.5
     same = [top1(base)] * 3
-    apart = [top1(base | (random.random(2000) < share)) for share in (0.0, 0.1, 0.3)]
-    one = bootstrap([apart[1]], same[:1])
-    several = bootstrap(apart, same)
+    different = [top1(base | (random.random(2000) < share)) for share in (0.0, 0.1, 0.3)]
+    one = bootstrap([different[1]], same[:1])
+    several = bootstrap(different, same)
     assert several.high - several.low > 3 * (one.high - one.low)
-    assert several.value == pytest.approx(np.mean([r.score(np.ones((1, 2000)))[0] for r in apart]) - base.mean())
+    assert several.value == pytest.approx(np.mean([r.score(np.ones((1, 2000)))[0] for r in different]) - base.mean())
 
 
-def test_same_results_do_not_differ_and_other_images_are_refused():
+def test_equal_results_do_not_differ_and_other_images_are_an_error():
     correct = np.arange(50) % 3 == 0
     assert bootstrap([top1(correct)], [top1(correct)]) == Difference(0, 0, 0)
     assert Difference(0, 0, 0).verdict == "not distinguishable"
