@@ -112,7 +112,7 @@ def run(cell: Cell, folder: Path, lock: IO[str], report: Callable[[str], None] =
 
 
 def _train_arguments(cell: Cell, folder: Path) -> list[str]:
-    """Return arguments that resume from a checkpoint in `folder`; without one, empty the folder and start anew."""
+    """Return arguments that resume from a checkpoint in `folder`; without one, empty the folder and start again."""
     unfinished = (folder / "checkpoints" / "last.ckpt").is_file() and not (folder / "record.json").exists()
     if unfinished:
         return ["--resume", str(folder)]

@@ -121,8 +121,9 @@ class StudyNetworks:
                 folder.save_network(f"phi{phi}", member)
         except BadInput as error:
             raise BadInput(
-                f"{folder.path} holds a family of other coefficients, which runs may use: choose another --output, or "
-                f"delete phi* and all-three* in {folder.path / FOLDER}. Finished trainings are kept"
+                f"{folder.path} holds a family of other coefficients, which runs may use: choose another `output`, or "
+                f"delete phi* and all-three* in {folder.path / FOLDER}. Finished trainings are kept",
+                settings=("output",),
             ) from error
         return family
 

@@ -47,12 +47,13 @@ def is_stored(config: SearchConfig, base: Cell) -> bool:
     try:
         stored = json.loads(file.read_text())["settings"]
     except (ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"{file} is damaged ({error!r}): choose another --output") from error
+        raise BadInput(f"{file} is damaged ({error!r}): choose another `output`", settings=("output",)) from error
     for name, value in fixed_settings(config, base).items():
         if value != stored.get(name):
             raise UserError(
                 f"{name} {value}: the search in {config.output} was started with {stored.get(name)}. Resume it with "
-                "that, or choose another --output."
+                "that, or choose another `output`.",
+                settings=("output",),
             )
     return True
 

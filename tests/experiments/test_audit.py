@@ -95,7 +95,7 @@ def edit(root: Path, change) -> None:
         (lambda d: d["annotations"][0].update(category_id=2), "error", "train: 1 annotations have a category"),
         (lambda d: d["annotations"][0].update(image_id=77), "error", "train: 1 annotations have an image"),
         (lambda d: d["annotations"][0].update(id=13), "error", "train: 1 annotation ids are used twice"),
-        (lambda d: d["annotations"].append(d["annotations"][0] | {"id": 999}), "warning", "train: 1 boxes are duplicates"),
+        (lambda d: d["annotations"].append(d["annotations"][0] | {"id": 999}), "warning", "train: 1 boxes are dupl"),
         (lambda d: d["images"][0].update(width=64, height=96), "error", "train: 1 images have another size"),
         (lambda d: d["images"].append(d["images"][0] | {"id": 10, "file_name": "x.png"}), "error",
          "train: 1 images are listed but absent"),
