@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test reliability bench lint format lock clean
+.PHONY: install extras demo test test-extras test-lowest reliability bench docs lint format lock clean
 
 install: .venv/installed
 
@@ -28,23 +28,58 @@ reliability: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --reliability docs/reliability.md
 
 # Speed against the peers, in turns, as docs/performance.md. About 25 minutes on an idle machine.
-bench: install
+bench: extras
 	$(BIN)/python -W ignore -m tests.benchmarks
+
+# The site in build/site, without a network once the packages are installed. Fails for warnings, and for pages that load
+# anything from another host.
+docs: extras
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	$(BIN)/python -m tests.docs.check_site build/site
 
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Newest versions that the suite was tested with, with hashes; commit the result after `make test`.
+# Newest versions that the suite was tested with, with hashes; commit the results after `make test`. One file for the
+# commands of the README, `make test` and `make lint` among them, one more for the extras at the same versions.
+LOCK := pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-emit-find-links --quiet --custom-compile-command "make lock"
+
 lock: install
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \
-		--no-emit-index-url --no-emit-find-links --upgrade --quiet --output-file requirements.lock
+	$(BIN)/uv $(LOCK) --upgrade --extra test --extra lint --output-file requirements.lock
+	$(BIN)/uv $(LOCK) --upgrade --extra bench --extra track --extra docs --constraints requirements.lock \
+		--output-file requirements-extras.lock
+
+# What benchmarks, trackers and the site need besides.
+extras: .venv/extras
+
+.venv/extras: .venv/installed requirements-extras.lock
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements-extras.lock
+	touch $@
+
+# Tests that need extras; `make test` skips them.
+test-extras: extras
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/engine/test_loggers.py
+
+# The suite, or TESTS of it, on the lowest versions that pyproject.toml allows, in an environment of its own.
+LOWEST := .venv-lowest/bin
+
+test-lowest:
+	$(PYTHON) -m venv .venv-lowest
+	$(LOWEST)/python -m pip install --quiet uv
+	$(LOWEST)/uv pip compile pyproject.toml --extra test --resolution lowest-direct --python $(LOWEST)/python --quiet \
+		--output-file .venv-lowest/requirements.txt
+	$(LOWEST)/uv pip install --quiet --python $(LOWEST)/python -r .venv-lowest/requirements.txt
+	$(LOWEST)/uv pip install --quiet --python $(LOWEST)/python --no-deps --editable .
+	OMP_NUM_THREADS=1 $(LOWEST)/python -m pytest -n auto $(TESTS)
 
 clean:
-	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-lowest build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

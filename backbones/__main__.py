@@ -1,4 +1,4 @@
-"""`python -m backbones [PATTERN]`: the networks that can serve as backbones, their maps, size and weights."""
+"""`python -m backbones [PATTERN]`: lists backbones with their feature maps, parameters and published weights."""
 
 from __future__ import annotations
 
@@ -10,38 +10,41 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from backbones.errors import UserError, unknown_name
+from backbones.errors import UserError, unknown_name, with_flags
 
 if TYPE_CHECKING:
     from backbones.base import Backbone
 
-BUILT_AT_MOST = 40
+MAX_BUILT = 40  # a longer list shows names and weights only, since building networks takes time
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print the table for the command line's pattern; returns the exit code: 0, or 2 where nothing matches."""
+    """Print a table of the backbones that match the pattern. Returns the exit code: 0, or 2 if none matches."""
     parser = argparse.ArgumentParser(prog="python -m backbones", description=__doc__, allow_abbrev=False)
     parser.add_argument("pattern", nargs="?", default="*", help="a name or shell pattern, such as 'efficientnet*'")
     pattern = parser.parse_args(arguments).pattern
     try:
         names = matching(pattern)
     except UserError as error:
-        print(error, file=sys.stderr)
+        print(with_flags(error), file=sys.stderr)
         return error.exit_code
-    table = detailed(names) if len(names) <= BUILT_AT_MOST else brief(names)
-    # A pipe has no width; wide enough, then, that no cell is cut.
+    table = detailed(names) if len(names) <= MAX_BUILT else brief(names)
+    # A pipe has no width. 200 columns are enough to show every cell completely.
     Console(width=None if sys.stdout.isatty() else 200).print(table)
-    if len(names) > BUILT_AT_MOST:
-        print(f"{len(names)} networks match. Levels and parameters are shown for {BUILT_AT_MOST} or fewer.")
+    if len(names) > MAX_BUILT:
+        print(f"{len(names)} networks match. Levels and parameters are shown for {MAX_BUILT} or fewer.")
     return 0
 
 
 def matching(pattern: str) -> list[str]:
-    """Names that match `pattern`. Raises UserError where none does, saying why a known network cannot serve."""
+    """Names of backbones that match `pattern`.
+
+    Raises UserError if there is none. If `pattern` is a network of timm, the message says why it cannot be a backbone.
+    """
     import timm
 
-    from backbones import list_backbones
     from backbones.adapter import build_backbone
+    from backbones.factory import list_backbones
 
     names = list_backbones(pattern)
     if not names and timm.is_model(pattern):
@@ -52,7 +55,7 @@ def matching(pattern: str) -> list[str]:
 
 
 def detailed(names: list[str]) -> Table:
-    """Name, maps as channels@stride, parameters up to stride 32 in millions, and weights, the default first."""
+    """A table of name, levels, parameters up to stride 32 in millions, and tags of published weights."""
     import torch
 
     from backbones.adapter import build_backbone
@@ -69,7 +72,7 @@ def detailed(names: list[str]) -> Table:
 
 
 def brief(names: list[str]) -> Table:
-    """Name and weights; nothing is built."""
+    """A table of name and tags of published weights. Builds no network."""
     table = Table("name", "weights (default first)", box=box.SIMPLE)
     for name in names:
         table.add_row(name, weights_of(name))
@@ -77,12 +80,12 @@ def brief(names: list[str]) -> Table:
 
 
 def parameters(backbone: Backbone) -> int:
-    """Number of trainable values."""
+    """Number of trainable parameters."""
     return sum(parameter.numel() for parameter in backbone.parameters())
 
 
 def weights_of(name: str) -> str:
-    """Published tags, and whether the weights come with the installation."""
+    """Tags of published weights, default first, and whether a dependency of this package contains them."""
     from backbones.provenance import published_tags
     from backbones.weights import PACKAGED
 

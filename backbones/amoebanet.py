@@ -1,9 +1,13 @@
-"""AmoebaNet-B, found by evolution, and the network that GPipe trained: 18 normal cells, 512 filters, 557M parameters.
+"""AmoebaNet-B, an architecture found by evolution, in any size.
 
-Genotype: arXiv:1802.01548, supplement D, as encoded in tensorflow/tpu `models/official/amoeba_net`, `model_specs.py`;
-stem, cells and what joins them: `model_builder.py` and `network_utils.py` there. Two things differ. Padding is
-symmetric, the stem's included, so that maps of any image measure ceil(size / stride); no published weights ask for
-TensorFlow's. And the reduction cell's 5x5 convolutions are dilated, as the genotype says: that code ignores the word.
+The largest size here, `amoebanet_b`, is the network that GPipe trained: 18 normal cells, 512 filters, 557M parameters.
+The genotype is in arXiv:1802.01548, supplement D. Its encoding follows tensorflow/tpu `models/official/amoeba_net`,
+file `model_specs.py`; the stem, the cells and their connections follow `model_builder.py` and `network_utils.py` there.
+Two details differ from that code:
+
+- Padding is symmetric, so that the maps of any image have the size ceil(size / stride). No weights are published that
+  would require TensorFlow's padding.
+- The 5x5 convolutions of the reduction cell are dilated, as in the genotype. That code ignores the dilation.
 """
 
 from __future__ import annotations
@@ -23,13 +27,14 @@ from backbones.mbconv import initialize
 
 @dataclass(frozen=True)
 class Genotype:
-    """How a cell is wired: five sums of two branches each.
+    """The connections of a cell: five sums of two branches each.
 
     Attributes:
-        sums: the branches, as (operation, state). State 0 is the map from the cell before, 1 that from the one before
-            it, both brought to the cell's filters and size; what sum i gives is state i + 2.
-        output: the states that are concatenated. That code puts state 0 among a normal cell's, the paper's figure does
-            not; without it GPipe's network would have 498M parameters.
+        sums: the two branches of each sum, as (operation, input state). State 0 is the output of the previous cell,
+            state 1 that of the cell before it, both projected to the cell's filters and size. State i + 2 is the result
+            of sum i.
+        output: the states that are concatenated. For normal cells this includes state 0, as in the code and unlike the
+            paper's figure: without it GPipe's network would have 498M parameters.
     """
 
     sums: tuple[tuple[tuple[str, int], tuple[str, int]], ...]
@@ -58,29 +63,30 @@ REDUCTION = Genotype(
 )
 STEM_CHANNELS = 32
 GPIPE = 18, 512  # normal cells and filters: arXiv:1811.06965v5, section 4
-LEAST = 3, 16  # one cell a stride, and one filter in the narrowest layer
-LISTED = ("amoebanet_b", "amoebanet_b_n6_f64")  # of the endless family
+MINIMUM = 3, 16  # one cell per stride, and one filter in the narrowest layer
+LISTED = ("amoebanet_b", "amoebanet_b_n6_f64")  # the names that lists of backbones show
 _NAME = re.compile(r"amoebanet_b(?:_n(\d+)_f(\d+))?")
 
-Operation = Callable[[int, int, int], nn.Module]  # from channels in, channels out and stride
+Operation = Callable[[int, int, int], nn.Module]  # (input channels, output channels, stride) -> layers
 
 
 def is_amoebanet(name: str) -> bool:
-    """Whether `name` is `amoebanet_b`, or `amoebanet_b_nCELLS_fFILTERS` for another size of it."""
+    """Whether `name` is `amoebanet_b` or `amoebanet_b_nCELLS_fFILTERS`."""
     return _NAME.fullmatch(name) is not None
 
 
 class AmoebaNet(Backbone):
-    """Stem and cells of the AmoebaNet called `name`, as far as the coarsest of `strides` needs them.
+    """The stem and cells of an AmoebaNet, up to the coarsest of `strides`.
 
-    A level is what the last cell of its stride gives, before any activation.
+    The map of a level is the output of the last cell at its stride, before any activation.
 
     Args:
-        name: `amoebanet_b`, or `amoebanet_b_nCELLS_fFILTERS`, counted as on TensorFlow Hub: normal cells in all, in
-            three stacks at strides 8, 16 and 32, and filters of the first stack. (Papers also count cells by stack.)
-        strides: strides of the maps to return, any of 2, 4, 8, 16, 32.
+        name: `amoebanet_b`, or `amoebanet_b_nCELLS_fFILTERS` for another size. As on TensorFlow Hub, CELLS is the
+            number of normal cells in all three stacks together, which have strides 8, 16 and 32, and FILTERS is the
+            number of filters in the first stack. Some papers state the number of cells per stack instead.
+        strides: strides of the maps, any of 2, 4, 8, 16, 32.
 
-    Raises UserError for another name and for a network too small, ValueError for a stride that there is not.
+    Raises UserError for an unknown name or a size below `MINIMUM`, ValueError for another stride.
     """
 
     def __init__(self, name: str, strides: Sequence[int] = (4, 8, 16, 32)) -> None:
@@ -89,36 +95,36 @@ class AmoebaNet(Backbone):
         plan = _plan(*_size(name))
         outputs = [Level(STEM_CHANNELS, 2)]
         outputs += [Level(len(genotype.output) * filters, stride) for genotype, filters, stride in plan]
-        wanted = sorted(select(outputs, strides))  # the last of each stride
-        self._taps = frozenset(wanted)
-        self.levels = tuple(outputs[i] for i in wanted)
+        selected = sorted(select(outputs, strides))  # the last cell of each stride
+        self._selected = frozenset(selected)
+        self.levels = tuple(outputs[i] for i in selected)
         self.stem = nn.Sequential(*_conv(3, STEM_CHANNELS, 3, 2))
         self.cells = nn.ModuleList(
             Cell(genotype, outputs[i], outputs[i - 1] if i else None, filters, stride // outputs[i].stride)
-            for i, (genotype, filters, stride) in enumerate(plan[: wanted[-1]])
+            for i, (genotype, filters, stride) in enumerate(plan[: selected[-1]])
         )
         self.apply(initialize)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> [(B, channels, ceil(H / stride), ceil(W / stride)) for each level]."""
         before = x = self.stem(images)
-        maps = [x] if 0 in self._taps else []
+        maps = [x] if 0 in self._selected else []
         for index, cell in enumerate(self.cells, start=1):
             before, x = x, cell(x, before)
-            if index in self._taps:
+            if index in self._selected:
                 maps.append(x)
         return maps
 
 
 class Cell(nn.Module):
-    """A cell wired as `genotype` says.
+    """One cell with the connections of `genotype`.
 
     Args:
         genotype: NORMAL or REDUCTION.
-        inputs: the map from the cell before.
-        before: the map from the one before it; None where there is none: then it is `inputs` once more, as it is.
+        inputs: the level of the previous cell's output.
+        before: the level of the output before that; None for the first cell, which reads the stem's output twice.
         filters: channels of every state.
-        stride: 2 halves height and width, rounding up.
+        stride: 1, or 2 to halve height and width, rounded up.
     """
 
     def __init__(self, genotype: Genotype, inputs: Level, before: Level | None, filters: int, stride: int) -> None:
@@ -127,7 +133,7 @@ class Cell(nn.Module):
         self.current = _relu_conv(inputs.channels, filters)
         self.before: nn.Module = nn.Identity()
         if before is not None and before.stride != inputs.stride:
-            self.before = Halving(before.channels, filters)
+            self.before = FactorizedReduction(before.channels, filters)
         elif before is not None and before.channels != filters:
             self.before = _relu_conv(before.channels, filters)
         channels = {1: inputs.channels if before is None else filters}
@@ -138,7 +144,7 @@ class Cell(nn.Module):
         )
 
     def forward(self, x: Tensor, before: Tensor) -> Tensor:
-        """Maps from the last cell and the one before it -> (B, filters * len(genotype.output), H, W)."""
+        """Outputs of the previous cell and of the cell before it -> (B, filters * len(genotype.output), H, W)."""
         states = [self.current(x), self.before(before)]
         branches = iter(self.branches)
         for (_, left), (_, right) in self.genotype.sums:
@@ -146,8 +152,8 @@ class Cell(nn.Module):
         return torch.cat([states[i] for i in self.genotype.output], dim=1)
 
 
-class Halving(nn.Module):
-    """Factorised reduction: the even pixels and those diagonally below, each to half of the channels."""
+class FactorizedReduction(nn.Module):
+    """Halves height and width: half of the output channels read the even pixels, the other half the odd ones."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -158,23 +164,26 @@ class Halving(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) -> (B, outputs, ceil(H / 2), ceil(W / 2))."""
         x = x.relu()
-        diagonal = F.pad(x, (-1, 1, -1, 1))  # one row and column off the start, zeros at the end
+        diagonal = F.pad(x, (-1, 1, -1, 1))  # drops the first row and column, appends zeros
         return self.norm(torch.cat([self.even(x), self.odd(diagonal)], dim=1))
 
 
 def _size(name: str) -> tuple[int, int]:
-    """Normal cells and filters. Raises UserError."""
+    """Normal cells and filters from a name. Raises UserError for an unknown name or a network that is too small."""
     found = _NAME.fullmatch(name)
     if found is None:
-        raise UserError(f"'{name}' is no AmoebaNet known here: amoebanet_b is, or amoebanet_b_n6_f64 for another size")
+        raise UserError(f"unknown AmoebaNet '{name}': use amoebanet_b, or amoebanet_b_n6_f64 for another size")
     cells, filters = (int(n) for n in found.groups()) if found[1] else GPIPE
-    if cells < LEAST[0] or filters < LEAST[1]:
-        raise UserError(f"'{name}' is too small: it takes {LEAST[0]} cells and {LEAST[1]} filters at least")
+    if cells < MINIMUM[0] or filters < MINIMUM[1]:
+        raise UserError(f"'{name}' is too small: it needs at least {MINIMUM[0]} cells and {MINIMUM[1]} filters")
     return cells, filters
 
 
 def _plan(cells: int, filters: int) -> list[tuple[Genotype, int, int]]:
-    """Genotype, filters and stride of every cell: two reductions as stem, and two more that part three stacks."""
+    """Genotype, filters and stride of every cell.
+
+    The first two reduction cells belong to the stem. Two more separate the three stacks of normal cells.
+    """
     plan = [(REDUCTION, filters // 4, 4), (REDUCTION, filters // 2, 8)]
     stride = 8
     for cell in range(cells):
@@ -186,7 +195,7 @@ def _plan(cells: int, filters: int) -> list[tuple[Genotype, int, int]]:
 
 
 def _conv(inputs: int, outputs: int, kernel: int = 1, stride: int = 1) -> tuple[nn.Module, nn.Module]:
-    """Convolution without bias whose output measures ceil(input / stride), and batch norm."""
+    """Convolution without bias, with output size ceil(input size / stride), and batch norm."""
     return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False), nn.BatchNorm2d(outputs)
 
 
@@ -195,8 +204,8 @@ def _relu_conv(inputs: int, outputs: int, kernel: int = 1, stride: int = 1) -> n
 
 
 def _identity(inputs: int, outputs: int, stride: int) -> nn.Module:
-    same = inputs == outputs and stride == 1
-    return nn.Identity() if same else _relu_conv(inputs, outputs, 1, stride)
+    unchanged = inputs == outputs and stride == 1
+    return nn.Identity() if unchanged else _relu_conv(inputs, outputs, 1, stride)
 
 
 def _conv_1x1(inputs: int, outputs: int, stride: int) -> nn.Module:
@@ -204,7 +213,7 @@ def _conv_1x1(inputs: int, outputs: int, stride: int) -> nn.Module:
 
 
 def _conv_3x3(inputs: int, outputs: int, stride: int) -> nn.Module:
-    """In between two 1x1 convolutions, with a quarter of the filters."""
+    """A bottleneck: 1x1 to a quarter of the filters, 3x3, and 1x1 back."""
     narrow = outputs // 4
     return nn.Sequential(
         *_relu_conv(inputs, narrow), *_relu_conv(narrow, narrow, 3, stride), *_relu_conv(narrow, outputs)
@@ -212,7 +221,7 @@ def _conv_3x3(inputs: int, outputs: int, stride: int) -> nn.Module:
 
 
 def _separable(kernel: int, dilation: int = 1) -> Operation:
-    """Twice: ReLU, depthwise and pointwise convolution, batch norm."""
+    """ReLU, depthwise convolution, pointwise convolution and batch norm, twice."""
 
     def build(inputs: int, outputs: int, stride: int) -> nn.Module:
         layers: list[nn.Module] = []
@@ -226,7 +235,7 @@ def _separable(kernel: int, dilation: int = 1) -> Operation:
 
 
 def _pooled(pool: Callable[[int], nn.Module]) -> Operation:
-    """What `pool` makes of a stride; a convolution behind it where channels differ."""
+    """Pooling, with a 1x1 convolution after it where the number of channels changes."""
 
     def build(inputs: int, outputs: int, stride: int) -> nn.Module:
         return pool(stride) if inputs == outputs else nn.Sequential(pool(stride), *_conv(inputs, outputs))

@@ -1,8 +1,10 @@
-"""EfficientNets as data: the baseline that search found, its scaled family, and what one's own studies add. Torch-free.
+"""EfficientNet architectures as data: the baseline B0, its scaled family, and networks from architecture searches.
 
-Architecture and scaling: arXiv:1905.11946, sections 3.3 and 4. Where the paper is silent (rounding, the Lite family, B8
-and L2) the code of the authors decides: tensorflow/tpu `models/official/efficientnet`, files `efficientnet_builder.py`
-and `lite/efficientnet_lite_builder.py`.
+Architecture and scaling: arXiv:1905.11946, sections 3.3 and 4. For what the paper does not state (rounding, the Lite
+family, B8 and L2), this file follows the authors' code: tensorflow/tpu `models/official/efficientnet`, files
+`efficientnet_builder.py` and `lite/efficientnet_lite_builder.py`.
+
+Does not import torch.
 """
 
 from __future__ import annotations
@@ -16,24 +18,25 @@ from pathlib import Path
 from typing import Any
 
 from backbones.errors import BadInput, UserError, unknown_name
+from backbones.names import is_study_network
 
-SQUEEZE = 0.25  # squeeze-excitation's channels, as a share of a block's input channels
-FOLDER = "networks"  # in the folder of a study
-LARGEST = {"channels": 8192, "repeats": 100, "kernel": 15, "expansion": 16}  # of a stage read from a file
+SQUEEZE = 0.25  # channels of squeeze-excitation, as a fraction of a block's input channels
+FOLDER = "networks"  # where a study's folder has its architectures
+LARGEST = {"channels": 8192, "repeats": 100, "kernel": 15, "expansion": 16}  # limits for stages read from a file
 _KEY = re.compile(r"[\w][\w.-]*")
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One row of table 1: `repeats` blocks, of which the first has the stride.
+    """One row of the paper's table 1: `repeats` blocks, the first of them with the stride.
 
     Attributes:
-        expansion: of the inverted bottleneck; 1 is a separable convolution.
-        channels: of its output.
-        repeats: blocks.
-        stride: 1 or 2.
-        kernel: side of the depthwise convolutions.
-        squeeze: channels of squeeze-excitation as a share of the block's input channels; 0 leaves it out.
+        expansion: factor on the channels inside the inverted bottleneck; 1 means a depthwise separable convolution.
+        channels: output channels.
+        repeats: number of blocks.
+        stride: stride of the first block, 1 or 2.
+        kernel: side of the depthwise kernels, px.
+        squeeze: channels of squeeze-excitation, as a fraction of the block's input channels; 0 for none.
     """
 
     expansion: int
@@ -49,13 +52,13 @@ class Architecture:
     """A network of MBConv stages.
 
     Attributes:
-        stages: from stride 2 on.
+        stages: the stages after the stem, which has stride 2.
         stem: channels of the first convolution.
-        head: of the last one, before a classifier.
-        dropout: rate before the classifier.
-        lite: ReLU6 in place of swish.
-        tensorflow: SAME padding and batch-norm epsilon 1e-3, else symmetric padding and 1e-5.
-        image_size: side of the square images it was made for, px.
+        head: channels of the last convolution, before the classifier.
+        dropout: dropout rate before the classifier.
+        lite: use ReLU6 instead of swish.
+        tensorflow: use SAME padding and batch-norm epsilon 1e-3 instead of symmetric padding and 1e-5.
+        image_size: side of the square images that the network is designed for, px.
     """
 
     stages: tuple[Stage, ...]
@@ -81,15 +84,16 @@ B0 = Architecture(
 
 
 def round_channels(channels: float) -> int:
-    """To a multiple of 8, upwards where rounding would lose more than 10%."""
+    """Round to the nearest multiple of 8, or up if that would remove more than 10% of the channels."""
     rounded = max(8, int(channels + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * channels else rounded
 
 
 def scaled(base: Architecture, width: float = 1.0, depth: float = 1.0, **changes: Any) -> Architecture:
-    """`base` with channels and number of blocks multiplied, and other attributes replaced.
+    """Scale an architecture: multiply its channels by `width` and its blocks by `depth`.
 
-    Repeats are rounded up. A Lite network keeps stem, head, and the depth of its first and last stage.
+    `changes` replace other attributes. The numbers of blocks are rounded up. In a Lite network, the stem, the head and
+    the depth of the first and last stage stay fixed.
     """
     lite = changes.get("lite", base.lite)
     ends = (0, len(base.stages) - 1) if lite else ()
@@ -107,7 +111,10 @@ def scaled(base: Architecture, width: float = 1.0, depth: float = 1.0, **changes
 
 
 def counts(architecture: Architecture, image_size: int, classes: int = 1000) -> tuple[int, int]:
-    """Parameters, and multiply-adds of one square image, of the classifier: convolutions and the linear layer."""
+    """Parameters of the classifier, and multiply-adds of its convolutions and linear layer for one square image.
+
+    `image_size` is the side of the image, px.
+    """
     side = -(-image_size // 2)
     params, macs = 27 * architecture.stem + 2 * architecture.stem, 27 * architecture.stem * side**2
     inputs = architecture.stem
@@ -127,7 +134,7 @@ def counts(architecture: Architecture, image_size: int, classes: int = 1000) -> 
     return params, macs + head * side**2 + architecture.head * classes
 
 
-# Factors on width and depth, the dropout rate, and the size of the images.
+# Width factor, depth factor, dropout rate and image size (px) of each member of the family.
 _FACTORS = {
     "b0": (1.0, 1.0, 0.2, 224),
     "b1": (1.0, 1.1, 0.2, 240),
@@ -159,19 +166,17 @@ VARIANTS: dict[str, Architecture] = {
 }
 
 
-def is_found(name: str) -> bool:
-    """Whether a backbone's name is `STUDY#NETWORK`: one that a study of `experiments` left in its folder."""
-    return "#" in name
-
-
 def is_efficientnet(name: str) -> bool:
-    """Whether `architecture_of` knows the name, or knows where to look for it."""
-    return name in VARIANTS or is_found(name)
+    """Whether `name` is a key of `VARIANTS` or has the form `STUDY#NETWORK`."""
+    return name in VARIANTS or is_study_network(name)
 
 
 def architecture_of(name: str) -> Architecture:
-    """The architecture called so: a key of VARIANTS, or STUDY#NETWORK. Raises UserError or BadInput."""
-    if is_found(name):
+    """The architecture called `name`: a key of `VARIANTS`, or `STUDY#NETWORK`, which is read from its file.
+
+    Raises UserError for an unknown name, BadInput for a malformed file.
+    """
+    if is_study_network(name):
         return read(name)
     if name not in VARIANTS:
         raise unknown_name("EfficientNet", name, VARIANTS)
@@ -179,9 +184,10 @@ def architecture_of(name: str) -> Architecture:
 
 
 def save(folder: Path, key: str, architecture: Architecture) -> str:
-    """Make an architecture of a study known; returns its name, `FOLDER#KEY`.
+    """Store an architecture in a study's folder. Returns its name as a backbone, `FOLDER#KEY`.
 
-    Writing it again changes nothing. Raises BadInput where the folder has another one of that name.
+    Storing the same architecture again has no effect. Raises BadInput if the folder has a different architecture under
+    this key.
     """
     assert _KEY.fullmatch(key), key
     name, file = f"{folder}#{key}", folder / FOLDER / f"{key}.json"
@@ -191,19 +197,22 @@ def save(folder: Path, key: str, architecture: Architecture) -> str:
         temporary.write_text(json.dumps(asdict(architecture), indent=1) + "\n")
         temporary.replace(file)
     elif read(name) != architecture:
-        raise BadInput(f"{folder} holds the networks of another study, {key} among them: choose another --output")
+        raise BadInput(
+            f"{folder} contains the networks of another study, including {key}: choose another `output`",
+            settings=("output",),
+        )
     return name
 
 
 def read(name: str) -> Architecture:
-    """The architecture called STUDY#NETWORK. Raises UserError for a name that is not there, BadInput for a bad file."""
+    """Read the architecture `STUDY#NETWORK`. Raises UserError for an unknown name, BadInput for a malformed file."""
     study, _, key = name.partition("#")
-    places = Path(study) / FOLDER
-    file = places / f"{key}.json"
+    folder = Path(study) / FOLDER
+    file = folder / f"{key}.json"
     if not _KEY.fullmatch(key) or not file.is_file():
-        if not places.is_dir():
-            raise UserError(f"backbone '{name}': there is no study in {study} (no folder {places})")
-        raise unknown_name(f"network of {study}", key, (path.stem for path in places.glob("[!.]*.json")))
+        if not folder.is_dir():
+            raise UserError(f"backbone '{name}': there is no study in {study} (no folder {folder})")
+        raise unknown_name(f"network of {study}", key, (path.stem for path in folder.glob("[!.]*.json")))
     try:
         return _checked(json.loads(file.read_text()))
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -211,20 +220,21 @@ def read(name: str) -> Architecture:
 
 
 def _checked(content: Mapping[str, Any]) -> Architecture:
+    """The architecture in a file's content. Raises ValueError, KeyError or TypeError for malformed content."""
     stages = tuple(Stage(**stage) for stage in content["stages"])
     for stage in stages:
-        for field, most in LARGEST.items():
-            _check_whole(getattr(stage, field), field, most)
+        for field, maximum in LARGEST.items():
+            _check_integer(getattr(stage, field), field, maximum)
         if stage.stride not in (1, 2) or not 0 <= stage.squeeze <= 1 or stage.kernel % 2 == 0:
-            raise ValueError("strides are 1 or 2, squeeze is from 0 to 1, kernels are odd")
+            raise ValueError("strides must be 1 or 2, squeeze must be from 0 to 1, kernels must be odd")
     if math.prod(stage.stride for stage in stages) != 16:
-        raise ValueError("its stages do not lead from stride 2 to stride 32")
+        raise ValueError("the product of the strides of its stages must be 16")
     architecture = Architecture(**{**content, "stages": stages})
     for field in ("stem", "head", "image_size"):
-        _check_whole(getattr(architecture, field), field, LARGEST["channels"])
+        _check_integer(getattr(architecture, field), field, LARGEST["channels"])
     return architecture
 
 
-def _check_whole(value: Any, field: str, most: int) -> None:
-    if not isinstance(value, int) or not 1 <= value <= most:
-        raise ValueError(f"{field} is {value!r}; whole numbers from 1 to {most} can be built")
+def _check_integer(value: Any, field: str, maximum: int) -> None:
+    if not isinstance(value, int) or not 1 <= value <= maximum:
+        raise ValueError(f"{field} is {value!r}, but must be an integer from 1 to {maximum}")

@@ -1,4 +1,4 @@
-"""What every backbone and neck promises: named levels, and one feature map for each."""
+"""The interface of every backbone and neck: a tuple of levels, and one feature map for each of them."""
 
 from __future__ import annotations
 
@@ -15,17 +15,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Level:
-    """One feature map: its channels, and how many input pixels one of its cells spans along each side."""
+    """One feature map of a pyramid.
+
+    Attributes:
+        channels: number of channels.
+        stride: side of the square of input pixels that one cell of the map stands for.
+    """
 
     channels: int
     stride: int
 
 
 class Backbone(nn.Module):
-    """A network that turns images into a pyramid.
+    """A network that computes a pyramid of feature maps from images.
 
-    `forward(images)` takes (B, 3, H, W) floats, normalised with `provenance.mean` and `.std`, of any size, and returns
-    one (B, channels, ceil(H / stride), ceil(W / stride)) map for each of `levels`, finest first.
+    `forward(images)` takes (B, 3, H, W) floats of any size, normalised with `provenance.mean` and `provenance.std`. It
+    returns one (B, channels, ceil(H / stride), ceil(W / stride)) map for each of `levels`, finest first.
+
+    Attributes:
+        name: the name it was created with.
+        levels: channels and stride of each map, finest first.
+        provenance: where its weights come from.
     """
 
     name: str
@@ -37,12 +47,29 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
 
+class Neck(nn.Module):
+    """Fuses the maps of a pyramid into another pyramid, for images of any size.
+
+    Attributes:
+        levels: channels and stride of each output map, finest first.
+    """
+
+    levels: tuple[Level, ...]
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """[(B, C, ceil(H / stride), ceil(W / stride)) of the input levels] -> the same for `self.levels`."""
+        raise NotImplementedError
+
+
 @dataclass
 class CachedFeatures:
-    """Maps that a network's backbone gave for images, in the place of these: the network goes on from them.
+    """A backbone's maps of a batch of images, stored so that training can skip the backbone.
 
-    maps: [(B, C, H', W') or (B, C)], what the network's `maps(images)` returned.
-    size: (H, W) of the images.
+    A model accepts them instead of the images and computes the rest of its forward pass from them.
+
+    Attributes:
+        maps: [(B, C, H', W') or (B, C)], the result of the model's `maps(images)`.
+        size: (H, W) of the images, px.
     """
 
     maps: list[Tensor]
@@ -50,36 +77,48 @@ class CachedFeatures:
 
     @property
     def shape(self) -> torch.Size:
-        """Of the images."""
+        """Shape of the images: (B, 3, H, W)."""
         return torch.Size((len(self), 3, *self.size))
 
     def __len__(self) -> int:
         return len(self.maps[0])
 
     def __getitem__(self, images: slice) -> CachedFeatures:
-        """Those of some of the images, as views."""
+        """The maps of some of the images, as views."""
         return self._map(lambda x: x[images])
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> CachedFeatures:
-        """The same on `device`."""
+        """A copy on `device`."""
         return self._map(lambda x: x.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> CachedFeatures:
-        """The same in page-locked memory."""
+        """A copy in page-locked memory."""
         return self._map(lambda x: x.pin_memory())
 
     def share_memory_(self) -> CachedFeatures:
-        """The same in memory that other processes can read."""
+        """The same maps, moved to memory that other processes can read."""
         return self._map(lambda x: x.share_memory_())
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> CachedFeatures:
         return CachedFeatures([change(x) for x in self.maps], self.size)
 
 
-def early_parameters(backbone: Backbone, stride: int) -> list[nn.Parameter]:
-    """The parameters that the map at `stride` depends on: stem and first stages, found by following a gradient.
+def select(levels: Sequence[Level], strides: Sequence[int]) -> list[int]:
+    """Indices of the levels with the given strides. If several levels share a stride, the last one is selected.
 
-    Raises ValueError where the backbone has no level at that stride.
+    Raises ValueError if no level has one of the strides.
+    """
+    index = {level.stride: i for i, level in enumerate(levels)}
+    missing = [stride for stride in strides if stride not in index]
+    if missing:
+        raise ValueError(f"no level at stride {missing}; the strides are {sorted(index)}")
+    return [index[stride] for stride in strides]
+
+
+def early_parameters(backbone: Backbone, stride: int) -> list[nn.Parameter]:
+    """The trainable parameters that the map at `stride` depends on: those of the stem and the first stages.
+
+    They are found by computing a gradient. Raises ValueError if the backbone has no level at that stride.
     """
     index = select(backbone.levels, [stride])[0]
     training = backbone.training
@@ -91,28 +130,3 @@ def early_parameters(backbone: Backbone, stride: int) -> list[nn.Parameter]:
     gradients = torch.autograd.grad(early, parameters, allow_unused=True)
     backbone.train(training)
     return [p for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None]
-
-
-class Neck(nn.Module):
-    """Fuses the maps of a pyramid: a list in, a list out, for any input size.
-
-    `levels` are the maps that come out, finest first.
-    """
-
-    levels: tuple[Level, ...]
-
-    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """[(B, C, ceil(H / stride), ceil(W / stride)) of the input levels] -> the same for `self.levels`."""
-        raise NotImplementedError
-
-
-def select(levels: Sequence[Level], strides: Sequence[int]) -> list[int]:
-    """Indices of the levels with the given strides. Levels are picked by stride, never by position.
-
-    Raises ValueError where a stride is missing.
-    """
-    index = {level.stride: i for i, level in enumerate(levels)}
-    missing = [stride for stride in strides if stride not in index]
-    if missing:
-        raise ValueError(f"no level at stride {missing}; there are levels at {sorted(index)}")
-    return [index[stride] for stride in strides]

@@ -1,7 +1,7 @@
-"""BiFPN: a feature pyramid fused top-down and then bottom-up, several times (Tan et al., arXiv:1911.09070, section 3).
+"""BiFPN: repeated top-down and bottom-up fusion of a feature pyramid (arXiv:1911.09070, section 3).
 
-Every fusion is a weighted sum of two or three maps of one level, followed by a separable convolution. The first layer
-projects the backbone's maps to the neck's width; levels coarser than the backbone's last are made by max pooling.
+Each fusion is a weighted sum of two or three maps of one level, followed by a separable convolution. The first layer
+projects the backbone's maps to the neck's width. Levels coarser than the backbone's last are computed by max pooling.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from backbones.base import Level, Neck
 
 FUSIONS = ("fast", "softmax", "sum")
 
-# google/automl efficientdet/hparams_config.py: batch norm momentum 0.99 (1 - 0.99 in PyTorch's terms), epsilon 1e-3.
+# google/automl `efficientdet/hparams_config.py`: momentum 0.99, which is 1 - 0.99 in PyTorch's terms, and epsilon 1e-3.
 BN_MOMENTUM, BN_EPSILON = 0.01, 1e-3
 
 
@@ -26,17 +26,18 @@ def batch_norm(channels: int) -> nn.BatchNorm2d:
 
 
 class MaxPool(nn.Module):
-    """3x3 max pooling with stride 2: (B, C, H, W) -> (B, C, ceil(H/2), ceil(W/2)).
+    """3x3 max pooling with stride 2: (B, C, H, W) -> (B, C, ceil(H / 2), ceil(W / 2)).
 
-    `same` pads as TensorFlow does: an even side gets its one row or column at the end only.
+    Args:
+        same_padding: pad as TensorFlow's SAME does: an even side gets one row or column at its end, none at its start.
     """
 
-    def __init__(self, same: bool) -> None:
+    def __init__(self, same_padding: bool) -> None:
         super().__init__()
-        self.same = same
+        self.same_padding = same_padding
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.same:
+        if not self.same_padding:
             return F.max_pool2d(x, 3, 2, 1)
         height, width = x.shape[-2:]
         if height % 2 and width % 2:
@@ -46,7 +47,7 @@ class MaxPool(nn.Module):
 
 
 class SeparableConv(nn.Module):
-    """Depthwise 3x3, then pointwise: (B, in, H, W) -> (B, out, H, W), without norm or activation."""
+    """3x3 depthwise and pointwise convolution, no norm or activation: (B, in, H, W) -> (B, out, H, W)."""
 
     def __init__(self, in_channels: int, out_channels: int, bias: bool) -> None:
         super().__init__()
@@ -60,8 +61,13 @@ class SeparableConv(nn.Module):
 class Fusion(nn.Module):
     """A weighted sum of maps of one level, then activation, separable convolution and batch norm.
 
-    `fast` divides each non-negative weight by their sum + 1e-4; `softmax` is the costlier form it approximates; `sum`
-    has no weights (section 3.3 of the paper).
+    Args:
+        inputs: number of maps, 2 or 3.
+        channels: channels of every map.
+        fusion: normalisation of the weights, section 3.3 of the paper. "fast" divides the ReLU of each weight by the
+            sum of all plus 1e-4, "softmax" uses their softmax, and "sum" has no weights.
+        activation: module class of the activation.
+        bias: whether the separable convolution has a bias.
     """
 
     def __init__(self, inputs: int, channels: int, fusion: str, activation: Callable[[], nn.Module], bias: bool):
@@ -78,47 +84,56 @@ class Fusion(nn.Module):
         return self.norm(self.conv(self.activation(fused)))
 
     def _weighted(self, maps: Sequence[Tensor], weights: Tensor) -> Tensor:
-        share = self.share(weights).to(maps[0].dtype)
-        fused = maps[0] * share[0]
-        for x, weight in zip(maps[1:], share[1:], strict=True):
-            fused = torch.addcmul(fused, x, weight)  # one pass and no stacked copy of all maps
+        normalised = self.normalise(weights).to(maps[0].dtype)
+        fused = maps[0] * normalised[0]
+        for x, weight in zip(maps[1:], normalised[1:], strict=True):
+            fused = torch.addcmul(fused, x, weight)  # one pass over memory, without a stacked copy of the maps
         return fused
 
-    def share(self, weights: Tensor) -> Tensor:
-        """The factor on each input."""
+    def normalise(self, weights: Tensor) -> Tensor:
+        """The normalised weights: (inputs,) -> (inputs,)."""
         if self.fusion == "softmax":
             return weights.softmax(0)
         positive = weights.relu()
         return positive / (positive.sum() + 1e-4)
 
     def for_inference(self) -> FixedFusion:
-        """The same with its weights as plain numbers."""
+        """The same fusion with constant weights."""
         return FixedFusion(self)
 
 
 class FixedFusion(nn.Module):
-    """A fusion that learns no more: `fused` and `maps` as in `Fusion`."""
+    """A `Fusion` for inference, with its normalised weights as plain numbers."""
 
     def __init__(self, fusion: Fusion) -> None:
         super().__init__()
         weights = fusion.weights
-        self.share = [1.0, 1.0, 1.0] if weights is None else fusion.share(weights.detach().float()).tolist()
+        self.factors = [1.0, 1.0, 1.0] if weights is None else fusion.normalise(weights.detach().float()).tolist()
         self.activation, self.conv, self.norm = fusion.activation, fusion.conv, fusion.norm
         if isinstance(self.activation, nn.SiLU):
             self.activation = nn.SiLU(inplace=True)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """[(B, C, H, W), ...] -> (B, C, H, W)."""
-        fused = maps[0] * self.share[0]
-        for x, weight in zip(maps[1:], self.share[1:], strict=False):
+        fused = maps[0] * self.factors[0]
+        for x, weight in zip(maps[1:], self.factors[1:], strict=False):
             fused.add_(x, alpha=weight)
         return self.norm(self.conv(self.activation(fused)))
 
 
 class BiFPNLayer(nn.Module):
-    """One top-down and one bottom-up pass: maps in, as many maps out, all with `channels` channels.
+    """One top-down and one bottom-up pass over a pyramid: as many output maps as input maps.
 
-    Where an input has another width (first layer only) each of its uses has a projection of its own, as published.
+    In the first layer, inputs can have other widths than `channels`. Each use of such an input has a projection of its
+    own, as in the published networks.
+
+    Args:
+        in_channels: channels of each input map, finest first.
+        channels: channels of every output map.
+        fusion: "fast", "softmax" or "sum", see `Fusion`.
+        activation: module class of the activation.
+        same_padding: TensorFlow's padding in the poolings, see `MaxPool`.
+        bias: whether convolutions before batch norm have biases.
     """
 
     def __init__(
@@ -127,7 +142,7 @@ class BiFPNLayer(nn.Module):
         channels: int,
         fusion: str,
         activation: Callable[[], nn.Module],
-        same: bool,
+        same_padding: bool,
         bias: bool,
     ) -> None:
         super().__init__()
@@ -139,13 +154,13 @@ class BiFPNLayer(nn.Module):
         def projections(widths: Sequence[int]) -> nn.ModuleList:
             return nn.ModuleList(projection(width, channels, bias) for width in widths)
 
-        # Both lists are indexed by level, finest first. The coarsest has no top-down node, the finest no bottom-up one.
+        # Both lists go by level, finest first. The coarsest level has no top-down node, the finest no bottom-up node.
         self.top_down = nn.ModuleList(node(2) for _ in range(count - 1))
         self.bottom_up = nn.ModuleList(node(3 if level < count - 1 else 2) for level in range(1, count))
         self.project_down = projections(in_channels[:-1])
         self.project_up = projections(in_channels[1:])
         self.project_top = projection(in_channels[-1], channels, bias)
-        self.downsample = MaxPool(same)
+        self.downsample = MaxPool(same_padding)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         """[(B, in_channels, H, W) finest first] -> [(B, channels, H, W) finest first]."""
@@ -164,24 +179,27 @@ class BiFPNLayer(nn.Module):
 
 
 def projection(in_channels: int, channels: int, bias: bool) -> nn.Module:
-    """1x1 convolution and batch norm to the neck's width, or the identity where the width is right already."""
+    """1x1 convolution and batch norm from `in_channels` to `channels`, or the identity if the two are equal."""
     if in_channels == channels:
         return nn.Identity()
     return nn.Sequential(nn.Conv2d(in_channels, channels, 1, bias=bias), batch_norm(channels))
 
 
 class BiFPN(Neck):
-    """A stack of BiFPN layers over the given levels and as many coarser ones as `num_levels` asks for.
+    """A stack of BiFPN layers.
 
     Args:
-        levels: what the backbone gives, finest first, each with twice the stride of the one before.
-        channels: width of every map, W_bifpn of the paper's table 1.
-        repeats: layers, D_bifpn of the paper's table 1.
-        num_levels: maps out; those beyond `len(levels)` are pooled from the last.
-        fusion: "fast", "softmax" or "sum".
-        activation: module class of the nonlinearity before each convolution.
-        same: TensorFlow's padding in the poolings, which `tf_` weights expect.
-        bias: biases before batch norm, redundant but present in TensorFlow's weights.
+        levels: the input maps, finest first, each with twice the stride of the one before.
+        channels: channels of every output map, W_bifpn in the paper's table 1.
+        repeats: number of layers, D_bifpn in the paper's table 1.
+        num_levels: number of output maps, at least `len(levels)`; the additional ones are pooled from the last.
+        fusion: "fast", "softmax" or "sum", see `Fusion`.
+        activation: module class of the activation before each convolution.
+        same_padding: TensorFlow's padding in the poolings, which published `tf_` weights need.
+        bias: whether convolutions before batch norm have biases. They have no effect, but TensorFlow's weights contain
+            them.
+
+    Raises ValueError for an unknown fusion, for fewer than 2 input maps and for fewer output than input maps.
     """
 
     def __init__(
@@ -192,27 +210,28 @@ class BiFPN(Neck):
         num_levels: int = 5,
         fusion: str = "fast",
         activation: Callable[[], nn.Module] = nn.SiLU,
-        same: bool = False,
+        same_padding: bool = False,
         bias: bool = False,
     ) -> None:
         super().__init__()
         if fusion not in FUSIONS:
-            raise ValueError(f"fusion is one of {FUSIONS}, not {fusion!r}")
+            raise ValueError(f"fusion must be one of {FUSIONS}, not {fusion!r}")
         if not 2 <= len(levels) <= num_levels:
             raise ValueError(
-                f"{len(levels)} levels in and {num_levels} out: needs at least 2, and no fewer out than in"
+                f"{len(levels)} input levels and {num_levels} output levels: there must be at least 2 inputs "
+                "and no fewer outputs"
             )
         extra = num_levels - len(levels)
         self.levels = tuple(Level(channels, levels[0].stride * 2**i) for i in range(num_levels))
         self.coarser = nn.ModuleList()
         for i in range(extra):
             width = levels[-1].channels if i == 0 else channels
-            self.coarser.append(nn.Sequential(projection(width, channels, bias), MaxPool(same)))
+            self.coarser.append(nn.Sequential(projection(width, channels, bias), MaxPool(same_padding)))
         widths = [level.channels for level in levels] + [channels] * extra
         self.layers = nn.ModuleList()
         for i in range(repeats):
             layer_in = widths if i == 0 else [channels] * num_levels
-            self.layers.append(BiFPNLayer(layer_in, channels, fusion, activation, same, bias))
+            self.layers.append(BiFPNLayer(layer_in, channels, fusion, activation, same_padding, bias))
         self.apply(init_weights)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
@@ -226,9 +245,9 @@ class BiFPN(Neck):
 
 
 def init_weights(module: nn.Module) -> None:
-    """Xavier-uniform convolutions and zero biases, Keras's default, which google/automl keeps for the neck.
+    """Initialise convolutions as google/automl does for the neck: Xavier-uniform weights and zero biases.
 
-    Separable convolutions begin by passing their input on, see `init_near_identity`.
+    Depthwise filters of separable convolutions start close to the identity, see `init_near_identity`.
     """
     if isinstance(module, nn.Conv2d):
         nn.init.xavier_uniform_(module.weight)
@@ -240,11 +259,12 @@ def init_weights(module: nn.Module) -> None:
 
 @torch.no_grad()
 def init_near_identity(depthwise: nn.Conv2d) -> None:
-    """Turn random depthwise 3x3 filters into the identity and half as much noise.
+    """Halve random depthwise 3x3 filters and add 1 at their centre, in place.
 
-    Filters that are noise alone blur and shift a map, each channel its own way; a stack of six, as on the way to P2,
-    hides where things are until training has undone it, for which short schedules have no time. On the demo scenes, in
-    neck and heads, this is worth ten points of AP after 12 epochs and four of mIoU after 8.
+    Purely random filters blur and shift a map, differently in each channel. After a stack of six, as on the path to P2,
+    the position of objects is lost until training has corrected the filters, and short trainings end before that. On
+    the demo scenes, with this initialisation in neck and heads, AP is 10 points higher after 12 epochs of detection,
+    and mIoU 4 points higher after 8 epochs of segmentation.
     """
     depthwise.weight *= 0.5
     depthwise.weight[:, :, 1, 1] += 1

@@ -1,4 +1,4 @@
-"""What the doctor looks at: each check takes a network in evaluation mode and yields what it found."""
+"""The checks of `backbones.doctor`: each takes a network in evaluation mode and yields its findings."""
 
 from __future__ import annotations
 
@@ -9,203 +9,224 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.flop_counter import FlopCounterMode
 
 from backbones.adapter import build_backbone
 from backbones.base import Backbone
+from backbones.compat import multiply_adds
 from backbones.errors import UserError
+from backbones.inference import BATCH_NORMS
 
-PROBED = 256, 256  # height and width, for everything but sizes
-NEAR, FAR = 1.5, 2.5  # cells; networks without padding, such as Inception, lie between
+TEST_SIZE = 256, 256  # height and width of the test images in all checks but `map_sizes`, px
+# Errors of alignment in cells: up to the first number "ok", up to the second a warning. Networks without padding, such
+# as Inception, are between the two.
+ALIGNED, NEARLY_ALIGNED = 1.5, 2.5
+ROUNDING = 1e-3  # largest difference between equal maps, as a fraction of the largest value
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One check: what was looked at, how it ended, and what that means."""
+    """The result of one check.
+
+    Attributes:
+        check: what was checked.
+        state: "ok", "warning" or "failed".
+        message: what was measured, or what is wrong.
+    """
 
     check: str
     state: Literal["ok", "warning", "failed"]
-    says: str
+    message: str
 
 
-def images(height: int, width: int, count: int = 2) -> Tensor:
-    """Smooth noise of unit variance, as normalised photographs roughly are: (count, 3, height, width)."""
+def random_images(height: int, width: int, count: int = 2) -> Tensor:
+    """Smooth noise of unit variance, similar to normalised photographs: (count, 3, height, width)."""
     coarse = torch.randn(count, 3, height // 8 + 2, width // 8 + 2)
     noise = F.interpolate(coarse, (height, width), mode="bilinear") + 0.3 * torch.randn(count, 3, height, width)
     return noise / noise.std()
 
 
-def sizes(backbone: Backbone, image_sizes: Sequence[tuple[int, int]]) -> Iterator[Finding]:
-    """Channels and sizes of the maps against `levels`, for square and odd images."""
+def map_sizes(backbone: Backbone, image_sizes: Sequence[tuple[int, int]]) -> Iterator[Finding]:
+    """Channels and sizes of the maps must agree with `levels`, for images of every size."""
     for height, width in image_sizes:
         with torch.no_grad():
-            maps = backbone(images(height, width, 1))
+            maps = backbone(random_images(height, width, 1))
         expected = [(v.channels, -(-height // v.stride), -(-width // v.stride)) for v in backbone.levels]
-        found = [tuple(x.shape[1:]) for x in maps]
-        if found != expected:
-            yield Finding(f"maps of {height}x{width}", "failed", f"they are {found}, where `levels` promise {expected}")
+        shapes = [tuple(x.shape[1:]) for x in maps]
+        if shapes != expected:
+            message = f"the shapes are {shapes}, but `levels` require {expected}"
+            yield Finding(f"maps of {height}x{width}", "failed", message)
             return
-    told = ", ".join(f"{level.channels} at stride {level.stride}" for level in backbone.levels)
-    yield Finding(
-        "maps", "ok", f"channels {told}; of the right size for {', '.join(f'{h}x{w}' for h, w in image_sizes)}"
-    )
+    channels = ", ".join(f"{level.channels} at stride {level.stride}" for level in backbone.levels)
+    sizes = ", ".join(f"{height}x{width}" for height, width in image_sizes)
+    yield Finding("maps", "ok", f"channels: {channels}; correct sizes for images of {sizes}")
 
 
 def normalisation(backbone: Backbone) -> Iterator[Finding]:
-    """What the weights expect of an image."""
-    told = backbone.provenance
-    mean, std = (", ".join(f"{v:.3f}" for v in values) for values in (told.mean, told.std))
-    says = f"mean {mean}; std {std}; weights {told.source}"
-    if told.source.startswith("file:"):
-        yield Finding("normalisation", "warning", f"{says}: assumed, for a file does not tell what it was trained with")
+    """Reports the normalisation of images that the weights expect."""
+    weights = backbone.provenance
+    mean, std = (", ".join(f"{v:.3f}" for v in values) for values in (weights.mean, weights.std))
+    message = f"mean {mean}; std {std}; weights {weights.source}"
+    if weights.source.startswith("file:"):
+        message += ": assumed, because a weight file does not contain the normalisation it was trained with"
+        yield Finding("normalisation", "warning", message)
     else:
-        yield Finding("normalisation", "ok", says)
+        yield Finding("normalisation", "ok", message)
 
 
 def cost(backbone: Backbone) -> Iterator[Finding]:
-    """Parameters and multiply-adds that it takes to get to each map, counted without memory."""
-    told = []
+    """Counts parameters and multiply-adds up to each map, on the meta device."""
+    costs = []
     try:
         for level in backbone.levels:
-            with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+            with torch.device("meta"):
                 part = build_backbone(backbone.name, (level.stride,)).eval()
-                counter.flop_counts.clear()  # one's own networks are tried when they are built
-                part(torch.empty(1, 3, *PROBED))
-            params, macs = sum(p.numel() for p in part.parameters()), counter.get_total_flops() / 2
-            told.append(f"{params / 1e6:.3g}M and {macs / 1e9:.3g}B to stride {level.stride}")
+                macs = multiply_adds(part, torch.empty(1, 3, *TEST_SIZE))
+            params = sum(p.numel() for p in part.parameters())
+            costs.append(f"{params / 1e6:.3g}M and {macs / 1e9:.3g}B to stride {level.stride}")
     except (RuntimeError, NotImplementedError, UserError) as error:
-        says = "cannot be counted, for the network does not run on the meta device, which experiments.compare needs"
-        yield Finding("cost", "warning", f"{says} ({str(error)[:100]})")
+        message = "not counted: the network does not run on the meta device, which experiments.compare needs"
+        yield Finding("cost", "warning", f"{message} ({str(error)[:100]})")
         return
-    height, width = PROBED
-    yield Finding("cost", "ok", f"parameters and multiply-adds at {height}x{width}: {', '.join(told)}")
+    height, width = TEST_SIZE
+    yield Finding("cost", "ok", f"parameters and multiply-adds at {height}x{width}: {', '.join(costs)}")
 
 
 def values(backbone: Backbone) -> Iterator[Finding]:
-    """Numbers that are none, and channels that say the same of every image."""
+    """Maps must be finite, and their channels must differ between images or pixels."""
     with torch.no_grad():
-        maps = backbone(images(*PROBED))
+        maps = backbone(random_images(*TEST_SIZE))
     for x, level in zip(maps, backbone.levels, strict=True):
+        check = f"values at stride {level.stride}"
         if not torch.isfinite(x).all():
-            yield Finding(f"values at stride {level.stride}", "failed", "some are infinite or no numbers")
+            yield Finding(check, "failed", "some values are infinite or not a number")
             return
         constant = x.transpose(0, 1).flatten(1).std(1) <= 1e-6 * x.abs().max()
         share = constant.float().mean().item()
         if share == 1:
-            yield Finding(f"values at stride {level.stride}", "failed", "the map is the same for every image and place")
+            yield Finding(check, "failed", "the map is the same for every image and every pixel")
         elif share > 0.5:
-            yield Finding(f"values at stride {level.stride}", "warning", f"{100 * share:.0f}% of the channels are dead")
-    spreads = ", ".join(f"{x.std().item():.2g}" for x in maps)
-    yield Finding("values", "ok", f"finite; standard deviations {spreads}")
+            yield Finding(check, "warning", f"{100 * share:.0f}% of the channels are constant")
+    deviations = ", ".join(f"{x.std().item():.2g}" for x in maps)
+    yield Finding("values", "ok", f"finite; standard deviations {deviations}")
 
 
-def batches(backbone: Backbone) -> Iterator[Finding]:
-    """An image's maps must not depend on the other images of its batch, in evaluation mode."""
-    batch = images(*PROBED)
+def batch_independence(backbone: Backbone) -> Iterator[Finding]:
+    """In evaluation mode, the maps of an image must not depend on the other images of its batch."""
+    batch = random_images(*TEST_SIZE)
     with torch.no_grad():
         together, alone = backbone(batch), backbone(batch[:1])
-    yield _same("images of a batch", together, alone, "an image's maps depend on its neighbours in the batch")
+    yield _equal("images of a batch", together, alone, "the maps of an image depend on the other images of the batch")
 
 
 def batch_norms(backbone: Backbone) -> Iterator[Finding]:
-    """Running statistics have to follow the images in training, and to rest in evaluation mode."""
-    norms = {name: module for name, module in backbone.named_modules() if isinstance(module, _BatchNorm)}
+    """Running statistics must change in training mode and must not change in evaluation mode."""
+    norms = {name: module for name, module in backbone.named_modules() if isinstance(module, BATCH_NORMS)}
     means = {name: norm.running_mean for name, norm in norms.items() if norm.running_mean is not None}
     if len(means) < len(norms):
-        left_out = sorted(norms.keys() - means.keys())
-        yield Finding("batch norm", "failed", f"{left_out[0]} keeps no statistics: evaluation depends on the batch")
+        name = min(norms.keys() - means.keys())
+        message = f"{name} has no running statistics: results depend on the batch in evaluation mode"
+        yield Finding("batch norm", "failed", message)
         return
-    kept = {name: buffer.clone() for name, buffer in backbone.named_buffers()}
-    moved: dict[bool, set[str]] = {}
+    before = {name: buffer.clone() for name, buffer in backbone.named_buffers()}
+    changed: dict[bool, set[str]] = {}
     with torch.no_grad():
         for training in (False, True):
-            maps = backbone.train(training)(images(*PROBED))
-            moved[training] = {name for name, mean in means.items() if not mean.equal(kept[f"{name}.running_mean"])}
+            maps = backbone.train(training)(random_images(*TEST_SIZE))
+            changed[training] = {name for name, mean in means.items() if not mean.equal(before[f"{name}.running_mean"])}
         finite = all(x.isfinite().all() for x in maps)
         backbone.eval()
         for name, buffer in backbone.named_buffers():
-            buffer.copy_(kept[name])
-    still = sorted(means.keys() - moved[True])
-    if moved[False]:
-        yield Finding("batch norm", "failed", f"{min(moved[False])} learns from images in evaluation mode")
+            buffer.copy_(before[name])
+    unchanged = sorted(means.keys() - changed[True])
+    if changed[False]:
+        yield Finding("batch norm", "failed", f"{min(changed[False])} changes its statistics in evaluation mode")
     elif not finite:
-        yield Finding("batch norm", "failed", "maps are finite in evaluation, and not in training mode")
-    elif still:
-        yield Finding("batch norm", "warning", f"{len(still)} of {len(norms)} learn nothing in training: {still[0]}")
+        yield Finding("batch norm", "failed", "maps are finite in evaluation mode but not in training mode")
+    elif unchanged:
+        message = f"{len(unchanged)} of {len(norms)} do not update their statistics in training mode: {unchanged[0]}"
+        yield Finding("batch norm", "warning", message)
+    elif norms:
+        yield Finding("batch norm", "ok", f"all {len(norms)} update their statistics in training mode only")
     else:
-        says = f"all {len(norms)} follow the images in training, and rest in evaluation"
-        yield Finding("batch norm", "ok", says if norms else "none: such networks often want a lower learning rate")
+        yield Finding("batch norm", "ok", "none; networks without batch norm often need a lower learning rate")
 
 
 def memory_format(backbone: Backbone) -> Iterator[Finding]:
-    """Channels-last, which trainings use, has to give the same maps."""
-    batch = images(*PROBED, 1)
+    """The maps must be the same in channels-last memory format, which trainings use."""
+    batch = random_images(*TEST_SIZE, 1)
     with torch.no_grad():
-        plain = backbone(batch)
+        contiguous = backbone(batch)
         maps = backbone.to(memory_format=torch.channels_last)(batch.to(memory_format=torch.channels_last))
-    yield _same("channels-last", maps, plain, "it gives other maps: a view or reshape takes the layout for granted")
+    yield _equal("channels-last", maps, contiguous, "the maps differ: a view or reshape assumes a memory layout")
 
 
 def gradients(backbone: Backbone) -> Iterator[Finding]:
-    """Every parameter has to learn from some map, and every map to teach the first layer."""
+    """Every map must have a gradient with respect to the first layer, and every parameter must get a gradient."""
     parameters = dict(backbone.named_parameters())
     reached: set[str] = set()
-    maps = backbone(images(*PROBED))
+    maps = backbone(random_images(*TEST_SIZE))
     first = next(iter(parameters))
     for x, level in zip(maps, backbone.levels, strict=True):
         if not x.requires_grad:
-            yield Finding("gradients", "failed", f"the map at stride {level.stride} is detached: nothing learns by it")
+            message = f"the map at stride {level.stride} is detached, so that no parameter learns from it"
+            yield Finding("gradients", "failed", message)
             return
         found = torch.autograd.grad(x.square().mean(), list(parameters.values()), retain_graph=True, allow_unused=True)
-        # Zeros count: ResNets begin with the last scale of each branch at zero, which nothing passes at first.
-        reached |= {name for name, g in zip(parameters, found, strict=True) if g is not None}
-        broken = [name for name, g in zip(parameters, found, strict=True) if g is not None and not g.isfinite().all()]
-        if broken:
-            yield Finding("gradients", "failed", f"from stride {level.stride} to {broken[0]} they are not finite")
+        by_name = {name: g for name, g in zip(parameters, found, strict=True) if g is not None}
+        # Zero gradients count: ResNets start with a scale of zero at the end of each branch.
+        reached |= by_name.keys()
+        not_finite = [name for name, gradient in by_name.items() if not gradient.isfinite().all()]
+        if not_finite:
+            message = f"the gradient of {not_finite[0]} from stride {level.stride} is not finite"
+            yield Finding("gradients", "failed", message)
             return
         if first not in reached:
-            yield Finding("gradients", "failed", f"none comes from stride {level.stride} to the first layer, {first}")
+            message = f"the map at stride {level.stride} has no gradient with respect to the first layer, {first}"
+            yield Finding("gradients", "failed", message)
             return
-    left_out = sorted(parameters.keys() - reached)
-    if left_out:
-        names = ", ".join(left_out[:3]) + (", ..." if len(left_out) > 3 else "")
-        yield Finding("gradients", "warning", f"{len(left_out)} parameters never learn: {names}")
+    unreached = sorted(parameters.keys() - reached)
+    if unreached:
+        names = ", ".join(unreached[:3]) + (", ..." if len(unreached) > 3 else "")
+        yield Finding("gradients", "warning", f"{len(unreached)} parameters never learn: {names}")
     else:
-        yield Finding("gradients", "ok", f"from every map to the first layer, and to all {len(parameters)} parameters")
+        message = f"every map has one for the first layer, and all {len(parameters)} parameters get one"
+        yield Finding("gradients", "ok", message)
 
 
 def alignment(backbone: Backbone) -> Iterator[Finding]:
-    """A spot in the image has to change the maps around the cell that lies over it, where anchors are put."""
-    height, width = PROBED
+    """A change in the image must change the maps at the cells over it: anchors rely on their positions."""
+    height, width = TEST_SIZE
     stride = max(level.stride for level in backbone.levels)
-    away: dict[int, list[float]] = {level.stride: [] for level in backbone.levels}
-    base = images(height, width, 1)
+    distances: dict[int, list[float]] = {level.stride: [] for level in backbone.levels}
+    image = random_images(height, width, 1)
     with torch.no_grad():
-        plain = backbone(base)
+        maps = backbone(image)
         for row in (height * 3 // 8, height * 5 // 8):
             for column in (width * 3 // 8, width * 5 // 8):
-                changed = base.clone()
+                changed = image.clone()
                 half = stride // 4
                 changed[..., row - half : row + half, column - half : column + half] += 2.0
-                for x, before, level in zip(backbone(changed), plain, backbone.levels, strict=True):
-                    away[level.stride].append(_distance((x - before).abs().sum(1)[0], level.stride, row, column))
-    for found, distances in away.items():
-        worst = max(distances)
+                for x, before, level in zip(backbone(changed), maps, backbone.levels, strict=True):
+                    distance = _distance((x - before).abs().sum(1)[0], level.stride, row, column)
+                    distances[level.stride].append(distance)
+    for found, errors in distances.items():
+        worst = max(errors)
         if worst != worst:
-            yield Finding("alignment", "failed", f"the map at stride {found} does not see a spot in the image")
-        elif worst > NEAR:
-            state: Literal["warning", "failed"] = "warning" if worst <= FAR else "failed"
-            yield Finding("alignment", state, f"at stride {found} a spot is seen {worst:.1f} cells from its place")
-    told = ", ".join(f"{max(distances):.1f} at stride {found}" for found, distances in away.items())
-    if all(max(distances) <= NEAR for distances in away.values()):
-        yield Finding("alignment", "ok", f"spots are seen where they are, to within cells: {told}")
+            yield Finding("alignment", "failed", f"the map at stride {found} does not react to a change in the image")
+        elif worst > ALIGNED:
+            state: Literal["warning", "failed"] = "warning" if worst <= NEARLY_ALIGNED else "failed"
+            message = f"at stride {found}, the map reacts {worst:.1f} cells from the place of a change in the image"
+            yield Finding("alignment", state, message)
+    if all(max(errors) <= ALIGNED for errors in distances.values()):
+        cells = ", ".join(f"{max(errors):.1f} at stride {found}" for found, errors in distances.items())
+        yield Finding("alignment", "ok", f"maps react at the place of a change in the image; error in cells: {cells}")
 
 
 def _distance(change: Tensor, stride: int, row: int, column: int) -> float:
-    """Cells between a spot at (row, column) px and the centre of what it changed most in a map (h, w); NaN for nothing.
+    """Cells between the pixel (row, column) and the centre of the largest change in a map (h, w); NaN for no change.
 
-    Networks with squeeze-and-excite change a little everywhere: only what changed by half as much as the most counts.
+    In networks with squeeze-excitation, all cells change a little. Only cells with at least half of the largest change
+    count.
     """
     if change.max() <= 0:
         return float("nan")
@@ -216,16 +237,18 @@ def _distance(change: Tensor, stride: int, row: int, column: int) -> float:
     return max(abs(y), abs(x))
 
 
-def _same(check: str, maps: list[Tensor], others: list[Tensor], otherwise: str) -> Finding:
-    """Whether the first image's maps agree to within rounding."""
+def _equal(check: str, maps: list[Tensor], expected: list[Tensor], problem: str) -> Finding:
+    """Whether the first image's maps are equal up to rounding; `problem` is the message if they are not."""
     worst = max(
-        ((a[:1] - b[:1]).abs().max() / b.abs().max().clamp_min(1e-12)).item() for a, b in zip(maps, others, strict=True)
+        ((a[:1] - b[:1]).abs().max() / b.abs().max().clamp_min(1e-12)).item()
+        for a, b in zip(maps, expected, strict=True)
     )
-    if worst > 1e-3:
-        return Finding(check, "failed", f"{otherwise} (by {worst:.1g} of the largest value)")
-    return Finding(check, "ok", f"the same maps, to {worst:.0e} of the largest value")
+    if worst > ROUNDING:
+        return Finding(check, "failed", f"{problem} (by {worst:.1g} of the largest value)")
+    return Finding(check, "ok", f"equal up to {worst:.0e} of the largest value")
 
 
-OTHERS: tuple[Callable[[Backbone], Iterator[Finding]], ...] = (
-    normalisation, cost, values, batches, batch_norms, memory_format, gradients, alignment,
+# All checks but `map_sizes`, which has an argument of its own.
+CHECKS: tuple[Callable[[Backbone], Iterator[Finding]], ...] = (
+    normalisation, cost, values, batch_independence, batch_norms, memory_format, gradients, alignment,
 )  # fmt: skip

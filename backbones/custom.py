@@ -1,4 +1,4 @@
-"""Networks of one's own, by the name `module:function`, behind the same contract as all others."""
+"""Networks of the user's own, named `module:function`, with the same interface as all other backbones."""
 
 from __future__ import annotations
 
@@ -12,74 +12,71 @@ from backbones.base import Backbone, Level, select
 from backbones.errors import UserError
 
 CONTRACT = (
-    "it has to return an nn.Module with `levels`, a tuple of Level(channels, stride), whose forward takes (B, 3, H, W) "
-    "and returns a list with a (B, channels, ceil(H / stride), ceil(W / stride)) map for each of them"
+    "the function must return an nn.Module with `levels`, a tuple of Level(channels, stride). Its forward must take "
+    "images (B, 3, H, W) and return a list with one map (B, channels, ceil(H / stride), ceil(W / stride)) per level"
 )
-PROBE = 97, 130  # height and width, neither a multiple of a stride
-
-
-def is_custom(name: str) -> bool:
-    """Whether a backbone's name is `module:function`."""
-    return ":" in name
+TEST_SIZE = 97, 130  # height and width of the test image, px: no multiple of a stride
 
 
 class CustomBackbone(Backbone):
-    """What `module:function` returns, with the maps that are asked for.
+    """The network that `module:function()` returns, reduced to the maps at `strides`.
 
-    Raises UserError where the module, the function or a map is absent, and where the network is not as `CONTRACT` says.
+    Raises UserError if the module, the function or a map is absent, and if the network does not fulfil `CONTRACT`.
     """
 
     def __init__(self, name: str, strides: Sequence[int] = (4, 8, 16, 32)) -> None:
         super().__init__()
         self.name = name
-        self.network = _call(name)
+        self.network = _create(name)
         levels = getattr(self.network, "levels", None)
         if not isinstance(levels, (tuple, list)) or not all(isinstance(level, Level) for level in levels):
-            raise UserError(f"{name}: its `levels` are {levels!r}; {CONTRACT}")
+            raise UserError(f"'{name}' has the `levels` {levels!r}; {CONTRACT}")
         try:
-            self._taken = select(levels, sorted(strides))
+            self._indices = select(levels, sorted(strides))
         except ValueError as error:
             raise UserError(f"'{name}' cannot serve as a backbone here: {error}") from error
-        self.levels = tuple(levels[i] for i in self._taken)
-        self._check()
+        self.levels = tuple(levels[i] for i in self._indices)
+        self._check_maps()
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> [(B, channels, ceil(H / stride), ceil(W / stride)) for each level]."""
         maps = self.network(images)
-        return [maps[i] for i in self._taken]
+        return [maps[i] for i in self._indices]
 
     @torch.no_grad()
-    def _check(self) -> None:
-        """Compare the maps of one small image with `levels`."""
+    def _check_maps(self) -> None:
+        """Compare the shapes of one small image's maps with `levels`."""
         training = self.network.training
         device = next((p.device for p in self.network.parameters()), None)
         self.network.eval()
+        height, width = TEST_SIZE
         try:
-            maps = self(torch.zeros(1, 3, *PROBE, device=device))
+            maps = self(torch.zeros(1, 3, height, width, device=device))
         except Exception as error:  # the network is the user's: it can raise anything
-            raise UserError(f"{self.name} fails on an image of {PROBE[0]}x{PROBE[1]} pixels: {error!r}") from error
+            raise UserError(f"'{self.name}' fails on an image of {height}x{width} pixels: {error!r}") from error
         self.network.train(training)
         for x, level in zip(maps, self.levels, strict=True):
-            expected = (1, level.channels, *(-(-side // level.stride) for side in PROBE))
+            expected = (1, level.channels, *(-(-side // level.stride) for side in TEST_SIZE))
             if tuple(x.shape) != expected:
                 raise UserError(
-                    f"{self.name}: its map at stride {level.stride} is {tuple(x.shape)} for an image of {PROBE[0]}x"
-                    f"{PROBE[1]} pixels, where {expected} is due; {CONTRACT}"
+                    f"'{self.name}' returns a map of shape {tuple(x.shape)} at stride {level.stride} for an image of "
+                    f"{height}x{width} pixels, but its `levels` require {expected}; {CONTRACT}"
                 )
 
 
-def _call(name: str) -> nn.Module:
+def _create(name: str) -> nn.Module:
+    """Import the module and call the function. Raises UserError if this fails or returns no module."""
     module_name, _, function_name = name.partition(":")
     try:
         function = getattr(import_module(module_name), function_name)
     except (ImportError, ValueError) as error:
         raise UserError(
-            f"backbone '{name}': {module_name or 'nothing'} cannot be imported ({error}). It is looked for as Python "
-            "looks for modules, in the current folder first."
+            f"backbone '{name}': the module '{module_name}' cannot be imported ({error}). Python searches the current "
+            "folder first, then PYTHONPATH and the installed packages."
         ) from error
     except AttributeError as error:
-        raise UserError(f"backbone '{name}': {module_name} has no '{function_name}'") from error
+        raise UserError(f"backbone '{name}': the module '{module_name}' has no '{function_name}'") from error
     network = function()
     if not isinstance(network, nn.Module):
-        raise UserError(f"{name} returns a {type(network).__name__}; {CONTRACT}")
+        raise UserError(f"'{name}' returns a {type(network).__name__}; {CONTRACT}")
     return network

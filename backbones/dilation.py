@@ -1,6 +1,7 @@
-"""Backbones whose last stage keeps the resolution of the one before: output stride 16, as DeepLab wants it.
+"""Backbones with output stride 16, which DeepLab uses: the last stage has the resolution of the stage before it.
 
-The last stride becomes a dilation (arXiv:1606.00915, section 3.1). Weights are the same, for every kernel stays.
+A dilation replaces the last stride (arXiv:1606.00915, section 3.1). Kernels keep their shape, so that the weights of
+the original network load.
 """
 
 from __future__ import annotations
@@ -14,17 +15,20 @@ from torch import nn
 
 from backbones.adapter import TimmBackbone, build_backbone
 from backbones.base import Backbone, Level
+from backbones.compat import feature_indices
 from backbones.efficientnet import EfficientNet
 from backbones.errors import UserError
 from backbones.weights import load_weights
 
-COARSEST, STRIDE = 32, 16  # of the last map before and after
+COARSEST, STRIDE = 32, 16  # stride of the last map, before and after
 
 
 def create_dilated(name: str, pretrained: bool | str | Path = False, strides: Sequence[int] = (4,)) -> Backbone:
-    """The network `name` with the maps of `strides` (finer than 16) and its last one, at stride 16 in place of 32.
+    """Create the backbone `name` with maps at `strides` and its last map at stride 16 instead of 32.
 
-    Raises UserError for a network that cannot be dilated, and what `create_backbone` raises.
+    All `strides` must be finer than 16.
+
+    Arguments and errors are those of `create_backbone`. Also raises UserError for a network that cannot be dilated.
     """
     backbone = build_backbone(name, (*strides, COARSEST))
     last = backbone.levels[-1]
@@ -33,16 +37,20 @@ def create_dilated(name: str, pretrained: bool | str | Path = False, strides: Se
     elif isinstance(backbone, TimmBackbone):
         backbone.network = _dilated_by_timm(backbone)
     else:
-        raise UserError(f"'{name}' cannot be dilated to stride {STRIDE}: no way is known for its kind")
+        raise UserError(
+            f"'{name}' cannot be dilated to stride {STRIDE}: "
+            "this is implemented for EfficientNet and networks of timm only"
+        )
     backbone.levels = (*backbone.levels[:-1], Level(last.channels, STRIDE))
     backbone.provenance = load_weights(backbone, name, pretrained)
     return backbone
 
 
 def _dilate(network: EfficientNet) -> None:
-    """Undo the last stride; what follows it reads every second pixel, which is what it saw before.
+    """Set the last stride to 1 and dilate the convolutions after it, in place.
 
-    As timm's `EfficientNetBuilder` does for `output_stride=16`: the block that had the stride is not dilated itself.
+    Every convolution then reads the same pixels as before. Follows timm's `EfficientNetBuilder` with
+    `output_stride=16`: the convolution that had the stride is not dilated itself.
     """
     convs = [module for module in network.modules() if isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1)]
     last = max(index for index, conv in enumerate(convs) if conv.stride != (1, 1))
@@ -53,22 +61,20 @@ def _dilate(network: EfficientNet) -> None:
 
 
 def _dilated_by_timm(backbone: TimmBackbone) -> nn.Module:
-    """Timm's own dilated form of the network, with the same maps."""
-    wanted: Any = backbone.network.feature_info
+    """The dilated version of the network in timm, with the same maps. Raises UserError if timm has none."""
+    indices = feature_indices(backbone.network)
     try:
-        network = timm.create_model(
-            backbone.name, features_only=True, output_stride=STRIDE, out_indices=tuple(wanted.out_indices)
-        )
+        network = timm.create_model(backbone.name, features_only=True, output_stride=STRIDE, out_indices=indices)
     except (TypeError, AssertionError, RuntimeError, ValueError, NotImplementedError) as error:
-        raise _cannot(backbone.name) from error
+        raise _no_dilated_version(backbone.name) from error
     info: Any = network.feature_info
     if info.reduction()[-1] != STRIDE:
-        raise _cannot(backbone.name)
+        raise _no_dilated_version(backbone.name)
     return network
 
 
-def _cannot(name: str) -> UserError:
+def _no_dilated_version(name: str) -> UserError:
     return UserError(
-        f"'{name}' cannot be dilated to stride {STRIDE}, which this decoder needs: timm has no such form of it. Take a "
-        "ResNet, an EfficientNet or a ConvNeXt, or another decoder."
+        f"'{name}' cannot be dilated to stride {STRIDE}, which this decoder needs: timm has no dilated version of it. "
+        "Choose a ResNet, an EfficientNet or a ConvNeXt, or another decoder."
     )

@@ -1,8 +1,8 @@
-"""EfficientNet: one baseline network, and one coefficient phi that widens, deepens and enlarges it together.
+"""EfficientNet (arXiv:1905.11946): a baseline network and its scaled family, as a backbone and as a classifier.
 
-What its stages are is in `architecture.py`; here they become layers (arXiv:1905.11946, section 4, and where it is
-silent tensorflow/tpu `models/official/efficientnet/efficientnet_model.py`). Parameters are named as in timm, so that
-published weights load as they are.
+This module builds the layers of the stages in `architecture.py`. For what section 4 of the paper does not state, it
+follows tensorflow/tpu `models/official/efficientnet/efficientnet_model.py`. Parameters have the same names as in timm,
+so that published weights load unchanged.
 """
 
 from __future__ import annotations
@@ -16,24 +16,25 @@ from torch import Tensor, nn
 
 from backbones.architecture import Architecture, architecture_of
 from backbones.base import Backbone, Level, select
-from backbones.mbconv import Activation, DepthwiseSeparableBlock, MBConv, Parts, initialize
+from backbones.mbconv import Activation, BlockLayers, DepthwiseSeparableBlock, MBConv, initialize
 from backbones.memory_efficient import norm_act, relu6, spatial_mean, swish
 
 
 def _levels(architecture: Architecture) -> list[Level]:
-    """Where each stage ends. Several share a stride; the last of them is that stride's level."""
+    """The output level of each stage. Several stages can have the same stride; `select` chooses the last one."""
     strides = itertools.accumulate((stage.stride for stage in architecture.stages), operator.mul, initial=2)
     return [Level(stage.channels, s) for stage, s in zip(architecture.stages, list(strides)[1:], strict=True)]
 
 
 class EfficientNet(Backbone):
-    """Stem and stages of the EfficientNet called `name`, as far as the coarsest of `strides` needs them.
+    """The stem and stages of an EfficientNet, up to the coarsest of `strides`.
 
     Args:
-        name: as `architecture.architecture_of` knows it: `efficientnet_b0`, or STUDY#NETWORK.
-        strides: strides of the maps to return, any of 2, 4, 8, 16, 32.
-        stochastic_depth: rate of the last block; it grows linearly from 0 at the first. None by default, as in
-            EfficientDet (google/automl, `survival_prob`): it is made for hundreds of epochs of classification.
+        name: a name that `architecture.architecture_of` accepts: `efficientnet_b0`, or `STUDY#NETWORK`.
+        strides: strides of the maps, any of 2, 4, 8, 16, 32.
+        stochastic_depth: drop rate of the last block; it grows linearly from 0 at the first block. The default 0
+            follows EfficientDet (google/automl, `survival_prob`): stochastic depth is meant for classification
+            trainings of hundreds of epochs.
 
     Raises UserError for an unknown name, ValueError for a stride that no stage has.
     """
@@ -44,28 +45,28 @@ class EfficientNet(Backbone):
         architecture = architecture_of(name)
         act: Activation = relu6 if architecture.lite else swish
         self.act = act
-        parts = Parts(act, architecture.tensorflow, 1e-3 if architecture.tensorflow else 1e-5)
+        layers = BlockLayers(act, architecture.tensorflow, 1e-3 if architecture.tensorflow else 1e-5)
 
         channels = architecture.stem
-        self.conv_stem = parts.conv(3, channels, 3, stride=2)
-        self.bn1 = parts.norm(channels)
+        self.conv_stem = layers.conv(3, channels, 3, stride=2)
+        self.bn1 = layers.norm(channels)
         stage_levels = _levels(architecture)
-        wanted = sorted(select(stage_levels, strides))
-        self._taps = frozenset(wanted)
-        self.levels = tuple(stage_levels[stage] for stage in wanted)
+        selected = sorted(select(stage_levels, strides))
+        self._selected = frozenset(selected)
+        self.levels = tuple(stage_levels[stage] for stage in selected)
 
-        blocks_in_total, built = sum(stage.repeats for stage in architecture.stages), 0
+        total_blocks, built = sum(stage.repeats for stage in architecture.stages), 0
         self.blocks = nn.Sequential()
-        for stage in architecture.stages[: wanted[-1] + 1]:
+        for stage in architecture.stages[: selected[-1] + 1]:
             blocks = nn.Sequential()
-            of_stage = replace(parts, squeeze=stage.squeeze)
+            stage_layers = replace(layers, squeeze=stage.squeeze)
             for repeat in range(stage.repeats):
                 stride, outputs = (stage.stride if repeat == 0 else 1), stage.channels
-                drop = stochastic_depth * built / blocks_in_total
+                drop = stochastic_depth * built / total_blocks
                 blocks.append(
-                    DepthwiseSeparableBlock(channels, outputs, stage.kernel, stride, of_stage, drop)
+                    DepthwiseSeparableBlock(channels, outputs, stage.kernel, stride, stage_layers, drop)
                     if stage.expansion == 1
-                    else MBConv(channels, outputs, stage.kernel, stride, stage.expansion, of_stage, drop)
+                    else MBConv(channels, outputs, stage.kernel, stride, stage.expansion, stage_layers, drop)
                 )
                 channels, built = outputs, built + 1
             self.blocks.append(blocks)
@@ -77,19 +78,21 @@ class EfficientNet(Backbone):
         maps = []
         for index, blocks in enumerate(self.blocks):
             x = blocks(x)
-            if index in self._taps:
+            if index in self._selected:
                 maps.append(x)
         return maps
 
 
 class EfficientNetClassifier(nn.Module):
-    """The published classifier: EfficientNet to stride 32, a 1x1 convolution, mean over space, dropout, linear layer.
+    """The published classifier: EfficientNet, a 1x1 convolution, the mean over all pixels, dropout and a linear layer.
 
     Args:
-        name: as `architecture.architecture_of` knows it.
-        num_classes: K, outputs of the last layer.
-        stochastic_depth: rate of the last block.
-        dropout: rate before the last layer; None takes the paper's for this member of the family.
+        name: a name that `architecture.architecture_of` accepts.
+        num_classes: K, the number of classes.
+        stochastic_depth: drop rate of the last block, see `EfficientNet`.
+        dropout: rate before the linear layer; None for the published rate of this network.
+
+    Raises UserError for an unknown name.
     """
 
     def __init__(

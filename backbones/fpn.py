@@ -1,4 +1,4 @@
-"""The necks BiFPN is compared with: FPN (Lin et al., arXiv:1612.03144) and PANet (Liu et al., arXiv:1803.01534)."""
+"""The necks that BiFPN is compared with: FPN (arXiv:1612.03144) and PANet (arXiv:1803.01534)."""
 
 from __future__ import annotations
 
@@ -13,14 +13,23 @@ from backbones.base import Level, Neck
 class FPN(Neck):
     """Lateral 1x1 convolutions, a top-down sum, and a 3x3 convolution on each level.
 
-    Levels coarser than the backbone's are stride-2 convolutions of its last map, as in RetinaNet (arXiv:1708.02002,
-    section 4): the first from the backbone's map, each further one from the ReLU of the one before.
+    Levels coarser than the input's are computed by stride-2 convolutions as in RetinaNet (arXiv:1708.02002, section 4):
+    the first from the last input map, each further one from the ReLU of the level before.
+
+    Args:
+        levels: the input maps, finest first, each with twice the stride of the one before.
+        channels: channels of every output map.
+        num_levels: number of output maps, at least `len(levels)`.
+
+    Raises ValueError for fewer output than input maps.
     """
 
     def __init__(self, levels: Sequence[Level], channels: int = 256, num_levels: int = 5) -> None:
         super().__init__()
         if not 1 <= len(levels) <= num_levels:
-            raise ValueError(f"{len(levels)} levels in and {num_levels} out: no fewer can come out than go in")
+            raise ValueError(
+                f"{len(levels)} input levels and {num_levels} output levels: there must not be fewer outputs"
+            )
         self.levels = tuple(Level(channels, levels[0].stride * 2**i) for i in range(num_levels))
         self.lateral = nn.ModuleList(nn.Conv2d(level.channels, channels, 1) for level in levels)
         self.smooth = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in levels)
@@ -45,7 +54,10 @@ class FPN(Neck):
 
 
 class PANet(Neck):
-    """An FPN with a second, bottom-up path: each level is summed with a stride-2 convolution of the finer one."""
+    """An FPN with a second, bottom-up path: each level is summed with a stride-2 convolution of the next finer level.
+
+    Arguments are those of `FPN`.
+    """
 
     def __init__(self, levels: Sequence[Level], channels: int = 256, num_levels: int = 5) -> None:
         super().__init__()
@@ -66,7 +78,7 @@ class PANet(Neck):
 
 
 def init_weights(module: nn.Module) -> None:
-    """He-uniform with gain 1, as detectron2 and torchvision initialise their FPN, and zero biases."""
+    """He-uniform weights with gain 1, as in the FPNs of detectron2 and torchvision, and zero biases."""
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_uniform_(module.weight, a=1)
         if module.bias is not None:

@@ -1,8 +1,8 @@
-"""Networks made ready for use alone: batch norm folded into convolutions, one memory format, one precision.
+"""Faster copies of networks for inference: folded batch norms, channels-last memory format, and a chosen precision.
 
-What a batch norm does in evaluation is a scale and a shift by channel, which the convolution before it can do on its
-own. Which convolution that is, is seen by running the network once: a norm is folded where its input is what a
-convolution gave, and where neither that convolution nor that output has another use.
+In evaluation mode, a batch norm multiplies each channel by a factor and adds a constant. The convolution before it can
+do both. To find this convolution, the network is run once: a batch norm is folded if its input is the output of a
+convolution, and if that convolution and that output have no other use.
 """
 
 from __future__ import annotations
@@ -13,24 +13,25 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils import fuse_conv_bn_eval
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_flatten, tree_map
+
+from backbones.compat import activation_of, map_tensors, tensors_in
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-PROBE = 128  # side of the square image that is run through, px
+PROBE = 128  # side of the square image that the network is run with, px
+BATCH_NORMS = nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm
 
 
 def prepare_for_inference(model: nn.Module, precision: str = "fp32") -> nn.Module:
-    """A copy of `model` that computes the same in less time, and can no longer be trained.
+    """A copy of `model` that computes the same outputs faster and cannot be trained.
 
-    Batch norms are folded and weights are channels-last; a module with a method `for_inference` is replaced by what
-    that returns. In fp32 the outputs are the same to within rounding. In "bf16" and "fp16" the weights are stored so,
-    and inputs are converted on the way in, outputs to float32 on the way out.
+    Batch norms are folded and weights are stored in channels-last format. Each module with a method `for_inference` is
+    replaced by the result of that method. With "fp32", outputs are the same up to rounding. With "bf16" and "fp16",
+    weights have that precision, inputs are converted to it, and outputs are converted back to float32.
 
     Args:
-        model: called with (B, 3, H, W) floats; stays as it is.
+        model: a network that takes images (B, 3, H, W) as floats. It is not changed.
         precision: "fp32", "bf16" or "fp16".
     """
     model = copy.deepcopy(model).eval().requires_grad_(False)
@@ -46,10 +47,14 @@ def prepare_for_inference(model: nn.Module, precision: str = "fp32") -> nn.Modul
 
 
 def fold_batch_norms(model: nn.Module, images: Tensor) -> int:
-    """Fold what can be folded, in place; returns how many norms that were. `images` is run through the model."""
+    """Fold batch norms into the convolutions before them, in place. Returns how many were folded.
+
+    Runs the model on `images` (B, 3, H, W) to find the convolutions.
+    """
     calls: Counter[nn.Module] = Counter()
-    made_by: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # the tensor is kept: its id must not be used anew
-    pairs: list[tuple[_BatchNorm, nn.Conv2d, int]] = []
+    # Output id -> convolution and output. A reference to the output keeps its id from being used again.
+    made_by: dict[int, tuple[nn.Conv2d, Tensor]] = {}
+    pairs: list[tuple[nn.BatchNorm2d, nn.Conv2d, int]] = []
 
     def after_conv(module: nn.Module, inputs: Any, output: Tensor) -> None:
         made_by[id(output)] = (module, output)  # type: ignore[assignment]
@@ -66,12 +71,12 @@ def fold_batch_norms(model: nn.Module, images: Tensor) -> int:
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             handles.append(module.register_forward_hook(after_conv))
-        if isinstance(module, _BatchNorm):
+        if isinstance(module, BATCH_NORMS):
             handles.append(module.register_forward_pre_hook(before_norm))
-        if isinstance(module, (nn.Conv2d, _BatchNorm)):
+        if isinstance(module, (nn.Conv2d, *BATCH_NORMS)):
             handles.append(module.register_forward_pre_hook(count))
     try:
-        with Uses() as uses:
+        with TensorUses() as uses:
             model(images)
     finally:
         for handle in handles:
@@ -79,10 +84,10 @@ def fold_batch_norms(model: nn.Module, images: Tensor) -> int:
 
     replaced: dict[nn.Module, nn.Module] = {}
     for norm, conv, output in pairs:
-        if calls[norm] == calls[conv] == 1 and uses.of[output] == 1 and norm.running_mean is not None:
+        if calls[norm] == calls[conv] == 1 and uses.count[output] == 1 and norm.running_mean is not None:
             fused = fuse_conv_bn_eval(conv, norm)
             conv.weight, conv.bias = fused.weight, fused.bias
-            replaced[norm] = _rest(norm)
+            replaced[norm] = activation_of(norm)
     for parent in list(model.modules()):
         for name, child in parent.named_children():
             if child in replaced:
@@ -90,30 +95,25 @@ def fold_batch_norms(model: nn.Module, images: Tensor) -> int:
     return len(replaced)
 
 
-class Uses(TorchFunctionMode):
-    """Counts for every tensor, by id, the operations that make a tensor of it."""
+class TensorUses(TorchFunctionMode):
+    """Counts for each tensor, by its id, the operations that compute another tensor from it."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.of: Counter[int] = Counter()
-        self._kept: list[Any] = []
+        self.count: Counter[int] = Counter()
+        self._references: list[Any] = []  # without them, ids would be used again
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if any(isinstance(value, Tensor) for value in tree_flatten(result)[0]):
-            used = [value for value in tree_flatten((args, kwargs))[0] if isinstance(value, Tensor)]
-            self.of.update(id(value) for value in used)
-            self._kept.append((used, result))
+        if tensors_in(result):
+            used = tensors_in((args, kwargs))
+            self.count.update(id(tensor) for tensor in used)
+            self._references.append((used, result))
         return result
 
 
-def _rest(norm: nn.Module) -> nn.Module:
-    """What a batch norm does besides: timm's carry an activation."""
-    rest = [child for child in norm.children() if not isinstance(child, nn.Identity)]
-    return nn.Sequential(*rest) if rest else nn.Identity()
-
-
 def _replace(model: nn.Module) -> None:
+    """Replace each module that has a method `for_inference` by the method's result, in place."""
     for name, child in model.named_children():
         if hasattr(child, "for_inference"):
             child = child.for_inference()  # type: ignore[operator]
@@ -123,8 +123,8 @@ def _replace(model: nn.Module) -> None:
 
 def _convert_inputs(module: nn.Module, inputs: Any, options: Any) -> Any:
     dtype = next(module.parameters()).dtype
-    return tree_map(lambda x: x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x, (inputs, options))
+    return map_tensors(lambda x: x.to(dtype) if x.is_floating_point() else x, (inputs, options))
 
 
 def _convert_outputs(module: nn.Module, inputs: Any, outputs: Any) -> Any:
-    return tree_map(lambda x: x.float() if isinstance(x, Tensor) else x, outputs)
+    return map_tensors(lambda x: x.float(), outputs)

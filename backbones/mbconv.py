@@ -1,7 +1,7 @@
-"""The blocks of EfficientNet: squeeze-excitation, stochastic depth, and MBConv, which architecture search chose from.
+"""The building blocks of EfficientNet: MBConv, squeeze-excitation and stochastic depth.
 
-Sources: arXiv:1905.11946, section 4, and where it is silent tensorflow/tpu `models/official/efficientnet`. Parameters
-are named as in timm, so that published weights load as they are.
+Sources: arXiv:1905.11946, section 4, and for what it does not state, tensorflow/tpu `models/official/efficientnet`.
+Parameters have the same names as in timm, so that published weights load unchanged.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ Activation = Callable[[Tensor], Tensor]
 
 
 class SameConv2d(nn.Conv2d):
-    """Strided convolution padded as TensorFlow does: enough for ceil(size / stride) outputs, the odd pixel last.
+    """Strided convolution with TensorFlow's SAME padding: ceil(size / stride) outputs, an odd pixel of padding last.
 
-    Where one side needs a pixel more than the other, a filter with a row or column of zeros before its first, padded
-    evenly, does the same without a padded copy of the input. Its gradients take oneDNN twice as long as those of a 3x3
-    filter, which is why such a one gets the copy in training; for larger filters they cost the same.
+    Where the end of an axis needs one pixel more than its start, padding the input would copy it. Instead, the filter
+    gets a row or column of zeros before its first one, and the input is padded evenly by the convolution itself. Only
+    3x3 filters in training pad the input: oneDNN takes twice as long for the gradients of an enlarged 3x3 filter. For
+    larger filters both ways take the same time.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -40,14 +41,14 @@ class SameConv2d(nn.Conv2d):
         return F.conv2d(x, weight, self.bias, self.stride, (top, left), 1, self.groups)
 
     def _axis(self, size: int, axis: int) -> tuple[int, int]:
-        """Padding of both ends of an axis, and 1 where its end needs a pixel more."""
+        """Padding at both ends of an axis, and 1 if its end needs one pixel more, else 0."""
         stride, kernel = self.stride[axis], self.kernel_size[axis]
         missing = max((-(-size // stride) - 1) * stride + kernel - size, 0)
         return missing // 2, missing % 2
 
 
 class SqueezeExcite(nn.Module):
-    """Scales each channel by a gate computed from the means of all channels (arXiv:1709.01507)."""
+    """Squeeze-excitation: multiplies each channel by a gate, computed from all channel means (arXiv:1709.01507)."""
 
     def __init__(self, channels: int, reduced: int, act: Activation) -> None:
         super().__init__()
@@ -56,7 +57,7 @@ class SqueezeExcite(nn.Module):
         self.act = act
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> the same."""
+        """(B, C, H, W) -> (B, C, H, W)."""
         return gated(x, self.logits(x))
 
     def logits(self, x: Tensor) -> Tensor:
@@ -65,10 +66,11 @@ class SqueezeExcite(nn.Module):
 
 
 class GatedConv2d(nn.Module):
-    """Squeeze-excitation and the 1x1 convolution after it, which learn no more: (B, C, H, W) -> (B, C', H, W).
+    """Squeeze-excitation and the 1x1 convolution after it, for inference: (B, C, H, W) -> (B, C', H, W).
 
-    A gate on each input channel is a factor on that channel's weights. One image needs no product over its maps then;
-    several would need as many sets of weights.
+    Multiplying an input channel by its gate equals multiplying that channel's weights by it. For a single image this
+    avoids a product over whole maps. Several images would each need weights of their own, so they are computed as in
+    training.
     """
 
     def __init__(self, gate: SqueezeExcite, conv: nn.Conv2d) -> None:
@@ -82,21 +84,21 @@ class GatedConv2d(nn.Module):
 
     @classmethod
     def replace(cls, block: nn.Module, name: str) -> None:
-        """Let one take the place of a block's gate, `se`, if it has any, and of the convolution called `name`."""
+        """Merge a block's `se` and its convolution `name`, in place. Without squeeze-excitation, do nothing."""
         if isinstance(block.se, SqueezeExcite):
             setattr(block, name, cls(block.se, getattr(block, name)))
             block.se = nn.Identity()
 
 
 class StochasticDepth(nn.Module):
-    """Drops the residual branch of a sample with probability `rate` in training (arXiv:1603.09382). Works in place."""
+    """In training, zeroes the residual branch of a sample with probability `rate`, in place (arXiv:1603.09382)."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> the same, with whole samples zeroed and the others scaled to keep the expectation."""
+        """(B, C, H, W) -> (B, C, H, W). Scales the other samples so that the expectation stays the same."""
         if not self.training or self.rate == 0:
             return x
         keep = 1 - self.rate
@@ -104,41 +106,48 @@ class StochasticDepth(nn.Module):
 
 
 @dataclass(frozen=True)
-class Parts:
-    """The pieces every block of one network is made of."""
+class BlockLayers:
+    """Creates the layers of blocks, with the settings that all blocks of a network or stage share.
+
+    Attributes:
+        act: the activation function.
+        same_padding: whether strided convolutions use TensorFlow's SAME padding.
+        epsilon: epsilon of batch norm.
+        squeeze: channels of squeeze-excitation, as a fraction of the block's input channels; 0 for none.
+    """
 
     act: Activation
     same_padding: bool
     epsilon: float
-    squeeze: float = 0.0  # channels of squeeze-excitation, as a share of the block's input channels
+    squeeze: float = 0.0
 
     def conv(self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> nn.Conv2d:
-        """Convolution without bias whose output measures ceil(input / stride)."""
+        """Convolution without bias, with output size ceil(input size / stride)."""
         if self.same_padding and stride > 1:
             return SameConv2d(inputs, outputs, kernel, stride, groups=groups, bias=False)
         return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
 
     def norm(self, channels: int) -> nn.BatchNorm2d:
-        """Batch norm; the momentum stays torch's 0.1, which suits runs shorter than TensorFlow's 0.99 was set for."""
+        """Batch norm with torch's momentum 0.1: TensorFlow's 0.99 (0.01 in torch) is meant for longer trainings."""
         return nn.BatchNorm2d(channels, eps=self.epsilon)
 
     def gate(self, channels: int, inputs: int) -> nn.Module:
-        """Squeeze-excitation, or nothing."""
+        """Squeeze-excitation, or the identity if `squeeze` is 0."""
         return SqueezeExcite(channels, int(inputs * self.squeeze), self.act) if self.squeeze else nn.Identity()
 
 
 class DepthwiseSeparableBlock(nn.Module):
-    """Depthwise, then pointwise convolution: MBConv without expansion."""
+    """MBConv without expansion: depthwise convolution, squeeze-excitation, pointwise convolution."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, parts: Parts, drop: float) -> None:
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, layers: BlockLayers, drop: float) -> None:
         super().__init__()
-        self.conv_dw = parts.conv(inputs, inputs, kernel, stride, groups=inputs)
-        self.bn1 = parts.norm(inputs)
-        self.se = parts.gate(inputs, inputs)
-        self.conv_pw = parts.conv(inputs, outputs)
-        self.bn2 = parts.norm(outputs)
+        self.conv_dw = layers.conv(inputs, inputs, kernel, stride, groups=inputs)
+        self.bn1 = layers.norm(inputs)
+        self.se = layers.gate(inputs, inputs)
+        self.conv_pw = layers.conv(inputs, outputs)
+        self.bn2 = layers.norm(outputs)
         self.drop = StochasticDepth(drop)
-        self.act = parts.act
+        self.act = layers.act
         self.residual = stride == 1 and inputs == outputs
 
     def forward(self, x: Tensor) -> Tensor:
@@ -148,28 +157,28 @@ class DepthwiseSeparableBlock(nn.Module):
         return self.drop(y).add_(x) if self.residual else y
 
     def for_inference(self) -> DepthwiseSeparableBlock:
-        """The same, its gate part of the convolution that follows."""
+        """This block, with squeeze-excitation merged into the convolution after it."""
         GatedConv2d.replace(self, "conv_pw")
         return self
 
 
 class MBConv(nn.Module):
-    """Mobile inverted bottleneck (arXiv:1801.04381): expand, convolve depthwise, squeeze-excite, project."""
+    """Mobile inverted bottleneck (arXiv:1801.04381): expansion, depthwise, squeeze-excitation, projection."""
 
     def __init__(
-        self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int, parts: Parts, drop: float
+        self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int, layers: BlockLayers, drop: float
     ) -> None:
         super().__init__()
         expanded = inputs * expansion
-        self.conv_pw = parts.conv(inputs, expanded)
-        self.bn1 = parts.norm(expanded)
-        self.conv_dw = parts.conv(expanded, expanded, kernel, stride, groups=expanded)
-        self.bn2 = parts.norm(expanded)
-        self.se = parts.gate(expanded, inputs)
-        self.conv_pwl = parts.conv(expanded, outputs)
-        self.bn3 = parts.norm(outputs)
+        self.conv_pw = layers.conv(inputs, expanded)
+        self.bn1 = layers.norm(expanded)
+        self.conv_dw = layers.conv(expanded, expanded, kernel, stride, groups=expanded)
+        self.bn2 = layers.norm(expanded)
+        self.se = layers.gate(expanded, inputs)
+        self.conv_pwl = layers.conv(expanded, outputs)
+        self.bn3 = layers.norm(outputs)
         self.drop = StochasticDepth(drop)
-        self.act = parts.act
+        self.act = layers.act
         self.residual = stride == 1 and inputs == outputs
 
     def forward(self, x: Tensor) -> Tensor:
@@ -180,13 +189,13 @@ class MBConv(nn.Module):
         return self.drop(y).add_(x) if self.residual else y
 
     def for_inference(self) -> MBConv:
-        """The same, its gate part of the convolution that follows."""
+        """This block, with squeeze-excitation merged into the convolution after it."""
         GatedConv2d.replace(self, "conv_pwl")
         return self
 
 
 def initialize(module: nn.Module) -> None:
-    """Initial weights of the authors' code: convolutions normal by fan-out, the classifier uniform by its outputs."""
+    """Initialise as the authors' code: convolutions normal by fan-out, the linear layer uniform by its outputs."""
     if isinstance(module, nn.Conv2d):
         fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
         nn.init.normal_(module.weight, 0.0, math.sqrt(2.0 / fan_out))

@@ -1,4 +1,4 @@
-"""Operations that keep less for backward than torch's: activations, batch norm with swish, and a sigmoid gate."""
+"""Activations, batch norm with swish, and a gate that store fewer tensors for the backward pass than PyTorch's."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from backbones import compat
+
 
 def swish(x: Tensor) -> Tensor:
-    """Multiply x by its sigmoid, in place where no gradient will ask for x."""
+    """Swish, x * sigmoid(x), for x of any shape; in place if x needs no gradient."""
     return F.silu(x, inplace=not x.requires_grad)
 
 
 def relu6(x: Tensor) -> Tensor:
-    """min(max(x, 0), 6) in place; the gradient is told from the output.
+    """ReLU6, min(max(x, 0), 6), in place.
 
-    torch's own, in place, keeps a copy of its input.
+    The gradient is computed from the output. PyTorch's version stores a copy of the input.
     """
     return _ReLU6.apply(x) if torch.is_grad_enabled() and x.requires_grad else F.relu6(x, inplace=True)
 
@@ -28,25 +30,26 @@ class ReLU6(nn.ReLU6):
     """`relu6` as a module."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any shape -> the same."""
+        """Any shape -> the same shape."""
         return relu6(x)
 
 
-# By the name that `backbones.scaling.Scale` gives them.
+# By the names that `backbones.scaling.Scale` uses.
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"silu": nn.SiLU, "relu6": ReLU6}
 
 
 def norm_act(norm: nn.Module, act: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """`act(norm(x))`; of a batch norm and swish in one."""
+    """`act(norm(x))`, by `norm_swish` if the two are a plain batch norm and swish."""
     is_swish = act is swish or isinstance(act, nn.SiLU)
     return norm_swish(norm, x) if is_swish and type(norm) is nn.BatchNorm2d else act(norm(x))
 
 
 def norm_swish(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
-    """`F.silu(norm(x))`, for a norm in training or evaluation; x stays as it is.
+    """`F.silu(norm(x))` for a batch norm in training or evaluation mode; x (B, C, H, W) is not changed.
 
-    Apart, the two keep x and the norm's output for backward, and the convolution that follows keeps swish's. Computing
-    the norm's output again costs a pass over x, and saves a third of what a block of convolutions keeps.
+    Computed separately, the two operations store x and the norm's output for the backward pass, and the convolution
+    after them stores swish's output. This function computes the norm's output again in the backward pass. That costs
+    one pass over x and saves a third of the memory of a block of convolutions.
     """
     if not (norm.training and torch.is_grad_enabled()):
         return swish(norm(x))
@@ -58,11 +61,11 @@ def norm_swish(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
 def spatial_mean(x: Tensor) -> Tensor:
     """(B, C, H, W) -> (B, C, 1, 1).
 
-    On a CPU, torch sums bfloat16 through a float32 copy of all of x; poolings, first along rows, need none. Their
-    gradients would keep x, which those of a sum do not.
+    On a CPU, `x.mean` copies all of a bfloat16 x to float32. Average pooling, along rows and then columns, does not. It
+    stores x for the backward pass, however, so it is used only if x needs no gradient.
     """
-    learning = torch.is_grad_enabled() and x.requires_grad
-    if x.dtype is torch.bfloat16 and x.device.type == "cpu" and not learning:
+    needs_gradient = torch.is_grad_enabled() and x.requires_grad
+    if x.dtype is torch.bfloat16 and x.device.type == "cpu" and not needs_gradient:
         return F.avg_pool2d(F.avg_pool2d(x, (1, x.shape[3])), (x.shape[2], 1))
     return x.mean((2, 3), keepdim=True)
 
@@ -70,8 +73,9 @@ def spatial_mean(x: Tensor) -> Tensor:
 def gated(x: Tensor, logits: Tensor) -> Tensor:
     """`x * logits.sigmoid()` for maps x (B, C, H, W) and logits (B, C, 1, 1).
 
-    Apart, the product keeps x for the gradient of the gate. Where p is the product, that of the logits is the sum of
-    p (1 - gate) times p's gradient, and p is what the convolution that follows keeps anyway.
+    Computed separately, the product stores x for the gradient of the gate. With p the product, the gradient of the
+    logits is the sum over pixels of p (1 - gate) times the gradient of p. The convolution after this function stores p
+    in any case.
     """
     return _Gated.apply(x, logits) if torch.is_grad_enabled() else x * logits.sigmoid()
 
@@ -87,7 +91,7 @@ class _ReLU6(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return torch.ops.aten.hardtanh_backward(gradient, *ctx.saved_tensors, 0, 6)
+        return compat.relu6_backward(gradient, *ctx.saved_tensors)
 
 
 class _Gated(torch.autograd.Function):
@@ -102,10 +106,10 @@ class _Gated(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         product, gate = ctx.saved_tensors
-        of_maps, of_logits = ctx.needs_input_grad
+        needed_x, needed_logits = ctx.needs_input_grad
         return (
-            gradient * gate if of_maps else None,
-            (gradient * product).sum((2, 3), keepdim=True) * (1 - gate) if of_logits else None,
+            gradient * gate if needed_x else None,
+            (gradient * product).sum((2, 3), keepdim=True) * (1 - gate) if needed_logits else None,
         )
 
 
@@ -121,7 +125,7 @@ class _NormSwish(torch.autograd.Function):
         momentum: float,
         eps: float,
     ) -> Tensor:
-        y, mean, inverse_std = torch.native_batch_norm(x, weight, bias, running_mean, running_var, True, momentum, eps)
+        y, mean, inverse_std = compat.batch_norm(x, weight, bias, running_mean, running_var, momentum, eps)
         ctx.save_for_backward(x, weight, bias, mean, inverse_std)
         ctx.eps = eps
         return F.silu(y, inplace=True)
@@ -133,9 +137,7 @@ class _NormSwish(torch.autograd.Function):
         scale = weight * inverse_std
         shift, factor = (v.to(x.dtype).view(1, -1, 1, 1) for v in (bias - mean * scale, scale))
         y = torch.addcmul(shift, x, factor)
-        inner = torch.ops.aten.silu_backward(gradient, y)
-        needed = list(ctx.needs_input_grad[:3])
-        found = torch.ops.aten.native_batch_norm_backward(
-            inner, x, weight, None, None, mean, inverse_std, True, ctx.eps, needed
-        )
-        return (*(g if need else None for g, need in zip(found, needed, strict=True)), None, None, None, None)
+        norm_gradient = compat.silu_backward(gradient, y)
+        needed = ctx.needs_input_grad[:3]
+        gradients = compat.batch_norm_backward(norm_gradient, x, weight, mean, inverse_std, ctx.eps, needed)
+        return (*gradients, None, None, None, None)

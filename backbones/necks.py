@@ -21,9 +21,14 @@ NECKS: dict[str, Callable[..., Neck]] = {
 
 
 def create_neck(name: str, levels: Sequence[Level], **options: Any) -> Neck:
-    """The neck called `name` over `levels`, finest first; `options` are the constructor's.
+    """Create the neck `name`, a key of `NECKS`.
 
-    `repeats` and BiFPN's other options are for BiFPN alone. Raises UserError for an unknown name.
+    Args:
+        name: "bifpn" with fast normalised fusion, "bifpn_softmax", "bifpn_sum", "fpn" or "panet".
+        levels: the input maps, finest first, each with twice the stride of the one before.
+        options: arguments of the neck's class. `channels` and `num_levels` exist for all, the others for BiFPN only.
+
+    Raises UserError for an unknown name.
     """
     if name not in NECKS:
         raise unknown_name("neck", name, NECKS)

@@ -1,4 +1,4 @@
-"""What is known of a network's weights: source, recipe, data, published accuracy, and the input they expect."""
+"""Facts about a network's weights: source, training recipe and data, published accuracy, and expected input."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import timm
-from timm.models import get_pretrained_cfg
 
-from backbones.architecture import is_found
-from backbones.custom import is_custom
+from backbones.compat import pretrained_config
+from backbones.names import split_tag
 
-# ImageNet-1k accuracy of single centre crops. Lite: tensorflow/tpu `efficientnet/lite/README.md`, FP32.
-# B0-B7: arXiv:1905.11946v5, table 2. a1 and Noisy Student: timm. tv: torchvision.
+# Published ImageNet-1k accuracy of single centre crops, as fractions. Sources: for Lite, tensorflow/tpu
+# `efficientnet/lite/README.md`, FP32; for B0-B7, arXiv:1905.11946v5, table 2; for a1 and Noisy Student, timm; for tv,
+# torchvision.
 TOP1 = {
     "tf_efficientnet_lite0.in1k": 0.751,
     "tf_efficientnet_lite1.in1k": 0.767,
@@ -33,6 +33,7 @@ TOP1 = {
     "resnet101.tv_in1k": 0.7740,
     "vgg16.tv_in1k": 0.7159,
 }
+# Data sets by the words of timm's tags.
 DATA = {
     "in1k": "ImageNet-1k",
     "in12k": "ImageNet-12k",
@@ -51,16 +52,17 @@ class Provenance:
 
     Attributes:
         source: "random", "packaged:DISTRIBUTION==VERSION", "timm:REPOSITORY" or "file:PATH".
-        tag: which of the published weights, as in timm's `NAME.TAG`; None for random weights and files.
-        recipe: how they were trained, as the tag says, or the file's format; None if random.
-        data: what they were trained on, in order; None if unknown.
-        top1: published ImageNet accuracy, fraction; None if not known here.
-        mean, std: normalisation of images in 0..1, by channel.
-        interpolation: filter the published evaluation resizes with.
-        crop_pct: side of its centre crop, as a fraction of the resized image.
+        tag: the tag of published weights, as in timm's `NAME.TAG`; None for random weights and files.
+        recipe: training recipe according to the tag, or the format of a weight file; None for random weights.
+        data: data sets of pretraining and fine-tuning, in this order; None if unknown.
+        top1: published ImageNet-1k accuracy, as a fraction; None if it is not in `TOP1`.
+        mean: mean of each channel, for images in 0..1.
+        std: standard deviation of each channel, for images in 0..1.
+        interpolation: name of the filter that resizes images in the published evaluation.
+        crop_pct: side of the centre crop in that evaluation, as a fraction of the resized image's side.
         input_size: height and width of that crop, px.
-        sha256: digest of the weight file; None where timm fetched it.
-        license: of the weights; None if not stated.
+        sha256: digest of the weight file; None for random weights and for files that timm downloads.
+        license: license of the weights; None if not stated.
     """
 
     source: str
@@ -77,27 +79,20 @@ class Provenance:
     license: str | None
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for `record.json`."""
+        """The fields as plain values, for `record.json`."""
         return asdict(self)
 
 
-def split_tag(name: str) -> tuple[str, str | None]:
-    """`"resnet50.tv_in1k"` -> `("resnet50", "tv_in1k")`; the tag is None where there is none, as in `module:f`."""
-    if is_custom(name) or is_found(name):
-        return name, None
-    architecture, _, tag = name.partition(".")
-    return architecture, tag or None
-
-
 def published_tags(architecture: str) -> list[str]:
-    """Tags of the weights timm publishes for a network, its default first."""
+    """Tags of a network's weights in timm: the default first, then the others by name."""
     tags = [tag for name in timm.list_pretrained(f"{architecture}.*") if (tag := split_tag(name)[1])]
-    default = getattr(get_pretrained_cfg(architecture), "tag", None)
+    config = pretrained_config(architecture)
+    default = None if config is None else config.tag
     return sorted(tags, key=lambda tag: (tag != default, tag))
 
 
-def described(tag: str) -> tuple[str | None, str | None]:
-    """Recipe and data that timm's tag tells: `sw_in12k_ft_in1k` is sw on ImageNet-12k, then ImageNet-1k."""
+def recipe_and_data(tag: str) -> tuple[str | None, str | None]:
+    """Training recipe and data sets from a tag: "sw_in12k_ft_in1k" -> ("sw", "ImageNet-12k, ImageNet-1k")."""
     words = tag.split("_")
     recipe = "_".join(word for word in words if word not in DATA and word != "ft")
     return recipe or None, ", ".join(DATA[word] for word in words if word in DATA) or None

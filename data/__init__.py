@@ -1,27 +1,12 @@
-"""Datasets on disk -> samples -> batches. Names load on first use, so that importing the package costs nothing."""
+"""Data sets on disk -> samples -> batches.
+
+Public names are imported when they are first used, so that importing this package does not import torch.
+"""
+
+from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from data.batch import Batch, Draw, Sample, collate, normalise
-    from data.formats.coco import CocoDetection
-    from data.formats.folders import ClassFolders
-    from data.formats.masks import MaskFolders
-    from data.images import read_image
-    from data.loader import eval_loader, train_loader
-    from data.reader import LabelledDataset
-
-_HOMES = {
-    "batch": ("Batch", "Draw", "Sample", "collate", "normalise"),
-    "coco": ("CocoDetection",),
-    "folders": ("ClassFolders",),
-    "images": ("read_image",),
-    "loader": ("eval_loader", "train_loader"),
-    "reader": ("LabelledDataset",),
-    "masks": ("MaskFolders",),
-}
-_MODULES = {name: module for module, names in _HOMES.items() for name in names}
+from typing import TYPE_CHECKING
 
 __all__ = [
     "Batch",
@@ -38,12 +23,35 @@ __all__ = [
     "train_loader",
 ]
 
+if TYPE_CHECKING:
+    from data.batch import Batch, Draw, Sample, collate, normalise
+    from data.formats.coco import CocoDetection
+    from data.formats.folders import ClassFolders
+    from data.formats.masks import MaskFolders
+    from data.images import read_image
+    from data.loader import eval_loader, train_loader
+    from data.reader import LabelledDataset
+else:
+    _MODULES = {
+        "Batch": "data.batch",
+        "ClassFolders": "data.formats.folders",
+        "CocoDetection": "data.formats.coco",
+        "Draw": "data.batch",
+        "LabelledDataset": "data.reader",
+        "MaskFolders": "data.formats.masks",
+        "Sample": "data.batch",
+        "collate": "data.batch",
+        "eval_loader": "data.loader",
+        "normalise": "data.batch",
+        "read_image": "data.images",
+        "train_loader": "data.loader",
+    }
 
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return getattr(import_module(f"data.{_MODULES[name]}"), name)
-    raise AttributeError(f"module 'data' has no attribute '{name}'")
+    # Hidden from type checkers, which would otherwise accept any attribute of this package.
+    def __getattr__(name: str) -> object:
+        if name not in _MODULES:
+            raise AttributeError(f"module 'data' has no attribute '{name}'")
+        return getattr(import_module(_MODULES[name]), name)
 
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_MODULES])
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

@@ -1,4 +1,4 @@
-"""The audit has moved to `python -m experiments.audit ROOT`; the old name says so."""
+"""The audit is now `python -m experiments.audit ROOT`. This module prints that."""
 
 import sys
 

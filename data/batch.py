@@ -1,7 +1,7 @@
-"""What travels from the readers to the networks: `Draw` -> `Sample` -> `Batch`.
+"""The types that connect data sets and networks: `Draw` -> `Sample` -> `Batch`.
 
-Coordinate frames: *original* pixels are those of the stored file; *network* pixels those of the array that the network
-sees. A letterboxed image lies at the top left, so `original = network / scale`.
+Coordinate frames: *original* pixels are the pixels of the stored file. *Network* pixels are the pixels of the network's
+input. A letterboxed image is placed at the top left, so `original = network / scale`.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from torch import Tensor
 
 from backbones.base import CachedFeatures
 
-IGNORE = 255  # mask value of pixels that belong to no class, such as padding
+IGNORE = 255  # mask value of pixels without a class, such as padding
 
 
 class Draw(NamedTuple):
-    """One training access: which image, the seed that decides its whole augmentation, and the epoch it is for."""
+    """A request for one training sample: index of the image, seed of its augmentation, and epoch (from 0)."""
 
-    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls on a Draw
+    index: int  # type: ignore[assignment]  # replaces tuple.index, which nobody calls on a Draw
     seed: int
     epoch: int = 0
 
@@ -31,13 +31,13 @@ class Draw(NamedTuple):
 class Sample:
     """One image with its labels.
 
-    image: (H, W, 3) uint8 RGB; or what a backbone gave for it, see `data.features`.
+    image: (H, W, 3) uint8 RGB, or the backbone's features of the image, see `data.cached_features`.
     size: (height, width) of the original image.
     scale: (x, y), network pixels per original pixel.
     boxes: (N, 4) float32, x1 y1 x2 y2 in network pixels.
     labels: (N,) int64, contiguous class indices.
     mask: (H, W) integer class map, or None.
-    readable: False for the blank stand-in of an unreadable image, which `skip_bad` allows in evaluation.
+    readable: False for the black image that replaces an unreadable one in evaluation, see `ImageReader`.
     """
 
     image: np.ndarray
@@ -52,16 +52,16 @@ class Sample:
 
 @dataclass
 class Batch:
-    """Samples of equal size, stacked; B images, M the largest number of boxes in any of them (0 if none has any).
+    """Stacked samples of equal size. B is the number of images, M the largest number of boxes in an image.
 
-    images: (B, 3, H, W) uint8 RGB, channels-last in memory; or the maps that a backbone gave for them.
+    images: (B, 3, H, W) uint8 RGB, channels-last in memory; or the backbone's features of the images.
     image_ids: (B,) int64.
     sizes: (B, 2) int64, original (height, width).
     scales: (B, 2) float32, network pixels per original pixel, (x, y).
-    boxes: (B, M, 4) float32, x1 y1 x2 y2 in network pixels; rows without a box are zero.
-    labels: (B, M) int64; -1 where there is no box.
-    readable: (B,) bool; False where `Sample.readable` is.
-    masks: (B, H, W) int64 class maps, or None; where they differ in size, 255 (no class) fills up the smaller ones.
+    boxes: (B, M, 4) float32, x1 y1 x2 y2 in network pixels; padding rows are zero.
+    labels: (B, M) int64; -1 in padding rows.
+    readable: (B,) bool, see `Sample`.
+    masks: (B, H, W) int64 class maps, or None. Smaller masks are padded with 255 (no class) at the right and bottom.
     """
 
     images: Tensor
@@ -77,7 +77,7 @@ class Batch:
         return len(self.images)
 
     def __getitem__(self, images: slice) -> Batch:
-        """Some of its images, as views."""
+        """A batch of the images in the slice. It shares memory with this one."""
         return self._map(lambda value: value[images])
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
@@ -85,11 +85,11 @@ class Batch:
         return self._map(lambda value: value.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:
-        """The same batch in page-locked memory, from which copies to a GPU can overlap with work. Needs CUDA."""
+        """The same batch in page-locked memory, so that copies to a GPU can run asynchronously. Needs CUDA."""
         return self._map(lambda value: value.pin_memory())
 
     def share_memory(self) -> Batch:
-        """The same batch in memory that other processes can read. Raises RuntimeError where that is full."""
+        """The same batch in memory that other processes can read. Raises RuntimeError if that is full."""
         return self._map(lambda value: value.share_memory_())
 
     def _map(self, move: Callable[[Any], Any]) -> Batch:
@@ -98,9 +98,9 @@ class Batch:
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Stack samples, padding boxes to the largest count.
+    """Stack samples and pad their boxes to the largest count.
 
-    Raises `ValueError` for no samples, images of different sizes, or masks on only some of them.
+    Raises `ValueError` if there are no samples, if images differ in size, or if only some samples have a mask.
     """
     longest = max(len(sample.boxes) for sample in samples)
     boxes = np.zeros((len(samples), longest, 4), np.float32)
@@ -110,7 +110,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         labels[row, : len(sample.labels)] = sample.labels
     masks = [sample.mask for sample in samples if sample.mask is not None]
     if masks and len(masks) < len(samples):
-        raise ValueError(f"{len(masks)} of {len(samples)} samples have a mask: all or none must")
+        raise ValueError(f"{len(masks)} of {len(samples)} samples have a mask; expected all or none")
     return Batch(
         images=_images([sample.image for sample in samples]),
         image_ids=torch.tensor([sample.image_id for sample in samples]),
@@ -124,16 +124,16 @@ def collate(samples: Sequence[Sample]) -> Batch:
 
 
 def _images(images: Sequence[Any]) -> Any:
-    """Pixels or maps, stacked; permuting the view of stacked rows of pixels is channels-last without a second copy."""
-    kept = [image for image in images if isinstance(image, CachedFeatures)]
-    if not kept:
+    """Stacked pixels or feature maps. A permuted view of (B, H, W, C) is channels-last, so no second copy is needed."""
+    features = [image for image in images if isinstance(image, CachedFeatures)]
+    if not features:
         return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
-    stacked = [torch.stack(rows) for rows in zip(*(image.maps for image in kept), strict=True)]
-    return CachedFeatures([x.permute(0, 3, 1, 2) if x.ndim == 4 else x for x in stacked], kept[0].size)
+    stacked = [torch.stack(maps) for maps in zip(*(image.maps for image in features), strict=True)]
+    return CachedFeatures([x.permute(0, 3, 1, 2) if x.ndim == 4 else x for x in stacked], features[0].size)
 
 
 def _stacked(masks: Sequence[np.ndarray]) -> np.ndarray:
-    """(B, H, W) int64: masks in original pixels need not be of one size, each lies at the top left."""
+    """(B, H, W) int64. Masks in original pixels may differ in size; each is placed at the top left."""
     height, width = np.max([mask.shape for mask in masks], axis=0)
     stacked = np.full((len(masks), height, width), IGNORE, np.int64)
     for row, mask in zip(stacked, masks, strict=True):
@@ -144,7 +144,7 @@ def _stacked(masks: Sequence[np.ndarray]) -> np.ndarray:
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """(B, 3, H, W) uint8 in 0..255 -> float32 `(x / 255 - mean) / std`, channels-last, on the device of `images`.
 
-    `mean` and `std` are per channel, in units of the 0..1 range.
+    `mean` and `std` have one value per channel, for pixels in 0..1.
     """
     scale = torch.tensor([1 / (255 * s) for s in std], device=images.device).view(1, -1, 1, 1)
     shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=images.device).view(1, -1, 1, 1)

@@ -1,7 +1,10 @@
-"""Features of a frozen backbone for the images of a data set: computed once, cached on disk, read instead of images.
+"""Features of a frozen backbone, cached: computed once for each image, stored on disk, and read instead of the images.
 
-A folder holds one file per map. Its rows are in the order of the images, then of the augmentations of each, channels
-last; `masks.bin`, all masks one after the other; `labels.npz`, what else a sample has; and `complete.json`.
+A folder holds these files. A row is one augmentation of one image; rows are ordered by image, then by augmentation.
+    map0.bin, map1.bin, ...   the feature maps of each level, channels last, one row after the other
+    masks.bin                 all masks, one after the other
+    labels.npz                the other fields of the samples
+    complete.json             number of rows, augmentations, image size, and dtype and shape of each map
 """
 
 from __future__ import annotations
@@ -29,7 +32,10 @@ UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS
 
 
 class Augmentations:
-    """Each image of a source in `augmentations` forms, those of the first epochs; 0 for one form, as in evaluation."""
+    """The samples to cache: each image in `augmentations` forms, which are those of the first epochs.
+
+    Row r is of image r // augmentations. With `augmentations=0` each image occurs once, as in evaluation.
+    """
 
     def __init__(self, source: Source, augmentations: int, seed: int) -> None:
         self.source, self.augmentations, self.seed = source, augmentations, seed
@@ -40,33 +46,39 @@ class Augmentations:
     def __getitem__(self, row: Any) -> Sample:
         if not self.augmentations:
             return self.source[row]
-        index, view = divmod(row, self.augmentations)
-        return self.source[Draw(index, draw_seed(self.seed, view, index))]
+        index, epoch = divmod(row, self.augmentations)
+        return self.source[Draw(index, draw_seed(self.seed, epoch, index))]
 
 
 class CachedDataset:
-    """Samples with `CachedFeatures` for the image: `dataset[index]` for evaluation, `dataset[Draw]` for training.
+    """Samples whose image is `CachedFeatures`: `dataset[index]` for evaluation, `dataset[Draw]` for training.
 
-    Epochs take the augmentations in turn: as many as there are augmentations see what they would have seen without.
+    Epoch e uses augmentation e modulo the number of augmentations. The first epochs therefore equal those without a
+    cache.
 
     Args:
-        folder: that `cache_features` filled.
+        folder: a folder written by `cache_features`.
     """
 
     def __init__(self, folder: Path) -> None:
-        told = json.loads((folder / MARKER).read_text())
-        self.augmentations, self.size, rows = told["augmentations"], tuple(told["size"]), told["rows"]
-        self._dtypes = [getattr(torch, dtype) for dtype, _ in told["maps"]]
+        self._folder = folder
+        layout = json.loads((folder / MARKER).read_text())
+        self.augmentations, self.size, rows = layout["augmentations"], tuple(layout["size"]), layout["rows"]
+        self._dtypes = [getattr(torch, dtype) for dtype, _ in layout["maps"]]
         self._maps = [
             _mapped(folder / f"map{i}.bin", (rows, *shape[:-1], shape[-1] * dtype.itemsize))
-            for i, (dtype, (_, shape)) in enumerate(zip(self._dtypes, told["maps"], strict=True))
+            for i, (dtype, (_, shape)) in enumerate(zip(self._dtypes, layout["maps"], strict=True))
         ]
         with np.load(folder / "labels.npz") as file:
             self._labels = dict(file)
-        self._first_box = np.append(0, self._labels["boxes_of"].cumsum())
+        self._first_box = np.append(0, self._labels["box_counts"].cumsum())
         areas = self._labels["mask_sizes"].prod(1)
         self._first_pixel = np.append(0, areas.cumsum())
         self._masks = _mapped(folder / "masks.bin", (int(areas.sum()),)) if areas.any() else None
+
+    def __reduce__(self) -> tuple[type[CachedDataset], tuple[Path]]:
+        """Open the files again in a spawned worker: a mapped file would be sent there as a copy of its content."""
+        return CachedDataset, (self._folder,)
 
     def __len__(self) -> int:
         return len(self._maps[0]) // max(1, self.augmentations)
@@ -74,19 +86,19 @@ class CachedDataset:
     def __getitem__(self, draw: int | Draw) -> Sample:
         index, epoch = (draw.index, draw.epoch) if isinstance(draw, Draw) else (int(draw), 0)
         row = index * self.augmentations + epoch % self.augmentations if self.augmentations else index
-        of = self._labels
+        labels = self._labels
         boxes = slice(self._first_box[row], self._first_box[row + 1])
         pixels = slice(self._first_pixel[row], self._first_pixel[row + 1])
-        height, width = of["sizes"][row].tolist()
+        height, width = labels["sizes"][row].tolist()
         return Sample(
             image=CachedFeatures([self._map(i, row) for i in range(len(self._maps))], self.size),  # type: ignore[arg-type]  # see Sample.image
-            image_id=int(of["image_ids"][row]),
+            image_id=int(labels["image_ids"][row]),
             size=(height, width),
-            scale=tuple(of["scales"][row].tolist()),
-            boxes=of["boxes"][boxes],
-            labels=of["labels"][boxes],
-            mask=None if self._masks is None else np.array(self._masks[pixels]).reshape(of["mask_sizes"][row]),
-            readable=bool(of["readable"][row]),
+            scale=tuple(labels["scales"][row].tolist()),
+            boxes=labels["boxes"][boxes],
+            labels=labels["labels"][boxes],
+            mask=None if self._masks is None else np.array(self._masks[pixels]).reshape(labels["mask_sizes"][row]),
+            readable=bool(labels["readable"][row]),
         )
 
     def _map(self, number: int, row: int) -> Tensor:
@@ -96,54 +108,54 @@ class CachedDataset:
 def cache_features(
     folder: Path, batches: Iterator[tuple[Batch, CachedFeatures]], rows: int, augmentations: int
 ) -> CachedDataset:
-    """The features in `folder`, filled first where it has none yet.
+    """The features in `folder`. If there are none yet, they are computed and stored first.
 
     Args:
-        folder: named after all that the features depend on.
-        batches: of all rows, in order, as they are and as the backbone sees them; asked for only if need be.
-        rows: how many there are: images, or images times augmentations.
+        folder: its name must depend on everything that the features depend on.
+        batches: batches of all rows in order, each with its features. Not consumed if the folder is complete.
+        rows: number of rows: images, or images times augmentations.
         augmentations: see `Augmentations`.
 
-    Raises BadInput where there is no room for them.
+    Raises BadInput if the disk has no room or the folder cannot be written.
     """
     try:
         create_once(
-            folder, MARKER, lambda place: _write(place, batches, rows, augmentations), "computing the same features"
+            folder, MARKER, lambda new: _write(new, batches, rows, augmentations), "computing the same features"
         )
     except OSError as error:
         if error.errno not in UNWRITABLE:
             raise
-        raise BadInput(f"cannot write features to {folder}: {error.strerror or error}. {_remedy()}") from error
+        raise _no_room(f"cannot write features to {folder}: {error.strerror or error}") from error
     return CachedDataset(folder)
 
 
 def _write(folder: Path, batches: Iterator[tuple[Batch, CachedFeatures]], rows: int, augmentations: int) -> None:
-    """Write everything, as far as the disk has room. Plain writes: a full disk kills what writes to mapped memory."""
+    """Write all files. Written, not memory-mapped: on a full disk, writing to mapped memory kills the process."""
     labels: dict[str, list[np.ndarray]] = {}
-    described: list[tuple[str, list[int]]] = []
+    map_layouts: list[tuple[str, list[int]]] = []
     size = (0, 0)
     with ExitStack() as files:
         masks = files.enter_context((folder / "masks.bin").open("wb"))
         maps: list[IO[bytes]] = []
-        for batch, kept in batches:
-            values = [x.permute(0, 2, 3, 1) if x.ndim == 4 else x for x in kept.maps]
+        for batch, features in batches:
+            values = [x.permute(0, 2, 3, 1) if x.ndim == 4 else x for x in features.maps]
             if not maps:
-                size = kept.size
-                described = [(str(x.dtype).removeprefix("torch."), list(x.shape[1:])) for x in values]
+                size = features.size
+                map_layouts = [(str(x.dtype).removeprefix("torch."), list(x.shape[1:])) for x in values]
                 _check_room(folder, rows * sum(x[0].numel() * x.element_size() for x in values))
                 maps = [files.enter_context((folder / f"map{i}.bin").open("wb")) for i in range(len(values))]
             for file, x in zip(maps, values, strict=True):
                 file.write(_bytes(x))
             for name, value in _labels(batch, masks, in_original_pixels=not augmentations).items():
                 labels.setdefault(name, []).append(value)
-    whole: dict[str, Any] = {name: np.concatenate(values) for name, values in labels.items()}
-    np.savez(folder / "labels.npz", **whole)
-    told = {"rows": rows, "augmentations": augmentations, "size": size, "maps": described}
-    (folder / MARKER).write_text(json.dumps(told))
+    columns: dict[str, Any] = {name: np.concatenate(values) for name, values in labels.items()}
+    np.savez(folder / "labels.npz", **columns)
+    layout = {"rows": rows, "augmentations": augmentations, "size": size, "maps": map_layouts}
+    (folder / MARKER).write_text(json.dumps(layout))
 
 
 def _labels(batch: Batch, masks: IO[bytes], in_original_pixels: bool) -> dict[str, np.ndarray]:
-    """What samples have besides images, undone of the batch's padding; writes the masks."""
+    """The fields of the samples besides the images, without the batch's padding. Writes the masks to `masks`."""
     present = batch.labels >= 0
     mask_sizes = np.zeros((len(batch), 2), np.int64)
     if batch.masks is not None:
@@ -157,7 +169,7 @@ def _labels(batch: Batch, masks: IO[bytes], in_original_pixels: bool) -> dict[st
         "readable": batch.readable.numpy(),
         "boxes": batch.boxes[present].numpy(),
         "labels": batch.labels[present].numpy(),
-        "boxes_of": present.sum(1).numpy(),
+        "box_counts": present.sum(1).numpy(),
         "mask_sizes": mask_sizes,
     }
 
@@ -165,13 +177,14 @@ def _labels(batch: Batch, masks: IO[bytes], in_original_pixels: bool) -> dict[st
 def _check_room(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
-        raise BadInput(
-            f"features take {needed / 1e9:.1f} GB, and {folder.parent} has room for {free / 1e9:.1f} GB. {_remedy()}"
-        )
+        raise _no_room(f"features take {needed / 1e9:.1f} GB, but {folder.parent} has room for {free / 1e9:.1f} GB")
 
 
-def _remedy() -> str:
-    return f"Set {CACHE_VARIABLE} to a folder with room, or lower --data.cached_augmentations; 0 does without."
+def _no_room(cause: str) -> BadInput:
+    return BadInput(
+        f"{cause}. Set {CACHE_VARIABLE} to a folder with room, or lower `cached_augmentations`; 0 caches nothing.",
+        settings=("data.cached_augmentations",),
+    )
 
 
 def _bytes(x: Tensor) -> memoryview:
@@ -179,5 +192,5 @@ def _bytes(x: Tensor) -> memoryview:
 
 
 def _mapped(file: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """The bytes of a file, for reading alone: what may be written to has to fit into memory, however it is used."""
+    """The bytes of a file, mapped read-only. A writable private mapping would count against the memory limit."""
     return np.memmap(file, np.uint8, "r", shape=shape)

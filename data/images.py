@@ -1,7 +1,7 @@
-"""Image files -> uint8 RGB arrays: whatever the format, in the orientation in which the pixels are stored.
+"""Image files of many formats -> uint8 RGB arrays, in the orientation in which the pixels are stored.
 
-EXIF orientation is ignored everywhere. COCO boxes and ADE20K masks are in stored pixel coordinates (the JSON's width
-and height say so, and pycocotools assumes it); turning the image but not its labels would silently spoil both.
+EXIF orientation is ignored everywhere. COCO boxes and ADE20K masks are in stored pixel coordinates: COCO's JSON gives
+the stored width and height, and pycocotools assumes them. Rotating only the images would make the labels wrong.
 """
 
 import io
@@ -17,7 +17,7 @@ from backbones.errors import BadInput
 
 MAX_PIXELS = 178_956_970  # Pillow's own limit for a decompression bomb: 0.5 GiB as uint8 RGB
 
-# Only formats that decode in-process: Pillow hands EPS, for one, to an external interpreter.
+# Only formats that Pillow decodes within the process. For EPS, for example, it starts an external interpreter.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 
 _ORIENTATION = 0x0112  # EXIF and TIFF tag
@@ -27,7 +27,10 @@ _JPEG_SIZES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0..15 with
 
 
 class _Header(NamedTuple):
-    """`plain`: complete, 8 bits, gray or RGB(A), so that OpenCV's lenient decoder is safe to use."""
+    """Size in pixels, and whether the image is `plain`: complete, 8 bits, gray or RGB(A).
+
+    Plain images can be decoded with OpenCV, which does not report truncated data.
+    """
 
     width: int
     height: int
@@ -37,12 +40,12 @@ class _Header(NamedTuple):
 def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """The image as (H, W, 3) uint8 RGB, in stored orientation. Thread-safe.
 
-    Gray is repeated over the channels, CMYK and palettes are converted, 16 bits keep their high byte. Alpha is dropped,
-    not composited: that is what torchvision's and timm's loaders do, so published accuracies hold. The first frame of
-    an animation is read. The content decides the format, never the file's suffix.
+    Gray is repeated for the three channels. CMYK and palettes are converted. Of 16 bits the high byte is used. Alpha is
+    dropped and not composited, as in the loaders of torchvision and timm, so that published accuracies are reproduced.
+    Of an animation the first frame is read. The content determines the format; the suffix of the file does not.
 
-    Raises `BadInput` naming the file if it is missing, empty, truncated, no image, or larger than `max_pixels`
-    (at most `MAX_PIXELS`); that last is decided from the header, before memory is allocated.
+    Raises `BadInput` with the file's name if the file is missing, empty, truncated, not an image, or has more than
+    `max_pixels` pixels (at most `MAX_PIXELS`). The size is read from the header, before memory is allocated.
     """
     try:
         with open(path, "rb") as file:
@@ -63,20 +66,20 @@ def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> np
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
         raise BadInput(f"cannot decode image {path}: {error}") from error
-    # OpenCV answers None without a word on most errors: Pillow either knows better or says what is wrong.
+    # On most errors OpenCV returns None without a reason. Pillow decodes the image or names the reason.
     return _decode_strictly(data, path, max_pixels) if image is None else image
 
 
 def _check_size(width: int, height: int, path: str | os.PathLike[str], max_pixels: int) -> None:
     if width * height > max_pixels:
         raise BadInput(
-            f"image {path} claims {width} x {height} pixels, more than the {max_pixels / 1e6:.0f} megapixels allowed: "
-            "a decompression bomb, or an image to be tiled first"
+            f"the header of image {path} says {width} x {height} pixels, more than the limit of "
+            f"{max_pixels / 1e6:.0f} megapixels. Cut the image into tiles."
         )
 
 
 def _header(data: bytes) -> _Header | None:
-    """Size and plainness of a JPEG or PNG; None for other formats and headers that end early."""
+    """The header of a JPEG or PNG. None for other formats and truncated headers."""
     try:
         if data.startswith(b"\xff\xd8"):
             return _jpeg_header(data)
@@ -84,15 +87,15 @@ def _header(data: bytes) -> _Header | None:
             width, height, bits, colour = struct.unpack_from(">IIBB", data, 16)
             return _Header(width, height, (bits, colour) in _PNG_PLAIN and data.rfind(_PNG_END) > 0)
     except (struct.error, IndexError):
-        pass  # ends inside the header: the strict decoder words the error
+        pass  # truncated: Pillow reports the error
     return None
 
 
 def _jpeg_header(data: bytes) -> _Header | None:
-    """Walk the segments up to the pixel data (ITU T.81, annex B).
+    """Read the segments before the pixel data (ITU T.81, annex B).
 
-    A complete file has an end marker after the pixel data begin; one that lies before belongs to a thumbnail. Inside
-    pixel data the marker cannot occur by chance, for 0xFF is followed by a stuffed zero there.
+    A complete file has an end marker after the start of the pixel data. An earlier end marker belongs to a thumbnail.
+    Within pixel data the marker cannot occur by chance, because each 0xFF there is followed by a zero byte.
     """
     width = height = components = bits = 0
     at = 2
@@ -112,20 +115,24 @@ def _jpeg_header(data: bytes) -> _Header | None:
 
 
 def _decode_strictly(data: bytes, path: str | os.PathLike[str], max_pixels: int) -> np.ndarray:
-    """Pillow's decoder: slower than OpenCV, but it knows every pixel type and refuses truncated data."""
-    Image.init()  # once; without it, naming a format whose plugin is not loaded yet is a KeyError
+    """Decode with Pillow. It is slower than OpenCV, but supports all pixel types and refuses truncated data."""
+    Image.init()  # loads the plugins once; `Image.open` raises KeyError for a format whose plugin is not loaded
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_size(image.width, image.height, path, max_pixels)
-            if image.format == "TIFF" and image.getexif().get(_ORIENTATION, 1) != 1:  # Pillow would turn it
+            if image.format == "TIFF" and image.getexif().get(_ORIENTATION, 1) != 1:  # Pillow would rotate it
                 raise BadInput(f"image {path} is a TIFF with an orientation tag: store its pixels upright instead")
-            return _to_rgb(image, path)
+            return to_rgb(image, path)
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
         raise BadInput(f"cannot decode image {path} ({len(data)} bytes): {error}") from error
 
 
-def _to_rgb(image: Image.Image, path: str | os.PathLike[str]) -> np.ndarray:
-    if image.mode.startswith("I"):  # 16-bit gray; older Pillow widens it to 32 bits
+def to_rgb(image: Image.Image, path: str | os.PathLike[str]) -> np.ndarray:
+    """A PIL image as (H, W, 3) uint8 RGB, in stored orientation, with the conversions of `read_image`.
+
+    Raises BadInput with `path` for pixels whose range is undefined.
+    """
+    if image.mode.startswith("I"):  # 16-bit gray, which older versions of Pillow convert to 32 bits
         gray = np.asarray(image)
         if gray.min() < 0 or gray.max() > 0xFFFF:
             raise BadInput(f"image {path} has 32-bit pixels, whose range is undefined: convert it to 8 or 16 bits")
@@ -133,5 +140,5 @@ def _to_rgb(image: Image.Image, path: str | os.PathLike[str]) -> np.ndarray:
     if image.mode == "F":
         raise BadInput(f"image {path} has floating-point pixels, whose range is undefined: convert it to 8 bits")
     if image.mode in ("P", "PA"):
-        image = image.convert("RGBA")  # straight to RGB warns where the palette has transparency
+        image = image.convert("RGBA")  # converting to RGB directly causes a warning if the palette has transparency
     return np.array(image.convert("RGB"))

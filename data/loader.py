@@ -1,8 +1,12 @@
-"""Loaders whose order and augmentation depend on (seed, epoch, index) alone, not on workers or global generators."""
+"""Data loaders. Order and augmentation depend only on (seed, epoch, index).
+
+They do not depend on the number of workers or on global random generators.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
 import os
 import signal
 import struct
@@ -21,7 +25,7 @@ from data.batch import Batch, Draw, Sample, collate
 
 
 class Source(Protocol):
-    """What a reader offers: a length, and a sample per plain index (evaluation) or `Draw` (training)."""
+    """A data set: its length, and a sample for each plain index (evaluation) or `Draw` (training)."""
 
     def __len__(self) -> int: ...
 
@@ -29,70 +33,71 @@ class Source(Protocol):
 
 
 def draw_seed(seed: int, epoch: int, index: int) -> int:
-    """64 bits that depend on all three; equal on every machine and library version."""
+    """A 64-bit seed that depends on all three numbers. It is equal on all machines and library versions."""
     return int.from_bytes(hashlib.blake2b(struct.pack("<qqq", seed, epoch, index), digest_size=8).digest(), "little")
 
 
 class TrainBatches(Sampler[list[Draw]]):
-    """Batches of draws, shuffled anew each epoch; every process of a distributed run gets equally many.
+    """Batches of draws in a new random order each epoch. Every process of a distributed run gets the same number.
 
-    Without `drop_last` the last batch may be short; with it, it is dropped unless it is the only one.
-    Lightning calls `set_epoch` through `sampler`; run its Trainer with `use_distributed_sampler=False`.
+    With `drop_last`, a last batch of less than `batch_size` is dropped unless it is the only batch. Lightning calls
+    `sampler.set_epoch`; its Trainer needs `use_distributed_sampler=False`.
+
+    Raises `BadInput` if there are fewer images than processes.
     """
 
     def __init__(
         self, length: int, batch_size: int, seed: int, drop_last: bool = True, rank: int = 0, world: int = 1
     ) -> None:
         if length < world:
-            raise BadInput(f"{length} training images cannot be shared among {world} processes")
+            raise BadInput(f"{length} training images are too few for {world} processes: each needs one")
         self.length, self.batch_size, self.seed = length, batch_size, seed
         self.drop_last, self.rank, self.world = drop_last, rank, world
         self.epoch = self.start_batch = 0
 
     @property
     def sampler(self) -> TrainBatches:
-        """Itself: where Lightning looks for `set_epoch`."""
+        """Itself. Lightning calls `set_epoch` on this attribute."""
         return self
 
     def __len__(self) -> int:
-        """Batches in a whole epoch, wherever this one starts."""
-        share = self.length // self.world
-        whole, rest = divmod(share, self.batch_size)
-        return whole + bool(rest and not (self.drop_last and whole))
+        """Batches in a full epoch, also where the next epoch starts at a later batch."""
+        full, rest = divmod(self.length // self.world, self.batch_size)
+        return full + bool(rest and not (self.drop_last and full))
 
     def __iter__(self) -> Iterator[list[Draw]]:
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
-        # The few images left over would give some process one batch more, and the others would wait for it forever.
-        share = order[self.rank :: self.world][: self.length // self.world]
+        # Equal numbers of images: a process with one batch more would wait forever for the others.
+        own = order[self.rank :: self.world][: self.length // self.world]
         epoch, first, self.start_batch = self.epoch, self.start_batch, 0
         for batch in range(first, len(self)):
-            indices = share[batch * self.batch_size : (batch + 1) * self.batch_size].tolist()
+            indices = own[batch * self.batch_size : (batch + 1) * self.batch_size].tolist()
             yield [Draw(index, draw_seed(self.seed, epoch, index), epoch) for index in indices]
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration shuffles for. A pending `start_batch` belongs to its own epoch."""
+        """Set the epoch of the next iteration. A loaded `start_batch` applies only to its own epoch."""
         if epoch != self.epoch:
             self.start_batch = 0
         self.epoch = epoch
 
     def state_dict(self, batches_done: int = 0) -> dict[str, int]:
-        """Where to go on after `batches_done` batches of this epoch were trained on.
+        """The state to resume from after training on `batches_done` batches of this epoch.
 
-        The caller counts them: workers have fetched more than were used.
+        The caller counts them, because workers load batches ahead.
         """
         return {"seed": self.seed, "epoch": self.epoch, "start_batch": batches_done}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on at the stored batch. Raises `BadInput` if the stored run shuffled with another seed."""
+        """Resume at the stored batch. Raises `BadInput` if the stored run used another seed."""
         if state["seed"] != self.seed:
-            raise BadInput(f"the stored run shuffled with seed {state['seed']}, this one with {self.seed}")
+            raise BadInput(f"the stored run used seed {state['seed']}, this run uses seed {self.seed}")
         self.epoch, self.start_batch = state["epoch"], state["start_batch"]
 
 
 class EvalBatches(Sampler[list[int]]):
-    """Batches of plain indices in order; each index in exactly one process, without padding.
+    """Batches of plain indices in order. Each index occurs in exactly one process; there is no padding.
 
-    Processes may get unequally many: exchange results once at the end, not after each batch.
+    Processes may have different numbers of batches: exchange results once at the end, not after each batch.
     """
 
     def __init__(self, length: int, batch_size: int, rank: int = 0, world: int = 1) -> None:
@@ -107,38 +112,37 @@ class EvalBatches(Sampler[list[int]]):
 
 
 class Loader(DataLoader[Batch]):
-    """A `DataLoader` from which bad data raises the reader's own one-message `BadInput`, whichever process found it.
+    """A `DataLoader` that raises a `BadInput` of the data set unchanged, also if it occurred in a worker process.
 
-    torch would raise it again with the worker's traceback inside the message. `source` is the dataset; `dataset`, its
-    wrapped form.
+    torch alone would put the worker's traceback into the message. `source` is the data set; `dataset` is its wrapper.
     """
 
     def __init__(self, source: Source, **options: Any) -> None:
-        super().__init__(_Guarded(source), collate_fn=_collate, **options)
+        super().__init__(_ErrorsAsValues(source), collate_fn=_collate, **options)
         self.source = source
-        self._handed_out = 0  # batches of this epoch
+        self._yielded = 0  # batches of this epoch
 
     def __iter__(self) -> Any:
-        """Batches; raises `BadInput` for an unreadable sample, RuntimeError where shared memory is full."""
-        self._handed_out = getattr(self.batch_sampler, "start_batch", 0)
+        """Batches. Raises `BadInput` for an unreadable sample and RuntimeError if shared memory is full."""
+        self._yielded = getattr(self.batch_sampler, "start_batch", 0)
         for batch in super().__iter__():
             if isinstance(batch, Exception):
                 raise batch
-            self._handed_out += 1
+            self._yielded += 1
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """Where a resumed run goes on; Lightning keeps it in checkpoints. Of use for training batches alone."""
-        return self.batch_sampler.state_dict(self._handed_out) if isinstance(self.batch_sampler, TrainBatches) else {}
+        """The state of the training batches, which Lightning stores in checkpoints; empty for evaluation."""
+        return self.batch_sampler.state_dict(self._yielded) if isinstance(self.batch_sampler, TrainBatches) else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Begin the next pass where `state` was taken. Raises `BadInput` if that run shuffled with another seed."""
+        """Start the next iteration at `state`. Raises `BadInput` if the stored run used another seed."""
         if isinstance(self.batch_sampler, TrainBatches) and state:
             self.batch_sampler.load_state_dict(state)
 
 
-class _Guarded(Dataset[Any]):
-    """Hands out `BadInput` as a value, which crosses process borders unchanged."""
+class _ErrorsAsValues(Dataset[Any]):
+    """Returns a `BadInput` instead of raising it, so that it passes from a worker to the trainer unchanged."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
@@ -161,7 +165,7 @@ def _collate(samples: list[Sample | BadInput]) -> Batch | Exception:
     if get_worker_info() is None:
         return batch
     try:
-        # Moved here, not when it is sent: a thread of the worker does that, whose errors the trainer would never hear.
+        # Otherwise a thread of the worker moves it while sending, and the trainer never sees the errors of that thread.
         return batch.share_memory()
     except RuntimeError as error:
         return RuntimeError(str(error))
@@ -170,32 +174,60 @@ def _collate(samples: list[Sample | BadInput]) -> Batch | Exception:
 def train_loader(
     dataset: Source, batch_size: int, seed: int, workers: int | None = None, drop_last: bool = True
 ) -> Loader:
-    """Shuffled, augmented batches; call `loader.batch_sampler.set_epoch(epoch)` before each epoch.
+    """Shuffled and augmented batches. Call `loader.batch_sampler.set_epoch(epoch)` before each epoch.
 
-    `batch_size` is per process. `workers` defaults to `default_workers()`.
+    Args:
+        dataset: receives a `Draw` for each sample.
+        batch_size: per process.
+        seed: of order and augmentation.
+        workers: processes that load data; `default_workers()` by default. Where they are spawned, a script needs
+            `if __name__ == "__main__":`.
+        drop_last: drop a short last batch, unless it is the only one.
+
+    Raises `BadInput` if there are fewer images than processes.
     """
-    rank, world = _place()
+    rank, world = _rank_and_world()
     return _loader(dataset, TrainBatches(len(dataset), batch_size, seed, drop_last, rank, world), workers)
 
 
 def eval_loader(dataset: Source, batch_size: int, workers: int | None = None) -> Loader:
-    """Every image once, in order, the last batch as short as it comes; in a distributed run this process's share."""
-    rank, world = _place()
+    """Every image once and in order; in a distributed run, every image in one process. The last batch may be short.
+
+    `batch_size` is per process. `workers` defaults to `default_workers()`.
+    """
+    rank, world = _rank_and_world()
     return _loader(dataset, EvalBatches(len(dataset), batch_size, rank, world), workers)
 
 
 def default_workers() -> int:
-    """Processes that feed a trainer best, at most 8: one per core but one beside an accelerator, else one per four.
+    """Number of data loading processes, at most 8: cores - 1 with an accelerator, else cores / 4.
 
-    Without an accelerator the network itself wants every core: on two, one worker made training 9% slower than none,
-    two 35% (BCCD at 320 px, small network).
+    Without an accelerator the network itself uses all cores. On two cores, training was 9% slower with one worker than
+    with none, and 35% slower with two (BCCD at 320 px, small network). A script whose processes are spawned gets no
+    workers: each would run the script again, and whether it has an `if __name__ == "__main__":` cannot be known.
     """
+    if not _forks() and _main_is_script():
+        return 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(8, cores - 1 if torch.accelerator.is_available() else cores // 4)
 
 
-def _place() -> tuple[int, int]:
-    """This process's rank and the number of processes."""
+def _forks() -> bool:
+    """Whether workers are forked: on Linux, unless the program has chosen another start method.
+
+    Forked workers share the memory of the annotations and start in milliseconds. Other systems cannot fork safely.
+    """
+    return sys.platform == "linux" and multiprocessing.get_start_method(allow_none=True) in (None, "fork")
+
+
+def _main_is_script() -> bool:
+    """Whether the program is `python FILE`, as opposed to `python -m`, `python -c`, a notebook or a prompt."""
+    main = sys.modules["__main__"]
+    return getattr(main, "__spec__", None) is None and hasattr(main, "__file__")
+
+
+def _rank_and_world() -> tuple[int, int]:
+    """The rank of this process and the number of processes."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
     return 0, 1
@@ -211,15 +243,14 @@ def _loader(dataset: Source, batches: Sampler[Any], workers: int | None) -> Load
         prefetch_factor=2 if workers else None,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_start_worker,
-        # Forked workers share the annotations and start in milliseconds; other systems cannot fork safely.
-        multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
-        # The loader seeds its workers from this; from the global one it would shift the network's random numbers.
+        multiprocessing_context="fork" if workers and _forks() else None,
+        # The loader draws the seeds of its workers from this. The global generator belongs to the network.
         generator=torch.Generator().manual_seed(0),
     )
 
 
 def _start_worker(_: int) -> None:
-    """Keep workers from starting threads of their own, and from leaving at Ctrl-C before the trainer has saved."""
+    """Use one thread per worker, and ignore Ctrl-C, so that workers live until the trainer has saved."""
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""What readers of image files share: access by index or draw, patience with bad files, and a fingerprint."""
+"""Base of the readers of image files: access by index or draw, tolerance of unreadable files, and a fingerprint."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ Transform = Callable[[Sample, int], Sample]  # (sample in original pixels, seed)
 
 
 class LabelledDataset(Protocol):
-    """Images with labels, as the engine uses them: readers of images, and features cached in their place.
+    """A data set of images with labels, as the engine uses it.
 
-    classes: names, in the order of the class indices.
+    classes: class names in the order of the class indices.
     image_ids: (n,) int64.
     fingerprint: equal for equal images and labels, see `ImageReader.fingerprint`.
-    report: a dataclass of counts, of what was read and what was left out.
+    report: a dataclass that counts what was read and what was left out.
     """
 
     classes: tuple[str, ...]
@@ -51,15 +51,17 @@ class LabelledDataset(Protocol):
     def with_transform(self, transform: Transform | None) -> Self: ...
 
 
-def share(total: int, fraction: Fraction, seed: int | tuple[int, ...]) -> np.ndarray:
-    """Sorted positions of a share of `total` things, one at least, in an order that only `seed` decides.
+def subset_indices(total: int, fraction: Fraction, seed: int | tuple[int, ...]) -> np.ndarray:
+    """Sorted indices of a random subset of `total` items, at least one.
 
-    A number takes the first of that order; a pair, such as (0.8, 1.0), what lies between: shares that do not overlap
-    have nothing in common. Raises UserError for what is no share.
+    The items are shuffled by `seed` alone. A number selects the first part of that order: 0.8 selects the first 80%. A
+    pair such as (0.8, 1.0) selects from 80% to the end. Subsets of ranges that do not overlap have no item in common.
+
+    Raises UserError if the fraction is not within 0..1 or selects nothing.
     """
     start, stop = fraction if isinstance(fraction, tuple) else (0.0, fraction)
     if not 0 <= start < stop <= 1:
-        raise UserError(f"fraction must be above 0 and at most 1, not {fraction}")
+        raise UserError(f"`fraction` must be above 0 and at most 1, not {fraction}", settings=("data.fraction",))
     if (start, stop) == (0, 1):
         return np.arange(total)
     first = min(round(start * total), total - 1)
@@ -69,15 +71,15 @@ def share(total: int, fraction: Fraction, seed: int | tuple[int, ...]) -> np.nda
 class ImageReader:
     """Images of one folder; `dataset[index]` for evaluation, `dataset[Draw(index, seed)]` for training.
 
-    Subclasses say how a sample is read and what stands in for one that cannot be.
+    Subclasses implement `read` and `blank`.
 
     Args:
-        folder: that holds the images.
-        names: of the image files, relative to `folder`; kept as one block of bytes, which forked workers share.
+        folder: folder of the images.
+        names: image files, relative to `folder`. Stored as one array of bytes, which forked workers share.
         image_ids: (n,) int64, one for each name.
-        transform: maps a `Sample` in original pixels to network pixels; None leaves it as it is.
-        skip_bad: how many images may be unreadable, see `__getitem__`.
-        told: what else the labels depend on, for the fingerprint.
+        transform: maps a `Sample` in original pixels to network pixels; None returns it unchanged.
+        skip_bad: number of images that may be unreadable, see `__getitem__`.
+        label_bytes: all labels, or a digest of them, as bytes for the fingerprint.
     """
 
     def __init__(
@@ -87,16 +89,16 @@ class ImageReader:
         image_ids: np.ndarray,
         transform: Transform | None = None,
         skip_bad: int = 0,
-        told: bytes = b"",
+        label_bytes: bytes = b"",
     ) -> None:
         self.folder, self.image_ids, self.transform, self.skip_bad = folder, image_ids, transform, skip_bad
         self._names = np.array([os.fsencode(name) for name in names])
-        self._told = told
-        # One byte per image that all workers share, so that they spend one allowance together.
+        self._label_bytes = label_bytes
+        # One byte per image in shared memory, so that `skip_bad` counts the unreadable images of all workers together.
         self._bad = torch.zeros(len(names) if skip_bad else 0, dtype=torch.uint8).share_memory_()
 
     def with_transform(self, transform: Transform | None) -> Self:
-        """The same images through another transform. Both share their columns, and their patience with bad files."""
+        """The same images with another transform. The two share labels and the count of unreadable images."""
         dataset = copy.copy(self)
         dataset.transform = transform
         return dataset
@@ -106,11 +108,11 @@ class ImageReader:
         raise NotImplementedError
 
     def blank(self, index: int) -> Sample:
-        """A black stand-in for an image that cannot be read."""
+        """A black image with the labels of the image that cannot be read."""
         raise NotImplementedError
 
     def files(self, index: int) -> list[Path]:
-        """What a sample is read from."""
+        """The files that the sample is read from."""
         return [self.path(index)]
 
     def path(self, index: int) -> Path:
@@ -122,8 +124,8 @@ class ImageReader:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) over what was told of the labels and the selected images' names and sizes in bytes."""
-        digest = hashlib.sha256(self._told)
+        """SHA-256 (hex) of the labels, and of names and sizes in bytes of the selected files."""
+        digest = hashlib.sha256(self._label_bytes)
         for index in range(len(self)):
             lengths = [path.stat().st_size if path.exists() else -1 for path in self.files(index)]
             digest.update(b"%s\0%s\0" % (self._names[index], b" ".join(b"%d" % length for length in lengths)))
@@ -131,15 +133,16 @@ class ImageReader:
 
     @property
     def skipped(self) -> list[int]:
-        """Ids of the images found unreadable so far, by any worker."""
+        """Ids of the images that any worker could not read so far."""
         return self.image_ids[self._bad.numpy().nonzero()[0]].tolist()
 
     def __getitem__(self, draw: int | Draw) -> Sample:
         """The transformed sample.
 
-        A plain index is for evaluation: the transform always gets seed 0. A `Draw` is for training.
-        Raises `BadInput` where a sample cannot be read. While `skip_bad` lasts, the next readable image takes its place
-        in training, and a blank one, marked not `readable`, in evaluation.
+        A plain index is for evaluation: the transform always receives seed 0. A `Draw` is for training.
+
+        Up to `skip_bad` images may be unreadable. In training, the next readable image replaces them. In evaluation, a
+        black image with `readable=False` replaces them. Raises `BadInput` for any further unreadable image.
         """
         training = isinstance(draw, Draw)
         index, seed, _ = draw if isinstance(draw, Draw) else (int(draw), 0, 0)
@@ -156,11 +159,12 @@ class ImageReader:
         return sample if self.transform is None else self.transform(sample, seed)
 
     def _skip(self, index: int, error: BadInput) -> None:
-        """Spend one of `skip_bad` on this image, or re-raise."""
+        """Count this image as unreadable. Raises BadInput if there are more than `skip_bad`."""
         if not self.skip_bad:
             raise error
         if not self._bad[index]:
             self._bad[index] = 1
             log.warning("skipping: %s", error)
         if (count := len(self.skipped)) > self.skip_bad:
-            raise BadInput(f"{count} images cannot be read, more than skip_bad={self.skip_bad}; the last: {error}")
+            message = f"{count} images cannot be read, more than `skip_bad={self.skip_bad}`; the last: {error}"
+            raise BadInput(message, settings=("data.skip_bad", *error.settings))

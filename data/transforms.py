@@ -1,47 +1,46 @@
-"""Joint geometry and colour for image, boxes and mask, as albumentations pipelines keyed by one seed per sample.
+"""Geometric and colour transforms of image, boxes and mask: albumentations pipelines with one seed per sample.
 
-Every pipeline ends in an image of exactly the asked size, its content at the top left and the rest filled: evaluation
-letterboxes there too, so a network never learns a placement that it will not meet.
+Every pipeline returns an image of exactly the requested size, with its content at the top left and the rest filled. The
+letterbox of evaluation places images there too, so that training and evaluation use the same placement.
 """
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
-
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # before the import: else it asks the network for its version
 
 import albumentations as A
 import cv2
 import numpy as np
 
 from data.batch import IGNORE, Sample
+from data.compat import DualTransform, set_random_state
 
-AREA_BELOW = 0.5  # bilinear reads 2 x 2 pixels: below this scale it would skip some, and alias
-MIN_SIDE = 1e-3  # px: thinner boxes have no area in float32, and albumentations fails on what a crop cuts to nothing
+AREA_BELOW = 0.5  # bilinear interpolation reads 2 x 2 pixels: below this scale it skips pixels, which causes aliasing
+MIN_SIDE = 1e-3  # px; thinner boxes have no area in float32, and albumentations fails on boxes without area
 
 Fill = tuple[int, int, int]
 
 
-class ScaleJitterCrop(A.DualTransform):
-    """Resize, crop and flip in one pass over only the source pixels that are needed.
+class ScaleJitterCrop(DualTransform):
+    """Resize, crop and flip in one pass that reads only the source pixels of the crop.
 
-    The scale is `jitter` times that at which the whole image just fits `size` (height, width). Where the scaled image
-    is larger than `size`, a random window is taken; where it is smaller, the output is smaller too: padding is the next
-    transform's work. The window starts at whole source pixels and the scale is recomputed per axis from the rounded
-    sizes, so boxes map exactly. `jitter=(1, 1)` without flips is a letterbox without its padding.
+    The fitting scale is the largest at which the whole image fits into `size`; the scale is a random factor times that.
+    If the scaled image is larger than `size`, a random window is cropped. If it is smaller, the output is smaller than
+    `size`, and the next transform pads it. The window starts at whole source pixels, and the scale is recomputed per
+    axis from the rounded sizes, so that boxes are mapped exactly. `jitter=(1, 1)` without flips is a letterbox without
+    padding.
 
     After a call `params` holds `window` (x1, y1, x2, y2 in source pixels), `out` (height, width) and `scale` (x, y).
-    """
 
-    _targets = (
-        A.core.type_definitions.Targets.IMAGE,
-        A.core.type_definitions.Targets.MASK,
-        A.core.type_definitions.Targets.BBOXES,
-    )
+    Args:
+        size: (height, width) of the output, px.
+        jitter: range of the random factor.
+        hflip: probability of a horizontal flip.
+        vflip: probability of a vertical flip.
+    """
 
     def __init__(
         self,
@@ -54,7 +53,7 @@ class ScaleJitterCrop(A.DualTransform):
         self.size, self.jitter, self.hflip, self.vflip = size, jitter, hflip, vflip
 
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
-        """Draw scale, window and flips; the number of random draws never depends on the image."""
+        """Draw scale, window and flips. The number of random draws does not depend on the image."""
         draw = self.py_random
         height, width = params["shape"][:2]
         fit = min(self.size[0] / height, self.size[1] / width)
@@ -70,11 +69,11 @@ class ScaleJitterCrop(A.DualTransform):
         }
 
     def apply(self, img: np.ndarray, *, scale: tuple[float, float], **params: Any) -> np.ndarray:
-        """(H, W, C) uint8 -> `out` sized."""
+        """(H, W, C) uint8 -> the same with the size `out`."""
         return self._warp(img, cv2.INTER_AREA if min(scale) < AREA_BELOW else cv2.INTER_LINEAR, **params)
 
     def apply_to_mask(self, mask: np.ndarray, **params: Any) -> np.ndarray:
-        """(H, W) class map, sampled at the nearest pixel centre."""
+        """(H, W) class map, sampled at the nearest pixel centre -> the same with the size `out`."""
         return self._warp(mask, cv2.INTER_NEAREST_EXACT, **params)
 
     def _warp(
@@ -104,7 +103,7 @@ class ScaleJitterCrop(A.DualTransform):
         vflip: bool,
         **_: Any,
     ) -> np.ndarray:
-        """(N, 4+) as fractions of the source -> fractions of the output, beyond 0..1 where the window cuts them."""
+        """(N, 4+) fractions of the source -> fractions of the output, outside of 0..1 where the window cuts a box."""
         x1, y1, x2, y2 = window
         boxes = bboxes.copy()
         for axis, length, start, end, flip in ((0, shape[1], x1, x2, hflip), (1, shape[0], y1, y2, vflip)):
@@ -113,17 +112,17 @@ class ScaleJitterCrop(A.DualTransform):
         return boxes
 
 
-def _axis(length: int, limit: int, scale: float, where: float) -> tuple[int, int, int]:
-    """The window's start and end in source pixels and its output length, along one axis; `where` in [0, 1)."""
+def _axis(length: int, limit: int, scale: float, position: float) -> tuple[int, int, int]:
+    """Along one axis: start and end of the window in source pixels, and its output length; `position` is in [0, 1)."""
     window = min(length, max(1, round(limit / scale)))
     out = limit if window < length else min(limit, max(1, round(length * scale)))
-    start = int(where * (length - window + 1))
+    start = int(position * (length - window + 1))
     return start, start + window, out
 
 
 @dataclass(frozen=True)
 class Color:
-    """Strength of the colour jitter: factors are drawn from 1 +- their value, the hue's turn from +- degrees."""
+    """Strength of the colour jitter: factors are drawn from 1 +- the value, hue rotations from +- `hue` degrees."""
 
     brightness: float = 0.2
     contrast: float = 0.2
@@ -131,13 +130,13 @@ class Color:
     hue: float = 5.0
 
 
-# Saturation and hue scale and rotate the chroma plane of YIQ (NTSC), which keeps luma where it is.
+# Saturation scales and hue rotates the chroma plane of YIQ (NTSC); luma does not change.
 _TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
 _FROM_YIQ = np.linalg.inv(_TO_YIQ)
 
 
 def color_matrix(color: Color, draw: random.Random) -> np.ndarray:
-    """Brightness, contrast about mid-gray, saturation and hue as one 3 x 4 matrix, for `cv2.transform` in one pass."""
+    """Random brightness, contrast (about 127.5), saturation and hue: one (3, 4) float32 matrix for `cv2.transform`."""
     brightness, contrast, saturation = (
         1 + draw.uniform(-strength, strength) for strength in (color.brightness, color.contrast, color.saturation)
     )
@@ -149,7 +148,7 @@ def color_matrix(color: Color, draw: random.Random) -> np.ndarray:
 
 
 class ColorJitter(A.ImageOnlyTransform):
-    """`color_matrix` as a step of a pipeline."""
+    """Random colour change by `color_matrix`, as a step of a pipeline."""
 
     def __init__(self, color: Color) -> None:
         super().__init__(p=1.0)
@@ -165,7 +164,14 @@ class ColorJitter(A.ImageOnlyTransform):
 
 
 class Transform:
-    """A pipeline of albumentations on `Sample`s, whose randomness is a function of the seed it is called with."""
+    """An albumentations pipeline for `Sample`s. All random choices depend only on the seed of the call.
+
+    Args:
+        geometry: resize, crop and flip.
+        colors: colour transforms, which follow.
+        fill: RGB in 0..255 of the padding.
+        min_visibility: boxes of which a smaller fraction of the area remains are dropped.
+    """
 
     def __init__(
         self, geometry: ScaleJitterCrop, colors: Sequence[A.BasicTransform], fill: Fill, min_visibility: float
@@ -185,17 +191,14 @@ class Transform:
                 min_visibility=min_visibility,
                 min_width=MIN_SIDE,
                 min_height=MIN_SIDE,
-                check_each_transform=False,  # only one step cuts boxes; checking after each costs more than it
+                check_each_transform=False,  # only `geometry` cuts boxes; checks after each step take longer than it
             ),
         )
         self._random = random.Random()
 
     def __call__(self, sample: Sample, seed: int) -> Sample:
-        """The sample in network pixels; equal seeds give equal results, whatever was drawn before."""
-        # `Compose.set_random_seed` would give every step the same stream, so that scale, flip and colour are drawn
-        # alike; and it costs ten times as much.
-        self._random.seed(seed)
-        self._compose.set_random_state(np.random.Generator(np.random.PCG64(seed)), self._random)
+        """The sample in network pixels. Equal seeds return equal results, independent of earlier calls."""
+        set_random_state(self._compose, seed, self._random)
         targets: dict[str, Any] = {"image": sample.image, "bboxes": sample.boxes, "labels": sample.labels}
         if sample.mask is not None:
             targets["mask"] = sample.mask

@@ -1,0 +1,30 @@
+"""Object detection in the style of EfficientDet.
+
+Public names are imported when they are first used, so that importing this package does not import torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from backbones.shadowing import check_packages
+
+check_packages(__name__, "data", "engine")
+
+__all__ = ["DetectionResult", "create_detector"]
+
+if TYPE_CHECKING:
+    from detection.model import create_detector
+    from detection.prediction import DetectionResult
+else:
+    _MODULES = {"DetectionResult": "detection.prediction", "create_detector": "detection.model"}
+
+    # Hidden from type checkers, which would otherwise accept any attribute of this package.
+    def __getattr__(name: str) -> object:
+        if name not in _MODULES:
+            raise AttributeError(f"module 'detection' has no attribute '{name}'")
+        return getattr(import_module(_MODULES[name]), name)
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

@@ -1,6 +1,6 @@
-"""Anchors: where they lie, how boxes are written relative to them, and which sizes suit a data set.
+"""Anchors: their positions and sizes, boxes encoded relative to them, and a scale that fits the boxes of a data set.
 
-Boxes are (x1, y1, x2, y2) in pixels of the network's input, origin at the top-left corner of the top-left pixel.
+Boxes are (x1, y1, x2, y2) in pixels of the network's input. The origin is the top-left corner of the top-left pixel.
 """
 
 from __future__ import annotations
@@ -13,26 +13,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# (width, height) factors of the three shapes: google/automl's first release, which the published weights were trained
-# with. Its later "2.0" and "0.5" differ from them by 1%.
+# (width, height) factors of the three shapes, from the first release of google/automl, with which the published weights
+# were trained. The aspect ratios 2.0 and 0.5 of later releases differ by 1%.
 RATIOS = ((1.0, 1.0), (1.4, 0.7), (0.7, 1.4))
 OCTAVES = 3
 
-# exp() of a larger log-scale would make one wild prediction an infinite box: torchvision's limit, 62.5 x the anchor.
+# Upper limit of dw and dh, 62.5 times the anchor, as in torchvision. Without it an outlier could be an infinite box.
 MAX_LOG_SCALE = math.log(1000.0 / 16)
 
 
 class Anchors:
     """Anchor boxes of a feature pyramid.
 
-    Cell (i, j) of a level with stride s has its anchors centred at ((j + 1/2) s, (i + 1/2) s): `octaves` sizes
-    scale x s x 2^(k / octaves) times `ratios` shapes, the sizes outermost.
+    The anchors of cell (row i, column j) of a level with stride s are centred at ((j + 1/2) s, (i + 1/2) s). They have
+    every combination of the sizes scale x s x 2^(k / octaves), k = 0 .. octaves - 1, and the shapes `ratios`.
 
     Args:
-        strides: of the levels, finest first.
+        strides: strides of the levels, finest first.
         scale: side of the smallest square anchor of a level, in strides.
         ratios: (width, height) factors of each shape.
-        octaves: sizes between one level and the next.
+        octaves: number of sizes per level.
     """
 
     def __init__(
@@ -50,15 +50,15 @@ class Anchors:
 
     @property
     def per_cell(self) -> int:
-        """Anchors at each cell of a level."""
+        """Number of anchors of a cell."""
         return self.octaves * len(self.ratios)
 
     def counts(self, size: tuple[int, int]) -> list[int]:
-        """Anchors on each level for an input of `size` (height, width)."""
+        """Number of anchors of each level for an input of `size` (height, width), px."""
         return [math.ceil(size[0] / s) * math.ceil(size[1] / s) * self.per_cell for s in self.strides]
 
     def __call__(self, size: tuple[int, int], device: torch.device | str = "cpu") -> Tensor:
-        """(A, 4) xyxy boxes for an input of `size` (height, width), ordered by level, row, column, size, shape."""
+        """(A, 4) xyxy px for an input of `size` (height, width), ordered by level, row, column, size, shape."""
         return self._cached(tuple(size), torch.device(device))
 
     def _build(self, size: tuple[int, int], device: torch.device) -> Tensor:
@@ -73,10 +73,10 @@ class Anchors:
 
 
 def encode(boxes: Tensor, anchors: Tensor) -> Tensor:
-    """Boxes as offsets from anchors: (..., 4) xyxy px -> (..., 4) (dx, dy, dw, dh).
+    """Boxes as offsets from anchors: (..., 4) and (..., 4) xyxy px -> (..., 4) offsets (dx, dy, dw, dh).
 
-    dx and dy are centre shifts in anchor widths and heights, dw and dh are logarithms of size ratios (Faster R-CNN,
-    arXiv:1506.01497, equation 2). Boxes must have positive sides.
+    dx and dy are centre shifts in anchor widths and heights; dw and dh are logarithms of the ratios of widths and
+    heights (Faster R-CNN, arXiv:1506.01497, equation 2). The sides of boxes must be positive.
     """
     size, anchor_size = boxes[..., 2:] - boxes[..., :2], anchors[..., 2:] - anchors[..., :2]
     shift = (boxes[..., 2:] + boxes[..., :2] - anchors[..., 2:] - anchors[..., :2]) / (2 * anchor_size)
@@ -84,7 +84,7 @@ def encode(boxes: Tensor, anchors: Tensor) -> Tensor:
 
 
 def decode(deltas: Tensor, anchors: Tensor) -> Tensor:
-    """The inverse of `encode`: (..., 4) offsets and (..., 4) xyxy anchors -> (..., 4) xyxy px."""
+    """The inverse of `encode`: (..., 4) offsets and (..., 4) anchors, xyxy px -> (..., 4) xyxy px."""
     anchor_size = anchors[..., 2:] - anchors[..., :2]
     centre = (anchors[..., :2] + anchors[..., 2:]) / 2 + deltas[..., :2] * anchor_size
     half = deltas[..., 2:].clamp(max=MAX_LOG_SCALE).exp() * anchor_size / 2
@@ -92,7 +92,7 @@ def decode(deltas: Tensor, anchors: Tensor) -> Tensor:
 
 
 def best_iou(sizes: np.ndarray, anchors: Anchors) -> np.ndarray:
-    """Best IoU of each box with an anchor centred on it: (N, 2) widths and heights in px -> (N,) in 0..1."""
+    """Highest IoU of each box with an anchor of the same centre: (N, 2) widths and heights in px -> (N,) in 0..1."""
     sides = anchors.scale * 2.0 ** (np.arange(anchors.octaves) / anchors.octaves)
     shapes = np.array(anchors.strides)[:, None, None, None] * sides[:, None, None] * np.array(anchors.ratios)
     shapes = shapes.reshape(1, -1, 2)
@@ -101,15 +101,15 @@ def best_iou(sizes: np.ndarray, anchors: Anchors) -> np.ndarray:
 
 
 def fit_scale(sizes: np.ndarray, strides: Sequence[int]) -> float:
-    """The anchor scale whose anchors fit a data set's boxes best, by mean of the best IoU at equal centres.
+    """The anchor scale that fits the boxes of a data set best: the one with the highest mean of `best_iou`.
 
     Args:
-        sizes: (N, 2) widths and heights in px of the network's input.
-        strides: of the pyramid's levels.
+        sizes: (N, 2) widths and heights of the boxes, in pixels of the network's input.
+        strides: strides of the levels.
 
     Returns:
-        A scale between 1.5 and 4 in steps of 1/4; 4, the published one, where there are no boxes. A larger scale is
-        the same anchors one level coarser, so nothing is gained beyond 4.
+        A scale between 1.5 and 4 in steps of 1/4. Without boxes it is 4, the published scale. Scales above 4 are not
+        tried: they are the anchors of the next coarser level at half the scale.
     """
     candidates = np.arange(16, 5, -1) / 4
     if not len(sizes):

@@ -1,4 +1,4 @@
-"""COCO's classes, and which category of a data set each of a model's outputs means."""
+"""COCO's classes, and the category of a data set for each output of a model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from backbones.errors import BadInput
 from data.formats.coco import CocoDetection
 
-# COCO's 80 categories by original id, 1..90 with gaps: the published class heads have one output for each of the 90.
+# COCO's 80 categories by original id, 1..90 with gaps. The published class heads have 90 outputs, one for each id.
 # fmt: off
 COCO_CLASSES = {
     1: "person", 2: "bicycle", 3: "car", 4: "motorcycle", 5: "airplane", 6: "bus", 7: "train", 8: "truck", 9: "boat",
@@ -29,21 +29,20 @@ COCO_OUTPUTS = 90
 def output_categories(
     dataset: CocoDetection, classes: Sequence[str], category_ids: Sequence[int], published: str | None
 ) -> list[int]:
-    """The category id of `dataset` that each output of a model means; -1 for an output without one.
+    """The category id in `dataset` of each output of a model; -1 for an output without one.
 
     Args:
-        dataset: that is scored.
-        classes: names of the model's outputs.
-        category_ids: of the model's outputs in the data that it was trained on.
-        published: "COCO" for a published COCO detector, whose outputs are matched by id; others are matched by name.
+        dataset: data set on which the model is evaluated.
+        classes: class names of the model's outputs.
+        category_ids: category ids of the model's outputs in its training data.
+        published: "COCO" for a published COCO detector. Its outputs are matched by id, those of other models by name.
 
-    Raises BadInput where the data set lacks a class of the model.
+    Raises BadInput if model and data set do not have the same classes.
     """
     by_name = dict(zip(dataset.classes, dataset.category_ids, strict=True))
     ids = list(category_ids)
     if published == "COCO":
-        known = set(dataset.category_ids) <= set(COCO_CLASSES)
-        missing = [] if known else [str(i) for i in sorted(set(dataset.category_ids) - set(COCO_CLASSES))]
+        missing = [str(i) for i in sorted(set(dataset.category_ids) - set(COCO_CLASSES))]
     else:
         missing = [name for name in classes if name not in by_name]
         ids = [by_name.get(name, -1) for name in classes]

@@ -1,4 +1,4 @@
-"""Settings of the detection commands. Torch-free."""
+"""Settings of the detection commands. Does not import torch."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from backbones.scaling import scale_of
 from engine import config as engine
 
 NAME, METRIC = "detection", "AP"
+MIN_SCORE = 0.3  # lowest score of detections that are drawn and printed
 PRESETS = Path(__file__).parent / "presets"
 
 
@@ -19,52 +20,52 @@ class TrainConfig(engine.TrainConfig):
     """Train a detector."""
 
     neck: str = "bifpn"
-    """What fuses the pyramid: bifpn, bifpn_softmax, bifpn_sum, fpn or panet."""
+    """Network that fuses the feature pyramid: bifpn, bifpn_softmax, bifpn_sum, fpn or panet."""
     phi: int | str = 0
-    """Compound coefficient of neck, heads and input size: 0 to 7, 7x, lite0 to lite4. The backbone stays as named."""
+    """Compound coefficient of neck, heads and input size, not of the backbone: 0 to 7, 7x, lite0 to lite4."""
     style: Literal["pytorch", "tensorflow"] = "pytorch"
-    """Padding and biases of neck and heads, whatever the backbone; weights of a whole detector bring their own."""
+    """Padding and biases of neck and heads, for any backbone; weights of a complete detector override it."""
     lr: float = 2e-3
     """Peak learning rate."""
     freeze_stride: int = 4
-    """In fine-tuning, stem and stages up to the map of this stride stay as pretrained; 0 trains all of them."""
+    """In fine-tuning, the stem and the stages up to this stride are frozen; 0 trains all of them."""
     assignment: Literal["atss", "iou"] = "atss"
-    """Which anchors learn a box: those that overlap it well for where they lie (atss), or by half (iou)."""
+    """Which anchors learn a box: by an IoU threshold that adapts to each box (atss), or by an IoU of 0.5 (iou)."""
     box_loss: Literal["giou", "ciou", "huber"] = "giou"
-    """Loss of the boxes."""
+    """Loss of the box regression."""
     anchor_scale: float = 0.0
-    """Side of a level's smallest anchor in strides; 0 fits it to the training boxes."""
+    """Side of the smallest square anchor of a level, in strides; 0 fits it to the training boxes."""
     jitter: tuple[float, float] = (0.8, 1.4)
-    """Range of the random scale, relative to the image fitting the input."""
+    """Range of the random scale; at 1 the image just fits into the input."""
     vflip: bool = False
-    """Also flip images upside down, where up and down mean nothing."""
+    """Also flip images vertically, for images without up and down."""
     nms: Literal["soft", "hard"] = "soft"
-    """How overlapping detections are suppressed."""
+    """Non-maximum suppression of overlapping detections."""
 
     @classmethod
     def upgrade(cls, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Runs stored before `style` existed had it by the backbone's name."""
+        """Stored settings with the names of this version. A missing `style` is set by the backbone's name."""
         return super().upgrade({"style": style_by_name(values["backbone"]), **values})
 
     def check(self) -> None:
-        """Raise UserError for values that no run could use."""
+        """Raise UserError for invalid values."""
         super().check()
         scale_of(self.phi)
 
 
 def style_by_name(backbone: str) -> Literal["pytorch", "tensorflow"]:
-    """The style that versions before the setting gave neck and heads."""
+    """The style of neck and heads in versions that had no setting for it."""
     return "tensorflow" if backbone.startswith("tf_") else "pytorch"
 
 
 @dataclass
 class EvalConfig(engine.EvalConfig):
-    """Score a detector on COCO's twelve numbers."""
+    """Evaluate a detector with COCO's twelve metrics."""
 
     phi: int | str | None = None
-    """For a published checkpoint whose file does not tell its coefficient."""
+    """Compound coefficient of a published checkpoint, needed only where its file fits several."""
     nms: Literal["soft", "hard"] | None = None
-    """How overlapping detections are suppressed; by default as trained."""
+    """Non-maximum suppression of overlapping detections; by default that of the training."""
 
 
 @dataclass
@@ -72,8 +73,8 @@ class PredictConfig(engine.PredictConfig):
     """Detect objects in images."""
 
     phi: int | str | None = None
-    """For a published checkpoint whose file does not tell its coefficient."""
+    """Compound coefficient of a published checkpoint, needed only where its file fits several."""
     nms: Literal["soft", "hard"] | None = None
-    """How overlapping detections are suppressed; by default as trained."""
-    min_score: float = 0.3
-    """Lowest score that is drawn; the JSON holds all."""
+    """Non-maximum suppression of overlapping detections; by default that of the training."""
+    min_score: float = MIN_SCORE
+    """Lowest score of detections that are drawn; the JSON file has all detections."""

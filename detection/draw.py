@@ -1,4 +1,4 @@
-"""Boxes, names and scores drawn on images."""
+"""Draws boxes, class names and scores on images."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from PIL import Image, ImageDraw, ImageFont
 from detection.postprocess import Detections
 
 FONT = Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")
-LEGIBLE = 480  # px: smaller images are enlarged to this longer side before anything is written on them
+LEGIBLE = 480  # px; smaller images are enlarged to this length of the longer side, so that text is legible
 
 
 def colors(count: int) -> list[tuple[int, int, int]]:
-    """`count` RGB colours, hues spread by the golden ratio so that neighbours differ."""
+    """`count` RGB colours in 0..255. Hues differ by the golden ratio, so that consecutive colours differ clearly."""
     hues = [(0.58 + i * 0.618034) % 1 for i in range(count)]
     return [tuple(round(255 * c) for c in colorsys.hsv_to_rgb(hue, 0.75, 0.95)) for hue in hues]  # type: ignore[misc]
 
@@ -29,14 +29,14 @@ def draw_boxes(
     names: Sequence[str],
     scores: np.ndarray | None = None,
 ) -> np.ndarray:
-    """A copy of the image with labelled boxes on it, enlarged if it is small.
+    """A copy of the image, uint8 RGB, with labelled boxes. Images with a longer side below 480 px are enlarged to that.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        boxes: (N, 4) xyxy in pixels of the image; the first is drawn last, on top.
+        boxes: (N, 4) xyxy in pixels of the image. The first box is drawn last, on top.
         labels: (N,) indices into `names`.
-        names: of the classes.
-        scores: (N,) in 0..1, shown in percent.
+        names: class names.
+        scores: (N,) in 0..1, written in percent.
     """
     height, width = image.shape[:2]
     zoom = max(1.0, LEGIBLE / max(height, width))
@@ -61,7 +61,7 @@ def draw_boxes(
 
 
 def side_by_side(left: np.ndarray, right: np.ndarray, captions: tuple[str, str], gap: int = 8) -> np.ndarray:
-    """Two pictures of equal height next to each other, each below its caption."""
+    """Two (H, W, 3) uint8 RGB pictures of equal height next to each other, `gap` px apart, each below its caption."""
     height, width = left.shape[:2]
     band = 28
     picture = Image.new("RGB", (width + gap + right.shape[1], height + band), "white")
@@ -72,8 +72,8 @@ def side_by_side(left: np.ndarray, right: np.ndarray, captions: tuple[str, str],
     return np.asarray(picture)
 
 
-def kept(found: Detections, min_score: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The first image's detections of at least `min_score`: boxes, scores, labels as arrays."""
-    keep = (found.scores[0] >= min_score) & (found.labels[0] >= 0)
-    boxes, scores, labels = (part[0][keep].cpu().numpy() for part in found)
+def above_score(detections: Detections, min_score: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Detections of the first image with at least `min_score`: (N, 4) boxes, (N,) scores, (N,) labels."""
+    selected = (detections.scores[0] >= min_score) & (detections.labels[0] >= 0)
+    boxes, scores, labels = (field[0][selected].cpu().numpy() for field in detections)
     return boxes, scores, labels

@@ -1,4 +1,4 @@
-"""`python -m detection.eval`: score a trained or published detector with COCO's twelve numbers."""
+"""`python -m detection.eval`: evaluate a trained or published detector with COCO's twelve metrics."""
 
 from detection.spec import SPEC
 from engine.entry import eval_command

@@ -1,4 +1,4 @@
-"""COCO's box metrics over a data set, from detections in network pixels."""
+"""COCO's box metrics of a data set, from detections in original pixels."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from backbones.errors import BadInput
 from data.batch import Batch
 from detection.postprocess import Detections
 
-# The twelve numbers in the order of pycocotools' `COCOeval.summarize`.
+# The twelve metrics in the order of pycocotools' `COCOeval.summarize`.
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
 
 class CocoEvaluator:
-    """Average precision and recall as pycocotools computes them, crowds ignored as there.
+    """Average precision and recall, computed as in pycocotools. Crowds are ignored as there.
 
     Args:
-        annotation_file: COCO JSON with the ground truth.
-        image_ids: images that are scored; those never passed to `update` count as without detections.
-        category_ids: original id of each of the model's classes.
+        annotation_file: COCO JSON file with the ground truth.
+        image_ids: images to evaluate. Images that are not passed to `update` count as images without detections.
+        category_ids: original category id of each class of the model.
     """
 
     def __init__(self, annotation_file: Path, image_ids: Sequence[int], category_ids: Sequence[int]) -> None:
@@ -35,18 +35,18 @@ class CocoEvaluator:
         self.reset()
 
     def reset(self) -> None:
-        """Forget all detections."""
+        """Remove all detections."""
         self._rows: list[np.ndarray] = []
 
     def update(self, predictions: Detections, batch: Batch) -> None:
-        """Add a batch's detections, in original pixels; an unreadable image counts as without any."""
-        boxes, scores, labels = (part.cpu() for part in predictions)
-        found = (labels >= 0) & batch.readable.cpu()[:, None]
-        image_ids = batch.image_ids.cpu()[:, None].expand_as(labels)[found].numpy()
-        x1, y1, x2, y2 = boxes[found].double().numpy().T
-        categories = self.category_ids[labels[found].numpy()]
+        """Add the detections of a batch, in original pixels. Those of unreadable images are ignored."""
+        boxes, scores, labels = (field.cpu() for field in predictions)
+        valid = (labels >= 0) & batch.readable.cpu()[:, None]
+        image_ids = batch.image_ids.cpu()[:, None].expand_as(labels)[valid].numpy()
+        x1, y1, x2, y2 = boxes[valid].double().numpy().T
+        categories = self.category_ids[labels[valid].numpy()]
         self._rows.append(
-            np.stack([image_ids, x1, y1, x2 - x1, y2 - y1, scores[found].double().numpy(), categories], axis=1)
+            np.stack([image_ids, x1, y1, x2 - x1, y2 - y1, scores[valid].double().numpy(), categories], axis=1)
         )
 
     @property
@@ -55,7 +55,10 @@ class CocoEvaluator:
         return np.concatenate(self._rows) if self._rows else np.zeros((0, 7))
 
     def compute(self) -> dict[str, float]:
-        """The twelve numbers, fractions in 0..1; NaN where no ground truth of that size exists."""
+        """The twelve metrics as fractions in 0..1; NaN if there is no ground truth of that size.
+
+        Raises BadInput if the annotation file has no annotations.
+        """
         if self._truth is None:
             self._truth = self._read()
         rows = self.detections
@@ -63,8 +66,8 @@ class CocoEvaluator:
             column.tolist()
             for column in (rows[:, [0, 6]].astype(int), rows[:, 1:5], rows[:, 3] * rows[:, 4], rows[:, 5])
         ]
-        found = COCO()
-        found.dataset = {
+        results = COCO()
+        results.dataset = {
             "images": self._truth.dataset["images"],
             "categories": self._truth.dataset["categories"],
             "annotations": [
@@ -80,11 +83,11 @@ class CocoEvaluator:
                 for i, ((image, category), box, area, score) in enumerate(zip(*columns, strict=True), start=1)
             ],
         }
-        found.createIndex()
-        evaluation = COCOeval_faster(self._truth, found, "bbox", print_function=_ignore)
+        results.createIndex()
+        evaluation = COCOeval_faster(self._truth, results, "bbox", print_function=_print_nothing)
         evaluation.params.imgIds = self.image_ids
         evaluation.run()
-        precision = evaluation.eval["precision"][:, :, :, 0, -1]  # IoU, recall, class at all sizes and 100 detections
+        precision = evaluation.eval["precision"][:, :, :, 0, -1]  # (IoU, recall, class), all sizes, 100 detections
         self.per_class = {
             category["name"]: _mean(precision[:, :, index])
             for index, category in enumerate(
@@ -99,7 +102,7 @@ class CocoEvaluator:
     def _read(self) -> COCO:
         truth = COCO(str(self.annotation_file))
         if not truth.dataset.get("annotations"):
-            raise BadInput(f"{self.annotation_file} has no annotations: there is nothing to score against")
+            raise BadInput(f"{self.annotation_file} has no annotations: no metric can be computed")
         return truth
 
 
@@ -108,5 +111,5 @@ def _mean(precision: np.ndarray) -> float:
     return float(valid.mean()) if valid.size else float("nan")
 
 
-def _ignore(*_: Any) -> None:
-    """COCO's readers print what they do; the progress bar is enough."""
+def _print_nothing(*_: Any) -> None:
+    """In place of the messages of faster_coco_eval: the commands have a progress bar."""

@@ -1,4 +1,4 @@
-"""EfficientDet's heads: one for classes and one for boxes, shared by all levels except for their batch norms."""
+"""EfficientDet's heads: one for classes, one for boxes. Levels share the convolutions but not the batch norms."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from backbones.bifpn import SeparableConv, batch_norm, init_near_identity
 from backbones.memory_efficient import norm_act
 
-# Every anchor starts at this probability of being each class (RetinaNet, arXiv:1708.02002, section 4.1).
+# Initial probability of each class at every anchor (RetinaNet, arXiv:1708.02002, section 4.1).
 PRIOR = 0.01
 
 
 class Head(nn.Module):
-    """`repeats` separable convolutions, each with one batch norm a level, and a last one that predicts.
+    """`repeats` separable convolutions, each with a batch norm per level, and a last one that predicts.
 
     Args:
-        channels: of every map that comes in.
-        outputs: values predicted for each anchor: the number of classes, or 4.
-        per_cell: anchors at each cell.
-        levels: how many maps come in.
-        repeats: convolutions before the last.
+        channels: channels of the input maps.
+        outputs: number of values predicted for each anchor: the number of classes, or 4.
+        per_cell: number of anchors of a cell.
+        levels: number of input maps.
+        repeats: number of convolutions before the last.
         activation: module class of the nonlinearity.
-        bias: biases before batch norm, which TensorFlow's weights carry.
-        prior: initial probability of each output, for a sigmoid; None for zero biases.
+        bias: whether the convolutions before batch norm have biases, as in TensorFlow's weights.
+        prior: initial probability of each output after a sigmoid; None for zero biases.
     """
 
     def __init__(
@@ -44,18 +44,18 @@ class Head(nn.Module):
         super().__init__()
         self.outputs = outputs
         self.convs = nn.ModuleList(SeparableConv(channels, channels, bias) for _ in range(repeats))
-        # By level, then by convolution.
+        # Indexed by level, then by convolution.
         self.norms = nn.ModuleList(nn.ModuleList(batch_norm(channels) for _ in range(repeats)) for _ in range(levels))
         self.activation = activation()
         self.predict = SeparableConv(channels, outputs * per_cell, bias=True)
         self.apply(init_weights)
-        # A small last layer starts every anchor near its prior and its own box (RetinaNet, section 4.1).
+        # With small last weights, every anchor initially predicts the prior and its own box (RetinaNet, section 4.1).
         nn.init.normal_(self.predict.pointwise.weight, std=0.01)
         if prior is not None and self.predict.pointwise.bias is not None:
             nn.init.constant_(self.predict.pointwise.bias, -math.log((1 - prior) / prior))
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """[(B, channels, H, W) of each level] -> (B, A, outputs), anchors ordered as `Anchors` orders them."""
+        """[(B, channels, H, W) of each level] -> (B, A, outputs), anchors in the order of `Anchors`."""
         features = []
         for x, norms in zip(maps, self.norms, strict=True):
             for conv, norm in zip(self.convs, norms, strict=True):  # type: ignore[call-overload]
@@ -64,12 +64,12 @@ class Head(nn.Module):
         return _by_anchor([self.predict(x) for x in features], self.outputs)
 
     def for_inference(self) -> FoldedHead:
-        """The same with each level's norms folded into pointwise convolutions of its own."""
+        """The same head with the batch norms of each level folded into its own copies of the pointwise convolutions."""
         return FoldedHead(self)
 
 
 class FoldedHead(nn.Module):
-    """A head that learns no more: levels share depthwise filters still, the small pointwise ones are each level's."""
+    """A head for inference. All levels share the depthwise filters; each level has its own folded pointwise filters."""
 
     def __init__(self, head: Head) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ class FoldedHead(nn.Module):
         )
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """As in `Head`."""
+        """The same as `Head.forward`."""
         features = []
         for x, pointwise in zip(maps, self.pointwise, strict=True):
             for depthwise, conv in zip(self.depthwise, pointwise, strict=True):  # type: ignore[call-overload]
@@ -102,7 +102,7 @@ def _by_anchor(maps: Sequence[Tensor], outputs: int) -> Tensor:
 def init_weights(module: nn.Module) -> None:
     """Normal with variance 1 / fan-in (`variance_scaling` of google/automl's heads) and zero biases.
 
-    Separable convolutions begin by passing their input on, see `backbones.bifpn.init_near_identity`.
+    Depthwise filters are initialised near the identity, see `backbones.bifpn.init_near_identity`.
     """
     if isinstance(module, nn.Conv2d):
         fan_in = module.weight[0].numel()

@@ -1,4 +1,4 @@
-"""The detector: backbone, neck, and two heads over anchors. A plain module that knows nothing of data or training."""
+"""The detector: backbone, neck, and two heads over anchors. The module does not depend on data sets or training."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ logger = logging.getLogger(__name__)
 
 Style = Literal["pytorch", "tensorflow"]
 
-COARSEST_STRIDE = 32  # of the backbone; necks make the levels beyond
+COARSEST_STRIDE = 32  # of the backbone; the neck computes coarser levels
 
 
 class Detector(nn.Module):
-    """Boxes and classes for every anchor of an image.
+    """Predicts class scores and a box for every anchor of an image.
 
     Args:
-        backbone: gives at least the strides of `anchors` up to 32.
-        neck: maps of those strides in, one map for each of the anchors' strides out.
-        class_head: (B, A, K) logits from the neck's maps.
-        box_head: (B, A, 4) offsets from the neck's maps, see `anchors.encode`.
-        anchors: over the neck's strides.
-        nms: "soft" or "hard".
-        style: of padding and biases in neck and heads, see `create_detector`.
+        backbone: computes feature maps at least for the strides of `anchors` up to 32.
+        neck: fuses the maps of these strides into one map for each stride of `anchors`.
+        class_head: computes (B, A, K) logits from the neck's maps.
+        box_head: computes (B, A, 4) offsets from the neck's maps, see `anchors.encode`.
+        anchors: anchors for the strides of the neck's maps.
+        nms: non-maximum suppression, "soft" or "hard".
+        style: padding and biases of neck and heads, see `create_detector`.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Detector(nn.Module):
         self.anchors = anchors
         self.nms = nms
         self.style = style
-        self._taken = select(backbone.levels, [stride for stride in anchors.strides if stride <= COARSEST_STRIDE])
+        self._selected = select(backbone.levels, [stride for stride in anchors.strides if stride <= COARSEST_STRIDE])
 
     def forward(self, images: Tensor | CachedFeatures) -> tuple[Tensor, Tensor]:
         """(B, 3, H, W) normalised floats, any H and W -> logits (B, A, K), deltas (B, A, 4)."""
@@ -66,11 +66,11 @@ class Detector(nn.Module):
         return self.class_head(maps), self.box_head(maps)
 
     def maps(self, images: Tensor | CachedFeatures) -> list[Tensor]:
-        """The backbone's maps that the neck takes."""
+        """The maps of the backbone that the neck uses; cached features are returned as they are."""
         if isinstance(images, CachedFeatures):
             return images.maps
         maps = self.backbone(images)
-        return [maps[i] for i in self._taken]
+        return [maps[i] for i in self._selected]
 
     def loss(
         self,
@@ -79,23 +79,25 @@ class Detector(nn.Module):
         labels: Tensor,
         criterion: DetectionLoss | None = None,
     ) -> dict[str, Tensor]:
-        """Terms to be summed and minimised.
+        """The losses as scalars by name. Their sum is minimised.
 
         Args:
             images: (B, 3, H, W) normalised floats.
-            boxes: (B, M, 4) xyxy px of the input, rows past an image's last box arbitrary.
-            labels: (B, M) class indices, -1 in rows without a box.
-            criterion: what is computed; the published recipe's by default.
+            boxes: (B, M, 4) xyxy px of the input; padding rows may have any values.
+            labels: (B, M) class indices, -1 in padding rows.
+            criterion: the loss; that of the published recipe by default.
         """
         criterion = criterion or DetectionLoss()
         logits, deltas = self(images)
         return criterion(logits, deltas, self.anchors, _size(images), boxes, labels)
 
     def predict(self, images: Tensor | CachedFeatures, sizes: Tensor | None = None) -> Detections:
-        """Final detections, best first: (B, 3, H, W) normalised floats -> see `Detections`.
+        """Final detections in pixels of the input, best first, see `Detections`.
 
-        `sizes` is (B, 2), the (height, width) of the part of each input that is image; the whole of it by default.
-        Boxes are clipped there.
+        Args:
+            images: (B, 3, H, W) normalised floats.
+            sizes: (B, 2), (height, width) in px of each image without its padding; (H, W) by default. Boxes are clipped
+                to it.
         """
         logits, deltas = self(images)
         size = _size(images)
@@ -117,47 +119,53 @@ def create_detector(
     nms: Suppression = "soft",
     style: Style = "pytorch",
 ) -> Detector:
-    """An EfficientDet of coefficient `phi` on any backbone.
+    """An EfficientDet of compound coefficient `phi` with any backbone.
 
     Args:
         backbone: a name of `list_backbones()`, or a module.
-        num_classes: K.
-        phi: sets neck, heads and anchors: 0..7, "7x", "lite0".."lite4". Never changes the backbone.
-        neck: a name of `backbones.necks.NECKS`; BiFPN's fusion is the coefficient's unless the name says it.
-        pretrained: True for the backbone's published weights; a path for a file of them, or for a whole detector's
-            in effdet's or our own format. The class layer is dropped, and logged, where class counts differ.
-        anchor_scale: side of a level's smallest square anchor in strides; the coefficient's by default.
-        nms: "soft" or "hard".
-        style: padding of the neck's poolings, and biases before batch norm in neck and heads: "pytorch" pads both sides
-            and has no such biases; "tensorflow" pads as TensorFlow does and has them, as google/automl's weights need.
-            The backbone's name does not change it; a file of a whole detector decides it.
+        num_classes: number of classes, K.
+        phi: determines neck, heads and anchors: 0..7, "7x", "lite0".."lite4". It does not change the backbone.
+        neck: a name of `backbones.necks.NECKS`. With "bifpn", `phi` determines the fusion.
+        pretrained: True for published weights of the backbone; or a file with weights of the backbone, or of a complete
+            detector in effdet's format or ours. If the number of classes differs, the class layer is not loaded, and a
+            warning is logged.
+        anchor_scale: side of the smallest square anchor of a level, in strides; by default as published for `phi`.
+        nms: non-maximum suppression, "soft" or "hard".
+        style: padding of the neck's pooling, and biases before batch norm in neck and heads. "pytorch" pads
+            symmetrically and has no such biases. "tensorflow" pads as TensorFlow does and has them, as the weights of
+            google/automl need. It does not depend on the backbone. Weights of a complete detector override it.
 
-    Raises UserError for unknown names and BadInput where weights are absent or do not fit.
+    Raises UserError for unknown names, and BadInput if weights are missing or do not fit.
     """
     scale = scale_of(phi)
     state = None if isinstance(pretrained, bool) else read_state(pretrained)
-    whole = state is not None and effdet.is_detector(state)
+    is_complete = state is not None and effdet.is_detector(state)
     if isinstance(backbone, str):
-        backbone = create_backbone(backbone, False if whole else pretrained)
-    if whole and state is not None:
+        backbone = create_backbone(backbone, False if is_complete else pretrained)
+    if is_complete and state is not None:
         style = effdet.style_of(state)
     tensorflow = style == "tensorflow"
-    taken = [backbone.levels[i] for i in select(backbone.levels, (8, 16, 32))]
+    levels = [backbone.levels[i] for i in select(backbone.levels, (8, 16, 32))]
     activation = ACTIVATIONS[scale.activation]
     options: dict = {"channels": scale.width, "num_levels": scale.num_levels}
     if neck.startswith("bifpn"):
-        options |= {"repeats": scale.neck_repeats, "activation": activation, "same": tensorflow, "bias": tensorflow}
+        options |= {
+            "repeats": scale.neck_repeats,
+            "activation": activation,
+            "same_padding": tensorflow,
+            "bias": tensorflow,
+        }
     if neck == "bifpn":
         options["fusion"] = scale.fusion
-    fused = create_neck(neck, taken, **options)
-    anchors = Anchors([level.stride for level in fused.levels], anchor_scale or scale.anchor_scale)
+    fusion = create_neck(neck, levels, **options)
+    anchors = Anchors([level.stride for level in fusion.levels], anchor_scale or scale.anchor_scale)
 
     def head(outputs: int, prior: float | None = None) -> Head:
         return Head(
             scale.width, outputs, anchors.per_cell, scale.num_levels, scale.head_repeats, activation, tensorflow, prior
         )
 
-    detector = Detector(backbone, fused, head(num_classes, PRIOR), head(4), anchors, nms, style)
-    if whole and state is not None:
+    detector = Detector(backbone, fusion, head(num_classes, PRIOR), head(4), anchors, nms, style)
+    if is_complete and state is not None:
         effdet.load(detector, state, str(pretrained))
     return detector

@@ -1,4 +1,4 @@
-"""`python -m detection.predict`: find objects in images; writes pictures and COCO result JSON."""
+"""`python -m detection.predict`: detect objects in images; writes pictures and a JSON file of COCO results."""
 
 from detection.spec import SPEC
 from engine.entry import predict_command

@@ -1,4 +1,4 @@
-"""The objects found in one image."""
+"""The objects detected in one image."""
 
 from __future__ import annotations
 
@@ -7,48 +7,53 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from detection.config import MIN_SCORE
 from detection.draw import draw_boxes
+from engine.prediction import ImageResult
 
-MIN_SCORE = 0.3  # lowest score that is drawn and printed
 
-
-@dataclass(frozen=True, repr=False)
-class DetectionResult:
-    """Objects in one image, best first.
+@dataclass(frozen=True, repr=False, eq=False)
+class DetectionResult(ImageResult):
+    """Objects in one image, sorted by descending score.
 
     Attributes:
         image: (H, W, 3) uint8 RGB.
+        classes: class names of the model.
         boxes: (N, 4) float32, x1 y1 x2 y2 in pixels of the image.
         scores: (N,) float32, in 0..1.
         labels: (N,) int64, indices into `classes`.
-        classes: names of all classes.
     """
 
-    image: np.ndarray
     boxes: np.ndarray
     scores: np.ndarray
     labels: np.ndarray
-    classes: tuple[str, ...]
 
     @property
     def names(self) -> list[str]:
-        """The class of each object."""
+        """Class name of each object."""
         return [self.classes[label] for label in self.labels]
 
     def __len__(self) -> int:
         return len(self.boxes)
 
     def plot(self, min_score: float = MIN_SCORE) -> Image.Image:
-        """The image with the objects of at least this score drawn on it; small images are enlarged."""
-        shown = self.scores >= min_score
+        """The image with boxes, names and scores of all objects of at least `min_score`. Small images are enlarged."""
+        selected = self.scores >= min_score
         return Image.fromarray(
-            draw_boxes(self.image, self.boxes[shown], self.labels[shown], self.classes, self.scores[shown])
+            draw_boxes(self.image, self.boxes[selected], self.labels[selected], self.classes, self.scores[selected])
         )
 
     def __repr__(self) -> str:
-        height, width = self.image.shape[:2]
-        shown = int((self.scores >= MIN_SCORE).sum())
-        lines = [f"{shown} objects with a score of {MIN_SCORE} or more in {width} x {height} pixels, of {len(self)}"]
-        for name, score, box in zip(self.names[:shown], self.scores, self.boxes, strict=False):
-            lines.append(f"  {name} {score:.2f} at ({', '.join(f'{side:.1f}' for side in box)})")
+        """The objects with a score of at least `MIN_SCORE`, one per line, and the number of other objects."""
+        selected = np.flatnonzero(self.scores >= MIN_SCORE)
+        others = len(self) - len(selected)
+        rest = f"; {others} more with a score below {MIN_SCORE}" if others else ""
+        lines = [f"{_count(len(selected))} in {self.size}{rest}"]
+        for i in selected:
+            corners = ", ".join(f"{side:.1f}" for side in self.boxes[i])
+            lines.append(f"  {self.classes[self.labels[i]]} {self.scores[i]:.2f} at ({corners})")
         return "\n".join(lines)
+
+
+def _count(objects: int) -> str:
+    return f"{objects or 'no'} object{'' if objects == 1 else 's'}"

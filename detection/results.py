@@ -1,4 +1,4 @@
-"""Results by image that a detection run left in its folder."""
+"""Results per image of a finished detection run, read from its folder."""
 
 from __future__ import annotations
 
@@ -19,14 +19,17 @@ from detection.config import METRIC
 from engine.image_results import ImageResults
 
 
-def of_detection(run: Path, record: dict[str, Any]) -> ImageResults:
-    """AP of a run's `detections.json`, on the validation split of the data that its record names."""
+def read_image_results(run: Path, record: dict[str, Any]) -> ImageResults:
+    """AP from the run's `detections.json`, on the validation split of the data set in its record."""
     detections = json.loads((run / "detections.json").read_text())
     return match_detections(locate(Path(record["dataset"]["root"]), "val")[0], detections)
 
 
 def match_detections(annotation_file: Path, detections: list[dict[str, Any]]) -> ImageResults:
-    """COCO's AP of detections in its result format: matched once, with pycocotools."""
+    """COCO's AP from detections in COCO's result format. They are matched once, with pycocotools.
+
+    The score of `ImageResults` maps (R, N) counts of the N images in R resamples to (R,) APs in 0..1.
+    """
     with redirect_stdout(io.StringIO()):
         truth = COCO(str(annotation_file))
         evaluation = COCOeval(truth, truth.loadRes(detections) if detections else COCO(), "bbox")
@@ -41,25 +44,25 @@ def match_detections(annotation_file: Path, detections: list[dict[str, Any]]) ->
 
     def score(counts: np.ndarray) -> np.ndarray:
         with np.errstate(invalid="ignore"):
-            return np.nanmean([of_class.precision(counts) for of_class in classes], axis=0)
+            return np.nanmean([matches.precision(counts) for matches in classes], axis=0)
 
     return ImageResults(tuple(str(i) for i in params.imgIds), METRIC, score)
 
 
 @dataclass(frozen=True)
 class _Matches:
-    """What pycocotools matched of one class: M detections in the order of their scores, at T thresholds of IoU.
+    """Matches of one class by pycocotools: M detections sorted by descending score, at T IoU thresholds.
 
     Attributes:
-        image: (M,) index of each detection's image.
-        right, wrong: (T, M) whether it found an object, or none; neither where it is ignored.
-        objects: (N,) of each image, without crowds.
-        recalls: that precision is read off at.
+        image: (M,) index of the image of each detection.
+        true_positive, false_positive: (T, M) bool. Both are False for an ignored detection.
+        objects: (N,) number of objects in each image, without crowds.
+        recalls: recall values at which the precision is sampled.
     """
 
     image: np.ndarray
-    right: np.ndarray
-    wrong: np.ndarray
+    true_positive: np.ndarray
+    false_positive: np.ndarray
     objects: np.ndarray
     recalls: np.ndarray
 
@@ -67,33 +70,39 @@ class _Matches:
     def of(cls, images: Sequence[dict[str, Any] | None], params: Any) -> _Matches:
         thresholds = len(params.iouThrs)
         objects = np.zeros(len(images), np.int64)
-        scores, places = [np.zeros(0)], [np.zeros(0, np.int64)]
+        scores, image_indices = [np.zeros(0)], [np.zeros(0, np.int64)]
         matched, ignored = [np.zeros((thresholds, 0))], [np.zeros((thresholds, 0), bool)]
-        for i, found in enumerate(images):
-            if found is None:  # neither objects nor detections
+        for i, image in enumerate(images):
+            if image is None:  # neither objects nor detections
                 continue
-            objects[i] = np.count_nonzero(np.asarray(found["gtIgnore"]) == 0)
-            scores.append(np.asarray(found["dtScores"], np.float64))
-            places.append(np.full(len(found["dtScores"]), i))
-            matched.append(found["dtMatches"])
-            ignored.append(found["dtIgnore"].astype(bool))
+            objects[i] = np.count_nonzero(np.asarray(image["gtIgnore"]) == 0)
+            scores.append(np.asarray(image["dtScores"], np.float64))
+            image_indices.append(np.full(len(image["dtScores"]), i))
+            matched.append(image["dtMatches"])
+            ignored.append(image["dtIgnore"].astype(bool))
         order = np.argsort(-np.concatenate(scores), kind="mergesort")
-        hit, skip = np.concatenate(matched, axis=1)[:, order] > 0, np.concatenate(ignored, axis=1)[:, order]
-        return cls(np.concatenate(places)[order], hit & ~skip, ~hit & ~skip, objects, np.asarray(params.recThrs))
+        is_match, is_counted = np.concatenate(matched, axis=1)[:, order] > 0, ~np.concatenate(ignored, axis=1)[:, order]
+        return cls(
+            np.concatenate(image_indices)[order],
+            is_match & is_counted,
+            ~is_match & is_counted,
+            objects,
+            np.asarray(params.recThrs),
+        )
 
     def precision(self, counts: np.ndarray) -> np.ndarray:
-        """Mean over thresholds and recalls for each resample: counts (R, N) -> (R,), NaN where there are no objects."""
+        """Mean precision over IoU thresholds and recalls: (R, N) image counts -> (R,); NaN without objects."""
         objects = counts @ self.objects
         result = np.full(len(counts), np.nan)
         for r in np.flatnonzero(objects):
             weights = counts[r, self.image]
             used = weights > 0
-            right = np.cumsum(self.right[:, used] * weights[used], axis=1)
-            wrong = np.cumsum(self.wrong[:, used] * weights[used], axis=1)
+            true_positives = np.cumsum(self.true_positive[:, used] * weights[used], axis=1)
+            false_positives = np.cumsum(self.false_positive[:, used] * weights[used], axis=1)
             with np.errstate(invalid="ignore"):
-                precision = np.nan_to_num(right / (right + wrong))
+                precision = np.nan_to_num(true_positives / (true_positives + false_positives))
             envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
             envelope = np.concatenate([envelope, np.zeros((len(envelope), 1))], axis=1)
-            at = [np.searchsorted(row, self.recalls, side="left") for row in right / objects[r]]
-            result[r] = np.take_along_axis(envelope, np.stack(at), axis=1).mean()
+            index = [np.searchsorted(row, self.recalls, side="left") for row in true_positives / objects[r]]
+            result[r] = np.take_along_axis(envelope, np.stack(index), axis=1).mean()
         return result

@@ -1,4 +1,4 @@
-"""Detection as the package's list of tasks describes it. Torch-free."""
+"""The TaskSpec of detection. Imports torch only where it is needed."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ def load_task() -> type[DetectionTask]:
 
 
 def build_model(config: TrainConfig, num_classes: int) -> nn.Module:
-    """The model that a training with these settings has, with random weights."""
+    """The model of a training with these settings, with random weights."""
     from detection.model import create_detector
 
     return create_detector(config.backbone, num_classes, config.phi, config.neck, style=config.style)
 
 
 def read_images(run: Path, record: dict[str, Any]) -> ImageResults:
-    """Results by image of a finished run."""
-    from detection.results import of_detection
+    """Results per image of a finished run."""
+    from detection.results import read_image_results
 
-    return of_detection(run, record)
+    return read_image_results(run, record)
 
 
 def load_demo() -> Path:
-    """Root of the demo data."""
+    """Root of the demo data, which are drawn if they do not exist."""
     from data.demo import demo_root
 
     return demo_root(NAME)

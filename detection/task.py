@@ -1,4 +1,4 @@
-"""Detection as a task: what is read, built, minimised, scored and drawn."""
+"""The detection task: data sets, model, losses, evaluation, result files and pictures."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from data.transforms import Transform
 from detection import effdet
 from detection.anchors import fit_scale
 from detection.classes import COCO_CLASSES, COCO_OUTPUTS, output_categories
-from detection.config import METRIC, NAME, EvalConfig, PredictConfig, TrainConfig
-from detection.draw import draw_boxes, kept, side_by_side
+from detection.config import METRIC, MIN_SCORE, NAME, EvalConfig, PredictConfig, TrainConfig
+from detection.draw import above_score, draw_boxes, side_by_side
 from detection.evaluator import CocoEvaluator
 from detection.loss import DetectionLoss
 from detection.model import Detector, create_detector
@@ -35,7 +35,7 @@ IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 
 
 class DetectionTask(Task):
-    """EfficientDet training and COCO evaluation."""
+    """Training of EfficientDets, and evaluation with COCO's metrics."""
 
     name: ClassVar[str] = NAME
     monitor: ClassVar[str] = METRIC
@@ -52,17 +52,17 @@ class DetectionTask(Task):
 
     @classmethod
     def read(cls, config: TrainConfig, root: Path) -> tuple[CocoDetection, CocoDetection]:
-        """Training and validation images. Raises BadInput where their categories differ."""
-        data, (split, part) = config.data, config.data.scored_on()
+        """Training and validation images, without transforms. Raises BadInput if their categories differ."""
+        data, (split, fraction) = config.data, config.data.scored_on()
         train = CocoDetection(root, "train", None, data.trained_on(), config.seed, data.skip_bad)
-        val = CocoDetection(root, split, None, part, config.seed, data.skip_bad)
+        val = CocoDetection(root, split, None, fraction, config.seed, data.skip_bad)
         if train.category_ids != val.category_ids:
             raise BadInput(f"{train.annotation_file} and {val.annotation_file} do not have the same categories")
         return train, val
 
     @classmethod
     def build(cls, config: TrainConfig, root: Path, train: CocoDetection, val: CocoDetection) -> DetectionTask:
-        """The task of a new run; its anchors are fitted to the training boxes where the settings name no scale."""
+        """The task of a new run. Without an anchor scale in the settings, anchors are fitted to the training boxes."""
         size = parse_size(config.image_size or scale_of(config.phi).size)
         scale = config.anchor_scale or fit_scale(network_sizes(train, size), pyramid_strides(config.phi))
         model = create_detector(
@@ -75,7 +75,7 @@ class DetectionTask(Task):
             nms=config.nms,
             style=config.style,
         )
-        config = replace(config, style=model.style)  # which weights of a whole detector decide
+        config = replace(config, style=model.style)  # weights of a complete detector override it
         provenance = model.backbone.provenance
         info = RunInfo(
             task=cls.name,
@@ -94,7 +94,7 @@ class DetectionTask(Task):
         return cls(model, config, info, cls.evaluator_for(val, info))
 
     def datasets(self, train: CocoDetection, val: CocoDetection) -> tuple[CocoDetection, CocoDetection]:
-        """With scale jitter, crops and flips in training, letterboxed in validation."""
+        """The data sets with their transforms: scale jitter, crops and flips in training; letterbox in validation."""
         size, vflip = tuple(self.info.preprocessing["size"]), 0.5 if self.config.vflip else 0.0
         augment = detection_train(size, self.config.jitter, self.fill, vflip=vflip)
         return train.with_transform(augment), val.with_transform(self.transform())
@@ -117,23 +117,24 @@ class DetectionTask(Task):
 
     @classmethod
     def published(cls, file: Path, config: EvalConfig | PredictConfig) -> DetectionTask:
-        """The task of a published COCO detector in effdet's file format."""
+        """The task of a published COCO detector in effdet's file format. Raises BadInput for other files."""
         state = read_state(file)
         if not effdet.is_detector(state):
-            raise BadInput(f"{file} is neither a run of this suite nor a detector in effdet's format")
+            raise BadInput(f"{file} is neither a run of this package nor a detector in effdet's format")
         backbone, phi, classes = effdet.describe(state, file.name, config.phi)
         model = create_detector(backbone, classes, phi, pretrained=str(file), nms=config.nms or "soft")
         coco = classes == COCO_OUTPUTS
         names = [COCO_CLASSES.get(i, f"({i} is unused)") if coco else str(i) for i in range(1, classes + 1)]
         size = scale_of(phi).size
         # google/automl trained the Lite and AdvProp detectors on inputs in -1..1.
-        half = {"mean": [0.5] * 3, "std": [0.5] * 3} if "lite" in phi or "_ap" in file.name else IMAGENET
+        is_half = "lite" in phi or "_ap" in file.name
+        normalisation = {"mean": [0.5] * 3, "std": [0.5] * 3} if is_half else IMAGENET
         info = RunInfo(
             task=cls.name,
             dataset={"root": None, "published": "COCO" if coco else None},
             config=asdict(TrainConfig(backbone=backbone, phi=phi, style=model.style)),
             classes=names,
-            preprocessing=half | {"size": [size, size]},
+            preprocessing=normalisation | {"size": [size, size]},
             provenance={"source": f"file:{file}", "recipe": "effdet"},
             extra={
                 "neck": "bifpn",
@@ -145,16 +146,16 @@ class DetectionTask(Task):
         return cls(model, TrainConfig.of(info.config), info)
 
     def eval_dataset(self, root: Path, split: str, skip_bad: int) -> CocoDetection:
-        """The images of `split`; sets this task's evaluator to score them."""
+        """The images of `split`. Also creates the evaluator for them."""
         dataset = CocoDetection(root, split, self.transform(), skip_bad=skip_bad)
         self.evaluator = self.evaluator_for(dataset, self.info)
         return dataset
 
     @staticmethod
     def evaluator_for(dataset: CocoDetection, info: RunInfo) -> CocoEvaluator:
-        """An evaluator that reports the model's classes as this data set's category ids.
+        """The evaluator for a data set. It maps the classes of the model to the data set's category ids.
 
-        Raises BadInput where the data set lacks a class of the model.
+        Raises BadInput if model and data set do not have the same classes.
         """
         ids = output_categories(dataset, info.classes, info.extra["category_ids"], info.dataset.get("published"))
         return CocoEvaluator(dataset.annotation_file, dataset.image_ids.tolist(), ids)
@@ -165,8 +166,8 @@ class DetectionTask(Task):
         return self.model.loss(images, batch.boxes, batch.labels, self.criterion)
 
     def predictions(self, images: Tensor, batch: Batch) -> Detections:
-        shown = (batch.sizes * batch.scales.flip(1)).round()  # (height, width) of the image within its letterbox
-        return to_original(self.model.predict(images, shown), batch.scales, batch.sizes)
+        sizes = (batch.sizes * batch.scales.flip(1)).round()  # (height, width) of each image within its letterbox
+        return to_original(self.model.predict(images, sizes), batch.scales, batch.sizes)
 
     def transform(self) -> Transform:
         return letterbox(tuple(self.info.preprocessing["size"]), self.fill)
@@ -174,26 +175,26 @@ class DetectionTask(Task):
     def final_layer(self) -> list[nn.Module]:
         return [self.model.class_head.predict, self.model.box_head.predict]  # type: ignore[list-item]
 
-    # --- what a person looks at
+    # --- result files and pictures
 
     def per_class(self) -> dict[str, float]:
         """AP of each class in the last evaluation."""
         return self.evaluator.per_class
 
     def write_results(self, folder: Path) -> None:
-        """`per_class.json`, and `detections.json` in COCO's result format."""
+        """Write `per_class.json`, and `detections.json` in COCO's result format."""
         write_json(folder / "per_class.json", self.per_class())
         detections = self.evaluator.detections
         write_json(folder / "detections.json", coco_results(*np.split(detections, [1, 5, 6], axis=1)))
 
     def result(self, image: np.ndarray, predictions: Detections) -> DetectionResult:
         """The objects in one image."""
-        boxes, scores, labels = kept(predictions, 0.0)
-        return DetectionResult(image, boxes, scores, labels, tuple(self.info.classes))
+        boxes, scores, labels = above_score(predictions, 0.0)
+        return DetectionResult(image, tuple(self.info.classes), boxes, scores, labels)
 
     def records(self, predictions: Detections, image_id: int) -> list[dict[str, Any]]:
-        """COCO result records."""
-        boxes, scores, labels = kept(predictions, 0.0)
+        """The detections of one image in COCO's result format."""
+        boxes, scores, labels = above_score(predictions, 0.0)
         boxes[:, 2:] -= boxes[:, :2]
         ids = np.array(self.info.extra["category_ids"])[labels]
         return coco_results(np.full(len(boxes), image_id), boxes, scores, ids)
@@ -201,17 +202,17 @@ class DetectionTask(Task):
     def picture(
         self, image: np.ndarray, predictions: Detections, truth: Sample | None = None, config: Any = None
     ) -> np.ndarray:
-        least = PredictConfig().min_score if config is None else config.min_score
-        boxes, scores, labels = kept(predictions, least)
-        found = draw_boxes(image, boxes, labels, self.info.classes, scores)
+        min_score = MIN_SCORE if config is None else config.min_score
+        boxes, scores, labels = above_score(predictions, min_score)
+        detected = draw_boxes(image, boxes, labels, self.info.classes, scores)
         if truth is None:
-            return found
-        drawn = draw_boxes(image, truth.boxes, truth.labels, self.info.classes)
-        return side_by_side(drawn, found, ("ground truth", f"found, score {100 * least:.0f} and more"))
+            return detected
+        expected = draw_boxes(image, truth.boxes, truth.labels, self.info.classes)
+        return side_by_side(expected, detected, ("ground truth", f"detections, score {100 * min_score:.0f} or more"))
 
 
 def coco_results(image_ids: np.ndarray, boxes: np.ndarray, scores: np.ndarray, categories: np.ndarray) -> list[dict]:
-    """COCO result records of (N,) image ids, (N, 4) x, y, width, height in original px, (N,) scores, category ids."""
+    """COCO's result format of (N,) image ids, (N, 4) x, y, width, height in original px, (N,) scores, category ids."""
     return [
         {"image_id": int(image), "category_id": int(category), "bbox": [round(v, 2) for v in box], "score": score}
         for image, box, score, category in zip(
@@ -225,12 +226,12 @@ def coco_results(image_ids: np.ndarray, boxes: np.ndarray, scores: np.ndarray, c
 
 
 def network_sizes(dataset: CocoDetection, size: tuple[int, int]) -> np.ndarray:
-    """(N, 2) widths and heights of all training boxes once their images are letterboxed to `size`, px."""
+    """(N, 2) widths and heights in px of all training boxes, after a letterbox of their images to `size`."""
     image, boxes = dataset.boxes_by_image()
     scale = np.min(np.asarray(size) / dataset.sizes, axis=1)
     return (boxes[:, 2:] - boxes[:, :2]) * scale[image, None]
 
 
 def pyramid_strides(phi: int | str) -> list[int]:
-    """Strides of the detector's levels."""
+    """Strides of the detector's levels, finest first."""
     return [8 * 2**i for i in range(scale_of(phi).num_levels)]

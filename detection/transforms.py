@@ -1,4 +1,4 @@
-"""How images with boxes become the network's input, in evaluation and in training."""
+"""Transforms from images with boxes to the network's input, for evaluation and training."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ MILD = Color()
 
 
 def letterbox(size: tuple[int, int], fill: Fill) -> Transform:
-    """For evaluation: the largest version of the image that fits `size` (height, width), top left, padded with `fill`.
+    """For evaluation: scales the image to fit into `size`, places it at the top left, and pads it. Nothing is random.
 
-    `fill` is RGB in 0..255, best the network's mean colour, which normalises to zero. Predicted boxes return to
-    original pixels as `boxes / scale`. Nothing is random.
+    Predicted boxes in original pixels are `boxes / scale`.
+
+    Args:
+        size: (height, width) of the network's input, px.
+        fill: RGB in 0..255 of the padding; best the network's mean colour, which is zero after normalisation.
     """
     return Transform(ScaleJitterCrop(size), [], fill, min_visibility=0.0)
 
@@ -25,10 +28,16 @@ def detection_train(
     color: Color | None = MILD,
     min_visibility: float = 0.2,
 ) -> Transform:
-    """For training: scale jitter with random crop (Tan et al. 2020, EfficientDet: 0.1 to 2.0), flips, mild colour.
+    """For training: scale jitter with random crop (EfficientDet, arXiv:1911.09070), flips and mild colour jitter.
 
-    `jitter` multiplies the scale at which the image fits `size` (height, width); `fill` is RGB in 0..255. Boxes of
-    which less than `min_visibility` of the area remains are dropped; `color=None` leaves colours alone.
+    Args:
+        size: (height, width) of the network's input, px.
+        jitter: range of the random scale; at 1 the image just fits into `size`. EfficientDet's is 0.1 to 2.0.
+        fill: RGB in 0..255 of the padding.
+        hflip: probability of a horizontal flip.
+        vflip: probability of a vertical flip.
+        color: strength of the colour jitter; None for no change.
+        min_visibility: boxes of which a smaller fraction of the area remains are dropped.
     """
     colors = [] if color is None else [ColorJitter(color)]
     return Transform(ScaleJitterCrop(size, jitter, hflip, vflip), colors, fill, min_visibility)

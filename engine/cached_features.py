@@ -31,6 +31,7 @@ from engine.task import Task
 FREE = (
     "protocol", "freeze_stride", "epochs", "lr", "backbone_lr", "optimizer", "weight_decay", "warmup_epochs",
     "ema_decay", "norm_momentum", "clip", "accumulate", "eval_every", "output", "resume", "seed",
+    "logger",
 )  # fmt: skip
 FREE_DATA = ("workers", "skip_bad", "fraction", "holdout", "cached_augmentations")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -12,20 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.plugins.io import TorchCheckpointIO
 
 from backbones.errors import BadInput, UserError
 from backbones.weights import read_file
+from data.lock import LocksMissing, lock_file
 from data.reader import LabelledDataset
+from engine.compat import TorchCheckpointIO
+from engine.schema import run_fields
 from engine.system_errors import loader_died
-
-try:
-    import fcntl
-except ImportError:
-    fcntl = None  # type: ignore[assignment]
 
 RUNS = Path("runs")
 PATIENCE = 15.0  # seconds that a killed trainer's loader processes may live on
+# The file whose lock a trainer holds. Windows keeps others from reading a locked file.
+LOCKED = ".lock" if sys.platform == "win32" else "config.yaml"
 
 
 @dataclass
@@ -92,21 +92,22 @@ def sweep(folder: Path) -> None:
 def occupied(folder: Path) -> Iterator[None]:
     """Keep other processes from training in a run folder. Raises UserError where one does.
 
-    Loader processes hold on to the lock as well, and outlive a trainer that was killed by some seconds.
+    Loader processes hold on to the lock as well, and outlive a trainer that was killed by some seconds. Where the file
+    system has no locks, nothing keeps others away: a warning says so. Raises BadInput where nothing can be written.
     """
-    if fcntl is None:  # no Unix
-        yield
-        return
-    with open(folder / "config.yaml") as file:
-        until = time.monotonic() + PATIENCE
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > until:
-                    raise UserError(f"another process is training in {folder}: wait for it, or stop it") from None
-                time.sleep(0.2)
+    try:
+        file = open(folder / LOCKED, "a" if LOCKED == ".lock" else "r+")  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise BadInput(f"{folder} cannot be written: {error.strerror}") from error
+    with file:
+        try:
+            free = lock_file(file, PATIENCE)
+        except LocksMissing as error:
+            warning = f"the file system of {folder} has no locks ({error.strerror}): start only one training there"
+            print(f"warning: {warning}", file=sys.stderr)
+            free = True
+        if not free:
+            raise UserError(f"another process is training in {folder}: wait for it, or stop it")
         yield
 
 
@@ -150,7 +151,9 @@ def is_run(file: Path) -> bool:
 
 
 def read_run(path: str | Path) -> tuple[RunInfo, dict[str, torch.Tensor]]:
-    """A run's description and the weights it was evaluated with. Raises BadInput for any other file."""
+    """A run's description and the weights it was evaluated with. Raises BadInput for any other file, and for a newer
+    version's.
+    """
     file = find_checkpoint(path)
     if not is_run(file):
         raise BadInput(f"{file} is not a checkpoint of this suite: it carries no run description")
@@ -158,7 +161,7 @@ def read_run(path: str | Path) -> tuple[RunInfo, dict[str, torch.Tensor]]:
     prefix = "model."
     state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
     try:
-        return RunInfo(**checkpoint["run"]), state
+        return RunInfo(**run_fields(checkpoint["run"], file)), state
     except TypeError as error:
         raise BadInput(f"{file} describes its run otherwise than this version does ({error})") from error
 

@@ -217,7 +217,7 @@ def _print_leaderboard(
 ) -> None:
     """Beside other runs where a run was scored on its own validation split; else beside published figures alone."""
     folder = None if config.backbone and not config.checkpoint else _run_folder(task, config)
-    record = next(iter(read_records([folder / "record.json"])), None) if folder is not None else None
+    record = next(iter(read_records([folder / "record.json"], spec.train_config)), None) if folder is not None else None
     if record is None or record["dataset"]["fingerprint"]["val"] != dataset.fingerprint:
         record, folder = {"task": task.name, "backbone": task.config.backbone}, None
     print_leaderboard(out, record | {"metrics": metrics}, spec, dataset.classes, folder)
@@ -252,7 +252,7 @@ def _stored(config: TrainConfig) -> TrainConfig:
         raise BadInput(f"{file} does not hold settings of a run as this version knows them ({error})") from error
     stored = yaml.safe_load(yaml.safe_dump(asdict(config_then)))
     asked = yaml.safe_load(yaml.safe_dump(asdict(config)))  # as it would be stored
-    for name in asked.keys() - {"resume", "output"}:
+    for name in asked.keys() - {"resume", "output", "logger"}:
         if asked[name] != stored[name]:
             raise UserError(
                 f"--resume continues {folder} with its own settings: --{name} {asked[name]} contradicts its "

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any, Literal, Self
 
 from backbones.errors import UserError
+from engine.schema import RENAMED_DATA
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Protocol = Literal["finetune", "linear", "frozen", "scratch"]
-
-_RENAMED_DATA = {"views": "cached_augmentations"}  # settings of earlier versions
+Tracker = Literal["tensorboard", "mlflow", "wandb"]
 
 
 @dataclass
@@ -107,6 +108,8 @@ class TrainConfig:
     """Folder of the run; by default a new one under runs/TASK."""
     resume: str | None = None
     """Run folder to continue, with its own settings."""
+    logger: list[Tracker] = field(default_factory=lambda: ["tensorboard"])
+    """Trackers that get losses and scores beside metrics.csv, such as tensorboard mlflow wandb."""
     data: TrainData = field(default_factory=TrainData)
 
     @classmethod
@@ -120,7 +123,7 @@ class TrainConfig:
     @classmethod
     def upgrade(cls, values: Mapping[str, Any]) -> dict[str, Any]:
         """Settings that an earlier version stored, in the names and with the meaning of this one."""
-        data = {_RENAMED_DATA.get(name, name): value for name, value in values["data"].items()}
+        data = {RENAMED_DATA.get(name, name): value for name, value in values["data"].items()}
         return {**values, "data": data}
 
     def check(self) -> None:
@@ -145,8 +148,8 @@ class TrainConfig:
             )
         if self.data.cached_augmentations and self.data.skip_bad:
             raise UserError(
-                "--data.cached_augmentations caches features for later trainings, which would not report skipped ones: "
-                "--data.skip_bad must be 0"
+                "--data.cached_augmentations caches features for later trainings, which could not report skipped "
+                "images: --data.skip_bad must be 0"
             )
         if self.protocol in ("linear", "frozen") and self.pretrained is False:
             raise UserError(
@@ -154,6 +157,10 @@ class TrainConfig:
             )
         if self.image_size is not None:
             parse_size(self.image_size)
+        for name in self.logger:
+            spec = find_spec(name)
+            if spec is None or spec.origin is None:  # the folders that mlflow and wandb write look like empty packages
+                raise UserError(f"--logger {name} is not installed: python -m pip install 'backbone-swap[track]'")
 
 
 @dataclass

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 import time
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from engine.record import write_text
 
@@ -21,7 +19,7 @@ from engine.record import write_text
 class History(Callback):
     """Losses averaged over each epoch, scores, and the time taken.
 
-    After each epoch `metrics.csv` is written anew, one row an epoch (counted from 0), and TensorBoard is told.
+    After each epoch `metrics.csv` is written anew, one row an epoch (counted from 0).
 
     Args:
         folder: of the run.
@@ -36,7 +34,6 @@ class History(Callback):
         self._scores: dict[str, float] = {}
         self._seconds = 0.0
         self._since = time.monotonic()
-        self._board: SummaryWriter | None = None
 
     @property
     def seconds(self) -> float:
@@ -67,7 +64,6 @@ class History(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._since = time.monotonic()
-        self._board = SummaryWriter(str(self.folder), purge_step=trainer.global_step + 1)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -85,17 +81,6 @@ class History(Callback):
         self.rows.append(row)
         self._sums, self._batches, self._scores = {}, 0, {}
         write_text(self.folder / "metrics.csv", self._table())
-        assert self._board is not None
-        for name, value in row.items():
-            if name not in ("epoch", "step") and math.isfinite(value):
-                self._board.add_scalar(name, value, trainer.global_step)
-        self._board.flush()
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._close()
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._close()
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -119,11 +104,6 @@ class History(Callback):
         table.writeheader()
         table.writerows({name: "" if value != value else value for name, value in row.items()} for row in self.rows)
         return text.getvalue()
-
-    def _close(self) -> None:
-        if self._board is not None:
-            self._board.close()
-            self._board = None
 
 
 def _is_loss(name: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,9 +12,14 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from backbones.errors import BadInput
 from engine.checkpoint import RUNS
+from engine.config import TrainConfig
 from engine.published import published
+from engine.schema import read_record
 from engine.spec import TaskSpec
+
+log = logging.getLogger(__name__)
 
 # What has to be equal for scores to be compared: the data, the budget, and what was trained.
 BUDGET = ("image_size", "epochs", "batch_size", "protocol", "style")
@@ -36,7 +41,7 @@ def print_leaderboard(
     """
     benchmark = spec.benchmark.dataset if spec.benchmark.matches(classes) else None
     if folder is not None:
-        others = comparable(record, folder)
+        others = comparable(record, folder, spec.train_config)
         rivals = [run for run in others if _is_resnet(run)] or (others if _is_resnet(record) else [])
         if rivals:
             out.print(_table(record, rivals[:MOST], spec.metric))
@@ -52,16 +57,16 @@ def print_leaderboard(
                 out.print(f"published on {benchmark}: {name} {scores} ({built_on}; {row.source})")
 
 
-def comparable(record: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
+def comparable(record: dict[str, Any], folder: Path, settings: type[TrainConfig]) -> list[dict[str, Any]]:
     """Records of other backbones' runs on the same data, budget and kind of weights, the best of each, best first.
 
-    They are looked for beside the run's folder and where runs go by default.
+    They are looked for beside the run's folder and where runs go by default. `settings` is the class of the task's.
     """
     places = {
         path.resolve() for parent in (folder.parent, RUNS / record["task"]) for path in parent.glob("*/record.json")
     }
     best: dict[str, dict[str, Any]] = {}
-    for other in read_records(sorted(places - {(folder / "record.json").resolve()})):
+    for other in read_records(sorted(places - {(folder / "record.json").resolve()}), settings):
         if _key(other) == _key(record) and other["backbone"] != record["backbone"]:
             known = best.get(other["backbone"])
             if known is None or _score(other) > _score(known):
@@ -69,15 +74,20 @@ def comparable(record: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
     return sorted(best.values(), key=_score, reverse=True)
 
 
-def read_records(files: Iterable[Path]) -> list[dict[str, Any]]:
-    """The runs' records; files that are no such thing are left out."""
+def read_records(files: Iterable[Path], settings: type[TrainConfig]) -> list[dict[str, Any]]:
+    """Records of runs of one task, whose settings have the class `settings`.
+
+    Files that are no such thing are left out, with a warning where a newer version wrote them.
+    """
     records = []
     for file in files:
         try:
-            record = json.loads(file.read_text())
+            record = read_record(file, lambda task: settings)
             _key(record)
             _score(record)
             records.append(record)
+        except BadInput as error:
+            log.warning("%s", error)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue  # somebody else's file, or an older layout: nothing that could be compared
     return records
@@ -120,11 +130,7 @@ def _key(record: dict[str, Any]) -> tuple:
     config, weights = record["config"], record["pretrained"]
     budget = tuple(str(config.get(name)) for name in BUDGET)
     data = config["data"]
-    fraction = (
-        data["fraction"],
-        data.get("holdout", 0.0),
-        data.get("cached_augmentations", data.get("views", 0)),
-    )  # older records lack some
+    fraction = data["fraction"], data.get("holdout", 0.0), data.get("cached_augmentations", 0)  # older ones lack some
     kind = None if weights["source"] == "random" else weights["data"] or weights["source"]
     return record["task"], record["neck"], tuple(record["dataset"]["fingerprint"].values()), budget, fraction, kind
 

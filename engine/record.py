@@ -6,7 +6,6 @@ import json
 import math
 import os
 import platform
-import resource
 import shlex
 import statistics
 import subprocess
@@ -88,6 +87,10 @@ def peak_memory_mb(device: torch.device) -> float:
     status = Path("/proc/self/status")
     if status.exists():  # getrusage counts what the process that started this one had taken before
         return int(status.read_text().partition("VmHWM:")[2].split()[0]) / 2**10
+    if sys.platform == "win32":
+        return float("nan")  # the standard library does not know it there; null in the record
+    import resource
+
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB; bytes on macOS
     return resident / (2**20 if sys.platform == "darwin" else 2**10)
 

@@ -41,7 +41,8 @@ def explain(error: BaseException) -> UserError | None:
     if loader_died(error):
         return BadInput(
             "a loader process died, most often because the machine ran out of memory and the system killed it. Lower "
-            "--data.workers or --batch_size; with --data.workers 0 images are read in the main process."
+            "--data.workers or --batch_size; with --data.workers 0 images are read in the main process. On macOS and "
+            'Windows, a script that calls this needs `if __name__ == "__main__":` before its work.'
         )
     if out_of_memory(error):
         return BadInput("memory does not suffice. Lower --batch_size or --image_size, or close other programs.")

@@ -22,9 +22,11 @@ from data.batch import Batch, Sample, normalise
 from data.loader import draw_seed
 from data.reader import LabelledDataset, Transform
 from engine.checkpoint import RunInfo
+from engine.compat import BatchNorm
 from engine.config import TrainConfig
 from engine.execution import execution_for
 from engine.memory import give_back_freed_memory
+from engine.schema import SCHEMA
 from engine.system_errors import out_of_memory
 
 log = logging.getLogger(__name__)
@@ -76,7 +78,7 @@ class Task(LightningModule):
         self.step_losses: dict[str, Tensor] = {}  # the last step's
         self.total_steps = 0  # of the run; asking Lightning would set up its loaders before their state is restored
         for module in model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            if isinstance(module, BatchNorm):
                 module.momentum = config.norm_momentum
 
     # --- building: from settings, from a run of ours, from published weights
@@ -314,7 +316,7 @@ class Task(LightningModule):
         return warmup_cosine(step, warmup, steps)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["run"] = dict(vars(self.info))
+        checkpoint["run"] = {"schema": SCHEMA, **vars(self.info)}
 
 
 def warmup_cosine(step: int, warmup: int, steps: int) -> float:

@@ -18,10 +18,13 @@ from torch import Tensor
 from backbones.errors import UserError
 from engine.checkpoint import AtomicCheckpointIO, find_checkpoint, occupied, read_run, sweep
 from engine.checkpoint_callback import KeepLast
+from engine.compat import copy_all_, lerp_all_
 from engine.execution import execution_for
 from engine.history import History
+from engine.loggers import Trackers
 from engine.progress import TrainingProgress
 from engine.record import cost, peak_memory_mb, surroundings, write_json, write_text
+from engine.schema import SCHEMA
 from engine.system_errors import out_of_memory, smaller_batch
 from engine.task import Task
 
@@ -41,9 +44,9 @@ class EMA(WeightAveraging):
     def _average(self, averages: list[Tensor], current: list[Tensor], updates: Tensor | int) -> None:
         decay = min(self.decay, (1 + int(updates)) / (10 + int(updates)))
         if averages[0].is_floating_point():
-            torch._foreach_lerp_(averages, current, 1 - decay)
+            lerp_all_(averages, current, 1 - decay)
         else:
-            torch._foreach_copy_(averages, current)
+            copy_all_(averages, current)
 
 
 def seed_everything(seed: int) -> None:
@@ -105,6 +108,7 @@ def fit(
         LastEpochValidation(),
         TrainingProgress(task.monitor),
         history,
+        Trackers(config.logger, history, task.info.task, task.info.config),
         ModelCheckpoint(checkpoints, "best", monitor=task.monitor, mode="max", enable_version_counter=False),
         keep,
     ]
@@ -131,6 +135,8 @@ def fit(
         default_root_dir=output,
     )
     stored = find_checkpoint(output) if resume else None
+    if stored is not None:
+        read_run(stored)  # raises for a file that this version cannot resume
     try:
         with occupied(output), keep.listening():
             sweep(checkpoints)
@@ -146,6 +152,7 @@ def fit(
         task.model.load_state_dict(read_run(stored)[1])
         task.to(device).evaluate(val_loader, config.precision)
     record = {
+        "schema": SCHEMA,
         "task": task.info.task,
         "dataset": task.info.dataset,
         "backbone": config.backbone,

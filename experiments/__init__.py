@@ -1,18 +1,44 @@
-"""How runs are configured, trained, recorded and compared. Importing this package does not import torch."""
+"""Comparisons, studies and finished runs: everything that needs more than one task.
+
+Public names are imported when they are first used, so that importing this package does not import torch.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from backbones.shadowing import check_packages
+
+check_packages(__name__, "data", "engine", "classification", "detection", "segmentation")
+
+__all__ = ["Run", "__version__", "load_run"]
+
+UNINSTALLED = "0+unknown"  # of a checkout that is not installed: below every release, valid for tools that compare
 
 if TYPE_CHECKING:
-    from experiments.runs import load_run
+    from experiments.runs import Run, load_run
 
-__all__ = ["load_run"]
+    __version__: str
+else:
+    # Hidden from type checkers, which would otherwise accept any attribute of this package.
+    def __getattr__(name: str) -> object:
+        if name == "__version__":
+            return _version()
+        if name not in __all__:
+            raise AttributeError(f"module 'experiments' has no attribute '{name}'")
+        from experiments import runs
+
+        return getattr(runs, name)
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
 
 
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module 'experiments' has no attribute '{name}'")
-    from experiments import runs
+def _version() -> str:
+    """The version of the installed distribution, or UNINSTALLED: a checkout may lie between two releases."""
+    from importlib.metadata import PackageNotFoundError, version
 
-    return getattr(runs, name)
+    try:
+        return version("backbone-swap")
+    except PackageNotFoundError:
+        return UNINSTALLED

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from backbones.errors import BadInput
-from data.images import read_image
-from engine.checkpoint import RunInfo, read_run
+from data.images import read_image, to_rgb
+from engine.checkpoint import RunInfo, find_checkpoint, is_run, read_run
 from engine.predictor import Predictor
 from engine.task import Task
 from experiments.tasks import TASKS
@@ -29,16 +28,19 @@ if TYPE_CHECKING:
 
 ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray
 
+_ORIENTATION = 0x0112  # EXIF tag
+_FORMS = "an image is a path, a PIL image, or a uint8 array (H, W, 3) or (H, W)"
+
 
 class Run:
-    """A trained model, and what it takes to use it.
+    """A trained model with its classes and preprocessing.
 
     Attributes:
-        model: in evaluation mode, with the weights that the run was scored with.
+        model: in evaluation mode, on the CPU, with the weights that the run was scored with.
         classes: names by index.
         preprocessing: `mean` and `std` by channel, of RGB in 0..1, `size` as (height, width), and what else the task's
             transform needs.
-        info: all that the checkpoint says of the run.
+        info: the checkpoint's description of the run.
     """
 
     def __init__(self, info: RunInfo, load: Any) -> None:
@@ -52,21 +54,33 @@ class Run:
         backbone, data = self.info.config["backbone"], self.info.dataset.get("root")
         return f"{self.info.task} run: {backbone}, {len(self.classes)} classes, trained on {data or 'the demo scenes'}"
 
-    def predict(self, images: ImageLike | Sequence[ImageLike]) -> Result | list[Result]:
-        """What the model finds in an image, or in each of several, in pixels of the original image.
+    # mypy: a str is an iterable of str as well; the first form applies to it.
+    @overload
+    def predict(self, images: ImageLike) -> Result: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def predict(self, images: Iterable[ImageLike]) -> list[Result]: ...
+
+    def predict(self, images: ImageLike | Iterable[ImageLike]) -> Result | list[Result]:
+        """Boxes, class map or class probabilities of one image, or of each of several, in pixels of the original image.
+
+        Equal to what the task's `predict` command writes. Runs on the CPU, one image at a time, with the stored
+        weights: changes to `model` have no effect here.
 
         Args:
-            images: a path, a PIL image, or an array (H, W, 3) or (H, W), uint8, RGB or gray; or a sequence of them.
-                Files are read in the orientation in which they are stored.
+            images: a path, a PIL image, or an array (H, W, 3) or (H, W), uint8, RGB or gray, in 0..255; or several of
+                them in a list, a generator or any other iterable. Images keep the orientation in which their pixels are
+                stored, from files and from PIL: EXIF orientation is ignored, as in training. Of animations, a file's
+                first frame is used, and the current frame of a PIL image.
 
         Returns a `DetectionResult`, `SegmentationResult` or `ClassificationResult`, each with `plot()`; a list of them
-        for a sequence. Runs on the CPU.
+        for several images.
 
-        Raises BadInput naming the file for one that cannot be read, TypeError for what is no image.
+        Raises BadInput for a file that cannot be read and for a folder, TypeError for anything that is no image.
         """
-        if isinstance(images, (str, os.PathLike, Image.Image, np.ndarray)):
-            return self._predict(images)
-        return [self._predict(image) for image in images]
+        if isinstance(images, Iterable) and not isinstance(images, _SINGLE):
+            return [self._predict(image) for image in images]
+        return self._predict(images)  # type: ignore[arg-type]
 
     def _predict(self, source: ImageLike) -> Result:
         image = as_array(source)
@@ -74,13 +88,28 @@ class Run:
 
     @cached_property
     def _predictor(self) -> Predictor:
-        task: Task = self._load()  # of its own, since prediction replaces the model by a folded copy
+        task: Task = self._load()  # a second model, since prediction replaces it by a folded copy
         return Predictor(task, torch.device("cpu"))
 
 
-def load_run(path: str | Path) -> Run:
-    """The run at `path`, a run folder or a checkpoint file. Raises BadInput where there is none that can be read."""
-    info, state = read_run(path)
+# One image each, or one wrong argument: iterating over it would produce a misleading message.
+_SINGLE = (str, os.PathLike, Image.Image, np.ndarray, Tensor, bytes, bytearray, dict)
+
+
+def load_run(path: str | os.PathLike[str]) -> Run:
+    """The run at `path`: a run folder, whose last checkpoint is used, or a checkpoint file.
+
+    Raises BadInput where there is none, where it cannot be read, and for weight files of other kinds.
+    """
+    file = find_checkpoint(os.fspath(path))
+    if not is_run(file):
+        raise BadInput(
+            f"{file} is not a run's checkpoint. If it is a weight file, build a model with it: "
+            f"detection.create_detector(NAME, CLASSES, pretrained={str(file)!r}), "
+            "segmentation.create_segmenter, classification.create_classifier or backbones.create_backbone. The command "
+            "detection.predict takes published detectors in effdet's format as they are."
+        )
+    info, state = read_run(file)
     if info.task not in TASKS:
         raise BadInput(f"{path} holds a run of an unknown task, '{info.task}'")
     spec = TASKS[info.task]
@@ -88,16 +117,59 @@ def load_run(path: str | Path) -> Run:
 
 
 def as_array(image: ImageLike) -> np.ndarray:
-    """An image from a file, from PIL, or as an array -> (H, W, 3) uint8 RGB.
+    """An image from a file, from PIL, or as an array -> (H, W, 3) uint8 RGB, in stored orientation.
 
-    Raises BadInput naming the file for one that cannot be read, TypeError for what is no image.
+    Raises BadInput for an image that cannot be read and for a folder, TypeError for anything that is no image.
     """
     if isinstance(image, (str, os.PathLike)):
+        if os.path.isdir(image):
+            raise BadInput(
+                f"{os.fspath(image)} is a folder: pass a list of its files, such as "
+                f"sorted(Path({os.fspath(image)!r}).glob('*.jpg'))"
+            )
         return read_image(image)
     if isinstance(image, Image.Image):
-        return np.array(image.convert("RGB"))
+        return _from_pil(image)
     if not isinstance(image, np.ndarray):
-        raise TypeError(f"an image is a path, a PIL image or an array, not {type(image).__name__}")
-    if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
-        raise TypeError(f"an array is (H, W, 3) or (H, W) uint8, not {image.shape} {image.dtype}")
+        raise TypeError(f"{_FORMS}, not {_described(image)}")
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)) or not image.size:
+        raise TypeError(f"{_FORMS}, not an array {image.shape} of {image.dtype}{_remedy(image)}")
     return np.ascontiguousarray(image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2))
+
+
+def _from_pil(image: Image.Image) -> np.ndarray:
+    """As `read_image` reads the file: Pillow itself turns a TIFF, and only that, when its pixels are loaded."""
+    name = getattr(image, "filename", "") or f"in mode {image.mode}"
+    if image.format == "TIFF" and image.getexif().get(_ORIENTATION, 1) != 1:
+        raise BadInput(f"image {name} is a TIFF with an orientation tag: store its pixels upright instead")
+    try:
+        return to_rgb(image, name)
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise BadInput(f"cannot decode image {name}: {error}") from error
+
+
+def _described(thing: object) -> str:
+    """The type of what is no image, and what to pass instead where that is known."""
+    if isinstance(thing, Tensor):
+        return (
+            f"a tensor {tuple(thing.shape)}. `predict` resizes and normalises images itself; `model` takes tensors of "
+            "normalised images (B, 3, H, W)"
+        )
+    if isinstance(thing, (bytes, bytearray)):
+        return "bytes: open them with PIL.Image.open(io.BytesIO(...))"
+    return f"{type(thing).__name__}"
+
+
+def _remedy(array: np.ndarray) -> str:
+    """How to turn an array into an image, where its shape or type suggests it."""
+    if array.ndim == 4:
+        return ": pass `list(array)` for several images"
+    if array.ndim == 3 and array.shape[0] in (1, 3) and array.shape[2] not in (1, 3, 4):
+        return ": channels come last, `array.transpose(1, 2, 0)`"
+    if array.ndim == 3 and array.shape[2] == 1:
+        return ": pass `array[..., 0]` for gray"
+    if array.ndim == 3 and array.shape[2] == 4:
+        return ": pass `array[..., :3]` to drop alpha"
+    if np.issubdtype(array.dtype, np.floating):
+        return ": scale its values to 0..255 and call `astype(np.uint8)`"
+    return ""

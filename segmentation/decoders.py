@@ -10,13 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from segmentation_models_pytorch.base.initialization import initialize_decoder, initialize_head
-from segmentation_models_pytorch.decoders.deeplabv3.decoder import DeepLabV3PlusDecoder
-from segmentation_models_pytorch.decoders.fpn.decoder import FPNDecoder
-from segmentation_models_pytorch.decoders.pspnet.decoder import PSPDecoder
-from segmentation_models_pytorch.decoders.segformer.decoder import SegformerDecoder
-from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
-from segmentation_models_pytorch.decoders.upernet.decoder import UPerNetDecoder
 from torch import Tensor, nn
 
 from backbones.base import Level
@@ -24,6 +17,16 @@ from backbones.bifpn import BiFPN, BiFPNLayer, SeparableConv, batch_norm, init_n
 from backbones.errors import unknown_name
 from backbones.memory_efficient import ACTIVATIONS
 from backbones.scaling import Scale
+from segmentation.compat import (
+    DeepLabV3PlusDecoder,
+    FPNDecoder,
+    PSPDecoder,
+    SegformerDecoder,
+    UnetDecoder,
+    UPerNetDecoder,
+    initialize_decoder,
+    initialize_head,
+)
 
 # EfficientDet for segmentation, arXiv:1911.09070, section 5.2: on D4, BiFPN has 128 channels and 3 layers where the
 # detector's has 224 and 7, for its finest map has four times the cells; the head has 256 channels and 3 layers.

@@ -7,22 +7,21 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from engine.prediction import ImageResult
 from segmentation.draw import OPACITY, beside, legend, overlay, palette_of
 
 
-@dataclass(frozen=True, repr=False)
-class SegmentationResult:
+@dataclass(frozen=True, repr=False, eq=False)
+class SegmentationResult(ImageResult):
     """The classes of one image's pixels.
 
     Attributes:
         image: (H, W, 3) uint8 RGB.
-        class_map: (H, W) int64, indices into `classes`, one for each pixel of the image.
         classes: names of all classes.
+        class_map: (H, W) int64, indices into `classes`, one for each pixel of the image.
     """
 
-    image: np.ndarray
     class_map: np.ndarray
-    classes: tuple[str, ...]
 
     @property
     def shares(self) -> dict[str, float]:
@@ -43,6 +42,7 @@ class SegmentationResult:
         )
 
     def __repr__(self) -> str:
-        height, width = self.class_map.shape
-        lines = [f"{len(self.shares)} classes in {width} x {height} pixels"]
-        return "\n".join([*lines, *(f"  {name} {100 * share:.1f}%" for name, share in self.shares.items())])
+        """The classes that occur, the largest first, with their share of the image."""
+        shares = self.shares
+        lines = [f"{len(shares)} class{'' if len(shares) == 1 else 'es'} in {self.size}"]
+        return "\n".join([*lines, *(f"  {name} {100 * share:.1f}%" for name, share in shares.items())])

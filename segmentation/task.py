@@ -172,7 +172,7 @@ class SegmentationTask(Task):
 
     def result(self, image: np.ndarray, predictions: list[Tensor]) -> SegmentationResult:
         """The classes of one image's pixels."""
-        return SegmentationResult(image, predictions[0].cpu().numpy().astype(np.int64), tuple(self.info.classes))
+        return SegmentationResult(image, tuple(self.info.classes), predictions[0].cpu().numpy().astype(np.int64))
 
     def records(self, predictions: list[Tensor], image_id: int) -> list[dict[str, Any]]:
         """The classes of one image, the largest first, with their pixels and share of the image."""

@@ -1,4 +1,4 @@
-"""The demo data set: drawn scenes in the layouts of the three tasks. Names load on first use."""
+"""The demo data: drawn scenes in the layouts of the three tasks. A name is imported when it is first used."""
 
 from __future__ import annotations
 

@@ -1,10 +1,11 @@
-"""The embedded data set: drawn scenes on disk in the three layouts that the readers expect, so that the demo uses them.
+"""Prints where the demo data are, and draws them if they do not exist yet.
 
-    python -m data.demo                         where the data lies, and how much of it
-    python -m data.demo --picture sheet.png     the same as a picture, with boxes, masks and names
+    python -m data.demo                         prints the folders and the number of images
+    python -m data.demo --picture sheet.png     also writes a picture of the data with boxes, masks and names
 
-All of it is drawn on first use, in seconds, into `$BACKBONE_SWAP_CACHE`, else `$XDG_CACHE_HOME/backbone-swap`, else
-`~/.cache/backbone-swap`. A scene depends on its split and number alone, so it is the same on every machine.
+The data are drawn scenes on disk, in the three layouts of the data readers. They are drawn once, within seconds, into
+`$BACKBONE_SWAP_CACHE`, else `$XDG_CACHE_HOME/backbone-swap`, else `~/.cache/backbone-swap`. A scene depends only on its
+split and its number, so that it is the same on every machine.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from data.demo.writer import LAYOUTS, SPLITS, demo_root
 def main(arguments: list[str] | None = None) -> int:
     """`python -m data.demo`; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m data.demo", description="Where the demo data lies.", allow_abbrev=False
+        prog="python -m data.demo", description="Print where the demo data are.", allow_abbrev=False
     )
     parser.add_argument("--picture", type=Path, metavar="FILE", help="write a picture of the data to FILE")
     picture = parser.parse_args(arguments).picture

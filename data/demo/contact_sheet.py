@@ -1,4 +1,4 @@
-"""A contact sheet of the drawn scenes: what `python -m data.demo --picture` makes."""
+"""A contact sheet of the drawn scenes, which `python -m data.demo --picture` writes."""
 
 import json
 from collections.abc import Sequence
@@ -12,7 +12,10 @@ from data.demo.scenes import STUFF, THINGS
 
 
 def contact_sheet(root: Path) -> np.ndarray:
-    """What lies in `root` as a picture (H,W,3) uint8 RGB: scenes with boxes, their masks, and images of each class."""
+    """The demo data in `root` as one (H, W, 3) uint8 RGB picture: scenes with boxes, their masks, images of each class.
+
+    Raises BadInput if an image cannot be read.
+    """
     names, rows = STUFF + THINGS, []
     hues = np.stack([np.arange(len(names)) * 77 % 180, np.full(len(names), 200), np.full(len(names), 235)], 1)
     palette = cv2.cvtColor(hues[None].astype(np.uint8), cv2.COLOR_HSV2BGR)[0]
@@ -26,8 +29,8 @@ def contact_sheet(root: Path) -> np.ndarray:
             mask = _read(segmentation / "annotations/val" / record["file_name"].replace("jpg", "png"))[..., 0]
             tinted = (0.35 * photo + 0.65 * palette[mask]).astype(np.uint8)
             for stuff in (int(index) for index in np.unique(mask) if index < len(STUFF)):
-                where = np.argwhere(mask == stuff)
-                y, x = where[np.abs(where - where.mean(0)).sum(1).argmin()]
+                pixels = np.argwhere(mask == stuff)
+                y, x = pixels[np.abs(pixels - pixels.mean(0)).sum(1).argmin()]
                 _caption(tinted, STUFF[stuff], x - 15, y, (90, 90, 90))
             for item in (a for a in truth["annotations"] if a["image_id"] == record["id"]):
                 thing = category_ids.index(item["category_id"])
@@ -37,9 +40,8 @@ def contact_sheet(root: Path) -> np.ndarray:
             boxed.append(photo)
             masked.append(tinted)
         rows += [_row(boxed, 256), _row(masked, 256)]
-    for paths in list(zip(*(sorted((root / "classification/val" / name).iterdir()) for name in THINGS), strict=True))[
-        :3
-    ]:
+    files = [sorted((root / "classification/val" / name).iterdir())[:3] for name in THINGS]
+    for paths in zip(*files, strict=True):
         portraits = [cv2.resize(_read(path), (144, 144)) for path in paths]
         for name, portrait in zip(THINGS, portraits, strict=True):
             _caption(portrait, name, 2, 12, (90, 90, 90))
@@ -51,7 +53,7 @@ def contact_sheet(root: Path) -> np.ndarray:
 def _read(path: Path) -> np.ndarray:
     image = cv2.imread(str(path))
     if image is None:
-        raise BadInput(f"cannot read {path}. Remove the folder {path.parents[2]}: it is then drawn anew.")
+        raise BadInput(f"cannot read {path}. Delete the folder {path.parents[2]}; the next command draws it again.")
     return image
 
 

@@ -1,4 +1,4 @@
-"""The ground on which things stand: textured stuff regions with ragged borders, and strokes that belong to no class."""
+"""The background of a scene: textured regions of stuff with ragged borders, and strokes without a class."""
 
 import cv2
 import numpy as np
@@ -19,17 +19,17 @@ _LOOKS = (
 
 
 def _ridge(rng: Rng, length: int, knots: int) -> np.ndarray:
-    """A ragged line (length,) in about -1..1: three octaves of random knots."""
-    at = np.linspace(0, 1, length)
+    """A ragged line (length,) in about -1..1: the sum of three octaves of random values, interpolated linearly."""
+    x = np.linspace(0, 1, length)
     octaves = [rng.uniform(-1, 1, knots * 3**i + 1) / 2.2**i for i in range(3)]
-    return sum((np.interp(at, np.linspace(0, 1, len(o)), o) for o in octaves), np.zeros(length)) / 1.5
+    return sum((np.interp(x, np.linspace(0, 1, len(o)), o) for o in octaves), np.zeros(length)) / 1.5
 
 
 def landscape(rng: Rng, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Stuff without things: colours (H,W,3) float32 0..255 and classes (H,W) uint8, indices into `STUFF`."""
+    """A background: colours (H, W, 3) float32 in 0..255, and classes (H, W) uint8, indices into `STUFF`."""
     y, x = np.mgrid[:height, :width].astype(np.float32)
     classes = np.full((height, width), SKY, np.uint8)
-    # One in eight looks down from above: no horizon, no sky.
+    # One in eight is seen from above, without horizon and sky.
     horizon = -1.0 if rng.random() < 0.12 else height * rng.uniform(0.2, 0.6)
     tilt = rng.normal(0, 0.03)
     skyline = horizon + tilt * (np.arange(width) - width / 2)
@@ -49,7 +49,7 @@ def landscape(rng: Rng, height: int, width: int) -> tuple[np.ndarray, np.ndarray
         classes[(patch > 0) & land] = rng.choice((WATER, GRASS, SAND))
     if rng.random() < 0.65:
         depth = np.clip((y - horizon) / (height - horizon), 0, 1)
-        if rng.random() < 0.6:  # a road that runs away from us, else one across
+        if rng.random() < 0.6:  # a road towards the horizon, else one across
             middle = rng.uniform(0.2, 0.8) * width + rng.normal(0, 0.35) * width * depth**2
             offset, half = x - middle, width * (0.02 + rng.uniform(0.12, 0.28) * depth)
         else:
@@ -77,7 +77,7 @@ def landscape(rng: Rng, height: int, width: int) -> tuple[np.ndarray, np.ndarray
 
 
 def clutter(rng: Rng, canvas: np.ndarray) -> None:
-    """Strokes, rings and scraps that belong to no class; drawn under the objects, so the stuff stays their truth."""
+    """Draw strokes, rings and patches without a class. Their pixels keep the class of the background."""
     height, width = canvas.shape[:2]
     for _ in range(rng.integers(2, 7)):
         at, reach = rng.uniform((0, 0), (width, height)), rng.uniform(8, 60)

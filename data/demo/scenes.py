@@ -1,8 +1,8 @@
-"""Scenes drawn by program: textured landscapes with objects on them, and the exact truth about every pixel.
+"""Drawn scenes: textured landscapes with objects on them, and the exact ground truth of every pixel.
 
-Texture, outline, pose, scale and aspect are drawn independently of the class, which shape and hue tell.
-Everything is a function of the generator that is passed in: same state, same bytes. Objects are painted at twice the
-resolution and reduced, which gives them soft edges; truth is taken from one of every four sub-pixels.
+Shape and hue depend on the class; texture, outline, pose, scale and aspect ratio do not. The random generator that is
+passed in determines everything: the same state results in the same bytes. Objects are painted at twice the resolution
+and then downscaled, so that their edges are soft. The ground truth is one of every four sub-pixels.
 """
 
 import math
@@ -14,47 +14,47 @@ import numpy as np
 from data.demo.landscape import GRASS, ROAD, SAND, SKY, STUFF, WATER, clutter, landscape
 from data.demo.shapes import SHARPNESS, THINGS, Rng, dress, pose, thrice
 
-LEAST_AREA = 12 * SHARPNESS**2  # sub-pixels, likewise
-SIZES = (40.0, 120.0)  # longest sides of objects in pixels
-UPON = 0.12  # how often a place upon another object is tried
-LEAST_VISIBLE = 0.25  # an object that shows less of itself than this share is not in the scene
-# Where a thing is usually met. Only usually: the surroundings must not give the class away.
+LEAST_AREA = 12 * SHARPNESS**2  # an object with fewer visible sub-pixels is not placed
+SIZES = (40.0, 120.0)  # range of the longest side of an object, px
+OVERLAP = 0.12  # probability that an object is placed on top of another
+LEAST_VISIBLE = 0.25  # least visible fraction of each object in a scene
+# Usual backgrounds of classes. Objects are only sometimes placed there: the background must not reveal the class.
 HOMES = {"balloon": (SKY,), "bird": (SKY,), "boat": (WATER,), "fish": (WATER,), "bus": (ROAD,), "car": (ROAD,)}
-AT_HOME = 0.6
+AT_HOME = 0.6  # probability that an object is placed on its usual background
 
 
 @dataclass(frozen=True)
 class Instance:
-    """One object, or a crowd of one class, as seen: hidden parts and parts outside of the image do not count."""
+    """The visible part of one object, or of a crowd of one class."""
 
     key: int
-    """Its value in `Scene.keys`, 1 or more."""
+    """Value of its pixels in `Scene.keys`, 1 or more."""
     thing: int
     """Index into `THINGS`."""
     box: tuple[int, int, int, int]
-    """x, y, width, height in pixels: the tight extent of the visible pixels."""
+    """x, y, width, height in pixels: the bounding box of the visible pixels."""
     area: int
-    """Visible pixels."""
+    """Number of visible pixels."""
     visible: float
-    """Visible share of the whole object, 0.25..1."""
+    """Visible fraction of the object, 0.25..1."""
     crowd: bool = False
 
 
 @dataclass(frozen=True)
 class Scene:
-    """An image and its truth, all of one height and width."""
+    """An image and its ground truth, all of the same height and width."""
 
     image: np.ndarray
-    """(H,W,3) uint8, RGB."""
+    """(H, W, 3) uint8 RGB."""
     classes: np.ndarray
-    """(H,W) uint8, index into `STUFF + THINGS`."""
+    """(H, W) uint8, indices into `STUFF + THINGS`."""
     keys: np.ndarray
-    """(H,W) uint8: 0 is stuff, else the `key` of the instance seen there."""
+    """(H, W) uint8: 0 for stuff, else the `key` of the visible instance."""
     instances: tuple[Instance, ...]
 
 
 class _Canvas:
-    """A landscape at painting resolution, and who is seen where."""
+    """A landscape at painting resolution, and the object that is visible at each sub-pixel."""
 
     def __init__(self, rng: Rng, height: int, width: int):
         self.rng, self.height, self.width = rng, height, width
@@ -63,26 +63,26 @@ class _Canvas:
         clutter(rng, self.colours)
         self.keys = np.zeros(self.colours.shape[:2], np.uint8)
         self.things: list[int] = []
-        self.whole: list[int] = []  # sub-pixels of each object, hidden ones included
-        self.shown = np.zeros(0, int)  # sub-pixels of each object that are seen
-        self.boxes: list[tuple[float, float, float, float]] = []  # x0, y0, x1, y1 in sub-pixels, hidden parts included
+        self.whole: list[int] = []  # sub-pixels of each object, with hidden ones
+        self.shown = np.zeros(0, int)  # visible sub-pixels of each object
+        self.boxes: list[tuple[float, float, float, float]] = []  # x0, y0, x1, y1 in sub-pixels, with hidden parts
         self.crowds: set[int] = set()
 
     def site(self, thing: int) -> np.ndarray:
-        """A centre for an object, x and y in pixels: usually where such things are met."""
+        """Centre for an object, (x, y) in pixels, usually on a usual background of its class."""
         homes = HOMES.get(THINGS[thing], (GRASS, SAND))
-        at = np.flatnonzero(np.isin(self.stuff, homes)) if self.rng.random() < AT_HOME else np.empty(0, int)
-        if not len(at):
-            at = np.arange(self.stuff.size)
-        return np.array(divmod(int(self.rng.choice(at)), self.width)[::-1])
+        pixels = np.flatnonzero(np.isin(self.stuff, homes)) if self.rng.random() < AT_HOME else np.empty(0, int)
+        if not len(pixels):
+            pixels = np.arange(self.stuff.size)
+        return np.array(divmod(int(self.rng.choice(pixels)), self.width)[::-1])
 
     def paint(
         self, thing: int, at: np.ndarray, size: float, overlap: tuple[float, float] = (0, 1), crowd: int = 0
     ) -> int:
-        """Put an object of `size` pixels around `at` (x, y) in front of all others; returns its key, or 0: it may not.
+        """Paint an object of `size` pixels, centred at `at` (x, y), in front of all others. Returns its key.
 
-        It may not be where it, or one that it hides, would show too little, or where its highest box IoU with another
-        leaves the range `overlap`. `crowd` is the key of a crowd to join.
+        Returns 0 and paints nothing if too little of it or of an object behind it would be visible, or if its highest
+        box IoU with another object is outside of the range `overlap`. `crowd` is the key of a crowd that it joins.
         """
         parts, h, w = pose(self.rng, thing, size * SHARPNESS)
         left, top = round(at[0] * SHARPNESS - w / 2), round(at[1] * SHARPNESS - h / 2)
@@ -94,9 +94,9 @@ class _Canvas:
             return 0
         sprite, mask = dress(self.rng, thing, parts, h, w)
         cut = np.s_[y0 - top : y1 - top, x0 - left : x1 - left]
-        seen, mask_in, colours = self.keys[y0:y1, x0:x1], mask[cut], sprite[cut]
+        keys, mask_in, colours = self.keys[y0:y1, x0:x1], mask[cut], sprite[cut]
         whole, count = int(mask.sum()), int(mask_in.sum())
-        hidden = np.bincount(seen[mask_in], minlength=len(self.things) + 1)
+        hidden = np.bincount(keys[mask_in], minlength=len(self.things) + 1)
         hidden[[0, crowd]] = 0
         least = np.maximum(LEAST_VISIBLE * np.array(self.whole), LEAST_AREA)
         if count < max(2 * LEAST_VISIBLE * whole, LEAST_AREA) or (self.shown - hidden[1:] < least).any():
@@ -104,7 +104,7 @@ class _Canvas:
         self.shown -= hidden[1:]
         key = crowd or len(self.things) + 1
         if crowd:
-            gained = int((seen[mask_in] != key).sum())
+            gained = int((keys[mask_in] != key).sum())
             self.whole[key - 1] += gained
             self.shown[key - 1] += gained
         else:
@@ -112,12 +112,12 @@ class _Canvas:
             self.whole.append(whole)
             self.boxes.append(box)
             self.shown = np.append(self.shown, count)
-        seen[mask_in] = key
+        keys[mask_in] = key
         cv2.copyTo(colours, mask_in.view(np.uint8), self.colours[y0:y1, x0:x1])
         return key
 
     def scene(self) -> Scene:
-        """Reduce to pixels, light it, photograph it."""
+        """The scene in pixels, with the effects of light and camera."""
         keys = np.ascontiguousarray(self.keys[::SHARPNESS, ::SHARPNESS])
         classes, instances = self.stuff.copy(), []
         for key, (thing, whole) in enumerate(zip(self.things, self.whole, strict=True), start=1):
@@ -136,7 +136,7 @@ def _iou(a: tuple[float, ...], b: tuple[float, ...]) -> float:
 
 
 def _photograph(rng: Rng, image: np.ndarray) -> np.ndarray:
-    """Uneven light, a colour cast, soft focus and sensor noise: (H,W,3) float32 0..255 -> uint8."""
+    """Add uneven light, a colour cast, blur and sensor noise: (H, W, 3) float32 in 0..255 -> uint8."""
     height, width = image.shape[:2]
     turn, depth = rng.uniform(0, 2 * np.pi), rng.uniform(0, 0.35)
     across, down = (np.linspace(-depth, depth, n, dtype=np.float32) for n in (width, height))
@@ -148,10 +148,10 @@ def _photograph(rng: Rng, image: np.ndarray) -> np.ndarray:
 
 
 def draw_scene(rng: Rng, height: int, width: int, objects: int, crowd: bool = False) -> Scene:
-    """A landscape with `objects` objects (3..10 leave room enough; 0 is an empty scene), and perhaps a crowd beside.
+    """A landscape with `objects` objects, and a crowd if `crowd` is set. 0 objects are an empty scene; up to 10 fit.
 
-    Longest sides run over `SIZES`, evenly by their logarithm. Some objects are set
-    upon another, so that about a quarter of the boxes overlap with IoU > 0.1; all others keep their distance.
+    The logarithm of the longest side is uniform over `SIZES`. Some objects are placed on top of another, so that about
+    a quarter of the boxes overlap another with IoU > 0.1. The others do not overlap by more than IoU 0.08.
     """
     canvas = _Canvas(rng, height, width)
     if crowd:
@@ -162,23 +162,23 @@ def draw_scene(rng: Rng, height: int, width: int, objects: int, crowd: bool = Fa
             key = canvas.paint(thing, at, rng.uniform(9, 14), crowd=key) or key
         canvas.crowds |= {key} - {0}
     low, high = SIZES
-    # The large ones first: what is painted later hides what came before.
+    # Large objects first, since later objects hide earlier ones.
     for size in sorted(low * (high / low) ** rng.random(objects), reverse=True):
         placed = 0
         while not placed:
-            thing, upon = int(rng.integers(len(THINGS))), canvas.boxes and rng.random() < UPON
-            if upon:
+            thing, on_top = int(rng.integers(len(THINGS))), canvas.boxes and rng.random() < OVERLAP
+            if on_top:
                 x0, y0, x1, y1 = (v / SHARPNESS for v in canvas.boxes[rng.integers(len(canvas.boxes))])
                 at = rng.normal(((x0 + x1) / 2, (y0 + y1) / 2), ((x1 - x0) * 0.4, (y1 - y0) * 0.4))
                 placed = canvas.paint(thing, at, size, overlap=(0.12, 0.6))
             else:
                 placed = canvas.paint(thing, canvas.site(thing), size, overlap=(0, 0.08))
-            size = max(low / 2, size * 0.97)  # where the scene is full, something smaller still finds a place
+            size = max(low / 2, size * 0.97)  # if there is no room, try a smaller one
     return canvas.scene()
 
 
 def draw_portrait(rng: Rng, height: int, width: int, thing: int) -> Scene:
-    """A landscape dominated by one object of class `thing`, with up to three small ones of any class around it."""
+    """A landscape with one large object of class `thing` and up to three small objects of any class."""
     canvas, side = _Canvas(rng, height, width), min(height, width)
     while not canvas.things:
         at = rng.normal((width / 2, height / 2), side * 0.08)

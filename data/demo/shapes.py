@@ -1,4 +1,4 @@
-"""The things that scenes are made of: their outlines, drawn anew for each object, their pose, colours and texture."""
+"""The objects of scenes: random outlines, pose, colours and texture of each class."""
 
 import itertools
 import math
@@ -8,18 +8,20 @@ import cv2
 import numpy as np
 
 Rng = np.random.Generator
-Part = tuple[np.ndarray, int]  # outline (N,2) in units of the object, y down; index into the object's colours
+Part = tuple[np.ndarray, int]  # outline (N, 2) in units of the object, y down; index into the object's colours
 BODY, TRIM, DARK, LIGHT = range(4)
 SHARPNESS = 2  # sub-pixels per pixel and axis while painting
 
 
 def oval(x: float, y: float, rx: float, ry: float, turn: float = 0.0) -> np.ndarray:
+    """Outline (26, 2) of an ellipse around (x, y), rotated by `turn` radians."""
     angle = np.linspace(0, 2 * np.pi, 26, endpoint=False)
     u, v = rx * np.cos(angle), ry * np.sin(angle)
     return np.stack([x + u * math.cos(turn) - v * math.sin(turn), y + u * math.sin(turn) + v * math.cos(turn)], 1)
 
 
 def wavy(rng: Rng, x: float, y: float, rx: float, ry: float, depth: float = 0.12) -> np.ndarray:
+    """Outline (40, 2) of an ellipse around (x, y) with random waves; `depth` is the largest amplitude of each wave."""
     angle = np.linspace(0, 2 * np.pi, 40, endpoint=False)
     radius = 1 + sum(rng.uniform(-depth, depth) * np.sin(k * angle + rng.uniform(0, 6)) for k in (2, 3, 5, 8))
     return np.stack([x + rx * radius * np.cos(angle), y + ry * radius * np.sin(angle)], 1)
@@ -40,7 +42,7 @@ def _balloon(rng: Rng) -> list[Part]:
     tall = rng.uniform(0.95, 1.3)
     parts = [(oval(0, 0, 1, tall), BODY)]
     parts += [(oval(0, 0, r, tall), TRIM if i % 2 else BODY) for i, r in enumerate((0.62, 0.25))] * (rng.random() < 0.5)
-    if rng.random() < 0.5:  # a hot-air balloon with its basket, else a toy on a string
+    if rng.random() < 0.5:  # a hot-air balloon with a basket, else a toy balloon on a string
         parts += [(_bar(s * 0.6, tall * 0.8, s * 0.22, tall + 0.75, 0.06), DARK) for s in (-1, 1)]
         return [*parts, (_rect(-0.28, tall + 0.7, 0.28, tall + 1.1), TRIM)]
     bend = rng.uniform(-0.3, 0.3)
@@ -165,13 +167,13 @@ SHAPES: dict[str, Callable[[Rng], list[Part]]] = {
     "house": _house, "person": _person, "tree": _tree,
 }  # fmt: skip
 THINGS: tuple[str, ...] = tuple(SHAPES)
-HINT = 15.0  # degrees of hue on either side of the class's own; that of the next class is 36 degrees away
+HINT = 15.0  # the hue is up to this many degrees from that of the class; the next class is 36 degrees away
 
 
 def pose(rng: Rng, thing: int, size: float) -> tuple[list[Part], int, int]:
-    """One object, turned, stretched, sheared or mirrored: its parts in sub-pixels, the height and width they need.
+    """One object, rotated, stretched, sheared and possibly mirrored: its parts, height and width in sub-pixels.
 
-    `size` is the longest side of all parts together.
+    `size` is the longest side of all parts together, in sub-pixels.
     """
     parts = SHAPES[THINGS[thing]](rng)
     turn = rng.normal(0, 0.1)
@@ -187,14 +189,14 @@ def pose(rng: Rng, thing: int, size: float) -> tuple[list[Part], int, int]:
 
 
 def dress(rng: Rng, thing: int, parts: list[Part], height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Paint a posed object in its colours and texture: (h,w,3) float32 0..255, and its mask (h,w) bool.
+    """Paint an object with colours and texture: (h, w, 3) float32 in 0..255, and its mask (h, w) bool.
 
-    The hue of its body tells the class to those who look: networks learn to rank within minutes, even from nothing.
+    The hue of the body depends on the class, so that networks learn within minutes, also from random weights.
     """
     size = max(height, width)
-    usual = 360 * thing / len(THINGS)
-    own = (usual - HINT, usual + HINT)
-    tones = [color(rng, own, (0.6, 1.0), (0.55, 1.0)), color(rng, own, (0.35, 1.0), (0.4, 1.0))]
+    centre = 360 * thing / len(THINGS)
+    hue = (centre - HINT, centre + HINT)
+    tones = [color(rng, hue, (0.6, 1.0), (0.55, 1.0)), color(rng, hue, (0.35, 1.0), (0.4, 1.0))]
     tones += [color(rng, (0, 360), (0, 0.6), (0.08, 0.3)), color(rng, (0, 360), (0, 0.35), (0.7, 1))]
     pen = max(1, round(size / 45)) if rng.random() < 0.5 else 0
     colours, roles = np.zeros((height, width, 3), np.float32), np.zeros((height, width), np.uint8)
@@ -215,23 +217,24 @@ def dress(rng: Rng, thing: int, parts: list[Part], height: int, width: int) -> t
 def color(
     rng: Rng, hue: tuple[float, float], saturation: tuple[float, float], value: tuple[float, float]
 ) -> np.ndarray:
+    """A random RGB colour (3,) float32 in 0..255; ranges of hue in degrees, saturation and value in 0..1."""
     hsv = np.array([[[rng.uniform(*hue) % 360, rng.uniform(*saturation), rng.uniform(*value)]]], np.float32)
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0] * 255
 
 
 def thrice(field: np.ndarray) -> np.ndarray:
-    """(h,w) -> (h,w,3). NumPy's own broadcast over a last axis of three is several times slower."""
+    """(h, w) -> (h, w, 3). NumPy's broadcast over a last axis of three is several times slower."""
     return cv2.merge((field, field, field))
 
 
 def noise(rng: Rng, height: int, width: int, cell_y: float, cell_x: float) -> np.ndarray:
-    """Smooth noise (height,width) float32 of about unit deviation, with blobs of cell_y x cell_x pixels."""
+    """Smooth noise (height, width) float32 with a standard deviation of about 1 and blobs of cell_y x cell_x pixels."""
     coarse = rng.standard_normal((int(height / cell_y) + 2, int(width / cell_x) + 2), np.float32)
     return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
 
 
 def _pattern(rng: Rng, height: int, width: int, size: float) -> np.ndarray:
-    """Plain, stripes, checks, dots or mottle, in -1..1, (height,width) float32."""
+    """Plain, stripes, checks, dots or noise: (height, width) float32 in -1..1."""
     x, y = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)[:, None]
     turn, wave = rng.uniform(0, np.pi), 2 * np.pi / max(5.0, size * rng.uniform(0.08, 0.35))
     cos, sin = wave * math.cos(turn), wave * math.sin(turn)

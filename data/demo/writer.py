@@ -1,6 +1,6 @@
-"""Draws the demo scenes and writes them in the three layouts that the readers expect, so that the demo uses these.
+"""Draws the demo scenes and writes them in the three layouts of the data readers, so that the demo uses the readers.
 
-A scene depends on its split and number alone, so it is the same on every machine.
+A scene depends only on its split and its number, so that it is the same on every machine.
 """
 
 from __future__ import annotations
@@ -25,49 +25,49 @@ from backbones.errors import BadInput, unknown_name
 from data.atomic_directory import CACHE_VARIABLE, cache_folder, create_once
 from data.demo.scenes import STUFF, THINGS, Scene, draw_portrait, draw_scene
 
-VERSION = 6  # raise it whenever the drawing changes: caches of older versions are then left alone
+VERSION = 6  # increase it whenever the drawing changes: older caches are then no longer used
 LAYOUTS = ("classification", "detection", "segmentation")
 SPLITS = ("train", "val")
 MARKER = "complete.json"
-# As in COCO, the numbers have gaps: a reader that takes category ids for class indices must not pass here.
+# The ids have gaps as in COCO, so that a reader that uses category ids as class indices fails.
 CATEGORY_IDS = tuple(number for number in range(1, len(THINGS) + 3) if number not in (4, 9))
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What is drawn. Everything here, together with `VERSION`, names the cache folder."""
+    """Settings of the demo data. They and `VERSION` determine the name of the cache folder."""
 
     scenes: tuple[int, int] = (480, 120)
-    """Scenes for training and validation, shared by detection and segmentation."""
+    """Number of scenes for training and validation, used by detection and segmentation."""
     portraits: tuple[int, int] = (60, 20)
-    """Classification images a class for training and validation."""
+    """Number of classification images per class for training and validation."""
     scene_sizes: tuple[tuple[int, int], ...] = ((192, 224), (192, 224), (224, 192), (208, 208))
-    """Heights and widths of scenes in pixels, one of them drawn for each."""
+    """(height, width) of scenes in pixels; one is drawn at random for each scene."""
     portrait_sides: tuple[int, int] = (128, 160)
-    """Least and greatest height and width of classification images in pixels."""
+    """Range of height and width of classification images in pixels."""
     objects: tuple[int, int] = (3, 10)
-    """Least and greatest number of objects in a scene, crowds not counted."""
+    """Range of the number of objects in a scene, without crowds."""
     empty_every: int = 40
-    """One scene in so many has no objects at all."""
+    """One of this many scenes has no objects."""
     crowd_every: int = 15
-    """One scene in so many has a crowd, annotated as one region with `iscrowd`."""
+    """One of this many scenes has a crowd, annotated as one region with `iscrowd`."""
     jpeg_quality: int = 90
 
     def folder(self) -> str:
-        """Name of the cache folder that holds this plan."""
-        told = json.dumps([dataclasses.asdict(self), STUFF, THINGS, CATEGORY_IDS])
-        return f"demo-v{VERSION}-{hashlib.sha256(told.encode()).hexdigest()[:10]}"
+        """Name of the cache folder of this plan."""
+        settings = json.dumps([dataclasses.asdict(self), STUFF, THINGS, CATEGORY_IDS])
+        return f"demo-v{VERSION}-{hashlib.sha256(settings.encode()).hexdigest()[:10]}"
 
     def images(self) -> int:
-        """How many images are drawn."""
+        """Number of images."""
         return sum(self.scenes) + sum(self.portraits) * len(THINGS)
 
 
 def demo_root(task: str, plan: Plan | None = None) -> Path:
-    """The root of the demo data for `task` (classification, detection or segmentation), drawn first where it is absent.
+    """Root of the demo data for `task`: classification, detection or segmentation. Draws the data if they do not exist.
 
-    Any number of processes may ask at once: one draws, the others wait for it. Raises `UserError` for another task and
-    `BadInput` where the cache cannot be written.
+    Any number of processes may call this at the same time: one draws, the others wait. Raises `UserError` for another
+    task and `BadInput` if the cache cannot be written.
     """
     if task not in LAYOUTS:
         raise unknown_name("task", task, LAYOUTS)
@@ -83,7 +83,7 @@ def demo_root(task: str, plan: Plan | None = None) -> Path:
     except OSError as error:
         raise BadInput(
             f"cannot write the demo scenes to {cache}: {error.strerror or error}. They need about 50 MB there; "
-            f"set {CACHE_VARIABLE} to a folder that can be written and has room."
+            f"set {CACHE_VARIABLE} to a writable folder with room."
         ) from error
     return root / task
 
@@ -102,9 +102,10 @@ def _progress(total: int) -> Iterator[Callable[[], None]]:
 
 
 def write_demo(root: Path, plan: Plan, advance: Callable[[], None] = lambda: None) -> None:
-    """Write all three data sets into the existing folder `root`, the marker of completeness last.
+    """Write the three data sets into the existing folder `root`, and last the file `complete.json`.
 
-    The bytes depend on `plan` alone, not on threads. `advance` is called after each image. Raises `OSError`.
+    The bytes depend only on `plan`, not on the number of threads. `advance` is called after each image. Raises
+    `OSError` if the folder cannot be written.
     """
     detection, segmentation = root / "detection", root / "segmentation"
     for name in SPLITS:
@@ -115,8 +116,8 @@ def write_demo(root: Path, plan: Plan, advance: Callable[[], None] = lambda: Non
     (detection / "annotations").mkdir()
     (segmentation / "classes.txt").write_text("\n".join(STUFF + THINGS) + "\n")
 
-    # Threads, since drawing is mostly OpenCV and NumPy at work without the interpreter; and a killed process leaves
-    # no workers behind that would still write, or hold the lock.
+    # Threads, since OpenCV and NumPy release the interpreter's lock while they draw. Worker processes would outlive a
+    # killed parent, and would still write or hold the lock.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for split in range(len(SPLITS)):
             portraits = list(itertools.product(range(len(THINGS)), range(plan.portraits[split])))
@@ -135,7 +136,7 @@ def write_demo(root: Path, plan: Plan, advance: Callable[[], None] = lambda: Non
 
 
 def scene(plan: Plan, split: int, index: int) -> Scene:
-    """Scene `index` of a split (0 train, 1 val)."""
+    """Scene `index` of a split (0 for train, 1 for val)."""
     rng = np.random.default_rng([VERSION, split, 0, index])
     height, width = plan.scene_sizes[rng.integers(len(plan.scene_sizes))]
     if index % plan.empty_every == plan.empty_every - 1:
@@ -148,18 +149,18 @@ def _write_scene(root: Path, plan: Plan, split: int, index: int) -> Scene:
     drawn, name = scene(plan, split, index), f"{SPLITS[split]}_{index:05d}"
     photo = root / "detection" / SPLITS[split] / f"{name}.jpg"
     photo.write_bytes(_jpeg(drawn.image, plan.jpeg_quality))
-    twin = root / "segmentation" / "images" / SPLITS[split] / photo.name
+    copy = root / "segmentation" / "images" / SPLITS[split] / photo.name
     try:
-        os.link(photo, twin)
-    except OSError:  # no hard links on this file system
-        shutil.copyfile(photo, twin)
+        os.link(photo, copy)
+    except OSError:  # the file system has no hard links
+        shutil.copyfile(photo, copy)
     mask = cv2.imencode(".png", drawn.classes)[1].tobytes()
     (root / "segmentation" / "annotations" / SPLITS[split] / f"{name}.png").write_bytes(mask)
-    return dataclasses.replace(drawn, image=drawn.image[:0])  # the pixels are on disk: do not keep them
+    return dataclasses.replace(drawn, image=drawn.image[:0])  # the pixels are on disk; free the memory
 
 
-def _write_portrait(root: Path, plan: Plan, split: int, which: tuple[int, int]) -> None:
-    thing, index = which
+def _write_portrait(root: Path, plan: Plan, split: int, thing_and_index: tuple[int, int]) -> None:
+    thing, index = thing_and_index
     rng = np.random.default_rng([VERSION, split, 1 + thing, index])
     low, high = plan.portrait_sides
     height, width = rng.integers(low, high + 1, 2).tolist()
@@ -198,16 +199,16 @@ def _write_coco(path: Path, split: int, scenes: list[Scene]) -> None:
 
 
 def _run_lengths(mask: np.ndarray) -> dict[str, list[int]]:
-    """COCO's uncompressed code of a mask (H,W): lengths of runs down the columns, the first of them background."""
+    """COCO's uncompressed run-length encoding of a mask (H, W): runs along the columns, starting with background."""
     flat = np.concatenate([[False], mask.ravel(order="F")])
     starts = np.flatnonzero(flat[1:] != flat[:-1])
     return {"size": list(mask.shape), "counts": np.diff(np.concatenate([[0], starts, [mask.size]])).tolist()}
 
 
 def _polygons(mask: np.ndarray, box: tuple[int, int, int, int]) -> list[list[float]]:
-    """Outlines x0, y0, x1, y1, ... of a mask (H,W) in pixels, where 0 is the outer edge of the first pixel."""
+    """Outlines x0, y0, x1, y1, ... of a mask (H, W) in pixels; 0 is the outer edge of the first pixel."""
     x, y, width, height = box
-    # OpenCV walks through the centres of pixels, which loses half of one on each side; enlarged, it loses an eighth.
+    # OpenCV's contours run through pixel centres and lose half a pixel on each side; enlarged 4 times, an eighth.
     patch = cv2.resize(
         mask[y : y + height, x : x + width].astype(np.uint8), None, fx=4, fy=4, interpolation=cv2.INTER_NEAREST
     )

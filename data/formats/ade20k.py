@@ -1,4 +1,4 @@
-"""ADE20K's 150 classes: names and customary colours, as in CSAILVision/sceneparsing and mmsegmentation."""
+"""ADE20K's 150 classes: names and the usual colours, from CSAILVision/sceneparsing and mmsegmentation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NAMES = """
     glass, clock, flag
 """
 
-# Road and skyscraper share a gray in the original as well.
+# Road and skyscraper have the same gray in the original, too.
 _COLORS = """
     120 120 120  180 120 120  6 230 230  80 50 50  4 200 3  120 120 80  140 140 140  204 5 255  230 230 230  4 250 7
     224 5 255  235 255 7  150 5 61  120 120 70  8 255 51  255 6 82  143 255 140  204 255 4  255 51 7  204 70 3

@@ -1,7 +1,7 @@
 """Detection data in COCO's layout: `ROOT/annotations/instances_{split}[2017].json`, images in `ROOT/{split}[2017]/`.
 
-The annotations are kept as a few flat arrays, not as a dict per box: forked workers share those with their parent,
-where counting references to 860,000 dicts would copy every page that they live on.
+The annotations are a few flat arrays, not one dict per box: forked workers share the memory of arrays with their
+parent. They would copy the memory of 860,000 dicts, because reading a dict changes its reference count.
 """
 
 from __future__ import annotations
@@ -17,32 +17,38 @@ from backbones.errors import BadInput
 from data.batch import Sample
 from data.formats.coco_json import Tables, locate, parse, read
 from data.images import read_image
-from data.reader import Fraction, ImageReader, Transform, share
+from data.reader import Fraction, ImageReader, Transform, subset_indices
 
 
 @dataclass(frozen=True)
 class DetectionReport:
-    """What was read, over the selected images. Boxes wholly outside their image count as degenerate."""
+    """Counts over the selected images. Boxes completely outside of their image count as degenerate."""
 
     images: int
     images_without_boxes: int
     boxes: int  # usable as training targets
-    crowd: int  # excluded from the targets; the evaluator reads them from the JSON itself
-    degenerate: int  # zero area or not finite: dropped
-    clipped: int  # reached beyond the image
+    crowd: int  # not used as training targets; the evaluator reads them from the JSON file
+    degenerate: int  # dropped: no area, or not finite
+    clipped: int  # extended beyond the image
 
 
 class CocoDetection(ImageReader):
     """Images with boxes; `dataset[index]` for evaluation, `dataset[Draw(index, seed)]` for training.
 
-    classes, category_ids: names and original ids in the order of the contiguous class index, which is by id.
-    image_ids: (n,) int64; sizes: (n, 2) int64, annotated (height, width).
-    annotation_file: the JSON, from which an evaluator reads ground truth, crowds included.
-    report: a `DetectionReport` of what was dropped or clipped.
+    Attributes:
+        classes, category_ids: class names and original category ids, in the order of the class index; sorted by id.
+        image_ids: (n,) int64.
+        sizes: (n, 2) int64, (height, width) in the annotation file.
+        annotation_file: the JSON file, from which the evaluator reads the ground truth with its crowds.
+        report: a `DetectionReport`.
 
-    `fraction` picks that share of the images, by `seed` alone. See `ImageReader` for the rest.
+    Args:
+        root: root of the data set.
+        split: such as "train" or "val".
+        transform, skip_bad: see `ImageReader`.
+        fraction, seed: use a random subset of the images, see `subset_indices`.
 
-    Raises `BadInput` naming the file, the cause, and the layout where that is what is wrong.
+    Raises `BadInput` with the file and the cause; if files are missing, also with the expected layout.
     """
 
     def __init__(
@@ -56,31 +62,32 @@ class CocoDetection(ImageReader):
     ) -> None:
         self.annotation_file, folder = locate(Path(root), split)
         content = read(self.annotation_file)
-        told = hashlib.sha256(content).digest()
+        label_digest = hashlib.sha256(content).digest()
         tables = parse(content, self.annotation_file)
         del content
 
-        chosen = share(len(tables.image_ids), fraction, seed)
+        selected = subset_indices(len(tables.image_ids), fraction, seed)
         self.classes, self.category_ids = tables.classes, tables.category_ids
-        super().__init__(folder, [tables.names[i] for i in chosen], tables.image_ids[chosen], transform, skip_bad, told)
-        self.sizes = tables.sizes[chosen]
-        self._boxes, self._labels, self._starts, self.report = _targets(tables, chosen)
+        names, image_ids = [tables.names[i] for i in selected], tables.image_ids[selected]
+        super().__init__(folder, names, image_ids, transform, skip_bad, label_digest)
+        self.sizes = tables.sizes[selected]
+        self._boxes, self._labels, self._starts, self.report = _targets(tables, selected)
         self._check_files()
 
     def boxes_by_image(self) -> tuple[np.ndarray, np.ndarray]:
-        """All training boxes at once: (N,) index of each one's image, and (N, 4) x1 y1 x2 y2 in original pixels."""
+        """All training boxes: (N,) index of the image of each box, and (N, 4) x1 y1 x2 y2 in original pixels."""
         return np.repeat(np.arange(len(self)), np.diff(self._starts)), self._boxes
 
     def read(self, index: int) -> Sample:
-        """The labelled image. Raises BadInput if it is unreadable or not of the annotated size."""
+        """The labelled image in original pixels. Raises BadInput if it is unreadable or not of the annotated size."""
         image = read_image(self.path(index))
         if image.shape[:2] != tuple(self.sizes[index]):
             height, width = self.sizes[index]
-            turned = image.shape[1::-1] == (height, width)
-            hint = " (was it annotated after turning it by its EXIF orientation?)" if turned else ""
+            rotated = image.shape[1::-1] == (height, width)
+            hint = " (was it annotated after rotating it by its EXIF orientation?)" if rotated else ""
             raise BadInput(
                 f"image {self.path(index)} is {image.shape[1]} x {image.shape[0]} pixels, but {self.annotation_file} "
-                f"says {width} x {height}{hint}: its boxes would be misplaced"
+                f"says {width} x {height}{hint}: its boxes would be wrong"
             )
         return self._labelled(index, image)
 
@@ -101,8 +108,8 @@ class CocoDetection(ImageReader):
         return self._labelled(index, np.zeros((height, width, 3), np.uint8))
 
     def _check_files(self) -> None:
-        """Find links that lead out of the split's folder, and missing images, from one listing per folder."""
-        folder, files = self.folder.resolve(), set()
+        """Raise BadInput for links that leave the split's folder, and for missing images. Lists each folder once."""
+        folder, existing = self.folder.resolve(), set()
         for parent in {os.path.dirname(name) for name in self._names.tolist()}:
             path = self.folder / os.fsdecode(parent)
             if not path.resolve().is_relative_to(folder):
@@ -111,28 +118,26 @@ class CocoDetection(ImageReader):
                 continue
             for entry in os.scandir(path):
                 name = os.path.join(parent, os.fsencode(entry.name))
-                files.add(name)
+                existing.add(name)
                 if entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(folder):
-                    files.discard(name)
+                    existing.discard(name)
                     if name in self._names:
-                        raise BadInput(f"{self.annotation_file}: image {entry.path} is a link out of {self.folder}")
-        missing = [os.fsdecode(name) for name in self._names.tolist() if name not in files]
+                        raise BadInput(f"image {entry.path} is a link that leads out of {self.folder}: refused")
+        missing = [os.fsdecode(name) for name in self._names.tolist() if name not in existing]
         if len(missing) > self.skip_bad:
-            shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+            examples = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
             raise BadInput(
-                f"{len(missing)} of {len(self)} images that {self.annotation_file} names are not in {self.folder}: "
-                f"{shown}"
+                f"{len(missing)} of {len(self)} images of {self.annotation_file} are not in {self.folder}: {examples}"
             )
 
 
-def _targets(tables: Tables, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, DetectionReport]:
-    """Boxes (N, 4) float32 xyxy and labels (N,) int64, sorted by image, with starts (n + 1,) of each image's rows."""
-    place = np.full(len(tables.image_ids), -1)
-    place[chosen] = np.arange(len(chosen))
-    selected = place[tables.image] >= 0
-    targets = selected & ~tables.crowd
-    rows = np.flatnonzero(targets)
-    rows = rows[np.argsort(place[tables.image[rows]], kind="stable")]
+def _targets(tables: Tables, selected: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, DetectionReport]:
+    """(N, 4) float32 boxes, xyxy px, and (N,) int64 labels, sorted by image; (n + 1,) first row of each image."""
+    position = np.full(len(tables.image_ids), -1)  # of each image among the selected ones
+    position[selected] = np.arange(len(selected))
+    in_subset = position[tables.image] >= 0
+    rows = np.flatnonzero(in_subset & ~tables.crowd)
+    rows = rows[np.argsort(position[tables.image[rows]], kind="stable")]
 
     image = tables.image[rows]
     corners = tables.boxes[rows].copy()
@@ -141,15 +146,15 @@ def _targets(tables: Tables, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray
     with np.errstate(invalid="ignore"):
         inside = corners.clip(0, limits)
         boxes = inside.astype(np.float32)
-        keep = np.isfinite(tables.boxes[rows]).all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1)
-        clipped = keep & (inside != corners).any(1)
-    counts = np.bincount(place[image[keep]], minlength=len(chosen))
+        usable = np.isfinite(tables.boxes[rows]).all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1)
+        clipped = usable & (inside != corners).any(1)
+    counts = np.bincount(position[image[usable]], minlength=len(selected))
     report = DetectionReport(
-        images=len(chosen),
+        images=len(selected),
         images_without_boxes=int((counts == 0).sum()),
-        boxes=int(keep.sum()),
-        crowd=int((selected & tables.crowd).sum()),
-        degenerate=int((~keep).sum()),
+        boxes=int(usable.sum()),
+        crowd=int((in_subset & tables.crowd).sum()),
+        degenerate=int((~usable).sum()),
         clipped=int(clipped.sum()),
     )
-    return boxes[keep], tables.label[rows[keep]], np.concatenate([[0], np.cumsum(counts)]), report
+    return boxes[usable], tables.label[rows[usable]], np.concatenate([[0], np.cumsum(counts)]), report

@@ -1,4 +1,4 @@
-"""COCO annotation files as flat, checked columns: what is malformed ends in one message that names file and cause."""
+"""COCO annotation files as flat, validated columns. A malformed file raises one error with the file and the cause."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ import numpy as np
 from backbones.errors import BadInput
 from data.images import MAX_PIXELS
 
-LARGEST = 2**53  # of the whole numbers, which doubles hold exactly: JSON does not tell 1 from 1.0
+LARGEST = 2**53  # largest integer up to which float64 is exact; JSON does not distinguish 1 from 1.0
 
 
 @dataclass(frozen=True)
 class Tables:
-    """The JSON as columns; `image` and `label` index the first two groups."""
+    """The JSON as columns for n images, K categories and N annotations."""
 
-    image_ids: np.ndarray
-    sizes: np.ndarray
-    names: list[str]
-    classes: tuple[str, ...]
-    category_ids: tuple[int, ...]
-    image: np.ndarray
-    label: np.ndarray
+    image_ids: np.ndarray  # (n,) int64
+    sizes: np.ndarray  # (n, 2) int64: height, width
+    names: list[str]  # n files, relative to the image folder
+    classes: tuple[str, ...]  # K names, sorted by category id
+    category_ids: tuple[int, ...]  # K ids, sorted
+    image: np.ndarray  # (N,) int64: index into the images
+    label: np.ndarray  # (N,) int64: index into the categories
     boxes: np.ndarray  # (N, 4) float64: x, y, width, height in original pixels
-    crowd: np.ndarray
+    crowd: np.ndarray  # (N,) bool
 
 
 def locate(root: Path, split: str) -> tuple[Path, Path]:
-    """The annotation file and image folder of a split."""
+    """The annotation file and image folder of a split. Raises BadInput with the expected layout if one is missing."""
     layout = f"expected {root}/annotations/instances_{split}.json (or {split}2017) with its images in {root}/{split}/"
     if not root.is_dir():
         raise BadInput(f"no data set at {root}: there is no such folder; {layout}")
@@ -46,6 +46,7 @@ def locate(root: Path, split: str) -> tuple[Path, Path]:
 
 
 def read(file: Path) -> bytes:
+    """The content of the file. Raises BadInput if it cannot be read."""
     try:
         return file.read_bytes()
     except OSError as error:
@@ -53,24 +54,24 @@ def read(file: Path) -> bytes:
 
 
 def parse(content: bytes, file: Path) -> Tables:
-    """Check the JSON and turn it into columns."""
+    """The content of `file` as columns. Raises BadInput with the file and the cause if it is malformed."""
 
-    def slim(record: dict[str, Any]) -> dict[str, Any]:
-        record.pop("segmentation", None)  # nine tenths of COCO; dropped as it is read, it never adds up
+    def without_segmentation(record: dict[str, Any]) -> dict[str, Any]:
+        record.pop("segmentation", None)  # 90% of COCO's file; dropped while parsing, to save memory
         return record
 
     try:
-        document = json.loads(content, object_hook=slim)
+        document = json.loads(content, object_hook=without_segmentation)
     except (ValueError, RecursionError) as error:
         raise BadInput(f"{file} is not valid JSON: {error}") from error
     if not isinstance(document, dict):
-        raise BadInput(f"{file} holds a JSON {type(document).__name__}, not an object with images and annotations")
+        raise BadInput(f"{file} is a JSON {type(document).__name__}, not an object with images and annotations")
 
     columns = _Columns(document, file)
     image_ids = columns.unique("images", "id")
     heights, widths = columns.integers("images", "height"), columns.integers("images", "width")
     sizes = np.stack([heights, widths], axis=1)
-    _refuse((sizes < 1).any(1) | (sizes.prod(1) > MAX_PIXELS), file, "images", "an impossible width or height")
+    _check_rows((sizes < 1).any(1) | (sizes.prod(1) > MAX_PIXELS), file, "images", "an impossible width or height")
     names = columns.values("images", "file_name")
     unsafe = np.array([not _is_safe(name) for name in names], bool)
     if unsafe.any():
@@ -96,7 +97,7 @@ def parse(content: bytes, file: Path) -> Tables:
 
 
 class _Columns:
-    """Checked access to the JSON's lists of records, one key at a time."""
+    """Validated columns: the values of one key in a list of records. Raises BadInput with the file and the record."""
 
     def __init__(self, document: dict[str, Any], file: Path) -> None:
         self.document, self.file = document, file
@@ -104,7 +105,7 @@ class _Columns:
             records = document.get(name)
             if not isinstance(records, list):
                 raise BadInput(
-                    f"{file} has no list '{name}'; a COCO instances file holds images, annotations, categories"
+                    f"{file} has no list '{name}'; a COCO instances file has images, annotations and categories"
                 )
             if not records and name != "annotations":
                 raise BadInput(f"{file} lists no {name}")
@@ -123,7 +124,7 @@ class _Columns:
         values = self.values(table, key, default)
         try:
             column = np.array(values) if values else np.zeros(0, np.int64)
-        except ValueError:  # lists of different lengths among the numbers
+        except ValueError:  # some values are lists of different lengths
             column = np.array([None])
         whole = column.dtype.kind in "biu" or (column.dtype.kind == "f" and bool((column == np.round(column)).all()))
         if not whole or column.ndim != 1 or (np.abs(column) > LARGEST).any():
@@ -154,23 +155,24 @@ def _is_box(value: Any) -> bool:
 
 
 def _is_safe(name: Any) -> bool:
-    """Whether a file name stays in its folder, as far as its text can tell; links are looked at later."""
+    """Whether the text of a file name stays within its folder. Links are checked later, on disk."""
     if not isinstance(name, str) or not name or "\0" in name:
         return False
     path = PurePath(name)
     return not path.is_absolute() and ".." not in path.parts and path.name != ""
 
 
-def _refuse(bad: np.ndarray, file: Path, table: str, what: str) -> None:
+def _check_rows(bad: np.ndarray, file: Path, table: str, what: str) -> None:
+    """Raise BadInput for the first record that is bad."""
     if bad.any():
         raise BadInput(f"{file}: {table}[{int(bad.argmax())}] has {what}")
 
 
 def _index(ids: np.ndarray, known: np.ndarray, file: Path, key: str) -> np.ndarray:
-    """Positions of `ids` in `known`, which is not empty."""
+    """Positions of `ids` in `known`, which is not empty. Raises BadInput if one is not in it."""
     order = np.argsort(known)
-    place = order[np.searchsorted(known[order], ids).clip(max=len(known) - 1)]
-    wrong = known[place] != ids
-    if wrong.any():
-        _refuse(wrong, file, "annotations", f"{key} {ids[wrong][0]}, which the file does not list")
-    return place
+    position = order[np.searchsorted(known[order], ids).clip(max=len(known) - 1)]
+    unknown = known[position] != ids
+    if unknown.any():
+        _check_rows(unknown, file, "annotations", f"{key} {ids[unknown][0]}, which the file does not list")
+    return position

@@ -1,8 +1,8 @@
 """Classification data: `ROOT/{split}/CLASS/*`, the layout of ImageNet and of torchvision's ImageFolder.
 
-Also a flat `ROOT/{split}/*` whose classes are told by `ROOT/{split}_labels.txt`, as ImageNet's validation images come.
-Each of its lines is `FILE CLASS`; or `CLASS` alone, in the order of the sorted file names. CLASS is a name, a WordNet
-synset such as n01440764, or a number from 0 in the order of the class names, as in the `val.txt` that came with Caffe.
+Also a flat folder `ROOT/{split}/*` with a label file `ROOT/{split}_labels.txt`, for ImageNet's validation images. Each
+line of the label file is `FILE CLASS`; or `CLASS` alone, in the order of the sorted file names. CLASS is a name, a
+WordNet synset such as n01440764, or an index from 0 into the class names, as in Caffe's `val.txt`.
 """
 
 from __future__ import annotations
@@ -17,38 +17,45 @@ import numpy as np
 from backbones.errors import BadInput
 from data.batch import Sample
 from data.images import read_image
-from data.reader import Fraction, ImageReader, Transform, share
+from data.reader import Fraction, ImageReader, Transform, subset_indices
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".gif")
 DEVKIT = "ILSVRC2012_validation_ground_truth.txt"
-BLANK = (224, 224)  # height and width of the stand-in for an unreadable image, px
+BLANK = (224, 224)  # height and width of the black image that replaces an unreadable one, px
 
 
 @dataclass(frozen=True)
 class ClassificationReport:
-    """What was read, over the selected images."""
+    """Counts over the selected images."""
 
     images: int
     classes: int
-    empty_classes: tuple[str, ...]  # class folders without an image
-    images_per_class: tuple[int, int]  # least and most, over all classes
+    empty_classes: tuple[str, ...]  # classes without an image
+    images_per_class: tuple[int, int]  # lowest and highest count of a class
 
 
 class ClassFolders(ImageReader):
     """Images with one class each; `dataset[index]` for evaluation, `dataset[Draw(index, seed)]` for training.
 
-    A sample's `labels` is (1,): the index of its class in `classes`; `boxes` is (1, 4) zeros, for the batches' sake.
+    A sample's `labels` is (1,): the index of its class in `classes`. Its `boxes` is (1, 4) zeros, since batches need as
+    many boxes as labels. Images in subfolders of a class folder belong to that class. Hidden files and files of other
+    kinds are ignored.
 
-    classes: names of the class folders, sorted; of a label file, the names in it, or `known` where that has them all.
-    image_ids: (n,) int64, the position among all images of the split, whatever `fraction`.
-    labels: (n,) int64 indices into `classes`.
-    report: a `ClassificationReport`.
+    Attributes:
+        classes: names of the class folders, sorted. With a label file: `known` if it has all names of the file, else
+            the names in the file, sorted.
+        image_ids: (n,) int64, index among all images of the split, independent of `fraction`.
+        labels: (n,) int64 indices into `classes`.
+        report: a `ClassificationReport`.
 
-    `fraction` picks that share of each class, at least one image, by `seed` alone. `known` are the class names that
-    numbers in a label file count. Folders below a class belong to it; files of other kinds and hidden ones are no
-    images. See `ImageReader` for the rest.
+    Args:
+        root: root of the data set.
+        split: such as "train" or "val".
+        transform, skip_bad: see `ImageReader`.
+        fraction, seed: use a random subset of each class, see `subset_indices`.
+        known: class names in the order that numbers in a label file refer to.
 
-    Raises `BadInput` naming folder, cause, and the layout where that is what is wrong.
+    Raises `BadInput` with the folder and the cause; if folders are missing, also with the expected layout.
     """
 
     def __init__(
@@ -64,12 +71,12 @@ class ClassFolders(ImageReader):
         folder = _locate(Path(root), split)
         self.classes, names, labels = _list(folder, known)
         order = labels.argsort(kind="stable")
-        members = np.split(order, np.unique(labels[order], return_index=True)[1][1:])
-        parts = [own[share(len(own), fraction, (seed, int(labels[own[0]])))] for own in members]
-        chosen = np.sort(np.concatenate(parts))
-        self.labels = labels[chosen]
-        told = "\0".join(self.classes).encode(errors="surrogateescape") + self.labels.tobytes()
-        super().__init__(folder, [names[i] for i in chosen], chosen, transform, skip_bad, told)
+        by_class = np.split(order, np.unique(labels[order], return_index=True)[1][1:])
+        subsets = [own[subset_indices(len(own), fraction, (seed, int(labels[own[0]])))] for own in by_class]
+        selected = np.sort(np.concatenate(subsets))
+        self.labels = labels[selected]
+        label_bytes = "\0".join(self.classes).encode(errors="surrogateescape") + self.labels.tobytes()
+        super().__init__(folder, [names[i] for i in selected], selected, transform, skip_bad, label_bytes)
         counts = np.bincount(self.labels, minlength=len(self.classes))
         self.report = ClassificationReport(
             images=len(self),
@@ -87,7 +94,7 @@ class ClassFolders(ImageReader):
         return self._labelled(index, read_image(self.path(index)))
 
     def blank(self, index: int) -> Sample:
-        """Black pixels with the class."""
+        """A black image with the label."""
         return self._labelled(index, np.zeros((*BLANK, 3), np.uint8))
 
     def _labelled(self, index: int, image: np.ndarray) -> Sample:
@@ -102,12 +109,12 @@ class ClassFolders(ImageReader):
 
 
 def _locate(root: Path, split: str) -> Path:
-    """The folder of a split."""
+    """The folder of a split. Raises BadInput with the expected layout if it is missing."""
     layout = f"expected {root}/{split}/CLASS/ with the images of each class"
     if not root.is_dir():
         raise BadInput(f"no data set at {root}: there is no such folder; {layout}")
     if os.sep in split or split in ("", ".", ".."):
-        raise BadInput(f"split {split!r} is not the name of a folder in {root}: refused, not read")
+        raise BadInput(f"split {split!r} is not the name of a folder in {root}: refused")
     if not (root / split).is_dir():
         present = sorted(path.name for path in root.iterdir() if path.is_dir())
         found = f"; it has {', '.join(present[:8])}{', ...' if len(present) > 8 else ''}" if present else ""
@@ -116,70 +123,70 @@ def _locate(root: Path, split: str) -> Path:
 
 
 def _list(folder: Path, known: Sequence[str] | None) -> tuple[tuple[str, ...], list[str], np.ndarray]:
-    """Class names, file names below `folder`, and the index of each one's class."""
-    inside = folder.resolve()
+    """Class names, file names relative to `folder`, and the class index of each file."""
+    boundary = folder.resolve()
     entries = sorted(_entries(folder), key=lambda entry: entry.name)
     classes = tuple(entry.name for entry in entries if entry.is_dir())
     label_file = folder.with_name(f"{folder.name}_labels.txt")
     if not classes:
-        return _flat(folder, [name for name in _images(folder, "", inside) if os.sep not in name], label_file, known)
+        return _flat(folder, [name for name in _images(folder, "", boundary) if os.sep not in name], label_file, known)
     names: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        found = _images(folder, name, inside)
-        names += found
-        labels += [label] * len(found)
+        files = _images(folder, name, boundary)
+        names += files
+        labels += [label] * len(files)
     if not names:
-        raise BadInput(f"no class folder in {folder} has an image: {', '.join(SUFFIXES)} files are looked for")
+        raise BadInput(f"no class folder in {folder} has an image: expected {', '.join(SUFFIXES)} files")
     return classes, names, np.array(labels, np.int64)
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    """What is in a folder, but for hidden files. Raises BadInput where it cannot be listed."""
+    """Files and folders in a folder, without hidden ones. Raises BadInput if it cannot be listed."""
     try:
-        with os.scandir(folder) as found:
-            return [entry for entry in found if not entry.name.startswith(".")]
+        with os.scandir(folder) as entries:
+            return [entry for entry in entries if not entry.name.startswith(".")]
     except OSError as error:
         raise BadInput(f"cannot list {folder}: {error.strerror}") from error
 
 
-def _images(folder: Path, below: str, inside: Path) -> list[str]:
-    """Names relative to `folder` of the images in its subfolder `below` and deeper, sorted.
+def _images(folder: Path, subfolder: str, boundary: Path) -> list[str]:
+    """Sorted names, relative to `folder`, of the images in `subfolder` and the folders below it.
 
-    Raises BadInput for a link that leads out of `inside`, or around in a circle.
+    Raises BadInput for a link that leads out of `boundary` or forms a cycle.
     """
-    if os.path.islink(folder / below) and below:
-        _check_link(folder / below, inside)
-    found = []
-    for entry in _entries(folder / below):
-        name = os.path.join(below, entry.name)
+    if os.path.islink(folder / subfolder) and subfolder:
+        _check_link(folder / subfolder, boundary)
+    names = []
+    for entry in _entries(folder / subfolder):
+        name = os.path.join(subfolder, entry.name)
         if entry.is_dir():
-            found += _images(folder, name, inside)
+            names += _images(folder, name, boundary)
         elif entry.name.lower().endswith(SUFFIXES):
             if entry.is_symlink():
-                _check_link(Path(entry.path), inside)
-            found.append(name)
-    return sorted(found)
+                _check_link(Path(entry.path), boundary)
+            names.append(name)
+    return sorted(names)
 
 
-def _check_link(path: Path, inside: Path) -> None:
+def _check_link(path: Path, boundary: Path) -> None:
     target = path.resolve()
-    if not target.is_relative_to(inside):
-        raise BadInput(f"{path} is a link that leads out of {inside}: refused, not read")
+    if not target.is_relative_to(boundary):
+        raise BadInput(f"{path} is a link that leads out of {boundary}: refused")
     if path.parent.resolve().is_relative_to(target):
-        raise BadInput(f"{path} is a link to a folder that it lies in: its images would be listed without end")
+        raise BadInput(f"{path} is a link to a folder that contains it: refused, since listing it would never end")
 
 
 def _flat(
     folder: Path, files: list[str], label_file: Path, known: Sequence[str] | None
 ) -> tuple[tuple[str, ...], list[str], np.ndarray]:
-    """As `_list`, for images directly in `folder` and a label file beside it."""
+    """The same as `_list`, for images directly in `folder` and a label file beside it."""
     if not label_file.is_file():
-        devkit = any((place / DEVKIT).is_file() for place in (folder, folder.parent))
+        devkit = any((parent / DEVKIT).is_file() for parent in (folder, folder.parent))
         raise BadInput(
             f"{folder} has no class folders: expected {folder}/CLASS/ with the images of each class, or images in "
             f"{folder} and their classes in {label_file}, one line FILE CLASS for each"
-            + (f". {DEVKIT} counts classes in an order of its own: replace its numbers by synsets" if devkit else "")
+            + (f". {DEVKIT} numbers the classes in another order: replace its numbers by synsets" if devkit else "")
         )
     try:
         lines = [line.strip() for line in label_file.read_text().splitlines() if line.strip()]
@@ -188,33 +195,33 @@ def _flat(
     present = set(files)
     pairs = [line.split("\t", 1) if "\t" in line else line.split(maxsplit=1) for line in lines]
     if lines and all(len(pair) == 2 and pair[0] in present for pair in pairs):
-        told = {pair[0]: pair[1].strip() for pair in pairs}
+        class_of = {pair[0]: pair[1].strip() for pair in pairs}
     elif len(lines) == len(files):
-        told = dict(zip(sorted(files), lines, strict=True))
+        class_of = dict(zip(sorted(files), lines, strict=True))
     else:
-        stray = next((line for line, pair in zip(lines, pairs, strict=True) if pair[0] not in present), None)
+        unmatched = next((line for line, pair in zip(lines, pairs, strict=True) if pair[0] not in present), None)
         raise BadInput(
             f"{label_file} has {len(lines)} lines for {len(files)} images in {folder}"
-            + (f", and {stray!r} begins with none of them" if stray else "")
+            + (f", and the line {unmatched!r} starts with none of their names" if unmatched else "")
         )
-    if missing := sorted(present - told.keys()):
+    if missing := sorted(present - class_of.keys()):
         raise BadInput(f"{label_file} does not name {len(missing)} of the images in {folder}, such as {missing[0]}")
-    names = sorted(told)
-    classes, labels = _numbered([told[name] for name in names], label_file, known)
+    names = sorted(class_of)
+    classes, labels = _indexed([class_of[name] for name in names], label_file, known)
     return classes, names, labels
 
 
-def _numbered(told: list[str], label_file: Path, known: Sequence[str] | None) -> tuple[tuple[str, ...], np.ndarray]:
-    """Class names, and the index of each label among them."""
-    if all(label.isdecimal() for label in told):
-        labels = np.array([int(label) for label in told], np.int64)
+def _indexed(entries: list[str], label_file: Path, known: Sequence[str] | None) -> tuple[tuple[str, ...], np.ndarray]:
+    """Class names, and (n,) int64 index of each label file entry among them."""
+    if all(entry.isdecimal() for entry in entries):
+        labels = np.array([int(entry) for entry in entries], np.int64)
         if known is None or labels.max() >= len(known):
             raise BadInput(
                 f"{label_file} has the number {labels.max()}, "
-                + ("and nothing says which class that is: write names" if known is None else
+                + ("but the class names are not known: write names" if known is None else
                    f"but there are {len(known)} classes, counted from 0")
             )  # fmt: skip
         return tuple(known), labels
-    classes = tuple(known) if known is not None and set(told) <= set(known) else tuple(sorted(set(told)))
+    classes = tuple(known) if known is not None and set(entries) <= set(known) else tuple(sorted(set(entries)))
     index = {name: i for i, name in enumerate(classes)}
-    return classes, np.array([index[label] for label in told], np.int64)
+    return classes, np.array([index[entry] for entry in entries], np.int64)

@@ -6,7 +6,6 @@ each backbone. `comparison.json` describes all trainings and is rewritten after 
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 from collections.abc import Sequence
@@ -16,12 +15,14 @@ from typing import IO, Any
 
 from backbones.errors import BadInput, UserError
 from engine.record import command_line, write_json
+from engine.schema import SCHEMA, flat
 from experiments.compare.config import CompareConfig
 from experiments.jobs.arguments import SharedSettings, shared_arguments
-from experiments.jobs.cell import HOLDOUT, Cell, flat, with_settings
+from experiments.jobs.cell import HOLDOUT, Cell, with_settings
 from experiments.jobs.local import Outcome, finished, run
 from experiments.jobs.lock import only_one
 from experiments.jobs.progress import ProgressDisplay
+from experiments.records import read_record
 from experiments.tasks import TASKS
 
 SHORTER = 3  # learning rates are chosen by trainings with a third of the epochs
@@ -182,7 +183,7 @@ class ComparisonRunner:
 
     def record(self, cell: Cell) -> dict[str, Any]:
         """Read the record of a finished cell."""
-        return json.loads((self.folder / "cells" / cell.name / "record.json").read_text())
+        return read_record(self.folder / "cells" / cell.name)
 
     def score_text(self, cell: Cell) -> str:
         """Format the score of a finished cell, such as `top1 71.2`."""
@@ -198,7 +199,7 @@ class ComparisonRunner:
         write_json(
             self.folder / "comparison.json",
             {
-                "version": 1,
+                "version": SCHEMA,
                 "command_line": shlex.join(command_line()),
                 "baseline": config.baseline or (resnets or config.backbones[::-1])[0],
                 "protocol": config.protocol,

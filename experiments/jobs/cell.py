@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from backbones.architecture import architecture_of, is_found
+from backbones.architecture import architecture_of
+from backbones.names import is_study_network
 from data.demo import VERSION
 from engine.cli import demo_unless_root, parse
 from engine.config import TrainConfig
+from engine.schema import hashed_settings
 from experiments.tasks import task_spec
 
 HOLDOUT = 0.2  # share of the training images that are held out to choose settings and networks on
@@ -43,9 +44,9 @@ class Cell:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """The settings that affect the result: all but output folder, resumption and number of loader processes."""
+        """The settings that affect the result: all but output folder, resumption, loggers and loader processes."""
         settings = asdict(self.config)
-        for name in ("output", "resume"):
+        for name in ("output", "resume", "logger"):
             del settings[name]
         del settings["data"]["workers"]
         root = settings["data"]["root"]
@@ -54,9 +55,13 @@ class Cell:
 
     @cached_property
     def key(self) -> str:
-        """SHA-256 (hex) of task and settings. A network of a study enters with its architecture instead of its name."""
+        """SHA-256 (hex) of task and settings. A network of a study enters with its architecture instead of its name.
+
+        Settings with the same meaning as in an earlier version have the key of that version: see `hashed_settings`.
+        """
         name = self.config.backbone
-        settings = self.settings | ({"backbone": asdict(architecture_of(name))} if is_found(name) else {})
+        settings = hashed_settings(self.settings, type(self.config))
+        settings |= {"backbone": asdict(architecture_of(name))} if is_study_network(name) else {}
         return hashlib.sha256(json.dumps([self.task, settings], sort_keys=True, default=str).encode()).hexdigest()
 
     @property
@@ -74,12 +79,3 @@ class Cell:
 def with_settings(cell: Cell, **settings: float) -> Cell:
     """Return the cell with some settings replaced."""
     return replace(cell, arguments=(*cell.arguments, *(p for k, v in settings.items() for p in (f"--{k}", f"{v:g}"))))
-
-
-def flat(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield nested settings as (flag name, value), such as ("data.root", None)."""
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from backbones.errors import BadInput
 from engine.cli import INTERRUPTED
@@ -77,6 +77,8 @@ def run(cell: Cell, folder: Path, lock: IO[str], report: Callable[[str], None] =
     log.parent.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     lines: list[str] = []
+    # The training inherits the lock, which lasts as long as the training. Windows cannot pass files on.
+    posix: dict[str, Any] = {"pass_fds": (lock.fileno(),), "preexec_fn": partial(_die_with, os.getpid())}
     with open(log, "a") as out:
         process = subprocess.Popen(
             [sys.executable, "-m", f"{cell.task}.train", *arguments],
@@ -84,8 +86,7 @@ def run(cell: Cell, folder: Path, lock: IO[str], report: Callable[[str], None] =
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
-            pass_fds=(lock.fileno(),),
-            preexec_fn=partial(_die_with, os.getpid()),
+            **(posix if os.name == "posix" else {}),
         )
         assert process.stderr is not None
         try:

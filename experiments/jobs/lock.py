@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
-import time
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 from backbones.errors import BadInput, UserError
+from data.lock import LocksMissing, lock_file
 
 LOCK_PATIENCE = 15  # seconds in which the processes of a killed experiment should have ended
 
@@ -18,7 +18,8 @@ LOCK_PATIENCE = 15  # seconds in which the processes of a killed experiment shou
 def only_one(folder: Path) -> Iterator[IO[str]]:
     """Lock the folder for this process and its trainings.
 
-    Yields the locked file, which trainings inherit: the lock lasts until the last of them has ended.
+    Yields the locked file, which trainings inherit: the lock lasts until the last of them has ended. Where the file
+    system has no locks, a warning is printed and nothing prevents a second experiment in the folder.
 
     Raises UserError where another experiment or a training of one holds the lock, BadInput for an unwritable folder.
     """
@@ -30,17 +31,16 @@ def only_one(folder: Path) -> Iterator[IO[str]]:
             f"{folder} cannot be written ({error.strerror}): choose another `output`", settings=("output",)
         ) from error
     with lock:
-        deadline = time.monotonic() + LOCK_PATIENCE
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
-                if time.monotonic() > deadline:
-                    raise UserError(
-                        f"another experiment, or a training that it started, is still running in {folder}: wait for "
-                        "it, stop it, or choose another `output`",
-                        settings=("output",),
-                    ) from None
-                time.sleep(0.2)
+        try:
+            is_free = lock_file(lock, LOCK_PATIENCE)
+        except LocksMissing as error:
+            warning = f"the file system of {folder} has no locks ({error.strerror}): start only one experiment there"
+            print(f"warning: {warning}", file=sys.stderr)
+            is_free = True
+        if not is_free:
+            raise UserError(
+                f"another experiment, or a training that it started, is still running in {folder}: wait for it, stop "
+                "it, or choose another `output`",
+                settings=("output",),
+            )
         yield lock

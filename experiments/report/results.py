@@ -13,6 +13,8 @@ from typing import Any
 
 from backbones.errors import BadInput
 from engine.published import Published, classifier_of, published
+from engine.schema import read_comparison, read_record
+from experiments.records import config_of
 from experiments.report.statistics import Difference, bootstrap, read_images
 from experiments.tasks import TASKS
 
@@ -29,7 +31,7 @@ class FinishedRun:
     @classmethod
     def of(cls, folder: Path) -> FinishedRun:
         """Read the training in a run folder."""
-        return cls(folder, json.loads((folder / "record.json").read_text()))
+        return cls(folder, read_record(folder / "record.json", config_of))
 
     @property
     def score(self) -> float:
@@ -118,12 +120,12 @@ class Comparison:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         try:
-            self.about: dict[str, Any] = json.loads((folder / "comparison.json").read_text())
+            self.about: dict[str, Any] = read_comparison(folder / "comparison.json", config_of)
             self.cells: list[dict[str, Any]] = self.about["cells"]
             self.runs = {
                 cell["key"]: FinishedRun.of(folder / cell["folder"]) for cell in self.cells if cell["status"] == "done"
             }
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise BadInput(f"{folder} has no comparison that can be read ({error}): run experiments.compare") from error
 
     @property

@@ -8,7 +8,6 @@ results of each image are computed once; a resample only changes how often each 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,8 @@ import numpy as np
 
 from backbones.errors import BadInput
 from engine.image_results import ImageResults
+from engine.schema import read_record
+from experiments.records import config_of
 from experiments.tasks import task_spec
 
 CHUNK = 256  # resamples in memory at once
@@ -84,7 +85,7 @@ def bootstrap(
 def read_images(run: Path) -> ImageResults:
     """Read the results by image from the folder of a finished run. Raises BadInput where they are absent or damaged."""
     try:
-        record = json.loads((run / "record.json").read_text())
+        record = read_record(run / "record.json", config_of)
         return task_spec(record["task"]).read_images(run, record)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{run} has no results by image that can be read ({error}): train it again") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from experiments.jobs.local import finished, run
 from experiments.jobs.lock import only_one
 from experiments.jobs.progress import ProgressDisplay
 from experiments.jobs.study import StudyFolder, training_arguments
+from experiments.records import read_record
 from experiments.report.formatting import billions, percent
 from experiments.report.statistics import Difference, bootstrap, read_images
 from experiments.scaling.config import ScalingConfig
@@ -113,7 +113,7 @@ class Study:
         if result.error:
             display.end(outcome.seconds, f"failed: {result.error}")
             return result
-        record = json.loads((run_folder / "record.json").read_text())
+        record = read_record(run_folder)
         score = record["metrics"][self.metric]
         result = replace(result, macs=record["macs"], params=record["params"], score=NAN if score is None else score)
         display.end(outcome.seconds, f"{self.metric} {percent(result.score)}, {billions(result.macs)}")

@@ -6,7 +6,6 @@ The objective is that of MnasNet and EfficientNet, score * (cost / target)^w wit
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 import shutil
@@ -25,6 +24,7 @@ from experiments.jobs.cell import HOLDOUT, Cell
 from experiments.jobs.local import Outcome, Pruned, finished, run
 from experiments.jobs.progress import ProgressDisplay
 from experiments.jobs.study import StudyFolder, training_arguments
+from experiments.records import read_record
 from experiments.report.formatting import billions, percent
 from experiments.report.results import scores_by_epoch
 from experiments.search import settings
@@ -126,7 +126,7 @@ class Search:
         if not outcome.error:
             delete_checkpoints(run_folder)
         trial.set_user_attr("seconds", outcome.seconds)
-        record = {} if outcome.error else json.loads((run_folder / "record.json").read_text())
+        record = {} if outcome.error else read_record(run_folder)
         score = record["metrics"][self.metric] if record else None
         if score is None:
             trial.set_user_attr("error", outcome.error or f"its {self.metric} is undefined")

@@ -9,7 +9,8 @@ from typing import Any
 
 from backbones.errors import BadInput, UserError
 from engine.record import write_json
-from experiments.jobs.cell import HOLDOUT, Cell, flat
+from engine.schema import flat, renamed
+from experiments.jobs.cell import HOLDOUT, Cell
 from experiments.search.config import SearchConfig
 
 FILE = "search.json"
@@ -45,9 +46,13 @@ def is_stored(config: SearchConfig, base: Cell) -> bool:
     if not file.exists():
         return False
     try:
-        stored = json.loads(file.read_text())["settings"]
+        content = json.loads(file.read_text())["settings"]
+        stored = {f"--{renamed(flag.removeprefix('--'))}": value for flag, value in content.items()}
     except (ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{file} is damaged ({error!r}): choose another `output`", settings=("output",)) from error
+    # settings that the version of the search did not have; its rules never depended on a trial's backbone name
+    added = type(base.config).upgrade({"backbone": "", "data": {}})
+    stored = {f"--{config.task}.{name}": value for name, value in added.items()} | stored
     for name, value in fixed_settings(config, base).items():
         if value != stored.get(name):
             raise UserError(

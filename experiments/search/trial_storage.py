@@ -7,16 +7,16 @@ two count once.
 
 from __future__ import annotations
 
-import fcntl
+import math
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import ceil
 from pathlib import Path
 from typing import IO, Any
 
 import optuna
+from filelock import FileLock
 from optuna.pruners import BasePruner, MedianPruner, NopPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import JournalStorage
@@ -24,6 +24,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from backbones.errors import BadInput
+from data.lock import LocksMissing, lock_file
 from experiments.search.config import SearchConfig
 from experiments.search.space import Space, Value
 
@@ -57,12 +58,11 @@ class JournalLock:
 
     def __init__(self, journal: Path) -> None:
         self.journal = journal
-        self.file: IO[str] | None = None
+        self.lock = FileLock(journal.with_suffix(".lock"))
 
     def acquire(self) -> bool:
         """Wait for the lock, and remove an incomplete last line, which a full disk may have left."""
-        self.file = open(self.journal.with_suffix(".lock"), "a")  # noqa: SIM115 - closed by release
-        fcntl.flock(self.file, fcntl.LOCK_EX)
+        self.lock.acquire()
         with self.journal.open("rb+") as journal:
             end = journal.seek(0, 2)
             journal.seek(max(0, end - 1))
@@ -73,8 +73,7 @@ class JournalLock:
 
     def release(self) -> None:
         """Release the lock."""
-        assert self.file is not None
-        self.file.close()
+        self.lock.release()
 
 
 class TrialStorage:
@@ -95,7 +94,7 @@ class TrialStorage:
         journal = folder / JOURNAL
         pruner: BasePruner = NopPruner()
         if config.prune:
-            pruner = MedianPruner(n_startup_trials=UNPRUNED, n_warmup_steps=1 + ceil(UNPRUNED_SHARE * epochs))
+            pruner = MedianPruner(n_startup_trials=UNPRUNED, n_warmup_steps=1 + math.ceil(UNPRUNED_SHARE * epochs))
         with self.locked():
             try:
                 lock: Any = JournalLock(journal)
@@ -115,9 +114,19 @@ class TrialStorage:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes from beginning or replacing trials within the `with` block."""
+        """Keep other processes from beginning or replacing trials within the `with` block.
+
+        Raises BadInput where the file system has no locks.
+        """
         with open(self.folder / ".lock", "a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                lock_file(file, math.inf)
+            except LocksMissing as error:
+                raise BadInput(
+                    f"the file system of {self.folder} has no locks ({error.strerror}), which a search needs: choose "
+                    "another `output`",
+                    settings=("output",),
+                ) from error
             yield
 
     def begin_next(self) -> RunningTrial | None:
@@ -179,18 +188,20 @@ class TrialStorage:
         file = self._lock_file(number)
         file.parent.mkdir(exist_ok=True)
         lock = file.open("a")
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not lock_file(lock):
+            lock.close()
+            raise BadInput(
+                f"a training of an earlier search still locks {file}: wait for it, stop it, or choose another `output`",
+                settings=("output",),
+            )
         return lock
 
     def _is_locked(self, number: int) -> bool:
         try:
-            with self._lock_file(number).open() as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with self._lock_file(number).open("r+") as lock:
+                return not lock_file(lock)
         except FileNotFoundError:
             return False
-        except BlockingIOError:
-            return True
-        return False
 
     def _lock_file(self, number: int) -> Path:
         return self.folder / "trials" / f"{number}.lock"

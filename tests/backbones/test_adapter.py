@@ -1,4 +1,4 @@
-"""What every backbone promises, over all networks the suite names; and the refusal of those that cannot."""
+"""The contract of `Backbone` for every network that the README names, and the errors for unsuitable networks."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ from torch import nn
 
 from backbones import create_backbone, list_backbones
 from backbones.__main__ import main
-from backbones.adapter import UNFIT_MODULES, build_backbone
+from backbones.adapter import UNSUITABLE_MODULES, build_backbone
 from backbones.base import Backbone
 from backbones.errors import UserError
 
@@ -20,7 +20,7 @@ OURS = ["efficientnet_b0", "tf_efficientnet_b0", "efficientnet_lite0", "tf_effic
 
 
 def assert_contract(backbone: Backbone, maps: list[torch.Tensor], height: int, width: int) -> None:
-    """Four maps at strides 4, 8, 16, 32 with the channels announced and sides rounded up."""
+    """There are four maps at strides 4, 8, 16, 32, with the channels in `levels` and sizes rounded up."""
     assert [level.stride for level in backbone.levels] == [4, 8, 16, 32]
     for level, x in zip(backbone.levels, maps, strict=True):
         assert x.shape[1:] == (level.channels, -(-height // level.stride), -(-width // level.stride))
@@ -32,8 +32,8 @@ def test_contract(name: str) -> None:
     backbone = build_backbone(name)
     for module in backbone.modules():
         if isinstance(module, nn.BatchNorm2d):
-            nn.init.ones_(module.weight)  # timm starts residual branches at zero, which stops every gradient
-        for rate in ("rate", "drop_prob"):  # stochastic depth, ours and timm's: it may drop a batch's only image
+            nn.init.ones_(module.weight)  # timm initialises residual branches with zero, which stops every gradient
+        for rate in ("rate", "drop_prob"):  # stochastic depth, here and in timm, could drop the only image of the batch
             if hasattr(module, rate):
                 setattr(module, rate, 0.0)
     maps = backbone.train()(torch.randn(1, 3, 333, 500))
@@ -42,7 +42,7 @@ def test_contract(name: str) -> None:
     for parameter_name, parameter in backbone.named_parameters():
         assert parameter.grad is not None, parameter_name
         assert parameter.grad.isfinite().all(), parameter_name
-        # Attention ignores what is added to all keys alike, and batch norm what is added to its input.
+        # Some biases have no effect: those of keys in attention, and those before batch norm.
         assert parameter_name.endswith("bias") or parameter.grad.any(), parameter_name
 
 
@@ -55,7 +55,7 @@ def test_sizes(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["resnet18", "vgg16_bn", "inception_v4", "mobilenetv2_100"])
-def test_maps_are_timms_where_sizes_agree(name: str) -> None:
+def test_maps_equal_those_of_timm(name: str) -> None:
     torch.manual_seed(0)
     backbone = build_backbone(name, strides=(32, 8)).eval()
     theirs = timm.create_model(name, features_only=True).eval()
@@ -72,7 +72,7 @@ def test_maps_are_timms_where_sizes_agree(name: str) -> None:
     assert [level.stride for level in backbone.levels] == [8, 32]
 
 
-def test_no_class_layer_nor_auxiliary_head_is_kept() -> None:
+def test_class_layer_and_auxiliary_heads_are_removed() -> None:
     for name in ADAPTED:
         with torch.device("meta"):
             parts = {part for key in build_backbone(name).state_dict() for part in key.split(".")}
@@ -80,17 +80,17 @@ def test_no_class_layer_nor_auxiliary_head_is_kept() -> None:
 
 
 @pytest.mark.parametrize("name", ["vit_small_patch16_224", "deit_tiny_patch16_224", "mixer_b16_224"])
-def test_networks_of_one_resolution_are_refused(name: str) -> None:
+def test_networks_with_a_single_stride_are_refused(name: str) -> None:
     with pytest.raises(UserError, match=f"'{name}' cannot serve as a backbone: it has no feature map at stride"):
         build_backbone(name)
 
 
-def test_networks_of_one_image_size_are_refused() -> None:
-    with pytest.raises(UserError, match="does not take images of any size"):
+def test_networks_with_a_fixed_image_size_are_refused() -> None:
+    with pytest.raises(UserError, match="does not accept images of any size"):
         build_backbone("hiera_tiny_224")
 
 
-def test_unknown_names_get_near_ones() -> None:
+def test_errors_for_unknown_names_suggest_similar_names() -> None:
     with pytest.raises(UserError, match=r"unknown backbone 'resnet5o'.*resnet50"):
         create_backbone("resnet5o")
     with pytest.raises(UserError, match=r"unknown published weights 'resnet50.tv_in2k'.*resnet50.tv_in1k"):
@@ -102,7 +102,7 @@ def test_list() -> None:
     names = list_backbones()
     assert {*ADAPTED, *OTHERS, *OURS, "efficientnet_l2"} <= set(names)
     assert not {"vit_small_patch16_224", "hiera_tiny_224", "sedarknet21"} & set(names)
-    assert set(UNFIT_MODULES) <= set(timm.list_modules())
+    assert set(UNSUITABLE_MODULES) <= set(timm.list_modules())
     assert list_backbones("no_such*") == []
 
 
@@ -120,7 +120,7 @@ def test_command_builds_nothing_for_a_long_list(capsys: pytest.CaptureFixture[st
     assert "a1_in1k" in printed
 
 
-def test_command_without_match_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_without_a_match_exits_with_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["resne50"]) == 2
     assert main(["vit_small_patch16_224"]) == 2
     out, err = capsys.readouterr()
@@ -129,7 +129,7 @@ def test_command_without_match_is_wrong_usage(capsys: pytest.CaptureFixture[str]
     assert "only at [16]" in err.splitlines()[1]
 
 
-def test_help_and_package_do_without_torch() -> None:
+def test_help_does_not_import_torch() -> None:
     help_only = (
         "import sys, backbones.__main__ as command\n"
         "try: command.main(['--help'])\n"

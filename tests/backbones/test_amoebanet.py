@@ -1,4 +1,4 @@
-"""AmoebaNet against published sizes: GPipe's own, and AmoebaNet-A's and D's cells between the same stem and joints."""
+"""AmoebaNet against published sizes: GPipe's, and those of AmoebaNet-A and D with the same stem and connections."""
 
 import math
 
@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from backbones import amoebanet, create_backbone, list_backbones
 from backbones.__main__ import main
-from backbones.amoebanet import NORMAL, REDUCTION, AmoebaNet, Cell, Genotype, Halving
+from backbones.amoebanet import NORMAL, REDUCTION, AmoebaNet, Cell, FactorizedReduction, Genotype
 from backbones.base import Level
 from backbones.doctor import examine
 from backbones.errors import BadInput, UserError
@@ -19,7 +19,7 @@ from segmentation.model import create_segmenter
 
 SMALL = "amoebanet_b_n3_f16"
 
-# The other two networks that sizes are published of, tensorflow/tpu `amoeba_net/model_specs.py`.
+# The other two networks with published sizes, tensorflow/tpu `amoeba_net/model_specs.py`.
 NORMAL_A = Genotype(
     (
         (("average_3x3", 0), ("max_3x3", 0)),
@@ -63,7 +63,7 @@ REDUCTION_D = Genotype(
 
 
 def conv_7x7(inputs: int, outputs: int, stride: int) -> nn.Module:
-    """1x7 and 7x1 convolutions in between two 1x1, with a quarter of the filters."""
+    """A bottleneck: 1x1 to a quarter of the filters, 1x7, 7x1, and 1x1 back."""
     narrow = outputs // 4
     row = nn.Conv2d(narrow, narrow, (1, 7), (1, stride), (0, 3), bias=False)
     column = nn.Conv2d(narrow, narrow, (7, 1), (stride, 1), (3, 0), bias=False)
@@ -75,7 +75,7 @@ def conv_7x7(inputs: int, outputs: int, stride: int) -> nn.Module:
 
 
 def cost(name: str, size: int) -> tuple[float, float]:
-    """Parameters, with a class layer for 1000 classes and "background", and multiply-adds; in millions."""
+    """Parameters and multiply-adds in millions, with a class layer for 1000 classes and "background"."""
     with torch.device("meta"), torch.no_grad():
         model = create_classifier(name, 1001).eval()
         with FlopCounterMode(display=False) as counter:
@@ -92,7 +92,7 @@ def test_gpipes_network_has_557_million_parameters() -> None:
 @pytest.mark.parametrize(
     ("cells", "size", "params", "macs"),
     [
-        # arXiv:1802.01548, table 2: A (N=6, F=190) and (N=6, F=448); the multiply-adds at 331 px.
+        # arXiv:1802.01548, table 2: A (N=6, F=190), with multiply-adds at 331 px, and A (N=6, F=448).
         ((NORMAL_A, REDUCTION_A), (18, 190), 86.7, 23.1e3),
         ((NORMAL_A, REDUCTION_A), (18, 448), 469, None),
         # arXiv:1811.06965, table 1: AmoebaNet-D by cells and filters.
@@ -100,8 +100,8 @@ def test_gpipes_network_has_557_million_parameters() -> None:
         ((NORMAL_D, REDUCTION_D), (36, 544), 1050, None),
     ],
 )
-def test_other_cells_give_the_published_sizes(monkeypatch, cells, size, params, macs) -> None:
-    """Stem, widths, strides and joints are right whatever cells they hold."""
+def test_other_cells_have_their_published_sizes(monkeypatch, cells, size, params, macs) -> None:
+    """Stem, widths, strides and connections are correct for cells of other architectures too."""
     more = {"separable_5x5": amoebanet._separable(5), "separable_7x7": amoebanet._separable(7), "conv_7x7": conv_7x7}
     monkeypatch.setattr(amoebanet, "OPERATIONS", amoebanet.OPERATIONS | more)
     monkeypatch.setattr(amoebanet, "NORMAL", cells[0])
@@ -111,38 +111,38 @@ def test_other_cells_give_the_published_sizes(monkeypatch, cells, size, params, 
     assert macs is None or measured[1] == pytest.approx(macs, rel=0.005)
 
 
-def test_the_papers_figure_of_the_normal_cell_is_not_gpipes(monkeypatch) -> None:
+def test_the_normal_cell_of_the_papers_figure_has_fewer_parameters_than_gpipes(monkeypatch) -> None:
     monkeypatch.setattr(amoebanet, "NORMAL", Genotype(NORMAL.sums, output=(3, 4, 6)))
     assert cost("amoebanet_b", 64)[0] == pytest.approx(498, abs=0.5)
 
 
 @pytest.mark.parametrize("genotype", [NORMAL, REDUCTION])
-def test_every_state_is_used_and_none_before_it_is_made(genotype: Genotype) -> None:
+def test_every_state_is_used_after_it_is_computed(genotype: Genotype) -> None:
     inputs = [state for branches in genotype.sums for _, state in branches]
     assert set(inputs) | set(genotype.output) == set(range(7))
     assert all(state < 2 + index for index, pair in enumerate(genotype.sums) for _, state in pair)
 
 
 @pytest.mark.parametrize(("genotype", "expected"), [(NORMAL, [1, 11, 11, 50]), (REDUCTION, [22, 16])])
-def test_wiring_by_hand(genotype: Genotype, expected: list[int]) -> None:
-    """With 1 from the cell before, 10 from the one before it, and branches that change nothing."""
+def test_connections_by_hand(genotype: Genotype, expected: list[int]) -> None:
+    """With 1 from the previous cell, 10 from the cell before it, and identities as branches."""
     cell = Cell(genotype, Level(4, 8), Level(4, 8), filters=4, stride=1)
     cell.current, cell.branches = nn.Identity(), nn.ModuleList(nn.Identity() for _ in cell.branches)
     one = torch.ones(1, 1, 2, 2)
     assert cell(one, 10 * one)[0, :, 0, 0].tolist() == expected
 
 
-def test_cells_stand_where_the_stacks_part() -> None:
+def test_reduction_cells_separate_three_stacks() -> None:
     with torch.device("meta"):
         network = AmoebaNet("amoebanet_b_n7_f64", (2, 4, 8, 16, 32))
     kinds = "".join("N" if cell.genotype is NORMAL else "R" for cell in network.cells)
     assert kinds == "RR" + "NN" + "R" + "NN" + "R" + "NNN"  # 7 / 3 and 14 / 3, rounded down
     assert network.levels == (Level(32, 2), Level(32, 4), Level(256, 8), Level(512, 16), Level(1024, 32))
-    halved = [isinstance(cell.before, Halving) for cell in network.cells]
+    halved = [isinstance(cell.before, FactorizedReduction) for cell in network.cells]
     assert halved == [False] + [kind == "R" for kind in kinds[:-1]]
 
 
-def test_only_what_the_maps_need_is_built() -> None:
+def test_cells_after_the_last_map_are_not_built() -> None:
     with torch.device("meta"):
         whole, part = AmoebaNet(SMALL), AmoebaNet(SMALL, (4, 8))
     assert [level.stride for level in part.levels] == [4, 8]
@@ -154,19 +154,19 @@ def test_only_what_the_maps_need_is_built() -> None:
         AmoebaNet(SMALL, (64,))
 
 
-def test_halving_by_hand() -> None:
-    halving = Halving(1, 3).eval()
-    nn.init.ones_(halving.even.weight)
-    nn.init.ones_(halving.odd.weight)
-    image = torch.arange(-1.0, 8.0).reshape(1, 1, 3, 3)  # its -1 is lost to the ReLU
-    first, second, third = halving(image)[0] * math.sqrt(1 + 1e-5)
+def test_factorized_reduction_by_hand() -> None:
+    reduction = FactorizedReduction(1, 3).eval()
+    nn.init.ones_(reduction.even.weight)
+    nn.init.ones_(reduction.odd.weight)
+    image = torch.arange(-1.0, 8.0).reshape(1, 1, 3, 3)  # the ReLU turns its -1 into 0
+    first, second, third = reduction(image)[0] * math.sqrt(1 + 1e-5)
     torch.testing.assert_close(first, torch.tensor([[0.0, 1.0], [5.0, 7.0]]))
-    torch.testing.assert_close(second, torch.tensor([[3.0, 0.0], [0.0, 0.0]]))  # row 1, column 1; then beyond the edge
+    torch.testing.assert_close(second, torch.tensor([[3.0, 0.0], [0.0, 0.0]]))  # row 1, column 1, then beyond the edge
     torch.testing.assert_close(third, second)
 
 
 @pytest.mark.parametrize("size", [(64, 64), (97, 130), (33, 500)])
-def test_maps_measure_what_levels_promise(size: tuple[int, int]) -> None:
+def test_map_sizes_agree_with_levels(size: tuple[int, int]) -> None:
     with torch.device("meta"):
         backbone = create_backbone(SMALL, strides=(2, 4, 8, 16, 32)).eval()
         maps = backbone(torch.zeros(2, 3, *size))
@@ -175,15 +175,15 @@ def test_maps_measure_what_levels_promise(size: tuple[int, int]) -> None:
     ]
 
 
-def test_the_doctor_finds_nothing() -> None:
-    assert [(f.check, f.says) for f in examine("amoebanet_b_n6_f32") if f.state != "ok"] == []
+def test_the_doctor_finds_no_problem() -> None:
+    assert [(f.check, f.message) for f in examine("amoebanet_b_n6_f32") if f.state != "ok"] == []
 
 
-def test_it_learns_in_every_task() -> None:
+def test_every_task_has_gradients() -> None:
     torch.manual_seed(0)
     images = torch.randn(2, 3, 64, 64)
     classifier = create_classifier(SMALL, 3)
-    # The class layer starts from zero, and would stop every gradient.
+    # The class layer is initialised with zero, which would stop every gradient.
     nn.init.normal_(classifier.head.classifier.weight, std=0.1)
     losses = [(classifier, nn.functional.cross_entropy(classifier(images), torch.tensor([0, 2])))]
     segmenter = create_segmenter(SMALL, 4)
@@ -198,7 +198,7 @@ def test_it_learns_in_every_task() -> None:
         assert model.backbone.stem[0].weight.grad.any()
 
 
-def test_weights_are_a_file(tmp_path) -> None:
+def test_weights_load_from_a_file(tmp_path) -> None:
     classifier = create_classifier(SMALL, 3)
     torch.save({"state_dict": {f"model.{key}": v for key, v in classifier.state_dict().items()}}, tmp_path / "run.ckpt")
     backbone = create_backbone(SMALL, tmp_path / "run.ckpt")

@@ -1,4 +1,4 @@
-"""Networks of one's own: the README's example in every task, and what is said of those that break the contract."""
+"""Networks of the user's own: the README's example in every task, and errors for networks that break the contract."""
 
 import re
 import sys
@@ -20,7 +20,7 @@ README = Path(__file__).parents[2] / "README.md"
 
 @pytest.fixture
 def example(tmp_path, monkeypatch):
-    """`mine.py` as the README prints it, where Python finds modules."""
+    """The README's `mine.py` in a folder where Python finds modules."""
     code = re.search(r"```python\n# mine\.py\n(.*?)```", README.read_text(), re.S).group(1)
     assert len([line for line in code.splitlines() if line]) <= 10
     (tmp_path / "mine.py").write_text(code)
@@ -42,7 +42,7 @@ def test_the_readmes_network_serves_every_task(example):
     check_backbones([example])
 
 
-def test_weights_are_a_file(example, tmp_path):
+def test_weights_load_from_a_file(example, tmp_path):
     backbone = create_backbone(example)
     torch.save(backbone.state_dict(), tmp_path / "own.pth")
     loaded = create_backbone(example, tmp_path / "own.pth", strides=(8, 16, 32))
@@ -76,18 +76,18 @@ class Raising(Wrong):
         (":f", "cannot be imported"),
         ("torch:no_such_function", "has no 'no_such_function'"),
         ("builtins:dict", "returns a dict"),
-        ("own_wrong:plain", "its `levels` are None"),
-        ("own_wrong:wrong", r"stride 16 is \(1, 3, 13, 17\).*where \(1, 3, 7, 9\) is due"),
-        ("own_wrong:short", "no level at stride"),
-        ("own_wrong:raising", "fails on an image"),
+        ("custom_networks:plain", "has the `levels` None"),
+        ("custom_networks:wrong", r"shape \(1, 3, 13, 17\) at stride 16.*require \(1, 3, 7, 9\)"),
+        ("custom_networks:short", "no level at stride"),
+        ("custom_networks:raising", "fails on an image"),
     ],
 )
-def test_what_breaks_the_contract_is_told(monkeypatch, name, message):
-    module = type(sys)("own_wrong")
+def test_errors_name_what_breaks_the_contract(monkeypatch, name, message):
+    module = type(sys)("custom_networks")
     module.plain = nn.Identity
     module.wrong = Wrong
     module.short = Short
     module.raising = Raising
-    monkeypatch.setitem(sys.modules, "own_wrong", module)
+    monkeypatch.setitem(sys.modules, "custom_networks", module)
     with pytest.raises(UserError, match=message):
         create_backbone(name)

@@ -1,4 +1,4 @@
-"""Prepared networks against the ones they were made of, with batch norms that do something."""
+"""Networks prepared for inference against the original networks, with random batch norms."""
 
 import copy
 
@@ -14,7 +14,7 @@ from segmentation.model import create_segmenter
 
 
 def randomised(model):
-    """Statistics and scales as no fresh network has them."""
+    """The model in evaluation mode, with random statistics and scales in its batch norms."""
     torch.manual_seed(0)
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -26,6 +26,7 @@ def randomised(model):
 
 
 def norms(model):
+    """Number of batch norms."""
     return sum(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
 
 
@@ -37,23 +38,23 @@ def assert_close(first, second, tolerance):
 
 
 @pytest.mark.parametrize(
-    ("name", "left"),
+    ("name", "remaining"),
     [
         ("efficientnet_b0", 0), ("tf_efficientnet_lite0", 0), ("resnet18", 0), ("mobilenetv2_100", 0),
         ("inception_v3", 0), ("vgg16_bn", 0), ("densenet121", None), ("amoebanet_b_n3_f16", None), ("convnext_atto", 0),
     ],
 )  # fmt: skip
-def test_same_maps(name, left):
-    """And no batch norm is left, where each one follows a convolution of its own."""
+def test_same_maps(name, remaining):
+    """All batch norms are folded if each one follows a convolution of its own."""
     backbone = randomised(create_backbone(name))
     before = copy.deepcopy(backbone.state_dict())
     prepared = prepare_for_inference(backbone)
     images = torch.randn(2, 3, 97, 130)
     with torch.inference_mode():
         assert_close(prepared(images), backbone(images), 1e-4)
-        assert_close(prepared(images[:1]), backbone(images[:1]), 1e-4)  # whose gates are factors on weights
+        assert_close(prepared(images[:1]), backbone(images[:1]), 1e-4)  # gates multiply the weights for a single image
         assert [len(x) for x in prepared(images[:0])] == [0] * len(backbone.levels)
-    assert left is None or norms(prepared) == left
+    assert remaining is None or norms(prepared) == remaining
     assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
 
 
@@ -76,7 +77,7 @@ def test_same_outputs(build, precision, tolerance):
     model = randomised(build())
     for module in model.modules():
         if isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=0.1)  # class layers start from zero
+            nn.init.normal_(module.weight, std=0.1)  # class layers are initialised with zero
     prepared = prepare_for_inference(model, precision)
     images = torch.randn(2, 3, 96, 128)
     with torch.inference_mode():
@@ -85,7 +86,10 @@ def test_same_outputs(build, precision, tolerance):
 
 
 class Twice(nn.Module):
-    """One convolution before two norms, one norm after two convolutions, and a convolution whose output is used."""
+    """Cases that cannot be folded.
+
+    A convolution before two norms, a norm after two convolutions, an output with a second use, a norm of the input.
+    """
 
     def __init__(self):
         super().__init__()
@@ -95,11 +99,11 @@ class Twice(nn.Module):
     def forward(self, x):
         shared = self.norms[0](self.a(x)) + self.norms[1](self.a(x))
         reused = self.norms[2](self.b(x)) + self.norms[2](self.c(x))
-        seen = self.d(x)
-        return shared + reused + self.norms[3](seen) * seen + self.norms[4](x)
+        used_again = self.d(x)
+        return shared + reused + self.norms[3](used_again) * used_again + self.norms[4](x)
 
 
-def test_what_cannot_be_folded_is_left_alone():
+def test_batch_norms_that_cannot_be_folded_are_unchanged():
     model = randomised(Twice())
     images = torch.randn(2, 3, 8, 8)
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""Batch norm with swish, and a gate, each in one, against the operations of PyTorch that they are made of."""
+"""Memory-efficient operations against the same operations composed from PyTorch's."""
 
 import copy
 
@@ -20,7 +20,7 @@ def pair():
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("frozen", [True, False])
-def test_outputs_gradients_and_statistics_are_pytorchs(training, frozen) -> None:
+def test_norm_swish_has_pytorchs_outputs_gradients_and_statistics(training, frozen) -> None:
     ours, theirs, images = pair()
     for norm in (ours, theirs):
         norm.train(training).requires_grad_(not frozen)
@@ -39,14 +39,14 @@ def test_outputs_gradients_and_statistics_are_pytorchs(training, frozen) -> None
         assert torch.equal(a, b)
 
 
-def test_numerical_gradients() -> None:
+def test_norm_swish_has_numerical_gradients() -> None:
     norm, _, images = pair()
     norm.double()
     x = images[:2, :, :3, :3].double().requires_grad_()
     assert torch.autograd.gradcheck(lambda x: norm_swish(norm, x), (x,))
 
 
-def test_in_half_precision() -> None:
+def test_norm_swish_in_half_precision() -> None:
     ours, theirs, images = pair()
     with torch.autocast("cpu", torch.bfloat16):
         found, expected = norm_swish(ours, images.bfloat16().requires_grad_()), F.silu(theirs(images.bfloat16()))
@@ -56,22 +56,22 @@ def test_in_half_precision() -> None:
     assert ours.weight.grad.isfinite().all()
 
 
-def test_half_as_much_is_kept() -> None:
+def test_norm_swish_stores_half_as_much() -> None:
     norm, _, images = pair()
-    kept = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+    stored = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: stored.append(t.numel()) or t, lambda t: t):
         norm_swish(norm, images.requires_grad_())
-    assert kept.count(images.numel()) == 1  # apart, two
+    assert stored.count(images.numel()) == 1  # two if computed separately
 
 
-def test_other_activations_are_left_alone() -> None:
+def test_norm_act_computes_other_activations_separately() -> None:
     norm, _, images = pair()
     torch.testing.assert_close(norm_act(norm.eval(), F.relu6, images), F.relu6(norm(images)))
     torch.testing.assert_close(norm_act(nn.Identity(), swish, images.clone()), F.silu(images))
 
 
-@pytest.mark.parametrize("scale", [1.0, 40.0])  # gates that are all but open or shut, which nothing may divide by
-def test_a_gate_is_a_product_with_a_sigmoid(scale) -> None:
+@pytest.mark.parametrize("scale", [1.0, 40.0])  # gates close to 0 and 1: nothing may divide by them
+def test_gated_equals_a_product_with_a_sigmoid(scale) -> None:
     images = pair()[2]
     logits = scale * torch.randn(4, 6, 1, 1)
     ours, theirs = ([t.clone().requires_grad_() for t in (images, logits)] for _ in range(2))
@@ -86,19 +86,19 @@ def test_a_gate_is_a_product_with_a_sigmoid(scale) -> None:
         assert torch.equal(gated(images, logits), expected)
 
 
-def test_a_gate_has_numerical_gradients_and_keeps_its_product_alone() -> None:
+def test_gated_has_numerical_gradients_and_stores_only_its_product() -> None:
     images = pair()[2][:2, :, :3, :3].double()
     logits = torch.randn(2, 6, 1, 1, dtype=torch.double, requires_grad=True)
     assert torch.autograd.gradcheck(gated, (images.clone().requires_grad_(), logits))
-    kept = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.data_ptr()) or t, lambda t: t):
+    stored = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: stored.append(t.data_ptr()) or t, lambda t: t):
         product = gated(images.requires_grad_(), logits)
-    assert product.data_ptr() in kept
-    assert images.data_ptr() not in kept
+    assert product.data_ptr() in stored
+    assert images.data_ptr() not in stored
 
 
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
-def test_means_in_half_precision_are_those_of_single(layout) -> None:
+def test_spatial_mean_of_bfloat16_equals_that_of_float32(layout) -> None:
     images = (3 + torch.randn(2, 40, 31, 17)).bfloat16().to(memory_format=layout)
     mean = spatial_mean(images)
     assert mean.shape == (2, 40, 1, 1)
@@ -106,25 +106,25 @@ def test_means_in_half_precision_are_those_of_single(layout) -> None:
     torch.testing.assert_close(mean.float(), images.float().mean((2, 3), keepdim=True), rtol=2**-7, atol=0)
 
 
-def test_the_gradient_of_a_mean_keeps_nothing() -> None:
+def test_spatial_mean_stores_nothing() -> None:
     images = torch.randn(2, 6, 9, 9).bfloat16().requires_grad_()
-    kept = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+    stored = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: stored.append(t) or t, lambda t: t):
         spatial_mean(images).sum().backward()
-    assert not kept
+    assert not stored
     torch.testing.assert_close(images.grad.float(), torch.full(images.shape, 1 / 81), rtol=2**-7, atol=0)
 
 
-def test_relu6_in_place_has_torchs_gradient_and_keeps_its_output_alone() -> None:
+def test_relu6_has_pytorchs_gradient_and_stores_only_its_output() -> None:
     images = 5 * torch.randn(2, 6, 9, 9)
-    images[0, 0, 0, :2] = torch.tensor([0.0, 6.0])  # where the gradient is a matter of convention
+    images[0, 0, 0, :2] = torch.tensor([0.0, 6.0])  # where the gradient is a convention
     ours, theirs = (images.clone().requires_grad_() for _ in range(2))
-    kept = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.data_ptr()) or t, lambda t: t):
+    stored = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: stored.append(t.data_ptr()) or t, lambda t: t):
         given = ours + 0
         found = relu6(given)
     assert found.data_ptr() == given.data_ptr()
-    assert set(kept) == {found.data_ptr()}
+    assert set(stored) == {found.data_ptr()}
     expected = F.relu6(theirs)
     assert torch.equal(found, expected)
     gradient = torch.randn_like(expected)

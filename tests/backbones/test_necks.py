@@ -1,4 +1,4 @@
-"""Necks: any level count, any size; FPN against torchvision, BiFPN by hand (and against effdet in tests/detection)."""
+"""Necks with any number of levels and image size; FPN against torchvision. BiFPN is compared in tests/detection."""
 
 from collections import OrderedDict
 
@@ -28,13 +28,13 @@ def maps(size, levels=LEVELS, batch=2):
 
 
 @pytest.mark.parametrize("name", ["bifpn", "bifpn_softmax", "bifpn_sum", "fpn", "panet"])
-@pytest.mark.parametrize(("count", "given"), [(3, 3), (5, 3), (6, 3), (6, 4)])
+@pytest.mark.parametrize(("outputs", "inputs"), [(3, 3), (5, 3), (6, 3), (6, 4)])
 @pytest.mark.parametrize("size", [(256, 256), (333, 500), (97, 129)])
-def test_contract(name, count, given, size):
-    """Sizes are ceilings at every level, whatever comes in; every parameter gets a gradient."""
-    levels = (Level(16, 4), *LEVELS)[-given:]
-    neck = create_neck(name, levels, channels=32, num_levels=count)
-    assert [level.stride for level in neck.levels] == [levels[0].stride * 2**i for i in range(count)]
+def test_contract(name, outputs, inputs, size):
+    """Every level has the size ceil(size / stride), and every parameter gets a gradient."""
+    levels = (Level(16, 4), *LEVELS)[-inputs:]
+    neck = create_neck(name, levels, channels=32, num_levels=outputs)
+    assert [level.stride for level in neck.levels] == [levels[0].stride * 2**i for i in range(outputs)]
     out = neck(maps(size, levels))
     for x, level in zip(out, neck.levels, strict=True):
         assert x.shape == (2, 32, -(-size[0] // level.stride), -(-size[1] // level.stride))
@@ -54,7 +54,7 @@ def test_fpn_equals_torchvision():
         state |= {f"extra_blocks.{name}.{k}": v for k, v in ours.coarser[i].state_dict().items()}
     theirs.load_state_dict(state)
     features = maps((333, 500))
-    # torchvision takes P6 from C5 where its width differs from P5's, as ours always does.
+    # torchvision computes P6 from C5 if the two have different widths. This package's FPN always does.
     expected = theirs(OrderedDict((str(i), x) for i, x in enumerate(features))).values()
     for a, b in zip(ours(features), expected, strict=True):
         torch.testing.assert_close(a, b)
@@ -74,8 +74,8 @@ def test_fusion_by_hand(fusion, expected):
     torch.testing.assert_close(out, torch.full((1, 4, 2, 2), expected))
 
 
-def test_new_separable_convolutions_keep_things_in_place():
-    """A point stays the brightest one of its neighbourhood, in every channel of neck and heads."""
+def test_new_separable_convolutions_keep_positions():
+    """A bright pixel stays the brightest of its neighbourhood in at least 90% of the channels of neck and heads."""
     torch.manual_seed(0)
     point = torch.zeros(1, 64, 5, 5)
     point[..., 2, 2] = 1
@@ -88,7 +88,7 @@ def test_new_separable_convolutions_keep_things_in_place():
         assert (out.abs().flatten(2).argmax(2) == 12).float().mean() > 0.9
 
 
-def test_negative_weights_switch_an_input_off():
+def test_negative_weights_exclude_an_input():
     node = Fusion(2, 4, "fast", torch.nn.Identity, bias=False)
     node.conv = node.norm = torch.nn.Identity()
     node.weights.data = torch.tensor([1.0, -5.0])
@@ -96,19 +96,19 @@ def test_negative_weights_switch_an_input_off():
     torch.testing.assert_close(out, torch.full((1, 4, 1, 1), 1 / 1.0001))
 
 
-@pytest.mark.parametrize("same", [False, True])
+@pytest.mark.parametrize("same_padding", [False, True])
 @pytest.mark.parametrize("size", [(1, 1), (2, 2), (5, 6), (6, 5), (7, 7)])
-def test_pooling_halves_upwards(same, size):
-    out = MaxPool(same)(torch.randn(1, 2, *size))
+def test_pooling_halves_sizes_and_rounds_up(same_padding, size):
+    out = MaxPool(same_padding)(torch.randn(1, 2, *size))
     assert out.shape[-2:] == (-(-size[0] // 2), -(-size[1] // 2))
     assert torch.isfinite(out).all()
 
 
 def test_same_pooling_by_hand():
-    """TensorFlow pads an even side at its end alone: windows start at 0 and 2."""
+    """TensorFlow pads an even side at its end only: windows start at 0 and 2."""
     x = torch.arange(4.0).view(1, 1, 1, 4).expand(1, 1, 4, 4)
-    assert MaxPool(same=True)(x)[0, 0, 0].tolist() == [2, 3]
-    assert MaxPool(same=False)(x)[0, 0, 0].tolist() == [1, 3]
+    assert MaxPool(same_padding=True)(x)[0, 0, 0].tolist() == [2, 3]
+    assert MaxPool(same_padding=False)(x)[0, 0, 0].tolist() == [1, 3]
 
 
 def test_errors():
@@ -123,8 +123,8 @@ def test_errors():
 
 
 @pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnet18", "vgg16"])
-def test_early_parameters_are_those_before_the_map(name):
-    """Freezing them stops the gradient there and nowhere else; the stem is among them, the last stage is not."""
+def test_early_parameters_are_the_first_ones(name):
+    """They are the first parameters in order, and not all; buffers and gradients are unchanged."""
     backbone = create_backbone(name)
     before = {n: b.clone() for n, b in backbone.named_buffers()}
     early = {id(p) for p in early_parameters(backbone, 4)}

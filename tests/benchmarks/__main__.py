@@ -13,19 +13,19 @@ from tests.benchmarks.common import Row, machine
 
 # Why a goal may be missed, by the beginning of the work's name. Shares are torch.profiler's, on two cores.
 WHY = {
-    "D0 512 px": "even at the sum of both limits above, which no network of many small operations reaches, the ratio "
-    "would be about the goal. In fp32 convolutions take three quarters of the time, not far from the rate "
-    "of one large product; swish takes 14%, which is arithmetic as well, so that oneDNN's convolutions with swish "
-    "inside take as long as both apart. In bf16 they take 63% and 24%. torch.compile with frozen weights gains "
-    "little over this (67 ms against 69 in fp32, 51 against 56 in bf16) for 20 to 50 s of compiling; it is not used.",
-    "D0 predict": "the network takes less than two thirds of the time; importing torch, torchvision, timm, Lightning "
-    "and albumentations takes 5 s, and leaving them 1.5 s.",
-    "detector training": "forward and backward are torch's own kernels on both sides, of the same layers; what differs "
-    "is the memory format, what is kept, where memory comes from, and the loss. Backward passes of convolutions are "
-    "half of the time, batch norm's a tenth.",
+    "D0 512 px": "at the sum of both times above, which no network of many small operations reaches, the ratio would "
+    "be about the goal. In fp32, convolutions take three quarters of the time, at nearly the rate of one large "
+    "product. Swish takes 14%; it is arithmetic too, so oneDNN's convolutions with fused swish take as long as both "
+    "separately. In bf16 they take 63% and 24%. torch.compile with frozen weights saves little (67 ms against 69 in "
+    "fp32, 51 against 56 in bf16) and compiles for 20 to 50 s; it is not used.",
+    "D0 predict": "the network takes less than two thirds of the time. Importing torch, torchvision, timm, Lightning "
+    "and albumentations takes 5 s, and their shutdown 1.5 s.",
+    "detector training": "forward and backward are torch's own kernels on both sides, of the same layers. Memory "
+    "format, saved tensors, memory allocation and the loss differ. Backward passes of convolutions take half of the "
+    "time, those of batch norm a tenth.",
     "segmentation training": "convolutions over large maps wait for memory.",
-    "COCO evaluation": "half of the time is faster-coco-eval's matching and accumulation, in C++; the other half hands "
-    "half a million boxes to it as Python objects, which its interface wants.",
+    "COCO evaluation": "half of the time is faster-coco-eval's matching and accumulation, in C++; the other half "
+    "passes half a million boxes to it as Python objects, as its interface requires.",
     "memory": "what remains are the inputs of convolutions and norms, which their gradients need.",
 }
 
@@ -49,7 +49,7 @@ def main() -> None:
     sections = {
         "What the faster path changes": accuracy.table(),
         "Settings in force": settings.table(),
-        "Above a backbone that is not trained": cached_augmentations.table(),
+        "Cached features of a frozen backbone": cached_augmentations.table(),
         "How cost grows": ["| | |", "|---|---|", *limits.throughput(), *pipeline.growth()],
     }
     options.output.write_text("\n".join(page(rows, rates, sections)) + "\n")
@@ -61,12 +61,12 @@ def page(rows: list[Row], rates: dict[str, float], sections: dict[str, list[str]
     lines = [
         "# Performance",
         "",
-        f"Written by `make bench` on {date.today()}: {machine()}. Both sides run in turns, networks in a process for "
-        "each; the ratio is the median over rounds of the peer's time divided by ours, above 1 is faster. Single times "
-        "wander on shared machines; ratios much less.",
+        f"Written by `make bench` on {date.today()}: {machine()}. Both sides run in turns, each network in a process "
+        "of its own. The ratio is the median over rounds of the peer's time divided by ours: above 1, ours is faster. "
+        "On shared machines, single times vary; ratios vary much less.",
         "",
-        f"What the hardware allows: {', '.join(f'{value:.0f} {name}' for name, value in rates.items())}. Of D0 at 512 "
-        "px, prepared as `predict` does:",
+        f"Rates of this machine: {', '.join(f'{value:.0f} {name}' for name, value in rates.items())}. The time that D0 "
+        "at 512 px, prepared as in `predict`, needs at these rates:",
         "",
         *limits.bounds(rates),
         "",
@@ -97,7 +97,7 @@ def explained(missed: list[Row]) -> list[str]:
     for start, why in WHY.items():
         of = [f"{row.ratio:.2f} of {row.goal:g}" for row in missed if row.work.startswith(start)]
         lines += [f"- {start} ({', '.join(of)}): {why}"] if of else []
-    return lines or ["None is."]
+    return lines or ["No goal is missed."]
 
 
 if __name__ == "__main__":

@@ -24,8 +24,8 @@ TRAININGS = (  # task, protocol, metric, epochs
 def table() -> list[str]:
     """Lines of Markdown: seconds of an epoch, of the whole command, and the score, on the drawn scenes."""
     lines = [
-        f"| drawn scenes | backbone in each step | {AUGMENTATIONS} views, features computed first | the "
-        "same, features kept from before | an epoch is faster by |",
+        f"| drawn scenes | backbone runs in each step | {AUGMENTATIONS} augmentations, features computed first | "
+        "the same, features cached by an earlier training | epochs are faster by |",
         "|---|---|---|---|---|",
     ]
     for task, protocol, metric, epochs in TRAININGS:
@@ -34,7 +34,7 @@ def table() -> list[str]:
                 train(task, protocol, augmentations, metric, epochs, Path(folder, str(number)))
                 for number, augmentations in enumerate((0, AUGMENTATIONS, AUGMENTATIONS))
             ]
-        told = [f"{epoch:.2f} s an epoch, {whole:.0f} s in all, {score:.1f}" for epoch, whole, score in found]
+        told = [f"{epoch:.2f} s an epoch, {whole:.0f} s in total, {score:.1f}" for epoch, whole, score in found]
         ratio = found[0][0] / found[2][0]
         lines.append(f"| {task}, {protocol}, {epochs} epochs: {metric} | {' | '.join(told)} | {ratio:.1f} |")
         print(lines[-1], flush=True)

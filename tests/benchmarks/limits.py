@@ -61,8 +61,8 @@ def bounds(found: dict[str, float]) -> list[str]:
         moved = 1e-6 * traffic.bytes / found["copy, GB/s read and written"]
         lines.append(
             f"- {precision}: {flops.get_total_flops() / 1e9:.1f} GFLOP take {arithmetic:.0f} ms as one large matrix "
-            f"product, {traffic.bytes / 1e9:.2f} GB read and written by its operations one after the other take "
-            f"{moved:.0f} ms at the rate of a copy: {arithmetic + moved:.0f} ms where neither hides the other."
+            f"product. Its operations read and write {traffic.bytes / 1e9:.2f} GB, which takes {moved:.0f} ms at the "
+            f"rate of a copy. Without overlap, both take {arithmetic + moved:.0f} ms."
         )
     return lines
 

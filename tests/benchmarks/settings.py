@@ -60,7 +60,7 @@ class Way:
 
 def table() -> list[str]:
     """Lines of Markdown: each row of the table, and how much longer each alternative to it takes."""
-    lines = ["| cpu | in force | takes | as many times as long |", "|---|---|---|---|"]
+    lines = ["| cpu | settings | time | alternatives take, times as long |", "|---|---|---|---|"]
     for purpose, (batch, side) in BATCHES.items():
         for precision in ("fp32", "bf16"):
             setting = execution_for("cpu", precision, purpose)
@@ -70,7 +70,7 @@ def table() -> list[str]:
                 "freed memory given back": replace(ours, keeps_memory=False),
             }
             if setting.folded:
-                others["batch norms apart"] = replace(ours, folded=False)
+                others["batch norms not folded"] = replace(ours, folded=False)
             if precision == "bf16":
                 others["fp32"] = replace(ours, precision="fp32")
             told, seconds = [], 0.0

@@ -42,6 +42,9 @@ def test_by_hand():
     assert scored.rows.tolist() == [[4, 0, 6], [5, 0, 1], [6, 1, 1], [7, 1, 0]]
     np.testing.assert_allclose(scored.probabilities, logits.softmax(1).max(1).values, rtol=1e-6)
     scored.reset()
+    scored.update(logits[:1].log_softmax(1), batch_of([0]))
+    assert scored.compute() == {"top1": 1.0, "top5": 1.0, "balanced": 1.0}
+    scored.reset()
     assert scored.compute()["top1"] != scored.compute()["top1"]  # NaN
 
 
@@ -69,6 +72,10 @@ def test_unreadable_images_and_absent_classes():
     scored.update(logits.log_softmax(1), batch_of([0, 1], readable=[True, False]))
     assert scored.compute() == {"top1": 1.0, "top5": 1.0, "balanced": 1.0}
     assert scored.per_class["b"] != scored.per_class["b"]
+    scored.reset()
+    scored.update(logits.log_softmax(1), batch_of([0, 1], ids=[8, 9], readable=[False, True]))
+    assert scored.compute() == {"top1": 0.0, "top5": 1.0, "balanced": 0.0}
+    assert scored.rows.tolist() == [[9, 1, 0]]
 
 
 def test_probabilities_that_underflow_keep_their_order():

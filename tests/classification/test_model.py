@@ -125,7 +125,7 @@ def test_a_classification_run_keeps_its_head(tmp_path: Path, caplog: pytest.LogC
     assert other.head.classifier.weight.abs().max() == 0
     with_neck = create_classifier("tf_efficientnet_lite0", 3, file, neck="bifpn")
     assert torch.equal(with_neck.backbone.conv_stem.weight, run.backbone.conv_stem.weight)
-    with pytest.raises(BadInput, match="does not hold the network"):
+    with pytest.raises(BadInput, match="does not contain the network"):
         create_classifier("resnet18", 3, file)
 
 

@@ -1,4 +1,4 @@
-"""Folders that are made once: what killed processes leave is swept, what others are making is not."""
+"""Folders that are created once. Folders of killed processes are removed, folders of running ones are not."""
 
 import fcntl
 
@@ -13,18 +13,18 @@ def make(folder):
 
 
 @pytest.mark.parametrize("alive", [False, True])
-def test_what_nobody_makes_any_more_is_swept(tmp_path, alive):
-    remains = tmp_path / ".other.1234.tmp"
-    remains.mkdir()
+def test_temporary_folders_of_killed_processes_are_removed(tmp_path, alive):
+    leftover = tmp_path / ".other.1234.tmp"
+    leftover.mkdir()
     with (tmp_path / ".other.lock").open("w") as lock:
         if alive:
             fcntl.flock(lock, fcntl.LOCK_EX)
         create_once(tmp_path / "one", "done", make, "making it")
-    assert remains.exists() == alive
+    assert leftover.exists() == alive
     assert (tmp_path / "one" / "content").read_text() == "whole"
 
 
-def test_it_is_made_once_and_anew_where_it_is_not_whole(tmp_path):
+def test_created_once_and_again_if_incomplete(tmp_path):
     create_once(tmp_path / "one", "done", make, "making it")
     create_once(tmp_path / "one", "done", lambda folder: pytest.fail("made twice"), "making it")
     (tmp_path / "one" / "done").unlink()
@@ -33,7 +33,7 @@ def test_it_is_made_once_and_anew_where_it_is_not_whole(tmp_path):
     assert not (tmp_path / "one" / "stray").exists()
 
 
-def test_a_failure_leaves_nothing(tmp_path):
+def test_a_failure_leaves_no_folder(tmp_path):
     def fail(folder):
         (folder / "half").touch()
         raise OSError("no")

@@ -1,10 +1,10 @@
-"""Padding, memory layout and normalisation, with hand-computed numbers."""
+"""Padding, memory layout and normalisation, compared with numbers computed by hand."""
 
 import numpy as np
 import pytest
 import torch
 
-from data.batch import Sample, collate, normalise
+from data.batch import IGNORE, Sample, collate, normalise
 
 
 def sample(count: int, value: int = 0, mask: bool = False, image_id: int = 7) -> Sample:
@@ -38,7 +38,7 @@ def test_collate_pads_boxes_with_zeros_and_labels_with_minus_one() -> None:
 
 
 @pytest.mark.case("R5")
-def test_a_batch_without_any_box() -> None:
+def test_a_batch_without_boxes() -> None:
     batch = collate([sample(0), sample(0)])
     assert batch.boxes.shape == (2, 0, 4)
     assert batch.labels.shape == (2, 0)
@@ -54,7 +54,7 @@ def test_images_are_channels_last_views_in_the_right_order() -> None:
     assert batch.images[1].unique().tolist() == [5]
 
 
-def test_masks_are_stacked_or_absent_for_all() -> None:
+def test_either_all_samples_have_a_mask_or_none() -> None:
     batch = collate([sample(0, mask=True), sample(1, mask=True)])
     assert batch.masks is not None
     assert batch.masks.shape == (2, 4, 6)
@@ -78,3 +78,23 @@ def test_normalise_by_hand() -> None:
     expected = torch.tensor([[1.0, 2.0, 0.5], [-0.6, 0.0, 0.1]])  # (1 - mean) / std and (0.2 - mean) / std
     torch.testing.assert_close(out[..., 0, 0], expected, atol=1e-6, rtol=0)
     torch.testing.assert_close(out.amax((2, 3)), out.amin((2, 3)))
+
+
+def test_masks_of_other_sizes_lie_at_the_top_left() -> None:
+    """As in evaluation, where masks have the size of the files: what fills them up is no class."""
+    first, second = sample(0), sample(0)
+    first.mask, second.mask = np.full((2, 5), 3, np.uint8), np.full((4, 1), 1, np.uint8)
+    batch = collate([first, second])
+    assert batch.masks is not None
+    expected = np.full((2, 4, 5), IGNORE)
+    expected[0, :2], expected[1, :, :1] = 3, 1
+    np.testing.assert_array_equal(batch.masks, expected)
+
+
+def test_each_image_keeps_its_own_size_scale_and_state() -> None:
+    first, second = sample(0), sample(0)
+    second.size, second.scale, second.readable = (8, 9), (2.0, 3.0), False
+    batch = collate([first, second])
+    assert batch.sizes.tolist() == [[40, 61], [8, 9]]
+    torch.testing.assert_close(batch.scales, torch.tensor([[0.1, 0.2], [2.0, 3.0]]))
+    assert batch.readable.tolist() == [True, False]

@@ -1,4 +1,4 @@
-"""Features on disk against the samples and maps that they were made of."""
+"""Cached features, compared with the samples and feature maps that were stored."""
 
 import json
 
@@ -19,7 +19,7 @@ SIZE = (16, 24)
 
 
 class Source:
-    """Images that tell their index and seed, with as many boxes, and masks of their own sizes in evaluation."""
+    """Images that depend on index and seed. Image i has i boxes; in evaluation, masks differ in size."""
 
     def __init__(self, masks=True):
         self.masks = masks
@@ -43,20 +43,20 @@ class Source:
         )
 
 
-def seen(batch):
-    """Two maps and a vector, as a backbone would give."""
+def features_of(batch):
+    """Two maps and a vector, in place of a backbone's features."""
     x = batch.images.float()
     return CachedFeatures([x[:, :, ::4, ::4].repeat(1, 2, 1, 1), x[:, :, ::8, ::8], x.mean((2, 3)).bfloat16()], SIZE)
 
 
-def kept(folder, source, augmentations):
+def cached(folder, source, augmentations):
     rows = Augmentations(source, augmentations, seed=7)
-    batches = ((batch, seen(batch)) for batch in eval_loader(rows, 2, workers=0))
+    batches = ((batch, features_of(batch)) for batch in eval_loader(rows, 2, workers=0))
     return cache_features(folder, batches, len(rows), augmentations)
 
 
 def assert_same(found, sample):
-    expected = seen(collate([sample]))
+    expected = features_of(collate([sample]))
     assert found.image.size == expected.size
     for a, b in zip(collate([found]).images.maps, expected.maps, strict=True):
         assert torch.equal(a, b)
@@ -71,58 +71,59 @@ def assert_same(found, sample):
 
 
 @pytest.mark.parametrize("masks", [True, False])
-def test_evaluation_gets_every_sample_as_it_is(tmp_path, masks):
+def test_evaluation_reads_every_sample_unchanged(tmp_path, masks):
     source = Source(masks)
-    found = kept(tmp_path / "kept", source, augmentations=0)
+    found = cached(tmp_path / "features", source, augmentations=0)
     assert len(found) == 5
     for index in range(5):
         assert_same(found[index], source[index])
 
 
-def test_training_gets_what_the_first_epochs_would_draw_in_turn(tmp_path):
+def test_training_cycles_through_the_augmentations_of_the_first_epochs(tmp_path):
     source = Source()
-    found = kept(tmp_path / "kept", source, augmentations=3)
+    found = cached(tmp_path / "features", source, augmentations=3)
     assert len(found) == 5
     for index in range(5):
         for epoch in (0, 1, 2, 3, 10):
             assert_same(found[Draw(index, 99, epoch)], source[Draw(index, draw_seed(7, epoch % 3, index))])
 
 
-def test_loaders_stack_them_channels_last(tmp_path):
+def test_loaders_stack_features_channels_last(tmp_path):
     source = Source()
-    batch = next(iter(train_loader(kept(tmp_path / "kept", source, augmentations=1), 4, seed=7, workers=0)))
+    batch = next(iter(train_loader(cached(tmp_path / "features", source, augmentations=1), 4, seed=7, workers=0)))
     pixels = next(iter(train_loader(source, 4, seed=7, workers=0)))
     assert torch.equal(batch.image_ids, pixels.image_ids)
-    assert torch.equal(batch.masks, pixels.masks)  # one view is the first epoch's
+    assert torch.equal(batch.masks, pixels.masks)  # the only augmentation is that of the first epoch
     assert batch.images.shape == (4, 3, *SIZE)
-    for a, b in zip(batch.images.maps, seen(pixels).maps, strict=True):
+    for a, b in zip(batch.images.maps, features_of(pixels).maps, strict=True):
         assert torch.equal(a, b)
     assert batch.images.maps[0].is_contiguous(memory_format=torch.channels_last)
     assert len(batch[1:]) == len(batch[1:].images) == 3
     assert torch.equal(batch[1:].to("cpu").images.maps[1], batch.images.maps[1][1:])
 
 
-def test_worker_processes_hand_them_over(tmp_path):
-    found = kept(tmp_path / "kept", Source(), augmentations=2)
-    alone, shared = (list(train_loader(found, 2, seed=0, workers=workers)) for workers in (0, 1))
-    for a, b in zip(alone, shared, strict=True):
+def test_worker_processes_return_equal_features(tmp_path):
+    found = cached(tmp_path / "features", Source(), augmentations=2)
+    without_workers, with_workers = (list(train_loader(found, 2, seed=0, workers=workers)) for workers in (0, 1))
+    assert len(without_workers) == 2
+    for a, b in zip(without_workers, with_workers, strict=True):
         assert torch.equal(a.images.maps[0], b.images.maps[0])
 
 
-def test_they_are_computed_once(tmp_path):
-    kept(tmp_path / "kept", Source(), augmentations=2)
+def test_features_are_computed_once(tmp_path):
+    cached(tmp_path / "features", Source(), augmentations=2)
 
     def never():
         raise AssertionError
         yield
 
-    assert len(cache_features(tmp_path / "kept", never(), 10, 2)) == 5
+    assert len(cache_features(tmp_path / "features", never(), 10, 2)) == 5
 
 
-def test_a_full_disk_is_told_before_the_work_and_nothing_is_left(tmp_path, monkeypatch):
+def test_lack_of_disk_space_is_reported_before_computing_and_leaves_no_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(features.shutil, "disk_usage", lambda place: Usage(100))
     with pytest.raises(BadInput, match=rf"has room for 0.0 GB. Set {CACHE_VARIABLE} to a folder with room"):
-        kept(tmp_path / "kept", Source(), augmentations=2)
+        cached(tmp_path / "features", Source(), augmentations=2)
     assert [p.suffix for p in tmp_path.iterdir()] == [".lock"]
 
 
@@ -131,35 +132,35 @@ class Usage:
         self.free = free
 
 
-def test_a_disk_that_fills_up_meanwhile(tmp_path, monkeypatch):
+def test_a_disk_that_becomes_full_while_writing(tmp_path, monkeypatch):
     def full(place, batches, rows, augmentations):
         (place / "map0.bin").write_bytes(b"1")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(features, "_write", full)
     with pytest.raises(BadInput, match="No space left on device"):
-        kept(tmp_path / "kept", Source(), augmentations=2)
+        cached(tmp_path / "features", Source(), augmentations=2)
     assert [p.suffix for p in tmp_path.iterdir()] == [".lock"]
 
 
-def test_unreadable_images_end_the_work_with_their_message(tmp_path):
+def test_unreadable_images_raise_their_own_error(tmp_path):
     class Broken(Source):
         def __getitem__(self, draw):
             raise BadInput("image 3.png is cut off")
 
     with pytest.raises(BadInput, match="is cut off"):
-        kept(tmp_path / "kept", Broken(), augmentations=1)
+        cached(tmp_path / "features", Broken(), augmentations=1)
     assert [p.suffix for p in tmp_path.iterdir()] == [".lock"]
 
 
-def test_what_is_in_a_folder_is_told(tmp_path):
-    kept(tmp_path / "kept", Source(), augmentations=2)
-    told = json.loads((tmp_path / "kept" / "complete.json").read_text())
-    assert told == {
+def test_contents_of_a_folder(tmp_path):
+    cached(tmp_path / "features", Source(), augmentations=2)
+    layout = json.loads((tmp_path / "features" / "complete.json").read_text())
+    assert layout == {
         "rows": 10,
         "augmentations": 2,
         "size": list(SIZE),
         "maps": [["float32", [4, 6, 6]], ["float32", [2, 3, 3]], ["bfloat16", [3]]],
     }
-    assert (tmp_path / "kept" / "map0.bin").stat().st_size == 10 * 4 * 6 * 6 * 4
-    assert len(CachedDataset(tmp_path / "kept")) == 5
+    assert (tmp_path / "features" / "map0.bin").stat().st_size == 10 * 4 * 6 * 6 * 4
+    assert len(CachedDataset(tmp_path / "features")) == 5

@@ -1,4 +1,4 @@
-"""The demo data: the same bytes everywhere, true to what was drawn, and whole or absent whatever happens."""
+"""The demo data: equal bytes on every machine, equal to the drawn scenes, and complete or absent after any failure."""
 
 import errno
 import hashlib
@@ -17,11 +17,14 @@ import pytest
 from pycocotools.coco import COCO
 
 from backbones.errors import BadInput, UserError
+from data.atomic_directory import cache_folder
 from data.demo import writer as demo
+from data.demo.__main__ import main
+from data.demo.contact_sheet import contact_sheet
 from data.demo.scenes import LEAST_VISIBLE, STUFF, THINGS, Scene, _Canvas
 
 SMALL = demo.Plan(scenes=(30, 12), portraits=(2, 2), empty_every=9, crowd_every=5)
-ASK = "from data.demo import Plan, demo_root\nprint(demo_root('detection', Plan(scenes=({n}, 2), portraits=(0, 0))))"
+PROGRAM = "from data.demo import Plan, demo_root; print(demo_root('detection', Plan(({n}, 2), (0, 0))))"
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +37,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def drawn() -> dict[str, list[Scene]]:
-    """The scenes of `SMALL` as drawn, to hold against what is on disk."""
+    """The scenes of `SMALL` as drawn, to compare with the files."""
     return {name: [demo.scene(SMALL, s, i) for i in range(SMALL.scenes[s])] for s, name in enumerate(demo.SPLITS)}
 
 
@@ -51,10 +54,10 @@ def digests(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def ask(count: int) -> subprocess.Popen[str]:
-    """Another process that asks for the demo with `count` training scenes."""
+def start_process(count: int) -> subprocess.Popen[str]:
+    """Another process that calls `demo_root` for a demo of `count` training scenes."""
     pipe = subprocess.PIPE
-    return subprocess.Popen([sys.executable, "-c", ASK.format(n=count)], stdout=pipe, stderr=pipe, text=True)
+    return subprocess.Popen([sys.executable, "-c", PROGRAM.format(n=count)], stdout=pipe, stderr=pipe, text=True)
 
 
 def coco(root: Path, split: str) -> COCO:
@@ -69,14 +72,14 @@ def iou(a: list[int], b: list[int]) -> float:
     return inner / (a[2] * a[3] + b[2] * b[3] - inner)
 
 
-def test_same_bytes_whatever_the_number_of_threads(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bytes_do_not_depend_on_threads(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
     demo.write_demo(tmp_path, SMALL)
     assert digests(tmp_path) == digests(root)
 
 
-def test_no_image_occurs_twice_within_a_task(root: Path) -> None:
-    for task in demo.TASKS:
+def test_images_of_a_task_are_unique(root: Path) -> None:
+    for task in demo.LAYOUTS:
         images = [digest for path, digest in digests(root / task).items() if path.endswith(".jpg")]
         assert images
         assert len(set(images)) == len(images)
@@ -96,8 +99,8 @@ def test_counts_and_folders(root: Path) -> None:
 
 
 @pytest.mark.parametrize("split", demo.SPLITS)
-def test_masks_and_photos_are_what_was_drawn(root: Path, drawn: dict[str, list[Scene]], split: str) -> None:
-    seen: set[int] = set()
+def test_masks_and_photos_equal_the_drawn_scenes(root: Path, drawn: dict[str, list[Scene]], split: str) -> None:
+    classes: set[int] = set()
     for index, scene in enumerate(drawn[split]):
         stem = f"{split}_{index:05d}"
         mask = cv2.imread(str(root / "segmentation" / "annotations" / split / f"{stem}.png"), cv2.IMREAD_UNCHANGED)
@@ -105,9 +108,9 @@ def test_masks_and_photos_are_what_was_drawn(root: Path, drawn: dict[str, list[S
         assert mask.dtype == np.uint8
         np.testing.assert_array_equal(mask, scene.classes)
         assert photo.shape == scene.image.shape == (*mask.shape, 3)
-        assert np.abs(photo.astype(int) - scene.image).mean() < 10  # JPEG; swapped channels are far above
-        seen |= set(np.unique(mask).tolist())
-    assert seen == set(range(len(STUFF + THINGS)))
+        assert np.abs(photo.astype(int) - scene.image).mean() < 10  # JPEG; swapped channels differ by much more
+        classes |= set(np.unique(mask).tolist())
+    assert classes == set(range(len(STUFF + THINGS)))
 
 
 @pytest.mark.parametrize("split", demo.SPLITS)
@@ -137,7 +140,7 @@ def test_boxes_areas_and_outlines_fit_the_visible_pixels(root: Path, drawn: dict
     assert crowds
 
 
-def test_scenes_are_as_crowded_as_promised(root: Path) -> None:
+def test_number_overlap_and_size_of_objects(root: Path) -> None:
     boxes, overlapping, sides, found = 0, 0, [], Counter()
     for split in demo.SPLITS:
         truth = coco(root, split)
@@ -157,14 +160,14 @@ def test_scenes_are_as_crowded_as_promised(root: Path) -> None:
     assert max(sides) > 90
 
 
-def test_nothing_is_hidden_by_more_than_three_quarters() -> None:
+def test_at_least_a_quarter_of_each_object_is_visible() -> None:
     canvas, rng = _Canvas(np.random.default_rng(0), 120, 120), np.random.default_rng(1)
     keys = [canvas.paint(i % len(THINGS), rng.normal(60, 12, 2), rng.uniform(15, 60)) for i in range(60)]
-    assert 0 in keys  # that many do not fit
-    seen = np.bincount(canvas.keys.ravel())[1:]
-    assert len(seen) == max(keys) > 5
-    assert (seen >= LEAST_VISIBLE * np.array(canvas.whole)).all()
-    assert seen.tolist() == canvas.shown.tolist()
+    assert 0 in keys  # not all of them fit
+    visible = np.bincount(canvas.keys.ravel())[1:]
+    assert len(visible) == max(keys) > 5
+    assert (visible >= LEAST_VISIBLE * np.array(canvas.whole)).all()
+    assert visible.tolist() == canvas.shown.tolist()
 
 
 def test_category_ids_have_gaps(root: Path) -> None:
@@ -173,32 +176,32 @@ def test_category_ids_have_gaps(root: Path) -> None:
     assert any(b - a > 1 for a, b in pairwise(numbers))
 
 
-def test_every_other_setting_is_another_folder() -> None:
+def test_other_settings_use_another_folder() -> None:
     assert demo.Plan().folder() == demo.Plan().folder() != SMALL.folder()
 
 
-def test_drawn_once_then_only_looked_up(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_drawn_once_then_reused(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = demo.demo_root("detection", SMALL)
     assert first == cache / SMALL.folder() / "detection"
     monkeypatch.setattr(demo, "write_demo", lambda *_: pytest.fail("drawn again"))
     assert demo.demo_root("segmentation", SMALL) == first.parent / "segmentation"
-    sheet = demo.contact_sheet(first.parent)
+    sheet = contact_sheet(first.parent)
     assert sheet.ndim == 3
     assert sheet.std() > 30
 
 
-def test_two_processes_at_once_share_one_folder(cache: Path) -> None:
-    both = [ask(20), ask(20)]
-    told = [process.communicate(timeout=60) for process in both]
-    assert [process.returncode for process in both] == [0, 0], told
-    assert told[0][0] == told[1][0]
-    assert [p.name for p in cache.iterdir() if not p.name.endswith(".lock")] == [Path(told[0][0]).parent.name]
-    assert len(list(Path(told[0][0].strip(), "train").iterdir())) == 20
+def test_two_processes_at_once_create_one_folder(cache: Path) -> None:
+    processes = [start_process(20), start_process(20)]
+    outputs = [process.communicate(timeout=60) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert outputs[0][0] == outputs[1][0]
+    assert [p.name for p in cache.iterdir() if not p.name.endswith(".lock")] == [Path(outputs[0][0]).parent.name]
+    assert len(list(Path(outputs[0][0].strip(), "train").iterdir())) == 20
 
 
-def test_killed_while_drawing_leaves_nothing_that_looks_whole(cache: Path, tmp_path: Path) -> None:
+def test_killed_while_drawing_leaves_no_folder_that_looks_complete(cache: Path, tmp_path: Path) -> None:
     plan = demo.Plan(scenes=(40, 2), portraits=(0, 0))
-    process, deadline = ask(40), time.monotonic() + 30
+    process, deadline = start_process(40), time.monotonic() + 30
     while len(list(cache.glob(".*.tmp/detection/train/*.jpg"))) < 5:
         assert time.monotonic() < deadline
         assert process.poll() is None
@@ -207,14 +210,14 @@ def test_killed_while_drawing_leaves_nothing_that_looks_whole(cache: Path, tmp_p
     process.communicate()
     assert list(cache.glob(".*.tmp"))
     assert not (cache / plan.folder()).exists()
-    whole = demo.demo_root("detection", plan).parent
+    complete = demo.demo_root("detection", plan).parent
     assert not list(cache.glob(".*.tmp"))
     (tmp_path / "fresh").mkdir()
     demo.write_demo(tmp_path / "fresh", plan)
-    assert digests(whole) == digests(tmp_path / "fresh")
+    assert digests(complete) == digests(tmp_path / "fresh")
 
 
-def test_folder_without_marker_is_drawn_anew(cache: Path) -> None:
+def test_folder_without_marker_is_drawn_again(cache: Path) -> None:
     plan = demo.Plan(scenes=(2, 1), portraits=(0, 0))
     root = cache / plan.folder()
     (root / "detection").mkdir(parents=True)
@@ -247,14 +250,14 @@ def test_full_disk(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [p.suffix for p in cache.iterdir()] == [".lock"]
 
 
-def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_folder_depends_on_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
     monkeypatch.setenv(demo.CACHE_VARIABLE, "/named")
-    assert demo.cache_folder() == Path("/named")
+    assert cache_folder() == Path("/named")
     monkeypatch.delenv(demo.CACHE_VARIABLE)
-    assert demo.cache_folder() == Path("/xdg/backbone-swap")
+    assert cache_folder() == Path("/xdg/backbone-swap")
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert demo.cache_folder() == Path.home() / ".cache/backbone-swap"
+    assert cache_folder() == Path.home() / ".cache/backbone-swap"
 
 
 def test_unknown_task() -> None:
@@ -262,7 +265,7 @@ def test_unknown_task() -> None:
         demo.demo_root("detections")
 
 
-def test_import_leaves_torch_alone() -> None:
+def test_import_does_not_import_torch() -> None:
     code = "import sys, data.demo; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
@@ -270,10 +273,10 @@ def test_import_leaves_torch_alone() -> None:
 def test_command_line(cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     tiny = demo.Plan(scenes=(3, 5), portraits=(1, 1))
     monkeypatch.setattr(demo, "Plan", lambda: tiny)
-    assert demo.main(["--picture", str(cache.parent / "sheet.png")]) == 0
+    assert main(["--picture", str(cache.parent / "sheet.png")]) == 0
     printed = capsys.readouterr().out
     assert str(cache) in printed
     assert "3 train, 5 val" in printed
     assert cv2.imread(str(cache.parent / "sheet.png")) is not None
-    assert demo.main(["--picture", str(cache.parent / "absent" / "sheet.png")]) == 3
+    assert main(["--picture", str(cache.parent / "absent" / "sheet.png")]) == 3
     assert "Name a .png or .jpg file" in capsys.readouterr().err

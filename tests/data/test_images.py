@@ -1,4 +1,4 @@
-"""Every odd image file becomes H x W x 3 uint8, or one message that names it."""
+"""Unusual image files: each is read as (H, W, 3) uint8, or raises one error with its name."""
 
 import io
 import struct
@@ -22,8 +22,8 @@ SMOOTH = np.stack(
     axis=-1,
 ).astype(np.uint8)
 PICTURE = Image.fromarray(SMOOTH)
-TURNED = Image.Exif()
-TURNED[0x0112] = 6
+ROTATED = Image.Exif()
+ROTATED[0x0112] = 6
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -42,7 +42,7 @@ SIXTEEN = (np.arange(HEIGHT * WIDTH, dtype=np.uint16) * 60).reshape(HEIGHT, WIDT
 GRAY = np.repeat(SMOOTH[..., :1], 3, axis=2)
 PALETTE = PICTURE.quantize(16)
 
-ODD = {
+UNUSUAL = {
     "rgb.png": (encoded(PICTURE, "PNG"), SMOOTH, 0),
     "rgb.jpg": (encoded(PICTURE, "JPEG", quality=95), SMOOTH, 8),
     "progressive.jpg": (encoded(PICTURE, "JPEG", quality=95, progressive=True), SMOOTH, 8),
@@ -59,9 +59,9 @@ ODD = {
     ),
     "one_bit.png": (encoded(PICTURE.convert("1"), "PNG"), np.asarray(PICTURE.convert("1").convert("RGB")), 0),
     "sixteen.png": (encoded(Image.fromarray(SIXTEEN), "PNG"), np.repeat(SIXTEEN[..., None] >> 8, 3, axis=2), 0),
-    "turned.jpg": (encoded(PICTURE, "JPEG", quality=95, exif=TURNED), SMOOTH, 8),
-    "turned.png": (encoded(PICTURE, "PNG", exif=TURNED), SMOOTH, 0),
-    "turned_cmyk.jpg": (encoded(PICTURE.convert("CMYK"), "JPEG", quality=95, exif=TURNED), SMOOTH, 8),
+    "rotated.jpg": (encoded(PICTURE, "JPEG", quality=95, exif=ROTATED), SMOOTH, 8),
+    "rotated.png": (encoded(PICTURE, "PNG", exif=ROTATED), SMOOTH, 0),
+    "rotated_cmyk.jpg": (encoded(PICTURE.convert("CMYK"), "JPEG", quality=95, exif=ROTATED), SMOOTH, 8),
     "a_png.jpg": (encoded(PICTURE, "PNG"), SMOOTH, 0),
     "trailing.jpg": (encoded(PICTURE, "JPEG", quality=95) + b"appended by a camera", SMOOTH, 8),
     "lossless.webp": (encoded(PICTURE, "WEBP", lossless=True), SMOOTH, 0),
@@ -72,9 +72,9 @@ ODD = {
 
 
 @pytest.mark.case("R10")
-@pytest.mark.parametrize("name", ODD)
-def test_odd_files_become_rgb(name: str, tmp_path: Path) -> None:
-    content, expected, tolerance = ODD[name]
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_unusual_files_become_rgb(name: str, tmp_path: Path) -> None:
+    content, expected, tolerance = UNUSUAL[name]
     (tmp_path / name).write_bytes(content)
     image = read_image(tmp_path / name)
     assert image.shape == (HEIGHT, WIDTH, 3)
@@ -119,7 +119,7 @@ def test_the_end_marker_of_a_thumbnail_does_not_hide_truncation(tmp_path: Path) 
     path.write_bytes(photo[:2] + segment + photo[2:])
     assert read_image(path).shape == (64, 64, 3)
     path.write_bytes((photo[:2] + segment + photo[2:])[:-1000])
-    header = _header(path.read_bytes())  # asked directly: OpenCV 5 happens to notice as well, older ones fill with gray
+    header = _header(path.read_bytes())  # tested directly: OpenCV 5 detects this, too; older versions fill with gray
     assert header == (64, 64, False)
     with pytest.raises(BadInput, match=r"photo\.jpg"):
         read_image(path)
@@ -142,7 +142,7 @@ def test_corrupt_png_is_refused(tmp_path: Path) -> None:
         (b"%!PS-Adobe-3.0", "decode"),
     ],
 )
-def test_files_that_are_no_images(content: bytes, message: str, tmp_path: Path) -> None:
+def test_files_that_are_not_images(content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "no.jpg").write_bytes(content)
     with pytest.raises(BadInput, match=message) as caught:
         read_image(tmp_path / "no.jpg")
@@ -165,10 +165,10 @@ def test_pixels_without_a_defined_range_are_refused(tmp_path: Path) -> None:
             read_image(tmp_path / name)
 
 
-def test_a_turned_tiff_is_refused_rather_than_turned(tmp_path: Path) -> None:
-    PICTURE.save(tmp_path / "turned.tif", exif=TURNED)
+def test_a_rotated_tiff_is_refused_rather_than_rotated(tmp_path: Path) -> None:
+    PICTURE.save(tmp_path / "rotated.tif", exif=ROTATED)
     with pytest.raises(BadInput, match="orientation"):
-        read_image(tmp_path / "turned.tif")
+        read_image(tmp_path / "rotated.tif")
 
 
 def bombs() -> dict[str, bytes]:
@@ -177,14 +177,14 @@ def bombs() -> dict[str, bytes]:
     struct.pack_into("<ii", bmp, 18, side, side)
     jpeg = bytearray(encoded(PICTURE, "JPEG"))
     struct.pack_into(">HH", jpeg, jpeg.index(b"\xff\xc0") + 5, side, side)
-    squeezer = zlib.compressobj(9)
-    rows = b"".join(squeezer.compress(b"\0" * 1_000_000) for _ in range(50)) + squeezer.flush()
+    compressor = zlib.compressobj(9)
+    rows = b"".join(compressor.compress(b"\0" * 1_000_000) for _ in range(50)) + compressor.flush()
     header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
     real = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
     return {"bmp": bytes(bmp), "jpeg": bytes(jpeg), "png": png(side, side, 8, 2, b""), "png_one_bit": real}
 
 
-# Peak memory is read in a fresh process: within this one, an earlier peak of the test run would hide a rise.
+# Peak memory is measured in a new process: in this one, an earlier peak would hide an increase.
 PROBE = """
 import re, sys
 from backbones.errors import BadInput
@@ -204,7 +204,7 @@ for path in sys.argv[1:]:
 
 @pytest.mark.case("R12")
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="measures memory through /proc")
-def test_bombs_are_refused_from_the_header(tmp_path: Path) -> None:
+def test_decompression_bombs_are_refused_by_their_header(tmp_path: Path) -> None:
     for kind, content in bombs().items():
         (tmp_path / kind).write_bytes(content)
     paths = sorted(map(str, tmp_path.iterdir()))
@@ -215,10 +215,10 @@ def test_bombs_are_refused_from_the_header(tmp_path: Path) -> None:
     lines = done.stdout.splitlines()
     assert len(lines) == len(paths) == 4
     for path, line in zip(paths, lines, strict=True):
-        rise, message = line.split(" ", 1)
+        increase, message = line.split(" ", 1)
         assert path in message
         assert "20000 x 20000" in message or "400000000 pixels" in message
-        assert float(rise) < 100, message  # MiB
+        assert float(increase) < 100, message  # MiB
 
 
 def test_the_limit_is_an_argument(tmp_path: Path) -> None:

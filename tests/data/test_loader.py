@@ -1,4 +1,4 @@
-"""Order and augmentation depend on (seed, epoch, index) alone; evaluation sees every image once."""
+"""Order and augmentation depend only on (seed, epoch, index); evaluation reads every image once."""
 
 import json
 import os
@@ -47,7 +47,7 @@ def dataset(root: Path) -> CocoDetection:
 
 
 class Numbers:
-    """A reader of blank images whose id is their index."""
+    """A data set of black images whose id is their index."""
 
     def __init__(self, length: int, broken: int | None = None) -> None:
         self.length, self.broken = length, broken
@@ -78,7 +78,7 @@ def equal(left: list[Batch], right: list[Batch]) -> bool:
 
 
 @pytest.mark.case("seed")
-def test_workers_do_not_change_what_is_drawn(dataset: CocoDetection) -> None:
+def test_workers_do_not_change_the_batches(dataset: CocoDetection) -> None:
     reference = train_loader(dataset, 3, seed=4, workers=0, drop_last=False)
     epochs = [epoch(reference, 0), epoch(reference, 1)]
     assert sorted(i for batch in epochs[0] for i in batch.image_ids.tolist()) == list(range(1, IMAGES + 1))
@@ -87,13 +87,13 @@ def test_workers_do_not_change_what_is_drawn(dataset: CocoDetection) -> None:
     for workers in (1, 2):
         loader = train_loader(dataset, 3, seed=4, workers=workers, drop_last=False)
         torch.manual_seed(workers)
-        np.random.seed(workers)  # noqa: NPY002 - the global generator is what must not matter
+        np.random.seed(workers)  # noqa: NPY002 - the global generator must have no effect
         assert equal(epochs[1], epoch(loader, 1))
         assert equal(epochs[0], epoch(loader, 0))
     assert not equal(epochs[0], epoch(train_loader(dataset, 3, seed=5, workers=0, drop_last=False), 0))
 
 
-def test_an_image_is_augmented_alike_whatever_its_batch(dataset: CocoDetection) -> None:
+def test_augmentation_does_not_depend_on_the_batch(dataset: CocoDetection) -> None:
     def images(batch_size: int) -> dict[int, torch.Tensor]:
         batches = epoch(train_loader(dataset, batch_size, seed=4, workers=0, drop_last=False), 2)
         return {i: image for b in batches for i, image in zip(b.image_ids.tolist(), b.images, strict=True)}
@@ -103,7 +103,7 @@ def test_an_image_is_augmented_alike_whatever_its_batch(dataset: CocoDetection) 
     assert all(torch.equal(small[i], large[i]) for i in small)
 
 
-def test_loading_leaves_the_global_generators_alone(dataset: CocoDetection) -> None:
+def test_loading_does_not_change_the_global_generators(dataset: CocoDetection) -> None:
     before, numpy_before = torch.get_rng_state(), np.random.get_state()[1]  # noqa: NPY002
     list(train_loader(dataset, 3, seed=4, workers=1))
     list(eval_loader(dataset, 3, workers=0))
@@ -130,7 +130,7 @@ def test_batch_sizes(length: int, drop_last: bool, sizes: list[int]) -> None:
     assert len(sampler) == len(sizes)
 
 
-def test_every_epoch_is_shuffled_anew() -> None:
+def test_every_epoch_has_another_order() -> None:
     sampler = TrainBatches(100, 10, seed=0)
     orders = []
     for number in (0, 1, 0):
@@ -141,21 +141,37 @@ def test_every_epoch_is_shuffled_anew() -> None:
     assert orders[0] != indices(iter(TrainBatches(100, 10, seed=1)))
 
 
+def test_draws_carry_their_seed_and_epoch() -> None:
+    sampler = TrainBatches(5, 2, seed=7, drop_last=False)
+    for number in (0, 3):
+        sampler.set_epoch(number)
+        drawn = sorted(draw for batch in sampler for draw in batch)
+        assert drawn == [Draw(index, draw_seed(7, number, index), number) for index in range(5)]
+
+
+def test_a_loader_counts_on_from_where_it_was_resumed() -> None:
+    loader = train_loader(Numbers(12), 2, seed=0, workers=0)
+    loader.load_state_dict({"seed": 0, "epoch": 0, "start_batch": 2})
+    for _, _batch in zip(range(3), loader, strict=False):
+        pass
+    assert loader.state_dict() == {"seed": 0, "epoch": 0, "start_batch": 5}
+
+
 def test_resuming_within_an_epoch() -> None:
     sampler = TrainBatches(20, 3, seed=7)
     sampler.set_epoch(5)
-    whole = list(sampler)
+    complete = list(sampler)
     state = sampler.state_dict(batches_done=2)
 
     resumed = TrainBatches(20, 3, seed=7)
     resumed.load_state_dict(state)
     resumed.set_epoch(5)  # as a trainer does before every epoch
-    assert list(resumed) == whole[2:]
-    assert len(resumed) == len(whole)
-    assert list(resumed) == whole  # only the first pass is a part
+    assert list(resumed) == complete[2:]
+    assert len(resumed) == len(complete)
+    assert list(resumed) == complete  # only the first iteration starts later
     resumed.load_state_dict(state)
     resumed.set_epoch(6)
-    assert len(list(resumed)) == len(whole)
+    assert len(list(resumed)) == len(complete)
     with pytest.raises(BadInput, match="seed 7"):
         TrainBatches(20, 3, seed=8).load_state_dict(state)
 
@@ -164,8 +180,8 @@ def test_resuming_within_an_epoch() -> None:
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_evaluation_covers_each_image_once_over_all_processes(length: int, world: int) -> None:
     shards = [EvalBatches(length, 2, rank, world) for rank in range(world)]
-    seen = [index for shard in shards for batch in shard for index in batch]
-    assert sorted(seen) == list(range(length))
+    all_indices = [index for shard in shards for batch in shard for index in batch]
+    assert sorted(all_indices) == list(range(length))
     assert [len(list(shard)) for shard in shards] == [len(shard) for shard in shards]
 
 
@@ -178,15 +194,15 @@ def test_training_shards_are_disjoint_and_equally_long() -> None:
         TrainBatches(2, 1, seed=0, world=3)
 
 
-def test_loaders_ask_torch_distributed_for_their_share(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loaders_use_rank_and_world_size_of_torch_distributed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    seen = []
+    image_ids = []
     for rank in (0, 1):
         monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
-        seen += [i for batch in eval_loader(Numbers(5), 2, workers=0) for i in batch.image_ids.tolist()]
+        image_ids += [i for batch in eval_loader(Numbers(5), 2, workers=0) for i in batch.image_ids.tolist()]
         assert len(list(train_loader(Numbers(5), 2, seed=0, workers=0))) == 1
-    assert sorted(seen) == [0, 1, 2, 3, 4]
+    assert sorted(image_ids) == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -202,14 +218,14 @@ def test_evaluation_is_in_order_and_repeatable(root: Path, workers: int) -> None
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_bad_data_is_one_message_whichever_process_found_it(workers: int) -> None:
+def test_bad_data_raises_the_same_error_in_any_process(workers: int) -> None:
     with pytest.raises(BadInput) as caught:
         list(eval_loader(Numbers(6, broken=4), 2, workers=workers))
     assert str(caught.value) == "image number 4 is broken"
 
 
 @pytest.mark.case("R11")
-def test_workers_share_one_allowance_of_bad_images(root: Path, tmp_path: Path) -> None:
+def test_skip_bad_counts_the_images_of_all_workers(root: Path, tmp_path: Path) -> None:
     copy = tmp_path / "set"
     subprocess.run(["cp", "-r", root, copy], check=True)
     for ident in (1, 6):
@@ -223,7 +239,7 @@ def test_workers_share_one_allowance_of_bad_images(root: Path, tmp_path: Path) -
         list(eval_loader(CocoDetection(copy, "train", transform, skip_bad=1), 1, workers=2))
 
 
-def test_default_workers_leave_the_trainer_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_default_workers_leave_cores_to_the_trainer(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = {False: [(1, 0), (2, 0), (4, 1), (16, 4), (64, 8)], True: [(1, 0), (2, 1), (4, 3), (64, 8)]}
     for accelerator, cases in expected.items():
         monkeypatch.setattr(torch.accelerator, "is_available", lambda accelerator=accelerator: accelerator)
@@ -232,7 +248,7 @@ def test_default_workers_leave_the_trainer_its_cores(monkeypatch: pytest.MonkeyP
             assert default_workers() == workers
 
 
-def test_importing_the_package_is_free() -> None:
+def test_importing_the_package_imports_no_large_library() -> None:
     code = "import sys, data; sys.exit(bool({'torch', 'albumentations', 'cv2', 'numpy'} & set(sys.modules)))"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
     assert all(callable(getattr(data, name)) for name in data.__all__)

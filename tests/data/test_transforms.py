@@ -1,4 +1,4 @@
-"""Geometry against hand-computed numbers; masks against boxes; randomness against its seed."""
+"""Geometry compared with numbers computed by hand, masks with boxes, and results of equal seeds."""
 
 from itertools import pairwise
 from typing import Any
@@ -14,7 +14,7 @@ FILL = (10, 20, 30)
 
 
 def scene(height: int, width: int, boxes: list[list[float]], mask: bool = False) -> Sample:
-    """Rectangles numbered from 1 in a mask and drawn in the image, which is 100 elsewhere."""
+    """An image of value 100 with rectangles of value 200, numbered from 1 in the mask."""
     image = np.full((height, width, 3), 100, np.uint8)
     classes = np.zeros((height, width), np.uint8)
     for number, (x1, y1, x2, y2) in enumerate(boxes, start=1):
@@ -44,16 +44,16 @@ def test_letterbox_by_hand() -> None:
     assert out.labels.tolist() == [1]
 
 
-def test_letterbox_enlarges_and_handles_needles() -> None:
+def test_letterbox_enlarges_and_handles_narrow_images() -> None:
     out = letterbox((8, 8), FILL)(scene(2, 4, [[1, 0, 2, 1]]), seed=0)
     assert out.boxes.tolist() == [[2, 0, 4, 2]]
     assert (out.image[4:] == FILL).all()
-    needle = letterbox((8, 8), FILL)(scene(1, 1000, []), seed=0)
-    assert needle.image.shape == (8, 8, 3)
-    assert needle.scale == (8 / 1000, 1.0)
-    assert needle.boxes.shape == (0, 4)
-    assert needle.labels.shape == (0,)
-    assert needle.labels.dtype == np.int64
+    narrow = letterbox((8, 8), FILL)(scene(1, 1000, []), seed=0)
+    assert narrow.image.shape == (8, 8, 3)
+    assert narrow.scale == (8 / 1000, 1.0)
+    assert narrow.boxes.shape == (0, 4)
+    assert narrow.labels.shape == (0,)
+    assert narrow.labels.dtype == np.int64
 
 
 @pytest.mark.case("geometry")
@@ -79,7 +79,7 @@ def fixed(size: tuple[int, int], jitter: float, hflip: float = 0.0, vflip: float
     return Transform(ScaleJitterCrop(size, (jitter, jitter), hflip, vflip), [], FILL, min_visibility=0.2)
 
 
-def test_jitter_smaller_by_hand() -> None:
+def test_smaller_scale_by_hand() -> None:
     # 100 x 200 fits 100 x 100 at 0.5; jitter 0.5 makes that 0.25: 25 x 50, at the top left.
     out = fixed((100, 100), 0.5)(scene(100, 200, [[40, 20, 80, 60]]), seed=3)
     np.testing.assert_allclose(out.boxes, [[10, 5, 20, 15]], atol=1e-4)
@@ -92,17 +92,17 @@ def test_jitter_smaller_by_hand() -> None:
     assert flipped.image[15, 35].tolist() == [200] * 3
 
 
-def test_jitter_larger_takes_a_window() -> None:
-    # 100 x 100 into 50 x 50 at twice the fitting scale, 0.5 * 2 = 1: some 50 x 50 window at the original scale.
-    seen = set()
+def test_larger_scale_crops_a_window() -> None:
+    # 100 x 100 into 50 x 50 at twice the fitting scale, 0.5 * 2 = 1: a random 50 x 50 window at the original scale.
+    positions = set()
     for seed in range(40):
         out = fixed((50, 50), 2.0)(scene(100, 100, [[0, 0, 100, 100], [49, 49, 51, 51]], mask=True), seed)
         assert out.scale == (1.0, 1.0)
         assert out.boxes[0].tolist() == [0, 0, 50, 50]
         assert out.mask is not None
         ys, xs = np.nonzero(out.mask == 2)
-        seen.add((int(xs.min(initial=99)), int(ys.min(initial=99))))
-    assert len(seen) > 20
+        positions.add((int(xs.min(initial=99)), int(ys.min(initial=99))))
+    assert len(positions) > 20
     assert (out.image != FILL).any(-1).all()
 
 
@@ -132,7 +132,7 @@ def test_masks_and_boxes_move_together(shape: tuple[int, int], size: tuple[int, 
             if min(box[2] - box[0], box[3] - box[1]) < 3:
                 continue
             drawn = [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
-            np.testing.assert_allclose(box, drawn, atol=0.5 + 1e-3)  # a nearest pixel is at most half a pixel off
+            np.testing.assert_allclose(box, drawn, atol=0.5 + 1e-3)  # nearest sampling is at most half a pixel off
             inner = np.s_[int(box[1]) + 2 : int(box[3]) - 2, int(box[0]) + 2 : int(box[2]) - 2]
             assert (out.image[inner] == 200).all()
             compared += 1
@@ -141,11 +141,11 @@ def test_masks_and_boxes_move_together(shape: tuple[int, int], size: tuple[int, 
     assert compared > 80
 
 
-def test_the_seed_alone_decides() -> None:
+def test_results_depend_only_on_the_seed() -> None:
     source = scene(90, 130, [[10, 12, 40, 50]], mask=True)
     options: dict[str, Any] = {"size": (64, 64), "jitter": (0.5, 1.5), "fill": FILL}
     one, other = detection_train(**options), detection_train(**options)
-    other(source, 99)  # a different past
+    other(source, 99)  # an earlier call with another seed
     first, again = one(source, 5), other(source, 5)
     for name in ("image", "boxes", "labels", "mask"):
         np.testing.assert_array_equal(getattr(first, name), getattr(again, name))
@@ -169,7 +169,7 @@ def test_scale_and_flip_are_drawn_independently() -> None:
 
 
 def test_shrinking_does_not_alias() -> None:
-    # One bright column in eight: sampled, it would come out as 255 or 0; averaged, near 255 / 8.
+    # One of eight columns is bright: sampling would return 255 or 0, averaging returns about 255 / 8.
     source = scene(256, 256, [])
     source.image[:] = 0
     source.image[:, ::8] = 255
@@ -192,4 +192,4 @@ def test_colours_by_hand() -> None:
     np.testing.assert_allclose(jittered(contrast=0.2), [94.5, 154.5, 214.5], atol=0.51)  # 127.5 + 1.2 (v - 127.5)
     # luma 0.299 * 100 + 0.587 * 150 + 0.114 * 200 = 140.75; saturation 1.5 moves away from it
     np.testing.assert_allclose(jittered(saturation=0.5), [80, 155, 230], atol=1)
-    np.testing.assert_allclose(jittered(hue=180.0), [182, 132, 82], atol=1)  # mirrored at its luma
+    np.testing.assert_allclose(jittered(hue=180.0), [182, 132, 82], atol=1)  # mirrored at the luma

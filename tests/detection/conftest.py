@@ -1,4 +1,4 @@
-"""A COCO data set of coloured rectangles, small enough to train on in seconds."""
+"""A small COCO data set of coloured rectangles, on which a training takes seconds."""
 
 import json
 

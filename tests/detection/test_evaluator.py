@@ -1,4 +1,4 @@
-"""COCO numbers against pycocotools, crowds and gaps in the ids included."""
+"""COCO's metrics, compared with pycocotools, with crowds and gaps in the category ids."""
 
 import contextlib
 import io
@@ -20,7 +20,7 @@ CATEGORIES = (2, 5, 7)
 
 @pytest.fixture(scope="module")
 def truth(tmp_path_factory):
-    """40 images, 3 categories with gaps, boxes of all sizes, a few crowds, two images without any box."""
+    """40 images, 3 categories with gaps, boxes of all sizes, a few crowds, two images without boxes."""
     random = np.random.default_rng(0)
     annotations = []
     for image in range(1, 39):
@@ -45,7 +45,7 @@ def truth(tmp_path_factory):
 
 
 def detections(truth, image):
-    """Noisy copies of the ground truth and some false alarms: boxes xyxy, scores, class indices."""
+    """Noisy copies of the ground truth and some false positives: boxes xyxy, scores, class indices."""
     random = np.random.default_rng(image)
     rows = []
     for a in json.loads(truth.read_text())["annotations"]:
@@ -59,7 +59,7 @@ def detections(truth, image):
     return np.array(sorted(rows, key=lambda r: -r[4])).reshape(-1, 6)
 
 
-def filled(truth, image_ids, batch_size):
+def evaluated(truth, image_ids, batch_size):
     evaluator = CocoEvaluator(truth, image_ids, CATEGORIES)
     for start in range(0, len(image_ids), batch_size):
         ids = image_ids[start : start + batch_size]
@@ -97,8 +97,8 @@ def official(truth, evaluator, image_ids):
 
 @pytest.mark.case("R7")
 @pytest.mark.parametrize("image_ids", [list(range(1, 41)), list(range(1, 41, 3))], ids=["all images", "a subset"])
-def test_twelve_numbers_equal_pycocotools(truth, image_ids):
-    evaluator = filled(truth, image_ids, 7)
+def test_twelve_metrics_equal_pycocotools(truth, image_ids):
+    evaluator = evaluated(truth, image_ids, 7)
     ours, theirs = evaluator.compute(), official(truth, evaluator, image_ids)
     assert 0.2 < ours["AP"] < 0.9
     for name, expected in zip(METRICS, theirs.stats, strict=True):
@@ -110,16 +110,16 @@ def test_twelve_numbers_equal_pycocotools(truth, image_ids):
 
 def test_batch_size_does_not_matter(truth):
     ids = list(range(1, 41))
-    assert filled(truth, ids, 1).compute() == filled(truth, ids, 16).compute()
+    assert evaluated(truth, ids, 1).compute() == evaluated(truth, ids, 16).compute()
 
 
-def test_no_detection_at_all_is_zero(truth):
+def test_without_detections_metrics_are_zero(truth):
     metrics = CocoEvaluator(truth, list(range(1, 41)), CATEGORIES).compute()
     assert metrics["AP"] == 0
     assert metrics["AR100"] == 0
 
 
-def test_absent_sizes_are_nan(tmp_path):
+def test_metrics_of_sizes_without_objects_are_nan(tmp_path):
     file = tmp_path / "instances_val.json"
     box = {"id": 1, "image_id": 1, "category_id": 2, "bbox": [0, 0, 200, 200], "area": 40000, "iscrowd": 0}
     images = [{"id": 1, "file_name": "1.jpg", "width": 640, "height": 640}]
@@ -129,7 +129,7 @@ def test_absent_sizes_are_nan(tmp_path):
     assert metrics["APl"] == 0
 
 
-def test_reset_forgets(truth):
-    evaluator = filled(truth, list(range(1, 41)), 7)
+def test_reset_removes_all_detections(truth):
+    evaluator = evaluated(truth, list(range(1, 41)), 7)
     evaluator.reset()
     assert len(evaluator.detections) == 0

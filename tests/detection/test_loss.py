@@ -1,4 +1,4 @@
-"""Assignment by hand, losses against effdet and torchvision, and the cases that make losses NaN."""
+"""Assignment by hand, losses compared with effdet and torchvision, and inputs that could make losses NaN."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from effdet.loss import DetectionLoss as EffdetLoss
 from torchvision.ops import box_iou, generalized_box_iou
 
 from detection.anchors import Anchors, decode, encode
-from detection.loss import DetectionLoss, assign_atss, assign_iou
+from detection.loss import DetectionLoss, _paired_iou, assign_atss, assign_iou
 
 STRIDES = [8, 16, 32, 64, 128]
 
@@ -17,19 +17,19 @@ STRIDES = [8, 16, 32, 64, 128]
 def test_assign_iou_by_hand():
     anchors = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 4], [20, 20, 30, 30], [100, 100, 101, 101]])
     boxes = torch.tensor([[0.0, 0, 10, 8], [90, 90, 110, 110]])
-    matched = assign_iou(anchors, boxes)
-    # IoU with the first box: 0.8, 0.5, 0; the second box overlaps only the last anchor, by 1/400, and is given it.
-    assert matched.tolist() == [0, 0, -1, 1]
+    box_index = assign_iou(anchors, boxes)
+    # IoU with the first box: 0.8, 0.5, 0. The second overlaps only the last anchor, with IoU 1/400.
+    assert box_index.tolist() == [0, 0, -1, 1]
 
 
 def test_assign_atss_by_hand():
-    """One level, one anchor a cell, stride 10: a row of five 20 px squares centred at x = 5, 15, ... 45, y = 5."""
+    """One level, one anchor per cell, stride 10: a row of five 20 px squares centred at x = 5, 15, ... 45, y = 5."""
     x = torch.arange(5) * 10.0
     anchors = torch.stack([x - 5, torch.full_like(x, -5), x + 15, torch.full_like(x, 15)], dim=1)
     boxes = torch.tensor([[-5.0, -5, 15, 15], [25, 0, 45, 10]])
-    matched = assign_atss(anchors, boxes, [5], per_cell=1)
-    # First box: IoU 1, 1/3, 0, 0, 0, so the threshold is 0.267 + 0.435 and its own anchor alone passes. Second box, of
-    # half an anchor's height: IoU 0, 1/11, 1/3, 1/3... whose threshold 0.236 + ... only the anchors over it reach.
+    box_index = assign_atss(anchors, boxes, [5], per_cell=1)
+    # First box: the IoUs are 1, 1/3, 0, 0, 0, and the threshold is 0.267 + 0.435: only the equal anchor reaches it.
+    # Second box, half as high as an anchor: only the anchor with the same centre reaches the threshold.
     iou = box_iou(boxes, anchors)
     threshold = iou.mean(1) + iou.std(1)
     centres = x + 5
@@ -39,18 +39,85 @@ def test_assign_atss_by_hand():
             for box in range(2)
             if iou[box, anchor] >= threshold[box] and boxes[box, 0] < centres[anchor] < boxes[box, 2]
         ]
-        assert matched[anchor] == (fits[0] if fits else -1)
-    assert matched.tolist() == [0, -1, -1, 1, -1]
+        assert box_index[anchor] == (fits[0] if fits else -1)
+    assert box_index.tolist() == [0, -1, -1, 1, -1]
 
 
-def test_contested_anchor_goes_to_the_larger_overlap():
+def atss_in_loops(anchors, boxes, counts, per_cell):
+    """Assignment by loops, as in algorithm 1 of the paper: (A,) index of the box of each anchor, or -1."""
+    overlaps = box_iou(boxes, anchors)
+    centres = (anchors[:, :2] + anchors[:, 2:]) / 2
+    best = [(-1.0, -1)] * len(anchors)
+    for number, box in enumerate(boxes):
+        distance = (centres - (box[:2] + box[2:]) / 2).norm(dim=1)
+        near, first = [], 0
+        for count in counts:
+            cells = torch.arange(first, first + count, per_cell)
+            closest = cells[distance[cells].argsort()[:9]]
+            near += [int(cell) + k for cell in closest for k in range(per_cell)]
+            first += count
+        values = overlaps[number, near]
+        threshold = values.mean() + values.std()
+        inside = ((centres[near] > box[:2]) & (centres[near] < box[2:])).all(1)
+        selected = {near[i] for i in range(len(near)) if inside[i] and values[i] >= threshold}
+        for anchor in selected | {near[int(values.argmax())]}:
+            best[anchor] = max(best[anchor], (float(overlaps[number, anchor]), number))
+    return [number for _, number in best]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_assign_atss_equals_loops(seed):
+    """Small, large, elongated and overlapping boxes on three levels with nine anchors per cell."""
+    generator = torch.Generator().manual_seed(seed)
+    anchors = Anchors(STRIDES[:3])
+    corners = torch.rand(8, 2, generator=generator) * 100
+    sides = 4 + 90 * torch.rand(8, 2, generator=generator) ** 2
+    boxes = torch.cat([corners, corners + sides], dim=1)
+    at, counts = anchors((128, 160)), anchors.counts((128, 160))
+    matched = assign_atss(at, boxes, counts, anchors.per_cell).tolist()
+    assert matched == atss_in_loops(at, boxes, counts, anchors.per_cell)
+    assert set(matched) == set(range(-1, 8))
+
+
+def test_quality_focal_loss_by_hand(scene):
+    """arXiv:2006.04388, equation 6: the target is the IoU of the predicted box, without gradient; beta is 2."""
+    logits, deltas, anchors, boxes, labels = scene
+    logits, deltas = logits.clone().requires_grad_(), deltas.clone().requires_grad_()
+    at, total, count = anchors((256, 256)), 0.0, 1
+    for image in range(2):
+        own = boxes[image, labels[image] >= 0]
+        matched = assign_atss(at, own, anchors.counts((256, 256)), anchors.per_cell)
+        target = torch.zeros(len(at), 5)
+        for anchor in (matched >= 0).nonzero().flatten().tolist():
+            box = int(matched[anchor])
+            predicted = decode(deltas[image, anchor].detach(), at[anchor])
+            target[anchor, labels[image, box]] = box_iou(predicted[None], own[box][None])[0, 0]
+            count += 1
+        score = logits[image].sigmoid()
+        entropy = -target * score.log() - (1 - target) * (1 - score).log()
+        total = total + ((target - score) ** 2 * entropy).sum()
+    losses = DetectionLoss("atss", "giou")(logits, deltas, anchors, (256, 256), boxes, labels)
+    torch.testing.assert_close(losses["class"], total / count, rtol=1e-4, atol=1e-5)
+    assert torch.autograd.grad(losses["class"], deltas, allow_unused=True)[0] is None
+
+
+def test_iou_of_disjoint_boxes_is_zero():
+    """Also for boxes that are disjoint along both axes: the product of two negative overlaps would be positive."""
+    generator = torch.Generator().manual_seed(0)
+    corners = 100 * torch.rand(2, 50, 2, generator=generator)
+    a, b = torch.cat([corners, corners + 1 + 20 * torch.rand(2, 50, 2, generator=generator)], dim=-1)
+    torch.testing.assert_close(_paired_iou(a[:, None], b), box_iou(a, b))
+    assert (_paired_iou(a[:, None], b) == 0).float().mean() > 0.5
+
+
+def test_anchor_of_two_boxes_learns_the_one_of_higher_iou():
     anchors = torch.tensor([[0.0, 0, 10, 10], [90, 0, 100, 10]])
     boxes = torch.tensor([[0.0, 0, 10, 20], [0, 0, 10, 10]])
     assert assign_atss(anchors, boxes, [2], per_cell=1).tolist() == [1, -1]
 
 
-def test_every_box_is_learned_however_small_and_off_centre():
-    """A speck far from any anchor's centre still gets its best candidate."""
+def test_every_box_is_learned_also_small_ones():
+    """A small box without an anchor centre in it is learned by its best candidate."""
     anchors = Anchors(STRIDES)
     at = anchors((256, 256))
     boxes = torch.tensor([[0.0, 0, 3, 3], [200, 200, 203, 206]])
@@ -60,7 +127,7 @@ def test_every_box_is_learned_however_small_and_off_centre():
 
 @pytest.fixture(scope="module")
 def scene():
-    """Boxes, labels and random predictions at 256 px for two images, one of them with fewer boxes."""
+    """Boxes, labels and random predictions at 256 px for two images with different numbers of boxes."""
     generator = torch.Generator().manual_seed(0)
     anchors = Anchors(STRIDES)
     count = sum(anchors.counts((256, 256)))
@@ -73,7 +140,7 @@ def scene():
     return logits, deltas, anchors, boxes, labels
 
 
-def test_published_loss_equals_effdets(scene):
+def test_published_loss_equals_effdet(scene):
     logits, deltas, anchors, boxes, labels = scene
     config = get_efficientdet_config("tf_efficientdet_d0")
     labeler = AnchorLabeler(EffdetAnchors(3, 7, 3, config.aspect_ratios, 4.0, (256, 256)), 5, match_threshold=0.5)
@@ -90,16 +157,16 @@ def test_published_loss_equals_effdets(scene):
         parts = values.split(counts, dim=1)
         return [p.reshape(2, s, s, -1).permute(0, 3, 1, 2) for p, s in zip(parts, sides, strict=True)]
 
-    total, of_class, of_box = EffdetLoss(config)(maps(logits), maps(deltas[..., [1, 0, 3, 2]]), *theirs)
+    total, class_loss, box_loss = EffdetLoss(config)(maps(logits), maps(deltas[..., [1, 0, 3, 2]]), *theirs)
     ours = DetectionLoss("iou", "huber")(logits, deltas, anchors, (256, 256), boxes, labels)
-    torch.testing.assert_close(ours["class"], of_class, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(ours["box"], 50.0 * of_box, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(ours["class"], class_loss, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(ours["box"], 50.0 * box_loss, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(sum(ours.values()), total, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("assignment", ["iou", "atss"])
 @pytest.mark.parametrize("box_loss", ["huber", "giou", "ciou"])
-def test_perfect_boxes_cost_nothing(scene, assignment, box_loss):
+def test_perfect_boxes_have_no_loss(scene, assignment, box_loss):
     logits, deltas, anchors, boxes, labels = scene
     perfect = deltas.clone()
     for image in range(2):

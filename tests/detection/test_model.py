@@ -1,4 +1,4 @@
-"""The detector against effdet with the same weights, published sizes, and files in effdet's format."""
+"""The detector compared with effdet with the same weights, published sizes, and files in effdet's format."""
 
 from dataclasses import asdict
 
@@ -19,7 +19,7 @@ PAPER = {"0": 3.9, "1": 6.6, "2": 8.1, "3": 12.0, "4": 20.7, "5": 33.7, "6": 51.
 
 
 def randomise(model):
-    """Weights, affine parameters and running statistics away from their initial values."""
+    """Set weights, affine parameters and running statistics to random values."""
     generator = torch.Generator().manual_seed(1)
     for name, parameter in model.named_parameters():
         if parameter.ndim == 1 and name.endswith("weight"):
@@ -34,13 +34,13 @@ def randomise(model):
 
 
 def theirs(name, size, classes=90):
-    torch.manual_seed(1)  # with others, neighbouring cells can tie in score but for rounding, and NMS keeps either
+    torch.manual_seed(1)  # with other seeds, scores of neighbouring cells can be equal up to rounding
     model = create_model(
         name, bench_task="", pretrained=False, pretrained_backbone=False, num_classes=classes, image_size=(size, size)
     )
     randomise(model.eval())
-    # Every output channel to a mean and deviation of its own kind: scores that neither saturate nor coincide, and box
-    # offsets that stay below the limit on sizes that effdet does not have.
+    # Scale the outputs to a fixed mean and standard deviation per channel. Then scores do not saturate, they are
+    # distinct, and box offsets stay below our limit on sizes, which effdet does not have.
     with torch.inference_mode():
         outputs = model(torch.randn(1, 3, size, size))
     for head, maps, mean, deviation in zip((model.class_net, model.box_net), outputs, (-3, 0), (0.5, 0.3), strict=True):
@@ -49,11 +49,28 @@ def theirs(name, size, classes=90):
         gain = deviation / values.std(1)
         last.bias.data = (last.bias.data - values.mean(1)) * gain + mean
         last.weight.data.mul_(gain[:, None, None, None])
-    # In double precision: the thousands of random boxes hold pairs whose IoU is the threshold but for single rounding.
+    # In double precision: in single precision, some of the thousands of pairs of boxes are on the other side of the IoU
+    # threshold because of rounding.
     return model.double()
 
 
-# Small inputs keep the larger ones cheap; effdet takes multiples of 128 (of 256 with P8) only.
+class Outputs:
+    """The last output of a network, so that each network runs only once; the largest takes seconds."""
+
+    def __init__(self, model):
+        self.hook = model.register_forward_hook(self.store)
+
+    def store(self, model, inputs, outputs):
+        self.last = outputs
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.hook.remove()
+
+
+# Small inputs, so that large networks are fast. effdet needs multiples of 128, and of 256 with P8.
 SAME = [
     ("efficientdet_d0", 256),
     ("tf_efficientdet_d0", 256),
@@ -77,16 +94,15 @@ def test_same_weights_same_detections(name, size):
 
     images = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(2)).double()
     with torch.inference_mode():
-        expected, _ = reference(images)
-        expected = torch.cat([x.permute(0, 2, 3, 1).reshape(1, -1, classes) for x in expected], dim=1)
-        logits, _ = ours(images)
-        torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
         whole = {"img_scale": torch.ones(1), "img_size": torch.full((1, 2), float(size))}  # makes effdet clip, too
-        expected = DetBenchPredict(reference)(images, whole)[0]
-        found = ours.predict(images)
+        with Outputs(reference) as expected_outputs, Outputs(ours) as outputs:
+            expected = DetBenchPredict(reference)(images, whole)[0]
+            found = ours.predict(images)
+    scores = torch.cat([x.permute(0, 2, 3, 1).reshape(1, -1, classes) for x in expected_outputs.last[0]], dim=1)
+    torch.testing.assert_close(outputs.last[0], scores, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(found.scores[0], expected[:, 4], atol=1e-3, rtol=0)
-    # Rank by rank would fail where two scores differ by less than rounding: each detection has its twin instead, but
-    # for those so near the last score that only one of them made the hundred.
+    # Not compared by rank, since rounding can swap detections of nearly equal scores. Each detection must equal one of
+    # the other network, except those whose score is within rounding of the lowest one.
     same = (
         (found.labels[0][:, None] == expected[:, 5].long() - 1)
         & ((found.scores[0][:, None] - expected[:, 4]).abs() < 1e-3)
@@ -124,35 +140,35 @@ def test_effdet_file_through_create_detector(tmp_path):
         )
 
 
-def test_other_class_count_drops_the_class_layer_and_says_so(tmp_path, caplog):
+def test_another_class_count_drops_the_class_layer_with_a_warning(tmp_path, caplog):
     reference = theirs("tf_efficientdet_d0", 256)
     file = tmp_path / "tf_efficientdet_d0.pth"
     torch.save(reference.state_dict(), file)
     with caplog.at_level("WARNING"):
         ours = create_detector("tf_efficientnet_b0", 3, 0, pretrained=file)
     assert "class_head.predict.pointwise.weight" in caplog.text
-    kept = ours.box_head.convs[0].depthwise.weight
-    torch.testing.assert_close(kept, reference.box_net.conv_rep[0].conv_dw.weight.float())
+    loaded = ours.box_head.convs[0].depthwise.weight
+    torch.testing.assert_close(loaded, reference.box_net.conv_rep[0].conv_dw.weight.float())
 
 
-def test_wrong_network_is_one_message(tmp_path):
+def test_weights_of_another_network_are_refused(tmp_path):
     file = tmp_path / "tf_efficientdet_d0.pth"
     torch.save(theirs("tf_efficientdet_d0", 256).state_dict(), file)
-    with pytest.raises(BadInput, match="--backbone and --phi"):
+    with pytest.raises(BadInput, match="`backbone` and `phi`"):
         create_detector("tf_efficientnet_b1", 90, 1, pretrained=file)
 
 
 @pytest.mark.parametrize("name", ["tf_efficientdet_d6", "tf_efficientdet_d7"])
-def test_d6_and_d7_are_told_apart_by_name_alone(name):
+def test_d6_and_d7_differ_only_by_file_name(name):
     with torch.device("meta"):
         model = create_model(name, bench_task="", pretrained=False, pretrained_backbone=False)
     assert effdet.describe(model.state_dict(), f"{name}.pth")[1] == name[-1]
-    with pytest.raises(BadInput, match="--phi 6"):
+    with pytest.raises(BadInput, match="`phi='6'`"):
         effdet.describe(model.state_dict(), "unnamed.pth")
     assert effdet.describe(model.state_dict(), "unnamed.pth", phi=7)[1] == "7"
 
 
-def test_coco_map_has_eighty_of_ninety():
+def test_coco_has_80_classes_with_ids_up_to_90():
     assert len(COCO_CLASSES) == 80
     assert COCO_CLASSES[1] == "person"
     assert COCO_CLASSES[90] == "toothbrush"
@@ -162,7 +178,7 @@ def test_coco_map_has_eighty_of_ninety():
 
 @pytest.mark.parametrize("neck", ["bifpn", "bifpn_softmax", "bifpn_sum", "fpn", "panet"])
 @pytest.mark.parametrize("size", [(96, 160), (131, 97)])
-def test_any_neck_any_size(neck, size):
+def test_necks_and_input_sizes(neck, size):
     model = create_detector("resnet18", 4, neck=neck)
     images = torch.randn(2, 3, *size)
     logits, deltas = model(images)
@@ -185,11 +201,11 @@ def test_the_backbone_never_changes_the_head():
 
 @pytest.mark.parametrize("backbone", ["resnet18", "tf_efficientnet_lite0"])
 @pytest.mark.parametrize("style", ["pytorch", "tensorflow"])
-def test_style_sets_padding_and_biases_whatever_the_backbone(backbone, style):
+def test_style_sets_padding_and_biases_for_any_backbone(backbone, style):
     model = create_detector(backbone, 5, style=style)
     pools = [module for module in model.neck.modules() if isinstance(module, MaxPool)]
     assert pools
-    assert {pool.same for pool in pools} == {style == "tensorflow"}
+    assert {pool.same_padding for pool in pools} == {style == "tensorflow"}
     biases = {
         conv.bias is not None
         for fusion in model.neck.modules()
@@ -201,12 +217,12 @@ def test_style_sets_padding_and_biases_whatever_the_backbone(backbone, style):
     assert effdet.style_of(model.state_dict()) == style
 
 
-def test_a_whole_detector_brings_its_style(tmp_path):
-    torch.save(create_detector("resnet18", 5, style="tensorflow").state_dict(), tmp_path / "whole.pth")
-    assert create_detector("resnet18", 5, pretrained=tmp_path / "whole.pth").style == "tensorflow"
+def test_weights_of_a_complete_detector_set_the_style(tmp_path):
+    torch.save(create_detector("resnet18", 5, style="tensorflow").state_dict(), tmp_path / "detector.pth")
+    assert create_detector("resnet18", 5, pretrained=tmp_path / "detector.pth").style == "tensorflow"
 
 
-def test_settings_stored_before_style_have_it_by_the_backbones_name():
+def test_old_settings_have_the_style_by_the_backbones_name():
     for backbone, style in (("tf_efficientnet_lite0", "tensorflow"), ("resnet18", "pytorch")):
         stored = asdict(TrainConfig(backbone=backbone))
         assert TrainConfig.of(stored).style == "pytorch"

@@ -1,4 +1,4 @@
-"""Suppression against effdet's and torchvision's, and by hand."""
+"""Non-maximum suppression, compared with effdet, torchvision, and numbers computed by hand."""
 
 import math
 
@@ -22,7 +22,10 @@ def batch_of(*images):
 
 
 def test_soft_nms_by_hand():
-    """The second box overlaps the first by 1/3 and loses exp(-(1/3)^2 / 0.5); of another class it loses nothing."""
+    """The second box has an IoU of 1/3 with the first; its score is multiplied by exp(-(1/3)^2 / 0.5).
+
+    The third box has another class; its score does not change.
+    """
     boxes = torch.tensor([[0.0, 0, 10, 10], [5, 0, 15, 10], [0, 0, 10, 10]])
     found = soft_nms(batch_of((boxes, torch.tensor([0.9, 0.8, 0.7]), torch.tensor([0, 0, 1]))))
     assert found.labels.tolist() == [[0, 1, 0]]
@@ -31,7 +34,7 @@ def test_soft_nms_by_hand():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_soft_nms_equals_effdets(seed):
+def test_soft_nms_equals_effdet(seed):
     images = [crowded(seed), crowded(seed + 100)]
     ours = soft_nms(batch_of(*images))
     for image, (boxes, scores, labels) in enumerate(images):
@@ -42,7 +45,7 @@ def test_soft_nms_equals_effdets(seed):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_hard_nms_equals_torchvisions(seed):
+def test_hard_nms_equals_torchvision(seed):
     boxes, scores, labels = crowded(seed)
     keep = batched_nms(boxes, scores, labels, 0.5)[:100]
     found = hard_nms(batch_of((boxes, scores, labels)))
@@ -51,8 +54,8 @@ def test_hard_nms_equals_torchvisions(seed):
     torch.testing.assert_close(found.boxes[0, :count], boxes[keep])
 
 
-@pytest.mark.parametrize("spread", [400, 30, 0.1])  # enough left of the first few candidates, of more, and never
-def test_hard_nms_of_the_first_few_is_that_of_all(spread):
+@pytest.mark.parametrize("spread", [400, 30, 0.1])  # 100 boxes remain of the first 400 candidates, of more, and of none
+def test_hard_nms_of_the_first_candidates_equals_that_of_all(spread):
     torch.manual_seed(0)
     corners = spread * torch.rand(3000, 2)
     boxes = torch.cat([corners, corners + 20 + torch.rand(3000, 2)], 1)
@@ -64,8 +67,8 @@ def test_hard_nms_of_the_first_few_is_that_of_all(spread):
     assert (found.labels[0, len(keep) :] == -1).all()
 
 
-def test_hard_nms_is_exact_in_the_farthest_class():
-    """A pair of small boxes that overlap by a little more than half, and a pair by a little less, as class 89."""
+def test_hard_nms_is_exact_for_the_highest_class_index():
+    """In class 89: one pair of small boxes with an IoU a little above 0.5, and one pair a little below."""
     left = torch.tensor([[1500.0, 1500, 1504, 1504], [1510, 1500, 1514, 1504]])
     boxes = torch.cat([left, left + torch.tensor([[1.3325, 0, 1.3325, 0], [1.3345, 0, 1.3345, 0]])])
     scores, labels = torch.tensor([0.9, 0.8, 0.7, 0.6]), torch.tensor([89] * 4)
@@ -81,7 +84,7 @@ def test_images_do_not_mix():
 
 
 @pytest.mark.parametrize("method", ["soft", "hard"])
-def test_nothing_found(method):
+def test_without_detections(method):
     found = suppress(batch_of((torch.zeros(4, 4), torch.zeros(4), torch.zeros(4, dtype=torch.long))), method)
     assert (found.labels < 0).all()
 

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from backbones.errors import UserError
-from engine.checkpoint import AtomicCheckpointIO, sweep
-from engine.config import parse_size
+from engine.checkpoint import AtomicCheckpointIO, RunInfo, sweep
+from engine.config import TrainConfig, parse_size
 from engine.record import cost, write_json
-from engine.task import parameter_groups, warmup_cosine
+from engine.task import Task, parameter_groups, warmup_cosine
 from engine.trainer import EMA
 from experiments.tasks import TASKS
 
@@ -24,6 +24,7 @@ def test_schedule_by_hand():
     assert factors[4] == 1.0
     assert factors[9] == pytest.approx(0.5)
     assert factors[14] == pytest.approx(0.0)
+    assert warmup_cosine(20, 4, 14) == pytest.approx(0.0)  # past its end the rate stays there
 
 
 def test_ema_warms_up_and_converges():
@@ -59,6 +60,44 @@ def test_parameter_groups_cover_each_trainable_parameter_once():
             of_backbone = any(parameter is p for p in model.backbone.parameters())
             assert group["lr"] == pytest.approx(0.01 if of_backbone else 0.1)
             assert group["weight_decay"] == (0.5 if parameter.ndim > 1 else 0)
+
+
+class Tiny(nn.Module):
+    """A backbone and a head of one weight each."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone, self.head = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+
+
+def optimised(source, steps, **settings):
+    config = TrainConfig(lr=0.1, backbone_lr=0.25, epochs=10, **settings)
+    task = Task(Tiny(), config, RunInfo("t", {}, {}, [], {}, {"source": source}))
+    task.total_steps = steps
+    found = task.configure_optimizers()
+    return found["optimizer"], found["lr_scheduler"]["scheduler"]
+
+
+@pytest.mark.parametrize(("source", "rate"), [("packaged:x", 0.025), ("random", 0.1)])
+def test_a_backbone_with_weights_learns_more_slowly(source, rate):
+    """`backbone_lr` spares what was learned before; random weights have nothing to spare."""
+    optimizer, _ = optimised(source, 100, warmup_epochs=0.0)
+    assert [group["initial_lr"] for group in optimizer.param_groups] == pytest.approx([rate, 0.1])
+
+
+@pytest.mark.parametrize(("epochs", "steps", "warmup"), [(2.0, 100, 20), (1.0, 16, 2), (10.0, 4, 3), (10.0, 1, 1)])
+def test_warmup_is_counted_in_epochs(epochs, steps, warmup):
+    """2 of 10 epochs are 20 of 100 steps, rounded for short runs; at least the last step is after it."""
+    _, schedule = optimised("random", steps, warmup_epochs=epochs)
+    factor = schedule.lr_lambdas[0]
+    assert [factor(step) for step in range(steps)] == [warmup_cosine(step, warmup, steps) for step in range(steps)]
+
+
+def test_rmsprop_is_that_of_the_tpu_code():
+    """tensorflow/tpu models/official/efficientnet/utils.py: decay 0.9, momentum 0.9, epsilon 1e-3."""
+    (group, _) = optimised("random", 9, optimizer="rmsprop")[0].param_groups
+    assert (group["alpha"], group["momentum"], group["eps"]) == (0.9, 0.9, 1e-3)
+    assert optimised("random", 9, optimizer="sgd")[0].param_groups[0]["momentum"] == 0.9
 
 
 @pytest.mark.parametrize(("text", "size"), [(320, (320, 320)), ("320", (320, 320)), ("480x640", (480, 640))])

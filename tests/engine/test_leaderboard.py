@@ -10,13 +10,15 @@ from rich.console import Console
 from detection.spec import SPEC
 from engine.leaderboard import comparable, print_leaderboard, read_records, resnet_command
 from engine.published import table
+from engine.schema import SCHEMA
 from experiments.tasks import TASKS
 
 
 def record(backbone: str, score: float, source: str = "random", **config) -> dict:
     settings = {"image_size": 64, "epochs": 3, "batch_size": 8, "protocol": "finetune", "data": {"fraction": 1.0}}
     return {
-        "task": "detection", "backbone": backbone, "neck": "bifpn", "metrics": {"AP": score, "AP50": 0.9},
+        "schema": SCHEMA, "task": "detection", "backbone": backbone, "neck": "bifpn",
+        "metrics": {"AP": score, "AP50": 0.9},
         "pretrained": {"source": source, "data": None if source == "random" else "ImageNet-1k"},
         "config": settings | config, "dataset": {"fingerprint": {"train": "a", "val": "b"}}, "params": 4e6, "macs": 1e9,
         "latency_ms": 9.0, "train_seconds": 60.0,
@@ -52,7 +54,7 @@ def printed(content: dict, folder: Path | None, classes=("a", "b")) -> str:
 
 
 def test_only_runs_of_one_data_budget_and_provenance_are_compared(runs):
-    found = comparable(record("efficientnet_b0", 0.5), runs / "mine")
+    found = comparable(record("efficientnet_b0", 0.5), runs / "mine", SPEC.train_config)
     assert [(run["backbone"], run["metrics"]["AP"]) for run in found] == [
         ("resnet50", 0.45),
         ("resnet18", 0.35),
@@ -101,6 +103,5 @@ def test_published_figures_are_told_on_their_benchmarks(runs):
 
 
 def test_foreign_files_are_no_records(runs):
-    assert [r["backbone"] for r in read_records([runs / "broken/record.json", runs / "r50/record.json"])] == [
-        "resnet50"
-    ]
+    records = read_records([runs / "broken/record.json", runs / "r50/record.json"], SPEC.train_config)
+    assert [record["backbone"] for record in records] == ["resnet50"]

@@ -22,6 +22,8 @@ def test_counts_know_their_rounding():
 def test_networks_have_the_published_counts(name):
     row = classifier_of(name)
     measured = classifier_counts(name, row.image_size)
+    assert row.params is not None
+    assert {"params", "macs"} <= measured.keys()
     for count, value in measured.items():
         if (expected := getattr(row, count)) is not None:
             assert expected.disagrees(value) == ((name, count) in DISAGREE), f"{count} {value:.4g}"
@@ -35,6 +37,7 @@ def test_names_with_prefix_and_tag_find_their_rows():
 
 
 def test_every_row_tells_a_score_and_its_source():
+    assert len(table()) > 40
     for row in table():
         assert row.scores
         assert all(0.2 < value < 1 for value in row.scores.values())

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from backbones.errors import BadInput, UserError
-from data.reader import share
+from data.reader import subset_indices
+from engine.schema import SCHEMA
 from experiments.compare import __main__ as compare
 from experiments.compare.config import CompareConfig
 from experiments.compare.runner import ComparisonRunner, Entry, learning_rate_cells, shared_settings
@@ -84,9 +85,9 @@ def test_learning_rates_are_tried_on_training_images():
 
 @pytest.mark.parametrize("total", [5, 87, 205])
 def test_held_out_images_are_not_trained_on(total):
-    trained, scored = share(total, (0.0, 0.8), 3), share(total, (0.8, 1.0), 3)
+    trained, scored = subset_indices(total, (0.0, 0.8), 3), subset_indices(total, (0.8, 1.0), 3)
     assert sorted([*trained, *scored]) == list(range(total))
-    assert set(share(total, (0.0, 0.4), 3)) <= set(trained)
+    assert set(subset_indices(total, (0.0, 0.4), 3)) <= set(trained)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +170,7 @@ def test_data_that_changed_between_trainings_are_an_error(tmp_path):
     cells = [Cell("classification", ("--backbone", name)) for name in ("resnet18", "vgg16")]
     for number, cell in enumerate(cells):
         (tmp_path / "cells" / cell.name).mkdir(parents=True)
-        record = {"dataset": {"fingerprint": {"train": "a", "val": str(number)}}}
+        record = {"schema": SCHEMA, "dataset": {"fingerprint": {"train": "a", "val": str(number)}}}
         (tmp_path / "cells" / cell.name / "record.json").write_text(json.dumps(record))
     entries = [Entry(cell, None, Outcome(1.0)) for cell in cells]
     runner = ComparisonRunner(CompareConfig(), tmp_path, None)
@@ -178,7 +179,7 @@ def test_data_that_changed_between_trainings_are_an_error(tmp_path):
         runner.check_data(entries)
 
 
-def wait_for(condition, patience: float = 90) -> None:
+def wait_for(condition, patience: float = 240) -> None:
     deadline = time.monotonic() + patience
     while not condition():
         assert time.monotonic() < deadline

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from backbones.errors import BadInput
+from engine.schema import SCHEMA
 from experiments.report import svg as charts
 from experiments.report.formatting import billions, millions, sentences, style_sentence
 from experiments.report.pareto import pareto_front
@@ -33,6 +34,7 @@ def write_run(folder: Path, backbone: str, seed: int, accuracy: float, source: s
     (folder / "per_class.json").write_text(json.dumps({CLASSES[0]: accuracy, CLASSES[1]: None}))
     Image.new("RGB", (900, 300), (seed * 60, 90, 120)).save(folder / "pictures" / "val-00000.jpg")
     record = {
+        "schema": SCHEMA,
         "task": "classification",
         "backbone": backbone,
         "neck": None,
@@ -75,7 +77,7 @@ def write_comparison(root: Path, networks: list[tuple[str, float, str, float]]) 
             cells.append(cell)
     cells.append(cells[0] | {"backbone": "vgg16", "key": "v", "status": "failed", "error": "the loss <is> not finite"})
     about = {
-        "version": 1, "command_line": "compare --backbones 'a'", "baseline": "resnet50", "protocol": "finetune",
+        "version": SCHEMA, "command_line": "compare --backbones 'a'", "baseline": "resnet50", "protocol": "finetune",
         "shared": {"classification": {"epochs": 2}}, "differs": {"classification": ["lr"]}, "cells": cells,
         "learning_rates": [{"task": "classification", "backbone": "resnet50", "lr": 0.1, "epochs": 1,
                             "scores": {"0.1": 0.5, "1": None}}],
@@ -129,8 +131,10 @@ def test_names_are_escaped_and_nothing_is_fetched(folder):
 
     Collect().feed(page)
     links = [a.get("src") or a.get("href") for t, a in tags if t in ("script", "img", "link", "a") and a]
+    assert any(links)
     assert all(link.startswith(("data:", "#")) for link in links if link)
     assert sum(tag == "script" for tag, _ in tags) == 1
+    assert {"img", "th"} <= {tag for tag, _ in tags}
     assert all(a.get("alt") for tag, a in tags if tag == "img")
     assert all(a.get("scope") for tag, a in tags if tag == "th")
     assert not re.findall(r"https?://|url\(|@import", page)
@@ -215,7 +219,8 @@ def test_a_folder_without_a_comparison(tmp_path):
 @pytest.fixture(scope="module")
 def browser():
     """Headless Chromium with logs of its console and its network."""
-    webdriver = pytest.importorskip("selenium.webdriver")
+    from selenium import webdriver
+
     program, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if not (program and driver):
         pytest.skip("no chromium and chromedriver are installed here: .ci/run installs Debian's")

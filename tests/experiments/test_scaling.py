@@ -12,6 +12,7 @@ import pytest
 from backbones import create_backbone
 from backbones.architecture import B0, VARIANTS, architecture_of, counts, scaled
 from engine.published import classifier_of
+from engine.schema import SCHEMA
 from experiments.costs.coefficients import (
     DIMENSIONS,
     PUBLISHED,
@@ -162,7 +163,8 @@ def simulated(monkeypatch):
         params, macs = counts(network, cell.config.image_size, 3)
         folder.mkdir(parents=True, exist_ok=True)
         score = sum(stage.repeats for stage in network.stages) / 100
-        record = {"task": "classification", "params": params, "macs": macs, "metrics": {"top1": score}}
+        record = {"schema": SCHEMA, "task": "classification", "params": params, "macs": macs}
+        record["metrics"] = {"top1": score}
         (folder / "record.json").write_text(json.dumps(record))
         right = [int(i < 100 * score) for i in range(100)]
         (folder / "images.csv").write_text("file,correct\n" + "".join(f"{i},{r}\n" for i, r in enumerate(right)))

@@ -20,6 +20,7 @@ from backbones.architecture import B0, VARIANTS, Stage, architecture_of, counts,
 from backbones.errors import BadInput
 from classification.model import create_classifier
 from engine.record import cost
+from engine.schema import SCHEMA
 from experiments.costs.meter import Meter
 from experiments.jobs import local
 from experiments.jobs.arguments import split_by_task
@@ -155,7 +156,7 @@ class SimulatedRun:
             lines.append(f"{epoch},{epoch},1.0,{final * (epoch + 1) / 3}")
             (folder / "metrics.csv").write_text("\n".join(lines) + "\n")
             report(f"epoch {epoch + 1}/3  loss 1.000  top1 {final}")
-        (folder / "record.json").write_text(json.dumps({"metrics": {"top1": final}}))
+        (folder / "record.json").write_text(json.dumps({"schema": SCHEMA, "metrics": {"top1": final}}))
         local.write_json(folder / COMPLETE, {"key": cell.key, "seconds": 1.0})
         return Outcome(1.0)
 
@@ -234,10 +235,28 @@ def test_other_settings_are_an_error(monkeypatch, searched, capsys):
         assert message in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.case("formats")
+def test_a_search_of_version_1_is_resumed(monkeypatch, searched, tmp_path, capsys):
+    """It stored `data.views`. Different settings are an error that has the names of this version."""
+    SimulatedRun(monkeypatch, lambda number: 0.5)
+    searched("--trials", "1")
+    file = next(tmp_path.rglob("search.json"))
+    content = json.loads(file.read_text())
+    content["settings"]["--data.views"] = content["settings"].pop("--data.cached_augmentations")
+    file.write_text(json.dumps(content))
+    assert len(searched("--trials", "2")) == 2
+    content["settings"]["--data.views"] = 3
+    file.write_text(json.dumps(content))
+    with pytest.raises(SystemExit) as stop:
+        searched("--trials", "3")
+    assert stop.value.code == 2
+    assert "--data.cached_augmentations 0: the search in" in " ".join(capsys.readouterr().err.split())
+
+
 def test_search_for_the_pareto_front(monkeypatch, searched, capsys):
     SimulatedRun(monkeypatch, lambda number: 0.5 + 0.01 * (number % 3))
     found = searched("--trials", "6", "--objective", "front", "--sampler", "random")
-    assert all(row["objective"] == "" for row in found)
+    assert [row["objective"] for row in found] == [""] * 6
     points = [(float(row["score"]), float(row["macs"])) for row in found]
     output = capsys.readouterr().out
     for number, (score, macs) in enumerate(points):

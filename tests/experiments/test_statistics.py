@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -176,18 +177,67 @@ def test_seeds_that_differ_widen_the_interval():
     assert several.value == pytest.approx(np.mean([r.score(np.ones((1, 2000)))[0] for r in different]) - base.mean())
 
 
+def test_interval_of_two_seeds_by_hand():
+    """Seeds with scores 0 and 1 for all images: means 0, 1/2 and 1 with probabilities 1/4, 1/2, 1/4, times sqrt(2).
+
+    The baseline's two seeds are equal, so the interval depends on our seeds only.
+    """
+    always, never, half = (top1(np.full(40, value)) for value in (1.0, 0.0, 0.5))
+    for level in (0.6, 0.9):  # each end has a quarter of the resamples, so the middle 60% include both
+        found = bootstrap([always, never], [half, half], level=level)
+        assert found.value == 0
+        assert (found.low, found.high) == pytest.approx((-np.sqrt(0.5), np.sqrt(0.5)))
+    middle = bootstrap([always, never], [half, half], level=0.4)
+    assert (middle.value, middle.low, middle.high) == (0, 0, 0)
+
+
+def test_the_interval_is_of_ours_minus_baseline():
+    """The baseline misses a tenth of the images, ours none: every resample is at least 0."""
+    found = bootstrap([top1(np.ones(50))], [top1(np.arange(50) % 10 > 0)])
+    assert found.value == pytest.approx(0.1)
+    assert 0 < found.low < 0.1 < found.high < 0.25
+
+
+def test_the_same_seed_draws_the_same_images():
+    random = np.random.default_rng(0)
+    ours, baseline = (top1(random.random(60) < 0.6) for _ in range(2))
+    first, again, other = (bootstrap([ours], [baseline], seed=seed) for seed in (0, 0, 1))
+    assert first == again
+    assert (first.low, first.high) != (other.low, other.high)
+    assert first.value == other.value
+
+
+def test_the_number_of_resamples():
+    sizes = []
+
+    def score(counts):
+        sizes.append(len(counts))
+        assert (counts.sum(1) == 9).all()
+        return np.full(len(counts), 0.5)
+
+    run = ImageResults(tuple("abcdefghi"), "top1", score)
+    bootstrap([run], [run], resamples=300)
+    assert sum(sizes) == 2 * (1 + 300)  # for both sides: all images once, and the resamples
+
+
 def test_equal_results_do_not_differ_and_other_images_are_an_error():
     correct = np.arange(50) % 3 == 0
     assert bootstrap([top1(correct)], [top1(correct)]) == Difference(0, 0, 0)
     assert Difference(0, 0, 0).verdict == "not distinguishable"
     assert Difference(-0.1, -0.2, -0.05).verdict == "worse"
+    assert Difference(0.1, 0.05, 0.2).verdict == "better"
+    for value in (-0.1, 0.1):
+        assert Difference(value, -0.2, 0.2).verdict == "not distinguishable"
     with pytest.raises(BadInput, match="same images"):
         bootstrap([top1(correct)], [top1(correct[:-1])])
+    other = replace(top1(correct), metric="AP")
+    with pytest.raises(BadInput, match="same images"):
+        bootstrap([top1(correct)], [other])
 
 
 def test_a_run_without_results_is_an_error(tmp_path):
     with pytest.raises(BadInput, match="train it again"):
         read_images(tmp_path)
-    (tmp_path / "record.json").write_text('{"task": "classification"}')
+    (tmp_path / "record.json").write_text('{"schema": 2, "task": "classification"}')
     with pytest.raises(BadInput, match=r"images\.csv"):
         read_images(tmp_path)

@@ -9,7 +9,7 @@ import torch
 
 from backbones.errors import BadInput
 from data.batch import IGNORE, Sample, collate
-from segmentation.evaluator import SegmentationEvaluator
+from segmentation.evaluator import COLUMNS, SegmentationEvaluator
 
 CLASSES = 12
 
@@ -110,6 +110,27 @@ def test_unreadable_and_unlabelled_images_do_not_count():
     assert evaluator.worst == []
     with pytest.raises(BadInput, match="nothing to score"):
         evaluator.compute()
+
+
+def test_unreadable_images_are_not_shown():
+    """Neither among the worst nor among the rows of `write_images`, even where their mask could be read."""
+    evaluator = SegmentationEvaluator(["a", "b"])
+    truth = np.zeros((2, 3), np.uint8)
+    batch = collate([sample(1, truth, readable=False), sample(2, truth)])
+    evaluator.update([torch.ones(2, 3, dtype=torch.uint8)] * 2, batch)
+    assert evaluator.worst == [(0.0, 2)]
+
+
+def test_counts_of_each_image_by_hand(tmp_path):
+    """Columns: image, class, pixels in both, in the truth, in the prediction; classes in neither have no row."""
+    evaluator = SegmentationEvaluator("abcd")
+    evaluator.write_images(tmp_path / "none.npy")
+    assert np.load(tmp_path / "none.npy").shape == (0, len(COLUMNS))
+    evaluator.update(
+        [torch.tensor([[0, 0, 2, 1, 1]])], collate([sample(7, np.array([[0, 0, 0, 1, IGNORE]], np.uint8))])
+    )
+    evaluator.write_images(tmp_path / "images.npy")
+    assert np.load(tmp_path / "images.npy").tolist() == [[7, 0, 2, 3, 2], [7, 1, 1, 1, 1], [7, 2, 0, 0, 1]]
 
 
 def test_reset_forgets(data):

@@ -2,6 +2,7 @@
 
 import pytest
 import segmentation_models_pytorch as smp
+import timm
 import torch
 
 from backbones import create_backbone
@@ -99,7 +100,6 @@ def test_paper_size():
 
 def test_dilation_is_timms():
     """Same weights, same maps as timm's network at output stride 16."""
-    timm = pytest.importorskip("timm")
     from backbones.dilation import create_dilated
 
     for name in ("tf_efficientnet_lite0", "efficientnet_b0"):

@@ -1,4 +1,4 @@
-"""COCO's layout, read well, and every way of getting it wrong named in one message."""
+"""COCO's layout: it is read correctly, and every error in it raises one message with the cause."""
 
 import copy
 import json
@@ -44,7 +44,7 @@ DOCUMENT: Document = {
 
 
 def write(root: Path, document: Document | str = DOCUMENT, year: str = "2017") -> Path:
-    """A data set of noise images, as many as `DOCUMENT` names."""
+    """A data set with a noise image for each image of `DOCUMENT`."""
     (root / "annotations").mkdir(parents=True)
     folder = root / f"train{year}"
     folder.mkdir()
@@ -92,8 +92,26 @@ def test_crowds_degenerate_and_outside_boxes_are_counted(tmp_path: Path) -> None
     assert (report.crowd, report.degenerate, report.clipped) == (1, 4, 1)
 
 
+@pytest.mark.case("R6")
+def test_infinite_boxes_are_dropped(tmp_path: Path) -> None:
+    endless = changed(lambda d: d["annotations"].append(box(9, 10, 3, [1, 1, float("inf"), 5])))
+    data = CocoDetection(write(tmp_path, endless), "train")
+    assert data[1].boxes.shape == (0, 4)
+    assert (data.report.boxes, data.report.degenerate, data.report.clipped) == (3, 5, 1)
+
+
+@pytest.mark.case("R7")
+def test_a_subset_counts_its_own_crowds(tmp_path: Path) -> None:
+    """The crowd is in image 30."""
+    root, counted = write(tmp_path), {}
+    for seed in range(8):
+        subset = CocoDetection(root, "train", fraction=0.4, seed=seed)
+        counted[tuple(subset.image_ids.tolist())] = subset.report.crowd
+    assert counted == {(30,): 1, (10,): 0, (20,): 0}
+
+
 @pytest.mark.case("R5")
-def test_an_image_without_boxes_is_kept(tmp_path: Path) -> None:
+def test_images_without_boxes_are_included(tmp_path: Path) -> None:
     sample = CocoDetection(write(tmp_path), "train")[1]
     assert sample.boxes.shape == (0, 4)
     assert sample.labels.shape == (0,)
@@ -101,7 +119,7 @@ def test_an_image_without_boxes_is_kept(tmp_path: Path) -> None:
     assert CocoDetection(write(tmp_path / "none", nothing), "train").report.images_without_boxes == 3
 
 
-def test_draws_hand_their_seed_to_the_transform(tmp_path: Path) -> None:
+def test_the_transform_receives_the_seed_of_the_draw(tmp_path: Path) -> None:
     seeds: list[int] = []
 
     def transform(sample: Sample, seed: int) -> Sample:
@@ -118,20 +136,20 @@ def test_fraction_is_a_seeded_subset(tmp_path: Path) -> None:
     two = CocoDetection(root, "train", fraction=0.67, seed=1)
     assert len(two) == two.report.images == 2
     assert two.image_ids.tolist() == CocoDetection(root, "train", fraction=0.67, seed=1).image_ids.tolist()
-    whole = CocoDetection(root, "train")
+    full = CocoDetection(root, "train")
     for position, ident in enumerate(two.image_ids.tolist()):
-        expected = whole[whole.image_ids.tolist().index(ident)]
+        expected = full[full.image_ids.tolist().index(ident)]
         np.testing.assert_array_equal(two[position].boxes, expected.boxes)
         np.testing.assert_array_equal(two[position].image, expected.image)
     subsets = {tuple(CocoDetection(root, "train", fraction=0.4, seed=s).image_ids.tolist()) for s in range(20)}
     assert len(subsets) == 3
-    assert two.fingerprint != whole.fingerprint
+    assert two.fingerprint != full.fingerprint
     for wrong in (0, 1.5, -1):
         with pytest.raises(UserError, match="fraction"):
             CocoDetection(root, "train", fraction=wrong)
 
 
-def test_fingerprint_follows_the_data_and_nothing_else(tmp_path: Path) -> None:
+def test_fingerprint_depends_only_on_the_data(tmp_path: Path) -> None:
     first, second = write(tmp_path / "one"), write(tmp_path / "two")
     fingerprint = CocoDetection(first, "train").fingerprint
     assert fingerprint == CocoDetection(second, "train", skip_bad=1).fingerprint
@@ -157,20 +175,23 @@ MALFORMED: dict[str, tuple[Document | str, str]] = {
     "no id": (changed(lambda d: d["annotations"][2].pop("id")), r"annotations\[2\] has no 'id'"),
     "a record a number": (changed(lambda d: d["annotations"].append(7)), r"annotations\[8\]"),
     "short bbox": (changed(lambda d: d["annotations"][3].update(bbox=[1, 2, 3])), r"annotations\[3\] has bbox \[1, 2"),
-    "worded bbox": (changed(lambda d: d["annotations"][3].update(bbox="1 2 3 4")), r"annotations\[3\] has bbox"),
+    "bbox a string": (changed(lambda d: d["annotations"][3].update(bbox="1 2 3 4")), r"annotations\[3\] has bbox"),
     "unknown image": (changed(lambda d: d["annotations"][0].update(image_id=99)), r"annotations\[0\].*image_id 99"),
     "unknown category": (
         changed(lambda d: d["annotations"][1].update(category_id=4)),
         r"annotations\[1\].*category_id 4",
     ),
-    "twice the image": (changed(lambda d: d["images"][1].update(id=30)), "id 30 occurs more than once in images"),
-    "twice the category": (changed(lambda d: d["categories"][1].update(id=90)), "id 90 occurs more than once in cat"),
-    "twice the box": (changed(lambda d: d["annotations"][1].update(id=1)), "id 1 occurs more than once in annot"),
-    "worded id": (changed(lambda d: d["images"][1].update(id="x")), r"images\[1\] has id 'x'"),
-    "broken id": (changed(lambda d: d["images"][1].update(id=1.5)), r"images\[1\] has id 1.5"),
+    "duplicate image": (changed(lambda d: d["images"][1].update(id=30)), "id 30 occurs more than once in images"),
+    "duplicate category": (changed(lambda d: d["categories"][1].update(id=90)), "id 90 occurs more than once in cat"),
+    "duplicate annotation": (
+        changed(lambda d: d["annotations"][1].update(id=1)),
+        "id 1 occurs more than once in ann",
+    ),
+    "id a string": (changed(lambda d: d["images"][1].update(id="x")), r"images\[1\] has id 'x'"),
+    "fractional id": (changed(lambda d: d["images"][1].update(id=1.5)), r"images\[1\] has id 1.5"),
     "no width": (changed(lambda d: d["images"][1].update(width=None)), r"images\[1\] has width None"),
     "zero width": (changed(lambda d: d["images"][1].update(width=0)), r"images\[1\] has an impossible"),
-    "vast": (changed(lambda d: d["images"][1].update(width=10**6, height=10**6)), r"images\[1\] has an impossible"),
+    "huge": (changed(lambda d: d["images"][1].update(width=10**6, height=10**6)), r"images\[1\] has an impossible"),
 }
 
 
@@ -183,7 +204,7 @@ def test_malformed_annotations_are_named(document: Document | str, message: str,
     assert "\n" not in str(caught.value)
 
 
-def test_absent_parts_are_named_with_the_expected_layout(tmp_path: Path) -> None:
+def test_missing_parts_are_named_with_the_expected_layout(tmp_path: Path) -> None:
     layout = r"expected .*instances_train\.json"
     with pytest.raises(BadInput, match=f"no such folder; {layout}"):
         CocoDetection(tmp_path / "nowhere", "train")
@@ -214,7 +235,7 @@ def test_links_that_leave_the_folder_are_refused(tmp_path: Path) -> None:
     root = write(tmp_path / "set")
     stray = root / "train2017" / "stray.png"
     stray.symlink_to(tmp_path / "secret.png")
-    assert len(CocoDetection(root, "train")) == 3  # nobody names it
+    assert len(CocoDetection(root, "train")) == 3  # the annotations do not name it
     (root / "train2017" / "b.png").unlink()
     (root / "train2017" / "b.png").symlink_to(tmp_path / "secret.png")
     with pytest.raises(BadInput, match=r"b\.png is a link"):
@@ -256,19 +277,19 @@ def test_an_unreadable_image_is_an_error_unless_allowed(tmp_path: Path, caplog: 
         CocoDetection(root, "train")[0]
 
     data = CocoDetection(root, "train", skip_bad=1)
-    stand_in = data[0]
-    assert (stand_in.readable, stand_in.image_id, stand_in.image.shape) == (False, 30, (20, 40, 3))
+    blank = data[0]
+    assert (blank.readable, blank.image_id, blank.image.shape) == (False, 30, (20, 40, 3))
     assert data[Draw(0, 5)].image_id == 10
     assert data[Draw(0, 6)].readable
     assert data.skipped == [30]
     assert sum("c.png" in record.getMessage() for record in caplog.records) == 1
 
     os.truncate(root / "train2017" / "b.png", 0)
-    with pytest.raises(BadInput, match=r"2 images cannot be read, more than skip_bad=1.*b\.png"):
+    with pytest.raises(BadInput, match=r"2 images cannot be read, more than `skip_bad=1`.*b\.png"):
         data[2]
 
 
-def test_a_set_without_readable_images_ends_in_an_error(tmp_path: Path) -> None:
+def test_a_data_set_without_readable_images_is_an_error(tmp_path: Path) -> None:
     root = write(tmp_path)
     for path in (root / "train2017").iterdir():
         os.truncate(path, 0)
@@ -282,7 +303,7 @@ def test_an_image_of_another_size_is_an_error(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((16, 24, 3), np.uint8)).save(root / "train2017" / "b.png")
     data = CocoDetection(root, "train")
     with pytest.raises(
-        BadInput, match=r"b\.png is 24 x 16 pixels, but .* says 16 x 24 \(was it annotated after turning"
+        BadInput, match=r"b\.png is 24 x 16 pixels, but .* says 16 x 24 \(was it annotated after rotating"
     ):
         data[2]
     Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(root / "train2017" / "b.png")

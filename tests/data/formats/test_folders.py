@@ -1,4 +1,4 @@
-"""Folders of classes, read well, and every way of getting the layout wrong named in one message."""
+"""Folders of classes: they are read correctly, and every error in the layout raises one message with the cause."""
 
 import os
 from pathlib import Path
@@ -17,7 +17,7 @@ FILES = {"bee": ["b.jpg", "a.PNG"], "ant": ["1.png", "deep/2.png", "3.jpeg"], "W
 def picture(path: Path, seed: int = 0) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 256, (20, 30, 3), np.uint8)
-    Image.fromarray(pixels).save(path, "PNG")  # whatever the suffix: the content decides
+    Image.fromarray(pixels).save(path, "PNG")  # for any suffix: the content determines the format
 
 
 @pytest.fixture
@@ -45,14 +45,14 @@ def test_reads_classes_and_images_in_order(root: Path) -> None:
     np.testing.assert_array_equal(sample.image, np.asarray(Image.open(root / "train/ant/deep/2.png")))
 
 
-def test_batches_carry_one_label_an_image(root: Path) -> None:
+def test_batches_have_one_label_per_image(root: Path) -> None:
     data = ClassFolders(root, "train")
     batch = collate([data[i] for i in (5, 0)])
     assert batch.labels.tolist() == [[2], [0]]
     assert batch.image_ids.tolist() == [5, 0]
 
 
-def test_draws_hand_their_seed_to_the_transform(root: Path) -> None:
+def test_the_transform_receives_the_seed_of_the_draw(root: Path) -> None:
     seeds: list[int] = []
 
     def transform(sample: Sample, seed: int) -> Sample:
@@ -64,25 +64,25 @@ def test_draws_hand_their_seed_to_the_transform(root: Path) -> None:
     assert seeds == [77, 0]
 
 
-def test_fraction_is_a_seeded_share_of_each_class(tmp_path: Path) -> None:
+def test_fraction_is_a_seeded_subset_of_each_class(tmp_path: Path) -> None:
     for name, count in (("many", 20), ("few", 10), ("one", 1)):
         for i in range(count):
             (tmp_path / "train" / name).mkdir(parents=True, exist_ok=True)
             (tmp_path / "train" / name / f"{i}.png").write_bytes(b"unread")
     half = ClassFolders(tmp_path, "train", fraction=0.5, seed=3)
     assert np.bincount(half.labels).tolist() == [5, 10, 1]
-    whole = ClassFolders(tmp_path, "train")
-    assert [whole.name(i) for i in half.image_ids] == [half.name(i) for i in range(len(half))]
+    full = ClassFolders(tmp_path, "train")
+    assert [full.name(i) for i in half.image_ids] == [half.name(i) for i in range(len(half))]
     assert half.image_ids.tolist() == ClassFolders(tmp_path, "train", fraction=0.5, seed=3).image_ids.tolist()
     assert half.image_ids.tolist() != ClassFolders(tmp_path, "train", fraction=0.5, seed=4).image_ids.tolist()
-    assert half.fingerprint != whole.fingerprint
+    assert half.fingerprint != full.fingerprint
     assert set(ClassFolders(tmp_path, "train", fraction=0.001).labels.tolist()) == {0, 1, 2}
     for wrong in (0, 1.5, -1):
         with pytest.raises(UserError, match="fraction"):
             ClassFolders(tmp_path, "train", fraction=wrong)
 
 
-def test_fingerprint_follows_the_data_and_nothing_else(root: Path) -> None:
+def test_fingerprint_depends_only_on_the_data(root: Path) -> None:
     first = ClassFolders(root, "train").fingerprint
     assert len(first) == 64
     assert first == ClassFolders(root, "train", skip_bad=2).fingerprint
@@ -93,7 +93,7 @@ def test_fingerprint_follows_the_data_and_nothing_else(root: Path) -> None:
     assert len({first, moved, ClassFolders(root, "train").fingerprint}) == 3
 
 
-def test_absent_parts_are_named_with_the_expected_layout(root: Path) -> None:
+def test_missing_parts_are_named_with_the_expected_layout(root: Path) -> None:
     with pytest.raises(BadInput, match=r"no such folder; expected .*nowhere/train/CLASS/"):
         ClassFolders(root / "nowhere", "train")
     with pytest.raises(BadInput, match="no folder val; it has train; expected"):
@@ -131,9 +131,9 @@ def test_links_that_leave_the_folder_are_refused(root: Path, tmp_path: Path) -> 
         ClassFolders(root, "train")
 
 
-def test_links_in_circles_are_refused(root: Path) -> None:
+def test_cyclic_links_are_refused(root: Path) -> None:
     (root / "train/bee/again").symlink_to("..")
-    with pytest.raises(BadInput, match="again is a link to a folder that it lies in"):
+    with pytest.raises(BadInput, match="again is a link to a folder that contains it"):
         ClassFolders(root, "train")
 
 
@@ -156,7 +156,7 @@ def test_an_unreadable_image_is_an_error_unless_allowed(root: Path, caplog: pyte
     assert data.skipped == [0]
     assert sum("x.png" in record.getMessage() for record in caplog.records) == 1
     os.truncate(root / "train/ant/1.png", 0)
-    with pytest.raises(BadInput, match=r"more than skip_bad=1.*1\.png"):
+    with pytest.raises(BadInput, match=r"more than `skip_bad=1`.*1\.png"):
         data[1]
 
 
@@ -199,7 +199,7 @@ def test_label_files_by_number(flat: Path) -> None:
         ("n01\nn02\n", "2 lines for 3 images"),
         (
             "v_0.JPEG a\nv_1.JPEG b\n../v_2.JPEG c\nv_2.JPEG c",
-            r"4 lines for 3 images .*'\.\./v_2.JPEG c' begins with none",
+            r"4 lines for 3 images .*'\.\./v_2.JPEG c' starts with none",
         ),
         ("v_0.JPEG a\nv_1.JPEG b\nv_1.JPEG c", r"does not name 1 of the images .* v_2\.JPEG"),
         ("", "0 lines for 3 images"),
@@ -211,7 +211,7 @@ def test_wrong_label_files(text: str, message: str, flat: Path) -> None:
         ClassFolders(flat, "val")
 
 
-def test_the_devkits_numbers_are_not_guessed(flat: Path) -> None:
+def test_the_numbers_of_the_devkit_are_refused(flat: Path) -> None:
     (flat / "ILSVRC2012_validation_ground_truth.txt").write_text("490\n361\n171\n")
-    with pytest.raises(BadInput, match="an order of its own"):
+    with pytest.raises(BadInput, match="in another order"):
         ClassFolders(flat, "val")

@@ -1,4 +1,4 @@
-"""Both layouts, read well, and every way of getting them wrong named in one message."""
+"""Both layouts: they are read correctly, and every error in them raises one message with the cause."""
 
 import struct
 import zlib
@@ -56,7 +56,7 @@ def test_generic_layout_with_long_names(tmp_path: Path) -> None:
 
 
 def test_ade20k_layout(tmp_path: Path) -> None:
-    """0 is ignored, 1 to 150 become 0 to 149: in uint8 a plain `mask - 1` would make 255 of 0 by wrapping around."""
+    """0 is ignored, and 1 to 150 become 0 to 149. In uint8, `mask - 1` would turn 0 into 255."""
     write(tmp_path, {"ADE_val_00000001": mask(0, 1, 2, 150)}, split="validation", names=None)
     data = MaskFolders(tmp_path, "val")
     assert len(data.classes) == 150
@@ -79,7 +79,7 @@ def test_ade20k_names_and_colours() -> None:
 @pytest.mark.case("R9")
 def test_values_beyond_the_classes(tmp_path: Path) -> None:
     write(tmp_path, {"a": mask(0, 3, 3, 255)})
-    with pytest.raises(BadInput, match=r"a\.png has 8 pixels of value 3, .*classes\.txt.*--data.ignore_index 3"):
+    with pytest.raises(BadInput, match=r"a\.png has 8 pixels of value 3, .*classes\.txt.*`ignore_index=3`"):
         MaskFolders(tmp_path, "val")[0]
     with pytest.raises(BadInput, match="value 255"):
         MaskFolders(tmp_path, "val", ignore_index=3)[0]
@@ -211,12 +211,12 @@ def test_links_out_of_the_folder_are_refused(kind: str, tmp_path: Path) -> None:
 
 def test_fraction_and_fingerprint(tmp_path: Path) -> None:
     write(tmp_path, {f"{i:02d}": mask(0, 1) for i in range(10)})
-    whole, some = MaskFolders(tmp_path, "val"), MaskFolders(tmp_path, "val", fraction=0.3, seed=1)
-    assert len(some) == 3
-    assert some.image_ids.tolist() == MaskFolders(tmp_path, "val", fraction=0.3, seed=1).image_ids.tolist()
-    assert whole.path(int(some.image_ids[1])) == some.path(1)
-    assert whole.fingerprint == MaskFolders(tmp_path, "val").fingerprint
-    assert len({whole.fingerprint, some.fingerprint, MaskFolders(tmp_path, "val", ignore_index=0).fingerprint}) == 3
+    full, subset = MaskFolders(tmp_path, "val"), MaskFolders(tmp_path, "val", fraction=0.3, seed=1)
+    assert len(subset) == 3
+    assert subset.image_ids.tolist() == MaskFolders(tmp_path, "val", fraction=0.3, seed=1).image_ids.tolist()
+    assert full.path(int(subset.image_ids[1])) == subset.path(1)
+    assert full.fingerprint == MaskFolders(tmp_path, "val").fingerprint
+    assert len({full.fingerprint, subset.fingerprint, MaskFolders(tmp_path, "val", ignore_index=0).fingerprint}) == 3
     with pytest.raises(UserError, match="fraction"):
         MaskFolders(tmp_path, "val", fraction=0)
 
@@ -234,7 +234,7 @@ def test_evaluation_keeps_the_mask_in_original_pixels(tmp_path: Path) -> None:
 
 
 def test_crops_limit_one_class(tmp_path: Path) -> None:
-    """A small car on a wide road: at four times the size, most windows show road alone."""
+    """A small car on a wide road: at four times the area, most windows show only road."""
     classes = np.ones((60, 60), np.uint8)
     classes[20:40, 20:40] = 2
     write(tmp_path, {"a": classes})

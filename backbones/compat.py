@@ -1,0 +1,171 @@
+"""Every private or undocumented part of torch and timm that this package uses, each behind one function.
+
+Private are names with a leading underscore and modules or attributes that the public documentation does not list. A
+release may change them without notice. `tests/backbones/test_compat.py` checks each function here, and its failure
+messages say what to look at in the new release. No other module of this package uses such parts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.layers import Format
+from timm.models import PretrainedCfg
+from timm.models._hub import get_cache_dir
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def tensors_in(values: Any) -> list[Tensor]:
+    """All tensors in nested tuples, lists and dicts, in order.
+
+    Uses `torch.utils._pytree.tree_leaves`: torch's own functions take arguments in such containers, named tuples and
+    the output classes of other libraries included, and torch has no public function that walks through them.
+    """
+    return [value for value in tree_leaves(values) if isinstance(value, Tensor)]
+
+
+def map_tensors(change: Callable[[Tensor], Tensor], values: Any) -> Any:
+    """The same nested tuples, lists and dicts with `change` applied to every tensor.
+
+    Uses `torch.utils._pytree.tree_map_only`, for the reason given in `tensors_in`.
+    """
+    return tree_map_only(Tensor, change, values)
+
+
+def multiply_adds(network: nn.Module, images: Tensor) -> int:
+    """Multiply-adds of one forward pass. Works on the meta device, where nothing is computed.
+
+    Uses `torch.utils.flop_counter.FlopCounterMode`, which the documentation lists without describing it. It counts two
+    operations per multiply-add.
+    """
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(images)
+    return counter.get_total_flops() // 2
+
+
+def relu6_backward(gradient: Tensor, output: Tensor) -> Tensor:
+    """Gradient of ReLU6 with respect to its input, from the gradient of its output and the output itself.
+
+    Uses the operator `aten.hardtanh_backward`. It takes the input by its signature; the output serves as well, since
+    the two are equal wherever the gradient is not zero.
+    """
+    return torch.ops.aten.hardtanh_backward(gradient, output, 0, 6)
+
+
+def silu_backward(gradient: Tensor, x: Tensor) -> Tensor:
+    """Gradient of `F.silu(x)` with respect to x, from the gradient of the output. Uses `aten.silu_backward`."""
+    return torch.ops.aten.silu_backward(gradient, x)
+
+
+def batch_norm(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    momentum: float,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Batch norm in training mode: its output, and the mean and inverse standard deviation of the batch by channel.
+
+    Updates `running_mean` and `running_var` in place. Uses `torch.native_batch_norm`, because `F.batch_norm` does not
+    return the statistics that `batch_norm_backward` needs.
+    """
+    return torch.native_batch_norm(x, weight, bias, running_mean, running_var, True, momentum, eps)
+
+
+def batch_norm_backward(
+    gradient: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    mean: Tensor,
+    inverse_std: Tensor,
+    eps: float,
+    needed: tuple[bool, bool, bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of batch norm in training mode with respect to x, weight and bias, as far as they are `needed`.
+
+    `mean` and `inverse_std` come from `batch_norm`. Uses the operator `aten.native_batch_norm_backward`.
+    """
+    found = torch.ops.aten.native_batch_norm_backward(
+        gradient, x, weight, None, None, mean, inverse_std, True, eps, list(needed)
+    )
+    in_x, in_weight, in_bias = (value if need else None for value, need in zip(found, needed, strict=True))
+    return in_x, in_weight, in_bias
+
+
+def create_features(name: str, **options: Any) -> nn.Module:
+    """The timm network `name` as a feature extractor; `options` are those of `timm.create_model`.
+
+    Passes `strict_img_size=False` to networks with a fixed input size. Swin, for one, then accepts images of any size.
+    The option is undocumented and not every network has it; those that do not are created without it.
+    """
+    config = pretrained_config(name)
+    if config is not None and config.fixed_input_size:
+        with contextlib.suppress(TypeError):
+            return timm.create_model(name, features_only=True, strict_img_size=False, **options)
+    return timm.create_model(name, features_only=True, **options)
+
+
+def feature_indices(extractor: nn.Module) -> tuple[int, ...]:
+    """The `out_indices` that timm uses for an extractor's maps, finest first: `create_model` accepts them again.
+
+    Reads `feature_info.out_indices`. The documentation describes `feature_info.channels()` and `.reduction()` only.
+    """
+    info: Any = extractor.feature_info
+    return tuple(info.out_indices)
+
+
+def returns_channels_last(extractor: nn.Module) -> bool:
+    """Whether the maps of a timm extractor have the shape (B, H, W, C), as those of Swin have.
+
+    Reads the undocumented attribute `output_fmt`, which extractors of (B, C, H, W) maps may lack.
+    """
+    return getattr(extractor, "output_fmt", None) == Format.NHWC
+
+
+def whole_network_keys(extractor_keys: Iterable[str], network_keys: Iterable[str]) -> dict[str, str]:
+    """State-dict keys of a timm extractor -> the keys of the same tensors in the whole network.
+
+    timm's extractor classes wrap the network as `model` or `body`, or keep its modules one level up under flattened
+    names: `features.0.weight` becomes `features_0.weight`. A key that the network lacks maps to itself.
+    """
+    network_keys = list(network_keys)
+    whole = {key.replace(".", "_", 1): key for key in network_keys} | {key: key for key in network_keys}
+    return {
+        key: whole.get(key) or whole.get(key.removeprefix("model.").removeprefix("body."), key)
+        for key in extractor_keys
+    }
+
+
+def activation_of(norm: nn.Module) -> nn.Module:
+    """The activation that is part of a timm batch norm, or the identity: torch's own batch norms have none.
+
+    Reads the children of `timm.layers.BatchNormAct2d`: a dropout and an activation, each an identity if unused.
+    """
+    used = [child for child in norm.children() if not isinstance(child, nn.Identity)]
+    return nn.Sequential(*used) if used else nn.Identity()
+
+
+def pretrained_config(name: str) -> PretrainedCfg | None:
+    """What timm records of the published weights of `NAME` or `NAME.TAG`; None for a name that timm does not have.
+
+    The documentation names the class, but few of its fields. This package reads `tag`, `url`, `hf_hub_id`, `license`,
+    `has_weights`, `fixed_input_size`, `input_size`, `mean`, `std`, `interpolation` and `crop_pct`.
+    """
+    return timm.get_pretrained_cfg(name)
+
+
+def weights_folder() -> Path:
+    """The folder where timm looks for downloaded weight files; created if absent.
+
+    Uses `timm.models._hub.get_cache_dir`. timm has no public function for it.
+    """
+    return Path(get_cache_dir())

@@ -1,0 +1,36 @@
+"""Backbones by name, with their weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from backbones.adapter import backbone_names, build_backbone
+from backbones.base import Backbone
+from backbones.weights import load_weights
+
+
+def create_backbone(
+    name: str, pretrained: bool | str | Path = False, strides: Sequence[int] = (4, 8, 16, 32)
+) -> Backbone:
+    """Create the backbone `name` with one feature map at each of `strides`.
+
+    Args:
+        name: a name of `list_backbones()`, or `NAME.TAG` to select among its published weights. EfficientNet B0-B8, L2
+            and Lite0-4 are implemented in this package, other networks in timm. `module:function` is a network of your
+            own, see `backbones.custom`. `amoebanet_b_nCELLS_fFILTERS` is an AmoebaNet of any size, see
+            `backbones.amoebanet`.
+        pretrained: False for random weights, True for published weights, or the path of a weight file.
+        strides: strides of the maps, in any order; the maps are returned finest first.
+
+    Raises UserError for an unknown name or tag and for a network without maps at `strides`. Raises BadInput if weights
+    are absent or do not fit the network: random weights never replace them silently.
+    """
+    backbone = build_backbone(name, strides)
+    backbone.provenance = load_weights(backbone, name, pretrained)
+    return backbone
+
+
+def list_backbones(pattern: str = "*") -> list[str]:
+    """Names of backbones that match the shell pattern `pattern`, sorted. Builds no network."""
+    return backbone_names(pattern)

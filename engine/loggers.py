@@ -1,0 +1,137 @@
+"""`--logger`: where a run's numbers go besides `metrics.csv`. A tracker is imported only where it is asked for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+
+from backbones.errors import UserError
+from engine.history import History
+
+PROJECT = "backbone-swap"
+
+
+class Trackers(Callback):
+    """Sends the settings of a run, and each row of its history, to Lightning's loggers.
+
+    A resumed run continues under its own name: TensorBoard drops the points after the checkpoint, mlflow and wandb find
+    the run by an id in the run folder (`mlflow.id`, `wandb.id`).
+
+    Args:
+        names: "tensorboard", "mlflow", "wandb".
+        history: whose last row is sent after each epoch; it has to come before this callback.
+        task: groups runs.
+        settings: of the run.
+
+    Raises UserError at the start of training where a tracker cannot be reached.
+    """
+
+    def __init__(self, names: Sequence[str], history: History, task: str, settings: Mapping[str, Any]) -> None:
+        self.names, self.history, self.task, self.settings = list(dict.fromkeys(names)), history, task, dict(settings)
+        self.loggers: list[Logger] = []
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.loggers = [
+            _LOGGERS[name](self.history.folder, self.task, self.settings, trainer.global_step) for name in self.names
+        ]
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        row = {name: value for name, value in self.history.rows[-1].items() if math.isfinite(value)}
+        step = int(row.pop("step"))
+        for logger in self.loggers:
+            logger.log_metrics(row, step)
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.flush()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._close("finished")
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._close("KILLED" if isinstance(exception, KeyboardInterrupt) else "failed")
+
+    def _close(self, status: str) -> None:
+        """End the runs with one of mlflow's states. "success" would write a file of its own for TensorBoard."""
+        loggers, self.loggers = self.loggers, []
+        for logger in loggers:
+            logger.finalize(status)
+            if isinstance(logger, WandbLogger):  # else its run lasts as long as the process
+                logger.experiment.finish(exit_code=0 if status == "finished" else 1)
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings under their flags' names, such as `data.root`."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return found
+
+
+def _tensorboard(folder: Path, task: str, settings: dict[str, Any], step: int) -> Logger:
+    """Event files in the run folder. The settings are text: the table of hyperparameters wants a final score beside."""
+    logger = TensorBoardLogger(folder, name="", version="", default_hp_metric=False, purge_step=step + 1)
+    if step == 0:
+        text = yaml.safe_dump(settings, sort_keys=False)
+        logger.experiment.add_text("settings", "    " + text.replace("\n", "\n    "), 0)
+    return logger
+
+
+def _mlflow(folder: Path, task: str, settings: dict[str, Any], step: int) -> Logger:
+    """Where MLFLOW_TRACKING_URI says; without it, mlflow's own place in the working folder, which `mlflow ui` opens."""
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    known = _id(folder / "mlflow.id")
+    logger = MLFlowLogger(
+        experiment_name=f"{PROJECT} {task}",
+        run_name=folder.name,
+        tracking_uri=mlflow.get_tracking_uri(),
+        run_id=known,
+    )
+    try:
+        if known is None:
+            (folder / "mlflow.id").write_text(f"{logger.run_id}\n")
+            logger.log_hyperparams(flat(settings))
+        else:
+            logger.experiment.update_run(known, status="RUNNING")
+    except MlflowException as error:
+        raise UserError(f"--logger mlflow fails at {mlflow.get_tracking_uri()}: {_first_line(error)}") from error
+    return logger
+
+
+def _wandb(folder: Path, task: str, settings: dict[str, Any], step: int) -> Logger:
+    """With WANDB_MODE=offline everything stays in the run folder, for `wandb sync`."""
+    import wandb
+
+    known = _id(folder / "wandb.id")
+    logger = WandbLogger(name=folder.name, save_dir=folder, project=PROJECT, group=task, id=known)
+    try:
+        (folder / "wandb.id").write_text(f"{logger.experiment.id}\n")
+    except wandb.Error as error:
+        raise UserError(
+            f"--logger wandb cannot start: {_first_line(error)}. Run `wandb login`, or set WANDB_MODE=offline."
+        ) from error
+    if known is None:
+        logger.log_hyperparams(settings)
+    return logger
+
+
+_LOGGERS: dict[str, Callable[[Path, str, dict[str, Any], int], Logger]] = {
+    "tensorboard": _tensorboard,
+    "mlflow": _mlflow,
+    "wandb": _wandb,
+}
+
+
+def _id(file: Path) -> str | None:
+    return file.read_text().strip() if file.is_file() else None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,27 @@
+"""Stored records of trainings, whatever the task and the version that wrote them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from backbones.errors import BadInput
+from engine import schema
+from engine.config import TrainConfig
+from experiments.tasks import task_spec
+
+
+def config_of(task: str) -> type[TrainConfig]:
+    """The class of a task's settings. Raises UserError for an unknown task."""
+    return task_spec(task).train_config
+
+
+def read_record(run: Path) -> dict[str, Any]:
+    """The record of the finished run in a folder. Raises BadInput where it is absent, damaged, or too new."""
+    file = run / "record.json"
+    try:
+        return schema.read_record(file, config_of)
+    except OSError as error:
+        raise BadInput(f"{file} cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadInput(f"{file} is not the record of a run ({error})") from error
