@@ -50,7 +50,7 @@ def is_stored(config: SearchConfig, base: Cell) -> bool:
         stored = {f"--{renamed(flag.removeprefix('--'))}": value for flag, value in content.items()}
     except (ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{file} is damaged ({error!r}): choose another `output`", settings=("output",)) from error
-    # settings that the version of the search did not have; its rules never depended on a trial's backbone name
+    # Settings that the version of the search did not have. Their values did not depend on the backbone of a trial.
     added = type(base.config).upgrade({"backbone": "", "data": {}})
     stored = {f"--{config.task}.{name}": value for name, value in added.items()} | stored
     for name, value in fixed_settings(config, base).items():
