@@ -1,1 +1,1 @@
-"""`python -m experiments.audit`: problems of a data set, worst first, before it spoils a training."""
+"""`python -m experiments.audit`: finds problems of a data set before training."""

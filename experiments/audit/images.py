@@ -1,10 +1,10 @@
-"""What an audit looks for in image files: damage, odd pixels, and the same picture twice."""
+"""Checks image files: damaged files, unusual sizes and formats, and duplicates."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -20,25 +20,25 @@ from data.images import FORMATS, read_image
 
 Severity = Literal["error", "warning", "note"]
 EXAMPLES = 12  # files named for each finding
-TINY, LONG = 32, 4.0  # shorter side in px, and longer side over shorter, of odd images
+TINY, LONG = 32, 4.0  # limits of usual images: shorter side in pixels, and longer side divided by shorter
 SUFFIXES = {"JPEG": (".jpg", ".jpeg"), "PNG": (".png",), "WEBP": (".webp",), "BMP": (".bmp",), "GIF": (".gif",),
             "TIFF": (".tif", ".tiff"), "PPM": (".ppm", ".pgm", ".pbm")}  # fmt: skip
 PLAIN_MODES = ("RGB", "L", "P", "RGBA", "1")
 ORIENTATION = 0x0112  # EXIF tag
-NEAR_BITS = 2  # of 64 that may differ between two hashes of one picture
-NEAR_AT_MOST = 20_000  # images that are compared with each other; beyond, only equal hashes are found
+NEAR_BITS = 2  # of 64 bits that may differ between the hashes of near duplicates
+NEAR_AT_MOST = 20_000  # largest number of images that are compared pairwise; with more, only equal hashes count
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something to know, or to mend, about a data set.
+    """A problem or property of a data set.
 
     Attributes:
-        severity: "error" spoils training or scores, "warning" may, "note" is good to know.
-        what: in words, with its numbers.
+        severity: "error" makes training or scores wrong, "warning" may do so, "note" is for information.
+        what: description with numbers.
         fix: what to do.
-        examples: files, classes or ids, a few of them.
-        files: images that show it, if any.
+        examples: some files, classes or ids.
+        files: some images that show it.
     """
 
     severity: Severity
@@ -49,120 +49,134 @@ class Finding:
 
     @classmethod
     def of_files(cls, severity: Severity, what: str, fix: str, files: Sequence[Path]) -> Finding:
-        """A finding shown by its files."""
+        """Make a finding with files as examples."""
         return cls(severity, what, fix, tuple(str(file) for file in files[:EXAMPLES]), tuple(files[:EXAMPLES]))
 
 
 @dataclass(frozen=True)
-class Look:
-    """What one file shows: `problem` where it cannot be read; else size, digest, hash, and oddities by name."""
+class ImageCheck:
+    """The check of one image file.
+
+    Attributes:
+        file: the image file.
+        problem: why it cannot be read; None if it can. The other attributes are set for readable files only.
+        size: height and width in pixels.
+        digest: SHA-256 (hex) of the file.
+        hash: see `difference_hash`.
+        oddities: keys of `ODDITIES`.
+    """
 
     file: Path
     problem: str | None = None
-    size: tuple[int, int] = (0, 0)  # height, width
+    size: tuple[int, int] = (0, 0)
     digest: str = ""
     hash: int = 0
-    odd: tuple[str, ...] = ()
+    oddities: tuple[str, ...] = ()
 
 
-def look(file: Path) -> Look:
-    """Read a file, and describe it."""
+def check_image(file: Path) -> ImageCheck:
+    """Read and check an image file."""
     try:
         pixels = read_image(file)
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
         with Image.open(file, formats=FORMATS) as image:
-            kind, mode, turned = image.format, image.mode, image.getexif().get(ORIENTATION, 1) != 1
+            file_format, mode, is_rotated = image.format, image.mode, image.getexif().get(ORIENTATION, 1) != 1
     except (BadInput, OSError) as error:
-        return Look(file, problem=str(error))
+        return ImageCheck(file, problem=str(error))
     height, width = pixels.shape[:2]
-    odd = []
+    oddities = []
     if min(height, width) < TINY:
-        odd.append("tiny")
+        oddities.append("tiny")
     if max(height, width) > LONG * min(height, width):
-        odd.append("long")
-    if turned:
-        odd.append("turned")
+        oddities.append("long")
+    if is_rotated:
+        oddities.append("rotated")
     if mode not in PLAIN_MODES:
-        odd.append("mode")
-    if file.suffix.lower() not in SUFFIXES.get(kind or "", ()):
-        odd.append("suffix")
-    return Look(file, None, (height, width), digest, difference_hash(pixels), tuple(odd))
+        oddities.append("mode")
+    if file.suffix.lower() not in SUFFIXES.get(file_format or "", ()):
+        oddities.append("suffix")
+    return ImageCheck(file, None, (height, width), digest, difference_hash(pixels), tuple(oddities))
 
 
 def difference_hash(pixels: np.ndarray) -> int:
-    """64 bits: whether each of 8 x 8 cells is brighter than its right neighbour (Krawetz, 2013)."""
+    """Return the difference hash of an image (Krawetz, 2013), an integer of 64 bits.
+
+    Each bit states whether one of 8 x 8 cells is brighter than its right neighbour.
+
+    Args:
+        pixels: (H, W, 3) uint8 RGB.
+    """
     small = cv2.resize(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), (9, 8), interpolation=cv2.INTER_AREA)
     bits = (small[:, :-1] > small[:, 1:]).ravel()
     return int(np.packbits(bits).view(">u8")[0])
 
 
-def look_at_all(files: Sequence[Path], workers: int, seen: Callable[[], None]) -> list[Look]:
-    """All looks, in order; `seen` is called for each."""
+def check_images(files: Sequence[Path], workers: int) -> Iterator[ImageCheck]:
+    """Check image files in several threads. Yields the checks in the order of the files."""
     with ThreadPoolExecutor(workers) as pool:
-        looks = []
-        for found in pool.map(look, files):
-            looks.append(found)
-            seen()
-    return looks
+        yield from pool.map(check_image, files)
 
 
 ODDITIES: dict[str, tuple[Severity, str, str]] = {
-    "tiny": ("warning", f"images have a side below {TINY} px", "leave them out, if they are thumbnails or icons"),
-    "long": ("note", f"images are more than {LONG:g} times as long as wide", "letterboxing leaves little: tile them"),
-    "turned": ("warning", "images are to be turned by their EXIF orientation, which the readers ignore, as COCO does",
-               "make sure that the labels were drawn on the unturned pixels, or turn the files"),
-    "mode": ("note", "images are CMYK, 16-bit or of another rare kind, and are converted", "nothing, if all is well"),
-    "suffix": ("note", "files are of another format than their names say", "rename them; they are read all the same"),
+    "tiny": ("warning", f"images have a side below {TINY} px", "leave them out if they are thumbnails or icons"),
+    "long": ("note", f"images are more than {LONG:g} times as long as wide", "cut them into tiles"),
+    "rotated": ("warning", "images have an EXIF orientation, which the readers ignore as COCO does",
+                "check that the labels were drawn on the pixels as stored, or rotate the files"),
+    "mode": ("note", "images are CMYK, 16-bit or of another rare mode, and are converted", "check some of them"),
+    "suffix": ("note", "files have another format than their names state", "rename them; they can be read anyway"),
 }  # fmt: skip
 
 
-def findings(looks: dict[str, list[Look]]) -> Iterator[Finding]:
-    """What the looks at each split's images show."""
-    everything = [found for of_split in looks.values() for found in of_split]
-    broken = [found for found in everything if found.problem]
-    if broken:
-        told = tuple(f"{found.problem}" for found in broken[:EXAMPLES])
-        yield Finding(
-            "error", f"{len(broken)} images cannot be read", "fetch them again, or allow --data.skip_bad", told
-        )
+def image_findings(checks: dict[str, list[ImageCheck]]) -> Iterator[Finding]:
+    """Yield the findings from the checks of each split's images."""
+    all_checks = [check for split_checks in checks.values() for check in split_checks]
+    unreadable = [check for check in all_checks if check.problem]
+    if unreadable:
+        problems = tuple(f"{check.problem}" for check in unreadable[:EXAMPLES])
+        what = f"{len(unreadable)} images cannot be read"
+        yield Finding("error", what, "fetch them again, or leave them out with --data.skip_bad", problems)
     for name, (severity, what, fix) in ODDITIES.items():
-        files = [found.file for found in everything if name in found.odd]
+        files = [check.file for check in all_checks if name in check.oddities]
         if files:
             yield Finding.of_files(severity, f"{len(files)} {what}", fix, files)
-    yield from duplicates({split: [v for v in of_split if not v.problem] for split, of_split in looks.items()})
+    readable = {split: [c for c in split_checks if not c.problem] for split, split_checks in checks.items()}
+    yield from duplicate_findings(readable)
 
 
-def duplicates(looks: dict[str, list[Look]]) -> Iterator[Finding]:
-    """The same file, or nearly the same picture, twice: within a split, or worse, in two."""
-    split_of = [split for split, of_split in looks.items() for _ in of_split]
-    everything = [found for of_split in looks.values() for found in of_split]
+def duplicate_findings(checks: dict[str, list[ImageCheck]]) -> Iterator[Finding]:
+    """Yield findings on identical files and near duplicates, within a split and across splits."""
+    split_of = [split for split, split_checks in checks.items() for _ in split_checks]
+    all_checks = [check for split_checks in checks.values() for check in split_checks]
     by_digest = defaultdict(list)
-    for index, found in enumerate(everything):
-        by_digest[found.digest].append(index)
+    for index, check in enumerate(all_checks):
+        by_digest[check.digest].append(index)
     same = [pair for group in by_digest.values() for pair in pairwise(group)]
     near = [
-        (a, b) for a, b in near_pairs([found.hash for found in everything])
-        if everything[a].digest != everything[b].digest
+        (a, b) for a, b in near_pairs([check.hash for check in all_checks])
+        if all_checks[a].digest != all_checks[b].digest
     ]  # fmt: skip
     for pairs, what, severities in (
-        (same, "the same file", ("error", "warning")),
-        (near, "nearly the same picture", ("warning", "note")),
+        (same, "identical files", ("error", "warning")),
+        (near, "near duplicates", ("warning", "note")),
     ):
         across = [pair for pair in pairs if split_of[pair[0]] != split_of[pair[1]]]
         within = [pair for pair in pairs if split_of[pair[0]] == split_of[pair[1]]]
         for found_pairs, where, severity, fix in (
-            (across, "in two splits", severities[0], "remove one: scores on images that were trained on say little"),
-            (within, "twice in a split", severities[1], "remove one, if they are not meant to count twice"),
+            (across, "in two splits", severities[0], "remove one: scores on training images are too high"),
+            (within, "in one split", severities[1], "remove one unless it should count twice"),
         ):
             if found_pairs:
-                files = [everything[i].file for pair in found_pairs[: EXAMPLES // 2] for i in pair]
-                told = tuple(f"{everything[a].file} = {everything[b].file}" for a, b in found_pairs[:EXAMPLES])
-                text = f"{len(found_pairs)} pairs are {what}, {where}"
-                yield Finding(severity, text, fix, told, tuple(files))  # type: ignore[arg-type]
+                files = [all_checks[i].file for pair in found_pairs[: EXAMPLES // 2] for i in pair]
+                examples = tuple(f"{all_checks[a].file} = {all_checks[b].file}" for a, b in found_pairs[:EXAMPLES])
+                text = f"{len(found_pairs)} pairs are {what} {where}"
+                yield Finding(severity, text, fix, examples, tuple(files))  # type: ignore[arg-type]
 
 
 def near_pairs(hashes: Sequence[int]) -> list[tuple[int, int]]:
-    """Pairs of pictures whose hashes differ in two bits or fewer; of very many, those with equal hashes."""
+    """Return the index pairs of images whose hashes differ in at most `NEAR_BITS` bits.
+
+    For more than `NEAR_AT_MOST` images, return pairs with equal hashes only.
+    """
     values = np.array(hashes, np.uint64)
     if len(values) > NEAR_AT_MOST:
         order = np.argsort(values, kind="stable")
@@ -170,7 +184,7 @@ def near_pairs(hashes: Sequence[int]) -> list[tuple[int, int]]:
         return [(int(order[i]), int(order[i + 1])) for i in equal]
     pairs: list[tuple[int, int]] = []
     for start in range(0, len(values), 512):
-        apart = np.bitwise_count(values[start : start + 512, None] ^ values[None])
-        rows, columns = np.nonzero(apart <= NEAR_BITS)
+        distances = np.bitwise_count(values[start : start + 512, None] ^ values[None])
+        rows, columns = np.nonzero(distances <= NEAR_BITS)
         pairs += [(int(a) + start, int(b)) for a, b in zip(rows, columns, strict=True) if a + start < b]
     return pairs

@@ -1,4 +1,4 @@
-"""The pictures of an audit: class balance, box sizes against anchors, and images that show a fault."""
+"""Draws the pictures of an audit: class balance, box sizes, and images with a problem."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from matplotlib.ticker import LogLocator
 from backbones.errors import BadInput
 from data.images import read_image
 from experiments.audit.images import Finding
-from experiments.audit.labels import Labels
+from experiments.audit.labels import SplitLabels
 
 COLORS = ("#2468b0", "#c4501b", "#5b8c3a", "#8c5ba8")
-CLASSES = 40  # that fit a picture, the most frequent ones
+CLASSES = 40  # largest number in a picture: the most frequent ones
 SHEET = 4, 3  # columns and rows of example images
 
 
 def draw(
-    labels: dict[str, Labels], unit: str, image_size: int, findings: Sequence[Finding], folder: Path
+    labels: dict[str, SplitLabels], unit: str, image_size: int, findings: Sequence[Finding], folder: Path
 ) -> list[Path]:
-    """Write what there is to see; returns the files."""
+    """Write all pictures to `folder`; returns their files."""
     written = [_balance(labels, unit, folder / "balance.png")]
     if any(len(split.boxes) for split in labels.values()):
         written.append(_sizes(labels, image_size, folder / "box_sizes.png"))
@@ -36,20 +36,20 @@ def draw(
     return written
 
 
-def _balance(labels: dict[str, Labels], unit: str, file: Path) -> Path:
-    """Shares of the classes in each split, the most frequent first."""
+def _balance(labels: dict[str, SplitLabels], unit: str, file: Path) -> Path:
+    """Draw the shares of the classes in each split, the most frequent first."""
     totals: dict[str, int] = {}
-    for part in labels.values():
-        for name, count in part.balance.items():
+    for split_labels in labels.values():
+        for name, count in split_labels.balance.items():
             totals[name] = totals.get(name, 0) + count
     names = sorted(totals, key=lambda name: -totals[name])[:CLASSES]
     figure, panel = _figure(8, 1.2 + 0.13 * len(names) * (len(labels) + 1))
     height = 0.8 / len(labels)
-    for number, (split, found) in enumerate(labels.items()):
-        whole = max(1, sum(found.balance.values()))
-        shares = [100 * found.balance.get(name, 0) / whole for name in names]
+    for number, (split, split_labels) in enumerate(labels.items()):
+        total = max(1, sum(split_labels.balance.values()))
+        shares = [100 * split_labels.balance.get(name, 0) / total for name in names]
         places = np.arange(len(names)) + number * height
-        label = f"{split}, {whole:,} {unit}"
+        label = f"{split}, {total:,} {unit}"
         panel.barh(places, shares, height, color=COLORS[number % len(COLORS)], label=label)
     panel.set_yticks(np.arange(len(names)) + 0.4 - height / 2, names, fontsize=8)
     panel.invert_yaxis()
@@ -59,13 +59,14 @@ def _balance(labels: dict[str, Labels], unit: str, file: Path) -> Path:
     return file
 
 
-def _sizes(labels: dict[str, Labels], image_size: int, file: Path) -> Path:
-    """Square roots of the boxes' areas at the network's input size, beside the strides of its maps."""
+def _sizes(labels: dict[str, SplitLabels], image_size: int, file: Path) -> Path:
+    """Draw the square roots of the boxes' areas at the input size, with the strides of the feature maps."""
     figure, panel = _figure(8, 3)
     bins = np.geomspace(2, image_size, 50)
-    for number, (split, found) in enumerate(labels.items()):
-        if len(found.boxes):
-            pixels = found.boxes * found.box_images[:, ::-1] * (image_size / found.box_images.max(1, keepdims=True))
+    for number, (split, split_labels) in enumerate(labels.items()):
+        if len(split_labels.boxes):
+            images = split_labels.box_images
+            pixels = split_labels.boxes * images[:, ::-1] * (image_size / images.max(1, keepdims=True))
             weights = np.full(len(pixels), 100 / len(pixels))
             color = COLORS[number % len(COLORS)]
             panel.hist(

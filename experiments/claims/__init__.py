@@ -1,1 +1,1 @@
-"""`python -m experiments.claims`: what articles say of EfficientNet, beside what is measured here."""
+"""`python -m experiments.claims`: claims about EfficientNet, with their sources and measurements."""

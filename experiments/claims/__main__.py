@@ -1,4 +1,4 @@
-"""`python -m experiments.claims`: what articles say of EfficientNet, beside its source and what is measured here."""
+"""`python -m experiments.claims`: claims about EfficientNet, with their sources and measurements."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from engine.cli import command
 from experiments.claims.config import ClaimsConfig
 
 DESCRIPTION = (
-    "Check the claims that articles make of EfficientNet: sizes are counted and times measured on this machine, with "
-    "no download; accuracies are scored where folders of ImageNet, COCO or ADE20K are given, else the command is told."
+    "Check the claims that articles make about EfficientNet. Sizes are counted and times are measured on this machine, "
+    "without a download. Accuracies are scored if folders of ImageNet, COCO or ADE20K are given; otherwise the table "
+    "contains the command that scores them."
 )
 
 

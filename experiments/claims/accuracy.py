@@ -1,4 +1,4 @@
-"""Claims of accuracy: scored by the ordinary `eval` where the data are given, else with the command that does it."""
+"""Checks claims of accuracy with the ordinary `eval` where the data are given. Otherwise it states the command."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from backbones.errors import UserError
 from backbones.provenance import TOP1, published_tags
 from engine.published import Published, table
 from experiments.claims.config import ClaimsConfig
-from experiments.claims.row import Row
+from experiments.claims.row import ClaimRow
 
-POINTS = 0.5  # by which a reproduced accuracy may differ: resizing in PyTorch is not TensorFlow's
+POINTS = 0.5  # tolerance for a reproduced accuracy: PyTorch resizes differently from TensorFlow
 PACKAGED = tuple(f"tf_efficientnet_lite{phi}" for phi in range(3))
 
 
-def detector(config: ClaimsConfig) -> Row:
-    """COCO AP of a detector, where one is given."""
-    return Row(
+def detector(config: ClaimsConfig) -> ClaimRow:
+    """Check the AP of a detector on COCO, if both are given."""
+    return ClaimRow(
         "The same, scored here",
         "EfficientDet, arXiv:1911.09070v7, table 2: D7 53.4 on val, D0 34.3",
         f"python -m detection.eval --checkpoint {config.detector or 'FILE'} --data.root {config.coco or 'COCO'}",
@@ -28,9 +28,9 @@ def detector(config: ClaimsConfig) -> Row:
     )
 
 
-def segmenter(config: ClaimsConfig) -> Row:
-    """ADE20K mIoU, where a run is given."""
-    return Row(
+def segmenter(config: ClaimsConfig) -> ClaimRow:
+    """Check the mIoU of a run on ADE20K, if both are given."""
+    return ClaimRow(
         "EfficientNet as backbone reaches 46.4 mIoU on ADE20K",
         "none found: neither paper scores ADE20K (EfficientDet's section 5.2 scores Pascal VOC 2012, 81.74 mIoU), and "
         "open-mmlab's model zoo has no EfficientNet there",
@@ -44,12 +44,12 @@ def _scored(
 ) -> tuple[str, str]:
     if model is None or data is None:
         return "not scored: no data given", verdict
-    found = _evaluate(task, ["--checkpoint", model, "--data.root", data], Path(config.output) / task)
-    return (found, verdict) if isinstance(found, str) else (f"{metric} {100 * found[metric]:.1f}", verdict)
+    result = _evaluate(task, ["--checkpoint", model, "--data.root", data], Path(config.output) / task)
+    return (result, verdict) if isinstance(result, str) else (f"{metric} {100 * result[metric]:.1f}", verdict)
 
 
 def published_scores() -> Iterator[Published]:
-    """The published ImageNet scores whose weights exist, those that come with the installation first."""
+    """Yield the published ImageNet scores. Those of the weights that come with the installation are first."""
     for name in PACKAGED:
         scores = {"top1": TOP1[f"{name}.in1k"]}
         readme = "tensorflow/tpu, efficientnet/lite/README.md"
@@ -57,42 +57,45 @@ def published_scores() -> Iterator[Published]:
     yield from (row for row in table() if row.dataset == "ImageNet")
 
 
-def classifier(row: Published, config: ClaimsConfig) -> Row:
-    """A published top-1: scored on ImageNet, or the command that does it."""
-    tensorflow = row.network.startswith("efficientnet_")
-    name = f"tf_{row.network}" if tensorflow else row.network
+def classifier(row: Published, config: ClaimsConfig) -> ClaimRow:
+    """Check a published top-1 on ImageNet, or state the command that does it."""
+    is_google = row.network.startswith("efficientnet_")  # published for TensorFlow, in timm as tf_efficientnet_*
+    name = f"tf_{row.network}" if is_google else row.network
     tags = published_tags(name)
     tag = row.tag or (tags[0] if tags else None)
     figures = ", ".join(f"{metric} {100 * value:.4g}" for metric, value in row.scores.items())
     claim = f"{row.network}: {figures} ({row.training}, {row.image_size} px)"
     if tag is None:
-        return Row(claim, row.source, "no weights are published", "not scored", "not checked")
+        return ClaimRow(claim, row.source, "no weights are published", "not scored", "not checked")
     network = f"{name}.{tag}"
     arguments = ["--backbone", network, "--data.root", config.imagenet or "IMAGENET"]
     command = f"python -m classification.eval {' '.join(arguments)}"
     if row.tag is None:
         command += " (the published weights are not available; these have another recipe)"
     if config.imagenet is None:
-        return Row(claim, row.source, command, "not scored: no ImageNet given", "not checked")
-    found = _evaluate("classification", arguments, Path(config.output) / "imagenet" / network)
-    if isinstance(found, str):
-        return Row(claim, row.source, command, found, "not checked")
-    away = 100 * (found["top1"] - row.scores["top1"])
-    verdict = "reproduced" if abs(away) <= POINTS else f"{away:+.1f} points away"
-    told = f"top1 {100 * found['top1']:.2f}, top5 {100 * found['top5']:.2f}"
-    return Row(claim, row.source, command, told, verdict if row.tag else f"{verdict}, by another recipe")
+        return ClaimRow(claim, row.source, command, "not scored: no ImageNet given", "not checked")
+    result = _evaluate("classification", arguments, Path(config.output) / "imagenet" / network)
+    if isinstance(result, str):
+        return ClaimRow(claim, row.source, command, result, "not checked")
+    difference = 100 * (result["top1"] - row.scores["top1"])
+    verdict = "reproduced" if abs(difference) <= POINTS else f"{difference:+.1f} points away"
+    measured = f"top1 {100 * result['top1']:.2f}, top5 {100 * result['top5']:.2f}"
+    return ClaimRow(claim, row.source, command, measured, verdict if row.tag else f"{verdict}, by another recipe")
 
 
 def _evaluate(task: str, arguments: list[str], output: Path) -> dict[str, float] | str:
-    """The metrics of an ordinary `eval`, run now or kept from an earlier time; or why there are none."""
+    """Run the ordinary `eval`, unless its metrics are in `output` already.
+
+    Returns the metrics, or the reason why there are none. Raises UserError where stored metrics cannot be read.
+    """
     file = output / "metrics.json"
     if not file.exists():
         command = [sys.executable, "-m", f"{task}.eval", *arguments, "--output", str(output)]
-        done = subprocess.run(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-        if done.returncode:
-            said = [line for line in done.stderr.splitlines() if line.strip()]
-            return " ".join(said[-3:]) or f"exit code {done.returncode}"
+        process = subprocess.run(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+        if process.returncode:
+            lines = [line for line in process.stderr.splitlines() if line.strip()]
+            return " ".join(lines[-3:]) or f"exit code {process.returncode}"
     try:
         return json.loads(file.read_text())
     except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read ({error}): delete {output}, and it is scored again") from error
+        raise UserError(f"{file} cannot be read ({error}): delete {output} to score it again") from error

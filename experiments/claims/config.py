@@ -12,24 +12,26 @@ class ClaimsConfig:
     """Settings of `claims`."""
 
     imagenet: str | None = None
-    """Folder of ImageNet; published weights are scored on its val split, fetched by timm where they are not here."""
+    """Folder of ImageNet. Published weights are scored on its val split; timm downloads them where necessary."""
     coco: str | None = None
     """Folder of COCO, for --detector."""
     detector: str | None = None
-    """A detector to score there: a file of published weights in effdet's format, or a run."""
+    """Detector to score on COCO: a file of published weights in effdet's format, or a run."""
     ade20k: str | None = None
     """Folder of ADE20K, for --segmenter."""
     segmenter: str | None = None
-    """A segmentation run to score there."""
+    """Segmentation run to score on ADE20K."""
     passes: int = 3
-    """Timed passes of each network on one core, in turns with its rival's."""
+    """Timed passes of each network on one core, alternating with those of the network it is compared with."""
     output: str = "runs/claims"
-    """Folder of claims.md and claims.csv, which are written anew."""
+    """Folder for claims.md and claims.csv. Existing ones are overwritten."""
 
     def check(self) -> None:
-        """Raise UserError for settings that check nothing."""
+        """Raise UserError for settings that check nothing, or contradict each other."""
         if self.passes < 1:
             raise UserError(f"--passes {self.passes} is too small: at least 1")
         for data, model in (("coco", "detector"), ("ade20k", "segmenter")):
             if (getattr(self, data) is None) != (getattr(self, model) is None):
-                raise UserError(f"--{data} and --{model} go together: a data set, and what to score on it")
+                raise UserError(
+                    f"--{data} and --{model} must be given together: a data set, and the model to score on it"
+                )

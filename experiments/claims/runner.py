@@ -1,4 +1,4 @@
-"""The table of claims: all checks one after the other, on the screen and as files."""
+"""Runs all checks, prints the table of claims and writes it to files."""
 
 from __future__ import annotations
 
@@ -14,28 +14,27 @@ from rich.table import Table
 from backbones.errors import BadInput
 from engine.commands import err, out
 from engine.record import write_text
-from experiments.claims import accuracy as reproduce
-from experiments.claims import size_and_speed as structure
+from experiments.claims import accuracy, size_and_speed
 from experiments.claims.config import ClaimsConfig
-from experiments.claims.row import Row
+from experiments.claims.row import ClaimRow
 
 
-def write_claims(config: ClaimsConfig) -> list[Row]:
-    """Check all claims, print the table, write `claims.md` and `claims.csv`; returns the rows.
+def write_claims(config: ClaimsConfig) -> list[ClaimRow]:
+    """Check all claims, print the table, and write `claims.md` and `claims.csv`; returns the rows.
 
-    A check that cannot be made says why in its row. Raises BadInput where the folder cannot be written.
+    A row whose check cannot be run states the reason. Raises BadInput where the folder cannot be written.
     """
     folder = Path(config.output)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadInput(f"--output {folder} cannot be made: {error.strerror}") from error
-    checks: list[Callable[[], Row]] = [
-        *(partial(structure.faster, rival, config.passes) for rival in structure.RIVALS),
-        *(structure.smaller, structure.b4_for_resnet50, structure.family_sizes),
-        *(structure.rivals_on_imagenet, structure.noisy_student, structure.coco),
-        *(partial(check, config) for check in (reproduce.detector, reproduce.segmenter)),
-        *(partial(reproduce.classifier, row, config) for row in reproduce.published_scores()),
+    checks: list[Callable[[], ClaimRow]] = [
+        *(partial(size_and_speed.speed_up, claim, config.passes) for claim in size_and_speed.SPEED_UPS),
+        *(size_and_speed.b7_and_gpipe_size, size_and_speed.b4_and_resnet50_cost, size_and_speed.family_sizes),
+        *(size_and_speed.other_networks_on_imagenet, size_and_speed.noisy_student, size_and_speed.coco),
+        *(partial(check, config) for check in (accuracy.detector, accuracy.segmenter)),
+        *(partial(accuracy.classifier, row, config) for row in accuracy.published_scores()),
     ]
     rows = [check() for check in track(checks, "checking claims", console=err, transient=True)]
     write_text(folder / "claims.md", markdown(rows, config.passes))
@@ -44,12 +43,12 @@ def write_claims(config: ClaimsConfig) -> list[Row]:
     for row in rows:
         short.add_row(*(text.replace("[", r"\[") for text in (row.claim, row.measured, row.verdict)))
     out.print(short)
-    out.print(f"with sources and commands: {folder / 'claims.md'}")
+    out.print(f"table with sources and commands: {folder / 'claims.md'}")
     return rows
 
 
-def markdown(rows: list[Row], passes: int) -> str:
-    """All columns."""
+def markdown(rows: list[ClaimRow], passes: int) -> str:
+    """Return the table with all columns as Markdown."""
     lines = [
         "# Claims about EfficientNet, and what is measured here",
         "",
@@ -63,10 +62,10 @@ def markdown(rows: list[Row], passes: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def as_csv(rows: list[Row]) -> str:
-    """All columns."""
+def as_csv(rows: list[ClaimRow]) -> str:
+    """Return the table with all columns as CSV."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(Row.__annotations__)
+    writer.writerow(ClaimRow.__annotations__)
     writer.writerows(vars(row).values() for row in rows)
     return text.getvalue()

@@ -1,4 +1,4 @@
-"""`python -m experiments.compare`: train backbones under one recipe; report score and cost of each."""
+"""`python -m experiments.compare`: train backbones with one recipe, and report the score and cost of each."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from experiments.compare.config import CompareConfig
 from experiments.jobs.arguments import split_by_task
 
 DESCRIPTION = (
-    "Train every backbone on every task under one recipe, and report what each is worth and what it costs. Settings of "
-    "one task go as --TASK.FLAG VALUE, such as --detection.epochs 12 or --segmentation.config camvid, its data as "
-    "--data.TASK.root FOLDER. Finished trainings in --output are kept: the same command continues after an interrupt."
+    "Train every backbone on every task with one recipe, and report the score and cost of each. Pass settings of one "
+    "task as --TASK.FLAG VALUE, such as --detection.epochs 12 or --segmentation.config camvid, and its data as "
+    "--data.TASK.root FOLDER. To resume after an interruption, run the same command: finished trainings in --output "
+    "are kept."
 )
 
 
@@ -23,9 +24,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     def run(config: CompareConfig) -> Any:
         from experiments.compare.runner import compare
 
-        return compare(config, of_tasks)
+        return compare(config, by_task)
 
-    own, of_tasks = split_by_task(sys.argv[1:] if argv is None else argv)
+    own, by_task = split_by_task(sys.argv[1:] if argv is None else argv)
     command("experiments.compare", CompareConfig, run, DESCRIPTION)(own)
 
 

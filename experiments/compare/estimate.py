@@ -1,4 +1,4 @@
-"""How long trainings will take on this machine: a step of each network is timed, on blank images."""
+"""Estimates how long trainings will take on this machine: one step of each network is timed, on blank images."""
 
 from __future__ import annotations
 
@@ -16,33 +16,34 @@ from engine.record import synchronize
 from engine.trainer import device_of
 from experiments.jobs.cell import Cell
 from experiments.jobs.local import finished
-from experiments.jobs.progress import clock
+from experiments.jobs.progress import duration
 from experiments.tasks import task_spec
 
-START_UP = 8.0  # seconds for imports, reading annotations, and the pictures at the end
-EVALUATIONS = 6  # of a run, about; see `--eval_every`
+START_UP = 8.0  # seconds for imports, for reading annotations, and for the pictures at the end
+EVALUATIONS = 6  # approximate number in a run; see `--eval_every`
 
 
 def print_estimate(cells: Sequence[Cell], folder: Path) -> None:
-    """List the cells with the seconds that each is expected to take; finished ones take none."""
-    seconds: dict[tuple, float] = {}
+    """List the cells with the time that each is expected to take. Finished cells take none."""
+    seconds_by_kind: dict[tuple, float] = {}
     table = Table("training", "epochs", "learning rate", "time")
     total = 0.0
-    for cell in track(cells, "timing a step of each network", console=err, transient=True):
-        done = finished(cell, folder / "cells" / cell.name) is not None
+    for cell in track(cells, "timing one step of each network", console=err, transient=True):
         config = cell.config
-        if not done:
-            alike = (cell.task, config.backbone, config.epochs, config.data.holdout)
-            if alike not in seconds:
-                seconds[alike] = expected_seconds(cell)
-            total += seconds[alike]
-        table.add_row(cell.name, str(config.epochs), f"{config.lr:g}", "finished" if done else clock(seconds[alike]))
+        expected = "finished"
+        if finished(cell, folder / "cells" / cell.name) is None:
+            kind = (cell.task, config.backbone, config.epochs, config.data.holdout)  # cells of a kind take equally long
+            if kind not in seconds_by_kind:
+                seconds_by_kind[kind] = expected_seconds(cell)
+            total += seconds_by_kind[kind]
+            expected = duration(seconds_by_kind[kind])
+        table.add_row(cell.name, str(config.epochs), f"{config.lr:g}", expected)
     out.print(table)
-    out.print(f"{len(cells)} trainings, about {clock(total)} on this machine, if reading images keeps up")
+    out.print(f"{len(cells)} trainings, about {duration(total)} on this machine if reading images is not the limit")
 
 
 def expected_seconds(cell: Cell) -> float:
-    """Seconds that a cell takes: its steps, its evaluations at the cost of a forward pass, and the start."""
+    """Return the expected seconds of a training: steps, evaluations (one forward pass per batch), and the start."""
     config = cell.config
     spec = task_spec(cell.task)
     task, train, val = spec.load_task().prepare(config, spec.data_root(config))
@@ -52,24 +53,25 @@ def expected_seconds(cell: Cell) -> float:
     size = parse_size(config.image_size) if config.image_size else task.info.preprocessing["size"]
     images = torch.zeros(config.batch_size, 3, *size, device=device).to(memory_format=torch.channels_last)
 
-    def step() -> None:
+    def train_step() -> None:
         outputs = model(images)
         sum(o.sum() for o in (outputs if isinstance(outputs, tuple) else (outputs,))).backward()
 
-    def score() -> None:
+    def evaluate_batch() -> None:
         with torch.inference_mode():
             model(images)
 
     steps, batches = len(train) / config.batch_size, len(val) / config.batch_size
     evaluations = min(EVALUATIONS, config.epochs) + 1
-    return START_UP + config.epochs * steps * timed(step, device) + evaluations * batches * timed(score, device)
+    training = config.epochs * steps * second_call_seconds(train_step, device)
+    return START_UP + training + evaluations * batches * second_call_seconds(evaluate_batch, device)
 
 
-def timed(work: Callable[[], None], device: torch.device) -> float:
-    """Seconds of the second call of `work`."""
+def second_call_seconds(function: Callable[[], None], device: torch.device) -> float:
+    """Call `function` twice and return the seconds of the second call. The first one sets up memory and kernels."""
     for _ in range(2):
         synchronize(device)
         start = time.perf_counter()
-        work()
+        function()
         synchronize(device)
     return time.perf_counter() - start

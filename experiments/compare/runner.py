@@ -1,7 +1,7 @@
-"""The trainings of a comparison: which they are, in what order they run, and what has become of them.
+"""Runs a comparison: chooses learning rates if asked to, trains all cells, and writes `comparison.json` and the report.
 
-Every training of a task gets the same arguments but for backbone and seed, and the learning rate where one is chosen
-for each backbone. `comparison.json` tells of all of them and is rewritten as each ends.
+All trainings of a task have the same arguments except backbone and seed, and the learning rate where it is chosen for
+each backbone. `comparison.json` describes all trainings and is rewritten after each of them.
 """
 
 from __future__ import annotations
@@ -18,26 +18,30 @@ from engine.record import command_line, write_json
 from engine.schema import SCHEMA, flat
 from experiments.compare.config import CompareConfig
 from experiments.jobs.arguments import SharedSettings, shared_arguments
-from experiments.jobs.cell import HOLDOUT, Cell, with_flags
+from experiments.jobs.cell import HOLDOUT, Cell, with_settings
 from experiments.jobs.local import Outcome, finished, run
 from experiments.jobs.lock import only_one
-from experiments.jobs.progress import Board
+from experiments.jobs.progress import ProgressDisplay
 from experiments.records import read_record
 from experiments.tasks import TASKS
 
-SHORTER = 3  # a learning rate is chosen in a third of the epochs
+SHORTER = 3  # learning rates are chosen by trainings with a third of the epochs
 
 
 @dataclass
 class Entry:
-    """A cell and what has become of it; `outcome` is None as long as nothing has."""
+    """A cell of the comparison and its outcome, which is None until the training has ended.
+
+    Attributes:
+        lr: the learning rate that was chosen for the backbone; None for the recipe's.
+    """
 
     cell: Cell
-    lr: float | None  # chosen for its backbone; None for the recipe's
+    lr: float | None
     outcome: Outcome | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """As `comparison.json` tells it."""
+        """The entry as `comparison.json` stores it."""
         outcome = self.outcome
         return {
             "task": self.cell.task,
@@ -53,125 +57,141 @@ class Entry:
         }
 
 
-def compare(config: CompareConfig, of_tasks: dict[str, list[str]]) -> Path:
-    """Run the comparison, or what is left of it; returns the path of the report.
+def compare(config: CompareConfig, task_arguments: dict[str, list[str]]) -> Path:
+    """Run the comparison, except for trainings that are finished already. Returns the path of the report.
 
-    Raises UserError before anything is trained where the arguments are wrong, and BadInput at the end, report written,
-    where trainings failed.
+    Args:
+        config: settings of the comparison.
+        task_arguments: for each task, additional arguments of its train command.
+
+    Raises UserError before the first training for wrong arguments, and BadInput after the report is written where
+    trainings failed.
     """
     config.check()
-    config = replace(config, tasks=config.tasks or [task for task in TASKS if task in of_tasks] or list(TASKS))
-    shared = {task: shared_arguments(SharedSettings.of(config), task, of_tasks.get(task, [])) for task in config.tasks}
-    if stray := of_tasks.keys() - set(config.tasks):
-        raise UserError(f"there are settings for {', '.join(sorted(stray))}, which --tasks leaves out")
-    plan = [
+    tasks = config.tasks or [task for task in TASKS if task in task_arguments] or list(TASKS)
+    config = replace(config, tasks=tasks)
+    shared = {task: shared_arguments(SharedSettings.of(config), task, task_arguments.get(task, [])) for task in tasks}
+    if other_tasks := task_arguments.keys() - set(tasks):
+        raise UserError(f"there are settings for {', '.join(sorted(other_tasks))}, which --tasks leaves out")
+    cells = [
         Cell(task, (*shared[task], "--backbone", backbone, "--seed", str(seed)))
         for seed in range(config.seeds)
-        for task in config.tasks
+        for task in tasks
         for backbone in config.backbones
     ]
-    for cell in plan:
-        _ = cell.config  # wrong settings are told before the first training
+    for cell in cells:
+        _ = cell.config  # raises for wrong settings, before the first training
     check_backbones(config.backbones)
     folder = Path(config.output)
     if config.dry_run:
         from experiments.compare.estimate import print_estimate
 
-        print_estimate([*trials(config, shared), *plan], folder)
+        print_estimate([*learning_rate_cells(config, shared), *cells], folder)
         return folder
     with only_one(folder) as lock:
         try:
-            return Grid(config, folder, lock).run(shared, plan)
+            return ComparisonRunner(config, folder, lock).run(shared, cells)
         except KeyboardInterrupt:
-            raise KeyboardInterrupt("stopped; the same command continues where it was") from None
+            raise KeyboardInterrupt("stopped; to resume, run the same command") from None
 
 
-class Grid:
-    """A comparison that runs in `folder`."""
+class ComparisonRunner:
+    """Runs a comparison in a folder.
+
+    Args:
+        config: settings of the comparison.
+        folder: where everything is written.
+        lock: the folder's lock, which trainings inherit.
+    """
 
     def __init__(self, config: CompareConfig, folder: Path, lock: IO[str]) -> None:
         self.config, self.folder, self.lock = config, folder, lock
-        self.choices: list[dict[str, Any]] = []
+        self.learning_rates: list[dict[str, Any]] = []  # as `comparison.json` stores them
 
-    def run(self, shared: dict[str, tuple[str, ...]], plan: Sequence[Cell]) -> Path:
-        """Choose learning rates where asked, train what is not finished, and report."""
+    def run(self, shared: dict[str, tuple[str, ...]], cells: Sequence[Cell]) -> Path:
+        """Choose learning rates, train the cells that are not finished, and write the report; returns its path."""
         from experiments.report.writer import write_report
 
-        attempts = trials(self.config, shared)
-        with Board(len(attempts) + len(plan)) as board:
-            rates = self.choose(attempts, board)
+        attempts = learning_rate_cells(self.config, shared)
+        with ProgressDisplay(len(attempts) + len(cells)) as display:
+            chosen = self.choose_learning_rates(attempts, display)
             entries = []
-            for cell in plan:
-                lr = rates.get((cell.task, cell.config.backbone))
-                entries.append(Entry(cell if lr is None else with_flags(cell, lr=lr), lr))
-            self.tell(entries)
+            for cell in cells:
+                lr = chosen.get((cell.task, cell.config.backbone))
+                entries.append(Entry(cell if lr is None else with_settings(cell, lr=lr), lr))
+            self.write_comparison(entries)
             for entry in entries:
-                entry.outcome = self.train(entry.cell, board)
-                self.tell(entries)
+                entry.outcome = self.train(entry.cell, display)
+                self.write_comparison(entries)
         self.check_data(entries)
         report = write_report(self.folder)
         failed = [entry for entry in entries if entry.outcome is not None and entry.outcome.error]
         if failed:
             lines = "\n".join(f"  {entry.cell.name}: {entry.outcome.error}" for entry in failed if entry.outcome)
             raise BadInput(
-                f"{len(failed)} of {len(entries)} trainings failed; the others are in {report}. Their logs are beside "
-                f"their folders in {self.folder / 'cells'}; the same command trains them again.\n{lines}"
+                f"{len(failed)} of {len(entries)} trainings failed; the others are in {report}. The log of a training "
+                f"is next to its folder in {self.folder / 'cells'}. To train them again, run the same command.\n{lines}"
             )
         return report
 
     def check_data(self, entries: Sequence[Entry]) -> None:
-        """Raise BadInput where trainings of one task did not read the same files: kept ones are older than a change."""
+        """Raise BadInput where trainings of one task read different files, because the data changed between them."""
         first: dict[str, tuple[str, Any]] = {}
         for entry in entries:
             if entry.outcome is not None and not entry.outcome.error:
                 task, name = entry.cell.task, entry.cell.name
                 fingerprint = self.record(entry.cell)["dataset"]["fingerprint"]
-                other, expected = first.setdefault(task, (name, fingerprint))
-                if fingerprint != expected:
+                first_name, first_fingerprint = first.setdefault(task, (name, fingerprint))
+                if fingerprint != first_fingerprint:
                     raise BadInput(
-                        f"{other} and {name} did not read the same files, which have changed in between: "
-                        f"delete the older one in {self.folder / 'cells'}, and the same command trains it again"
+                        f"{first_name} and {name} read different files: the data changed between the two trainings. "
+                        f"Delete the older one in {self.folder / 'cells'} and run the same command to train it again"
                     )
 
-    def train(self, cell: Cell, board: Board) -> Outcome:
-        """The outcome of a cell, trained now or earlier."""
-        place = self.folder / "cells" / cell.name
-        outcome = finished(cell, place)
-        board.start(cell.name, known=outcome is not None)
+    def train(self, cell: Cell, display: ProgressDisplay) -> Outcome:
+        """Train a cell, unless it is finished already; returns its outcome."""
+        run_folder = self.folder / "cells" / cell.name
+        outcome = finished(cell, run_folder)
+        display.start(cell.name, is_finished=outcome is not None)
         if outcome is None:
-            outcome = run(cell, place, self.lock, board.line)
-        board.end(outcome.seconds, outcome.error or self.score(cell))
+            outcome = run(cell, run_folder, self.lock, display.show_line)
+        display.end(outcome.seconds, outcome.error or self.score_text(cell))
         return outcome
 
-    def choose(self, attempts: Sequence[Cell], board: Board) -> dict[tuple[str, str], float]:
-        """The learning rate of each (task, backbone) that scored best on images kept out of training."""
+    def choose_learning_rates(self, attempts: Sequence[Cell], display: ProgressDisplay) -> dict[tuple[str, str], float]:
+        """Return for each (task, backbone) the learning rate with the best score on held-out training images."""
         scores: dict[tuple[str, str], dict[float, float | None]] = {}
         for cell in attempts:
-            outcome = self.train(cell, board)
+            outcome = self.train(cell, display)
             score = None if outcome.error else self.record(cell)["metrics"][TASKS[cell.task].metric]
             scores.setdefault((cell.task, cell.config.backbone), {})[cell.config.lr] = score
         chosen = {}
         for (task, backbone), by_lr in scores.items():
             known = {lr: score for lr, score in by_lr.items() if score is not None}
-            if known:  # else all of them diverged, and the recipe's own rate is tried
+            if known:  # otherwise all of them diverged, and the recipe's own rate is used
                 chosen[task, backbone] = max(known, key=lambda lr: known[lr])
-            epochs = next(cell.config.epochs for cell in attempts if cell.task == task)
-            told = {f"{lr:g}": score for lr, score in by_lr.items()}
-            lr = chosen.get((task, backbone))
-            self.choices.append({"task": task, "backbone": backbone, "lr": lr, "epochs": epochs, "scores": told})
+            self.learning_rates.append(
+                {
+                    "task": task,
+                    "backbone": backbone,
+                    "lr": chosen.get((task, backbone)),
+                    "epochs": next(cell.config.epochs for cell in attempts if cell.task == task),
+                    "scores": {f"{lr:g}": score for lr, score in by_lr.items()},
+                }
+            )
         return chosen
 
     def record(self, cell: Cell) -> dict[str, Any]:
-        """What a finished cell recorded."""
+        """Read the record of a finished cell."""
         return read_record(self.folder / "cells" / cell.name)
 
-    def score(self, cell: Cell) -> str:
-        """A finished cell's score in words."""
+    def score_text(self, cell: Cell) -> str:
+        """Format the score of a finished cell, such as `top1 71.2`."""
         metric = TASKS[cell.task].metric
         value = self.record(cell)["metrics"][metric]
         return f"{metric} " + ("--" if value is None else f"{100 * value:.1f}")
 
-    def tell(self, entries: Sequence[Entry]) -> None:
+    def write_comparison(self, entries: Sequence[Entry]) -> None:
         """Write `comparison.json`."""
         config = self.config
         same, differing = shared_settings([entry.cell for entry in entries])
@@ -185,14 +205,14 @@ class Grid:
                 "protocol": config.protocol,
                 "shared": same,
                 "differs": differing,
-                "learning_rates": self.choices,
+                "learning_rates": self.learning_rates,
                 "cells": [entry.as_dict() for entry in entries],
             },
         )
 
 
-def trials(config: CompareConfig, shared: dict[str, tuple[str, ...]]) -> list[Cell]:
-    """The shorter trainings that choose learning rates, on training images alone."""
+def learning_rate_cells(config: CompareConfig, shared: dict[str, tuple[str, ...]]) -> list[Cell]:
+    """Return the shorter trainings that learning rates are chosen by. They are scored on held-out training images."""
     cells = [
         Cell(task, (*shared[task], "--backbone", backbone, "--seed", "0", "--lr", f"{lr:g}"))
         for task in config.tasks
@@ -200,25 +220,29 @@ def trials(config: CompareConfig, shared: dict[str, tuple[str, ...]]) -> list[Ce
         for lr in config.lrs
     ]
     return [
-        with_flags(cell, epochs=math.ceil(cell.config.epochs / SHORTER), **{"data.holdout": HOLDOUT}) for cell in cells
+        with_settings(cell, epochs=math.ceil(cell.config.epochs / SHORTER), **{"data.holdout": HOLDOUT})
+        for cell in cells
     ]
 
 
 def shared_settings(cells: Sequence[Cell]) -> tuple[dict[str, dict[str, Any]], dict[str, list[str]]]:
-    """By task, the settings that all its cells share, and the names of those that differ besides backbone and seed."""
+    """Return for each task the settings that all its cells share, and the names of those that differ.
+
+    The names do not include backbone and seed.
+    """
     same: dict[str, dict[str, Any]] = {}
     differing: dict[str, list[str]] = {}
     for task in dict.fromkeys(cell.task for cell in cells):
-        of_cells = [dict(flat(cell.settings)) for cell in cells if cell.task == task]
-        first = of_cells[0]
-        equal = {name for name in first if all(other[name] == first[name] for other in of_cells)}
+        settings = [dict(flat(cell.settings)) for cell in cells if cell.task == task]
+        first = settings[0]
+        equal = {name for name in first if all(other[name] == first[name] for other in settings)}
         same[task] = {name: value for name, value in first.items() if name in equal}
         differing[task] = [name for name in first if name not in equal | {"backbone", "seed"}]
     return same, differing
 
 
 def check_backbones(names: Sequence[str]) -> None:
-    """Raise UserError for a name that no network has, before hours are spent on the others."""
+    """Raise UserError for an unknown backbone, before hours are spent on the others."""
     import torch
 
     from backbones import create_backbone

@@ -1,1 +1,1 @@
-"""What networks cost: parameters, multiply-adds, time and memory."""
+"""Costs of networks: parameters, multiply-adds, time and memory."""

@@ -1,17 +1,17 @@
-"""The arithmetic of compound scaling (arXiv:1905.11946, section 3.3): candidates, families, equal costs. Torch-free."""
+"""Arithmetic of compound scaling (arXiv:1905.11946, section 3.3): candidates, families, equal costs. Torch-free."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from backbones.architecture import VARIANTS, Architecture, counts, scaled
 
-DOUBLE = 2.0  # what depth * width^2 * resolution^2 is at phi 1
-MOST = 16.0  # factor on one dimension that is still tried to reach a cost
-PHIS = range(8)
-STEPS = 100  # of phi, on the way to a cost
+DOUBLE = 2.0  # value of depth * width^2 * resolution^2 at phi 1
+MOST = 16.0  # largest phi that is tried to reach a cost
+PHIS = range(8)  # of the published family, and of those that are stored
+STEPS = 100  # of phi, in the search for a cost
 
 
 @dataclass(frozen=True)
@@ -23,14 +23,13 @@ class Coefficients:
     resolution: float
 
     def of(self, base: Architecture, phi: float) -> Architecture:
-        """The member `phi` of the family; at 0 the base itself."""
-        grown = scaled(base, self.width**phi, self.depth**phi)
-        return replace(grown, image_size=round(base.image_size * self.resolution**phi))
+        """Return the family member `phi`. The member 0 is the base itself."""
+        network = scaled(base, self.width**phi, self.depth**phi)
+        return replace(network, image_size=round(base.image_size * self.resolution**phi))
 
 
-# The paper's: section 3.3, step 1.
-PUBLISHED = Coefficients(1.2, 1.1, 1.15)
-DIMENSIONS: dict[str, Coefficients] = {  # scaled alone, each so that phi 1 doubles the cost
+PUBLISHED = Coefficients(1.2, 1.1, 1.15)  # arXiv:1905.11946, section 3.3, step 1
+DIMENSIONS: dict[str, Coefficients] = {  # each scales one dimension only, and phi 1 doubles the cost
     "depth": Coefficients(DOUBLE, 1.0, 1.0),
     "width": Coefficients(1.0, math.sqrt(DOUBLE), 1.0),
     "resolution": Coefficients(1.0, 1.0, math.sqrt(DOUBLE)),
@@ -38,7 +37,10 @@ DIMENSIONS: dict[str, Coefficients] = {  # scaled alone, each so that phi 1 doub
 
 
 def candidates(depths: Sequence[float], widths: Sequence[float]) -> Iterator[Coefficients]:
-    """All pairs that leave something to resolution, which follows from `depth * width^2 * resolution^2 = 2`."""
+    """Yield all pairs of depth and width with the resolution that makes `depth * width^2 * resolution^2` 2.
+
+    Pairs that would need a resolution below 1 are left out.
+    """
     for depth in depths:
         for width in widths:
             rest = DOUBLE / (depth * width**2)
@@ -46,35 +48,46 @@ def candidates(depths: Sequence[float], widths: Sequence[float]) -> Iterator[Coe
                 yield Coefficients(depth, width, math.sqrt(rest))
 
 
-def at_cost(base: Architecture, coefficients: Coefficients, macs: float) -> Architecture:
-    """The member whose multiply-adds come nearest to `macs`; phi need not be whole.
+def member_at_cost(base: Architecture, coefficients: Coefficients, macs: float) -> Architecture:
+    """Return the family member whose multiply-adds at its own image size are nearest to `macs`, at least the base's.
 
-    Blocks and channels are whole, and maps of odd images are rounded up, so that costs grow in steps, the larger the
-    smaller images are: resolution, where it is scaled, makes up for them with a tenth more or less. What is left over
-    differs; with images of 80 px it is up to 6%.
+    phi need not be whole. Blocks and channels are whole numbers, and the sizes of feature maps are rounded up, so costs
+    grow in steps, which are larger for smaller images. Where resolution is scaled, it is adjusted by up to 10% to
+    compensate. The remaining difference is up to 6% for images of 80 px.
     """
     high = 1.0
     while _macs(coefficients.of(base, high)) < macs and high < MOST:
         high *= 2
-    members = (coefficients.of(base, high * step / STEPS) for step in range(STEPS + 1))
+    return _nearest(base, coefficients, (high * step / STEPS for step in range(STEPS + 1)), macs)
+
+
+def scaled_to_cost(base: Architecture, macs: float, image_size: int) -> Architecture:
+    """Return `base` with depth and width scaled in the published proportion, up or down, until it costs `macs`.
+
+    Args:
+        base: the network to scale. The result keeps its image size.
+        macs: multiply-adds of one square image of `image_size` pixels, as `counts` counts them.
+        image_size: pixels.
+
+    Blocks and channels are whole numbers, so the cost is met within a few percent.
+    """
+    phis = (phi / STEPS for phi in range(-4 * STEPS, 4 * STEPS + 1))
+    without_resolution = replace(PUBLISHED, resolution=1.0)
+    network = _nearest(replace(base, image_size=image_size), without_resolution, phis, macs)
+    return replace(network, image_size=base.image_size)
+
+
+def _nearest(base: Architecture, coefficients: Coefficients, phis: Iterable[float], macs: float) -> Architecture:
+    """Return the member with one of `phis` whose multiply-adds are nearest to `macs`; of equal ones, the first."""
+    members = dict.fromkeys(coefficients.of(base, phi) for phi in phis)
     return min(
-        (resized for member in dict.fromkeys(members) for resized in _resized(member, coefficients)),
-        key=lambda resized: abs(_macs(resized) - macs),
+        (resized for member in members for resized in _resized(member, coefficients)),
+        key=lambda network: abs(_macs(network) - macs),
     )
 
 
-def of_cost(base: Architecture, macs: float, image_size: int) -> Architecture:
-    """`base` made wider and deeper, or narrower and shallower, in the published proportion, until it costs `macs`.
-
-    Images stay as they are: `macs` are multiply-adds of one of `image_size` pixels, as `counts` counts them. Blocks and
-    channels are whole, so that the cost is met to within a few percent.
-    """
-    phis = (phi / STEPS for phi in range(-4 * STEPS, 4 * STEPS + 1))
-    members = dict.fromkeys(scaled(base, PUBLISHED.width**phi, PUBLISHED.depth**phi) for phi in phis)
-    return min(members, key=lambda member: abs(counts(member, image_size)[1] - macs))
-
-
 def _resized(member: Architecture, coefficients: Coefficients) -> list[Architecture]:
+    """Return the member with image sizes within 10% of its own, nearest first; only itself for a fixed resolution."""
     slack = member.image_size // 10 if coefficients.resolution > 1 else 0
     return [replace(member, image_size=member.image_size + more) for more in sorted(range(-slack, slack + 1), key=abs)]
 
@@ -85,11 +98,11 @@ def _macs(architecture: Architecture) -> int:
 
 @dataclass(frozen=True)
 class Fit:
-    """How near powers of the published coefficients come to a published network.
+    """The scaled network that is most similar to a published one.
 
     Attributes:
-        name: of that network.
-        phi: where they come nearest.
+        name: of the published network.
+        phi: of the scaled network.
         params, macs: of the scaled network, as a share of the published one's.
     """
 
@@ -100,23 +113,21 @@ class Fit:
 
 
 def fits(base: Architecture, coefficients: Coefficients) -> list[Fit]:
-    """For each of B0 to B7, the phi whose network has the most similar counts.
+    """Return for each of B0 to B7 the phi with the most similar parameters and multiply-adds.
 
-    The published family was not made by powers alone: its factors are rounded to tenths, and grow otherwise (B1 is
-    deeper but not wider than B0, B7's depth is 1.2^6.2 and its width 1.1^7.3); `VARIANTS` holds them.
+    The published family is not made of powers only. Its factors are rounded to tenths, and they grow differently: B1 is
+    deeper but not wider than B0, and B7 has depth 1.2^6.2 and width 1.1^7.3. See `backbones.architecture.VARIANTS`.
     """
-    found = []
-    for name in (f"efficientnet_b{phi}" for phi in PHIS):
-        target = counts(VARIANTS[name], VARIANTS[name].image_size)
+    return [_fit(base, coefficients, f"efficientnet_b{phi}") for phi in PHIS]
 
-        def shares(phi: float, target: tuple[int, int] = target) -> tuple[float, float]:
-            grown = coefficients.of(base, phi)
-            params, macs = counts(grown, grown.image_size)
-            return params / target[0], macs / target[1]
 
-        def away(phi: float, of: Callable[[float], tuple[float, float]] = shares) -> float:
-            return max(abs(math.log(share)) for share in of(phi))
+def _fit(base: Architecture, coefficients: Coefficients, name: str) -> Fit:
+    published_params, published_macs = counts(VARIANTS[name], VARIANTS[name].image_size)
 
-        phi = min((step / 20 for step in range(161)), key=away)
-        found.append(Fit(name, phi, *shares(phi)))
-    return found
+    def shares(phi: float) -> tuple[float, float]:
+        network = coefficients.of(base, phi)
+        params, macs = counts(network, network.image_size)
+        return params / published_params, macs / published_macs
+
+    phi = min((step / 20 for step in range(161)), key=lambda phi: max(abs(math.log(share)) for share in shares(phi)))
+    return Fit(name, phi, *shares(phi))

@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds of published networks, counted without weights or arithmetic."""
+"""Counts parameters and multiply-adds of published networks. Nothing is computed: models are on the meta device."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ from classification.model import create_classifier
 
 @cache
 def classifier_counts(backbone: str, image_size: int) -> dict[str, float]:
-    """`params` and `macs` of a network as ImageNet classifier, counted without weights or arithmetic."""
+    """Return `params` and `macs` of a network as ImageNet classifier with 1000 classes.
+
+    Args:
+        backbone: name of the network.
+        image_size: side of the square image in pixels, of which the multiply-adds are counted.
+    """
     with torch.device("meta"), torch.no_grad():
         model = create_classifier(backbone, 1000).eval()
         with FlopCounterMode(display=False) as counter:

@@ -1,7 +1,7 @@
-"""Time and memory of a classifier by itself, on one core.
+"""Measures time and memory of one classifier in a process of its own, on one core.
 
-`python -m experiments.costs.isolated_timing NETWORK SIZE PASSES` prints them as JSON. Each network gets a process of
-its own, since memory that earlier networks left behind would be counted as this one's.
+`python -m experiments.costs.isolated_timing NETWORK SIZE PASSES` prints them as JSON. A shared process would add the
+memory of earlier networks to the peak.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from backbones.errors import BadInput
 
 
 @dataclass(frozen=True)
-class Cost:
-    """One image at a time.
+class IsolatedCost:
+    """Time and memory of a network with batch size 1.
 
     Attributes:
-        seconds: of each timed pass.
-        peak_memory_mb: of the process, MiB; start_memory_mb of that before the network was built.
+        seconds: duration of each timed pass.
+        peak_memory_mb: peak memory of the process, MiB.
+        start_memory_mb: peak memory of the process before the network was built, MiB.
     """
 
     seconds: list[float]
@@ -30,21 +31,21 @@ class Cost:
     start_memory_mb: float
 
 
-def measure(network: str, image_size: int, passes: int = 1) -> Cost:
-    """The cost of a network with random weights, square images of `image_size` px, batch 1, fp32, one core.
+def measure_isolated(network: str, image_size: int, passes: int = 1) -> IsolatedCost:
+    """Measure a network with random weights on square images of `image_size` px: batch 1, fp32, one core.
 
-    Raises BadInput where the process fails, most likely for want of memory.
+    Raises BadInput where the process fails, most likely because memory is short.
     """
     command = [sys.executable, "-m", "experiments.costs.isolated_timing", network, str(image_size), str(passes)]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    if done.returncode:
-        why = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise BadInput(f"{network} at {image_size} px could not be measured: {why}")
-    return Cost(**json.loads(done.stdout.splitlines()[-1]))
+    process = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    if process.returncode:
+        reason = (process.stderr.strip().splitlines() or [f"exit code {process.returncode}"])[-1]
+        raise BadInput(f"{network} at {image_size} px could not be measured: {reason}")
+    return IsolatedCost(**json.loads(process.stdout.splitlines()[-1]))
 
 
 def main(network: str, image_size: str, passes: str) -> None:
-    """Print the cost; the first pass, which sets up memory and kernels, is not timed."""
+    """Print the cost as JSON. The first pass sets up memory and kernels and is not timed."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     import torch

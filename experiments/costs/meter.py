@@ -1,6 +1,8 @@
-"""What a training's network costs, known before it is trained."""
+"""Measures the cost of the model that a cell trains, before it is trained."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import nn
@@ -13,13 +15,16 @@ from experiments.tasks import task_spec
 
 
 class Meter:
-    """Measures the models of trainings that share data and input size with `cell`, as their `record.json` will.
+    """Measures models as the `record.json` of their trainings will. The trainings share data and input size.
 
     Args:
-        cell: one of them; its data are read, for the number of classes.
-        timed: whether to measure latency as well, in milliseconds, on the device that the cell names.
+        cell: one of the trainings. Its data are read to find the number of classes.
+        timed: whether to measure latency too, on the device that the cell names.
 
     Raises UserError where there is no such device, BadInput where data are absent or bad.
+
+    Attributes:
+        size: height and width of the input in pixels. It may be set.
     """
 
     def __init__(self, cell: Cell, timed: bool) -> None:
@@ -30,20 +35,25 @@ class Meter:
         height, width = info.preprocessing["size"]
         self.size = height, width
 
-    def __call__(self, cell: Cell) -> dict[str, float]:
-        """`params`, `macs` and perhaps `latency_ms` of one image; the first two are counted without arithmetic."""
+    @property
+    def side(self) -> int:
+        """Side in pixels of the square with the input's area."""
+        return round(math.sqrt(math.prod(self.size)))
+
+    def measure(self, cell: Cell) -> dict[str, float]:
+        """Return `params` and `macs` of the cell's model for one image, and `latency_ms` where it is timed."""
         with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
             model = self.build(cell).eval()
             model(torch.zeros(1, 3, *self.size))
-        found: dict[str, float] = {
+        costs: dict[str, float] = {
             "params": sum(p.numel() for p in model.parameters()),
             "macs": counter.get_total_flops() // 2,
         }
         if self.timed:
             model = self.build(cell).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-            found["latency_ms"] = cost(model, self.size, self.device)["latency_ms"]
-        return found
+            costs["latency_ms"] = cost(model, self.size, self.device)["latency_ms"]
+        return costs
 
     def build(self, cell: Cell) -> nn.Module:
-        """The model that a cell trains, with random weights."""
+        """Build the model that a cell trains, with random weights."""
         return task_spec(cell.task).build_model(cell.config, self.classes)

@@ -1,1 +1,1 @@
-"""One training as a process of its own, and the arguments that trainings share."""
+"""Runs one training as a separate process, and the arguments that the trainings of an experiment share."""

@@ -1,4 +1,4 @@
-"""Arguments of an experiment, and those that its trainings share. Torch-free."""
+"""Splits the arguments of an experiment into its own and those of its trainings. Torch-free."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from backbones.errors import UserError
 from engine.config import Precision, Protocol
 from experiments.tasks import TASKS
 
-FIXED = ("backbone", "seed", "output", "resume", "protocol")  # flags that the experiment sets
+FIXED = ("backbone", "seed", "output", "resume", "protocol")  # settings of a training that the experiment sets
 
 
 @dataclass
 class SharedSettings:
-    """Settings that all trainings of an experiment share; None takes the recipe's."""
+    """Settings that all trainings of an experiment share. None means the value of the task's recipe."""
 
     epochs: int | None = None
     batch_size: int | None = None
@@ -26,46 +26,60 @@ class SharedSettings:
 
     @classmethod
     def of(cls, config: Any) -> Self:
-        """Those of an experiment's settings that have the same names; the others keep their defaults."""
+        """Take the settings of the same names from an experiment's settings. The others keep their defaults."""
         return cls(**{f.name: getattr(config, f.name) for f in fields(cls) if hasattr(config, f.name)})
 
 
-def group_arguments(arguments: Sequence[str], place: Callable[[str], tuple[str, str]]) -> dict[str, list[str]]:
-    """Arguments in heaps. `place` gives a flag's heap and what it is called there; values follow their flag."""
-    heaps: dict[str, list[str]] = {}
-    into = heaps.setdefault("", [])
+def group_arguments(arguments: Sequence[str], group_of: Callable[[str], tuple[str, str]]) -> dict[str, list[str]]:
+    """Sort arguments into groups. A flag's values go to the group of the flag.
+
+    Args:
+        arguments: of a command line.
+        group_of: a flag -> the name of its group, and the flag's name within that group. Arguments before the first
+            flag go to the group "".
+    """
+    grouped: dict[str, list[str]] = {}
+    current = grouped.setdefault("", [])
     for argument in arguments:
         if argument.startswith("--"):
-            heap, argument = place(argument)
-            into = heaps.setdefault(heap, [])
-        into.append(argument)
-    return heaps
+            name, argument = group_of(argument)
+            current = grouped.setdefault(name, [])
+        current.append(argument)
+    return grouped
 
 
 def split_by_task(arguments: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
-    """The experiment's arguments, and those of each task: `--detection.epochs 12` -> detection: `--epochs 12`."""
+    """Return the experiment's own arguments, and those of each task.
 
-    def place(flag: str) -> tuple[str, str]:
+    `--detection.epochs 12` becomes `--epochs 12` of detection, `--data.detection.root R` becomes `--data.root R`.
+    """
+
+    def task_of(flag: str) -> tuple[str, str]:
         for task in TASKS:
-            for prefix, becomes in ((f"--{task}.", "--"), (f"--data.{task}.", "--data.")):
+            for prefix, replacement in ((f"--{task}.", "--"), (f"--data.{task}.", "--data.")):
                 if flag.startswith(prefix):
-                    return task, becomes + flag.removeprefix(prefix)
+                    return task, replacement + flag.removeprefix(prefix)
         return "", flag
 
-    of_tasks = group_arguments(arguments, place)
-    return of_tasks.pop(""), of_tasks
+    by_task = group_arguments(arguments, task_of)
+    return by_task.pop(""), by_task
 
 
-def shared_arguments(config: SharedSettings, task: str, asked: Sequence[str]) -> tuple[str, ...]:
-    """Arguments that all trainings of a task share: a preset, then what was asked for all tasks, then for this one."""
-    for argument in asked:
+def shared_arguments(config: SharedSettings, task: str, task_arguments: Sequence[str]) -> tuple[str, ...]:
+    """Return the arguments that all trainings of a task share.
+
+    Later ones override earlier ones. The order is: the preset, the settings for all tasks, the settings for this task.
+
+    Raises UserError where `task_arguments` contain a flag that the experiment sets itself.
+    """
+    for argument in task_arguments:
         name = argument.removeprefix("--").partition("=")[0]
         if argument.startswith("--") and name in FIXED:
             raise UserError(f"--{task}.{name} cannot be set: the comparison sets {name} itself")
     for_all = {name: getattr(config, name) for name in ("epochs", "batch_size", "image_size")}
     preset: list[str] = []
-    rest = list(asked)
-    for i, argument in enumerate(asked):
+    rest = list(task_arguments)
+    for i, argument in enumerate(task_arguments):
         if argument.partition("=")[0] == "--config":
             width = 1 if "=" in argument else 2
             preset, rest = rest[i : i + width], rest[:i] + rest[i + width :]

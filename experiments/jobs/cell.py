@@ -1,4 +1,4 @@
-"""One training of an experiment, described by its arguments. Its key is a hash of its resolved settings."""
+"""A cell is one training of an experiment, defined by its arguments. Its key is a hash of its resolved settings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from engine.config import TrainConfig
 from engine.schema import hashed_settings
 from experiments.tasks import task_spec
 
-HOLDOUT = 0.2  # share of the training images that settings and networks are chosen on
+HOLDOUT = 0.2  # share of the training images that are held out to choose settings and networks on
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Cell:
 
     Attributes:
         task: name of the task.
-        arguments: of its train command, without `--output`.
+        arguments: arguments of the task's train command, without `--output`.
     """
 
     task: str
@@ -34,7 +34,7 @@ class Cell:
 
     @cached_property
     def config(self) -> TrainConfig:
-        """The settings that the arguments resolve to, presets included. Raises UserError for what train refuses."""
+        """The settings that the arguments resolve to, presets included. Raises UserError for what `train` refuses."""
         spec = task_spec(self.task)
         config = parse(
             f"{self.task}.train", spec.train_config, list(self.arguments), "", spec.presets, demo_unless_root
@@ -44,7 +44,7 @@ class Cell:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """The settings that decide the result: not where it is written or tracked, nor how many read images."""
+        """The settings that affect the result: all but output folder, resumption, loggers and loader processes."""
         settings = asdict(self.config)
         for name in ("output", "resume", "logger"):
             del settings[name]
@@ -55,9 +55,9 @@ class Cell:
 
     @cached_property
     def key(self) -> str:
-        """SHA-256 (hex) of task and settings, where a study's network counts by what it is and not by its name.
+        """SHA-256 (hex) of task and settings. A network of a study enters with its architecture instead of its name.
 
-        Settings that mean the same as in an earlier version have that version's key: see `hashed_settings`.
+        Settings with the same meaning as in an earlier version have the key of that version: see `hashed_settings`.
         """
         name = self.config.backbone
         settings = hashed_settings(self.settings, type(self.config))
@@ -66,16 +66,16 @@ class Cell:
 
     @property
     def neck(self) -> str | None:
-        """What stands between backbone and head: a neck, or segmentation's decoder; None for a network's own head."""
+        """Name of the neck, or of segmentation's decoder. None where the network keeps its own head."""
         return self.settings.get("decoder", self.settings.get("neck"))
 
     @property
     def name(self) -> str:
-        """`TASK/BACKBONE-sSEED-KEY`: folder of the run within the experiment's."""
+        """`TASK/BACKBONE-sSEED-KEY`: the run folder's path within the experiment's folder."""
         backbone = "".join(c if c.isalnum() or c in "._" else "-" for c in self.config.backbone)
         return f"{self.task}/{backbone}-s{self.config.seed}-{self.key[:8]}"
 
 
-def with_flags(cell: Cell, **flags: float) -> Cell:
-    """The cell with other settings."""
-    return replace(cell, arguments=(*cell.arguments, *(p for k, v in flags.items() for p in (f"--{k}", f"{v:g}"))))
+def with_settings(cell: Cell, **settings: float) -> Cell:
+    """Return the cell with some settings replaced."""
+    return replace(cell, arguments=(*cell.arguments, *(p for k, v in settings.items() for p in (f"--{k}", f"{v:g}"))))

@@ -1,7 +1,7 @@
-"""Runs a cell as a process of the ordinary train command on this machine; finished cells are kept.
+"""Runs a cell on this machine as a process of the ordinary train command. Finished cells are not trained again.
 
-A cell's folder is named after its key: the same settings find the same folder again, other settings another one. A cell
-is finished once its folder holds `complete.json`, which is written last.
+A cell's folder is named after its key: the same settings lead to the same folder, other settings to another one. A cell
+is finished when its folder holds `complete.json`, which is written last.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from engine.record import write_json
 from experiments.jobs.cell import Cell
 
 COMPLETE = "complete.json"
-SHOWN_LINES = 3  # of what a process wrote before it died without a message of ours
+SHOWN_LINES = 3  # last lines of a process that ended without a message of this package
 
 
-class Stopped(Exception):
-    """What `tell` raises where a training is not worth its end."""
+class Pruned(Exception):
+    """Raised by the `report` callback of `run` to stop a training whose scores are too low: it is pruned early."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class Outcome:
     """How a cell ended.
 
     Attributes:
-        seconds: of the process, those before an interruption not included.
-        error: why it failed, in words; None where it did not.
-        exit_code: of the process: 0, or one of the command line's.
+        seconds: duration of the process. Time before an interruption is not included.
+        error: the reason of the failure; None for success.
+        exit_code: exit code of the process, see `engine.cli`.
     """
 
     seconds: float
@@ -48,33 +48,36 @@ class Outcome:
 
 
 def finished(cell: Cell, folder: Path) -> Outcome | None:
-    """The outcome of a cell that an earlier process completed in `folder`; None where none did."""
+    """Return the outcome of a cell that was finished in `folder` earlier, or None.
+
+    Raises BadInput where `complete.json` is damaged.
+    """
     try:
         content = json.loads((folder / COMPLETE).read_text())
         return Outcome(content["seconds"]) if content["key"] == cell.key else None
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"{folder / COMPLETE} is damaged: delete {folder}, and the cell is trained again") from error
+        raise BadInput(f"{folder / COMPLETE} is damaged: delete {folder} to train the cell again") from error
 
 
-def run(cell: Cell, folder: Path, lock: IO[str], tell: Callable[[str], None] = lambda line: None) -> Outcome:
-    """Train a cell in `folder`, or continue it where a checkpoint was left; marks it complete at the end.
+def run(cell: Cell, folder: Path, lock: IO[str], report: Callable[[str], None] = lambda line: None) -> Outcome:
+    """Train a cell in `folder`, or resume it from a checkpoint there. Write `complete.json` at the end.
 
     Args:
-        cell: what to train.
-        folder: of its run.
-        lock: an open file; the process keeps it open as long as it lives, so that a lock on it tells.
-        tell: called with each line of progress; may raise Stopped, which ends the process.
+        cell: the training.
+        folder: its run folder.
+        lock: an open, locked file. The process inherits it, so the lock lasts as long as the process.
+        report: called with each line that the process prints. It may raise Pruned, which ends the process.
 
-    Raises KeyboardInterrupt where the process was interrupted, and Stopped.
+    Raises KeyboardInterrupt where the process was interrupted, and Pruned.
     """
-    arguments = _continuing(cell, folder)
+    arguments = _train_arguments(cell, folder)
     log = folder.with_suffix(".log")
     log.parent.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    said: list[str] = []
-    # The lock is inherited: it lasts as long as the training. Windows passes on no files.
+    lines: list[str] = []
+    # The training inherits the lock, which lasts as long as the training. Windows cannot pass files on.
     posix: dict[str, Any] = {"pass_fds": (lock.fileno(),), "preexec_fn": partial(_die_with, os.getpid())}
     with open(log, "a") as out:
         process = subprocess.Popen(
@@ -90,14 +93,14 @@ def run(cell: Cell, folder: Path, lock: IO[str], tell: Callable[[str], None] = l
             for line in process.stderr:
                 out.write(line)
                 out.flush()
-                said.append(line.rstrip())
-                tell(said[-1])
+                lines.append(line.rstrip())
+                report(lines[-1])
             code = process.wait()
-        except Stopped:
+        except Pruned:
             process.terminate()
             process.wait()
             raise
-        except BaseException:  # the terminal's Ctrl-C reached the child as well, which saves before it leaves
+        except BaseException:  # Ctrl-C also reached the child, which saves a checkpoint before it exits
             process.wait()
             raise
     if code in (INTERRUPTED, -signal.SIGINT):
@@ -106,34 +109,34 @@ def run(cell: Cell, folder: Path, lock: IO[str], tell: Callable[[str], None] = l
     if code == 0:
         write_json(folder / COMPLETE, {"key": cell.key, "seconds": seconds})
         return Outcome(seconds)
-    return Outcome(seconds, _reason(said, code), code)
+    return Outcome(seconds, _reason(lines, code), code)
 
 
-def _continuing(cell: Cell, folder: Path) -> list[str]:
-    """The arguments of train: to go on from a checkpoint in `folder`, or to begin, with nothing left there."""
+def _train_arguments(cell: Cell, folder: Path) -> list[str]:
+    """Return arguments that resume from a checkpoint in `folder`; without one, empty the folder and start again."""
     unfinished = (folder / "checkpoints" / "last.ckpt").is_file() and not (folder / "record.json").exists()
     if unfinished:
         return ["--resume", str(folder)]
-    if folder.exists():  # without a checkpoint, or killed between its record and its last picture
+    if folder.exists():  # it has no checkpoint, or was killed between its record and its last picture
         shutil.rmtree(folder)
     return [*cell.arguments, "--output", str(folder)]
 
 
-def _reason(said: Sequence[str], code: int) -> str:
-    """Why a process failed, from what it wrote to its standard error."""
-    starts = [i for i, line in enumerate(said) if line.startswith("error: ")]
+def _reason(lines: Sequence[str], code: int) -> str:
+    """Return why a process failed, from the lines of its standard error."""
+    starts = [i for i, line in enumerate(lines) if line.startswith("error: ")]
     if starts:
-        return " ".join(" ".join(said[starts[-1] :]).split()).removeprefix("error: ")
+        return " ".join(" ".join(lines[starts[-1] :]).split()).removeprefix("error: ")
     if code < 0:
         return f"killed by {signal.Signals(-code).name}" + (" (out of memory?)" if code == -signal.SIGKILL else "")
-    return f"exit code {code}: {' / '.join(line for line in said[-SHOWN_LINES:] if line)}"
+    return f"exit code {code}: {' / '.join(line for line in lines[-SHOWN_LINES:] if line)}"
 
 
 def _die_with(parent: int) -> None:
-    """Have the kernel end this process with its parent, even one that is killed: Linux's PR_SET_PDEATHSIG is 1."""
+    """Have the kernel end this process when its parent dies, even if killed. PR_SET_PDEATHSIG is 1 on Linux."""
     if sys.platform == "linux":
         import ctypes
 
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-        if os.getppid() != parent:  # it went before the kernel was told
+        if os.getppid() != parent:  # the parent died before the call
             os._exit(1)

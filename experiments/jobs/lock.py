@@ -11,30 +11,36 @@ from typing import IO
 from backbones.errors import BadInput, UserError
 from data.lock import LocksMissing, lock_file
 
-LOCK_PATIENCE = 15  # seconds that processes of a killed comparison have to go
+LOCK_PATIENCE = 15  # seconds in which the processes of a killed experiment should have ended
 
 
 @contextmanager
 def only_one(folder: Path) -> Iterator[IO[str]]:
-    """Hold the folder for this process and its trainings. Raises UserError where another comparison has it.
+    """Lock the folder for this process and its trainings.
 
-    Where the file system has no locks, nothing keeps a second comparison away: a warning says so.
+    Yields the locked file, which trainings inherit: the lock lasts until the last of them has ended. Where the file
+    system has no locks, a warning is printed and nothing prevents a second experiment in the folder.
+
+    Raises UserError where another experiment or a training of one holds the lock, BadInput for an unwritable folder.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = open(folder / ".lock", "a")  # noqa: SIM115 - closed below
     except OSError as error:
-        raise BadInput(f"--output {folder} cannot be written: {error.strerror}") from error
+        raise BadInput(
+            f"{folder} cannot be written ({error.strerror}): choose another `output`", settings=("output",)
+        ) from error
     with lock:
         try:
-            free = lock_file(lock, LOCK_PATIENCE)
+            is_free = lock_file(lock, LOCK_PATIENCE)
         except LocksMissing as error:
-            warning = f"the file system of {folder} has no locks ({error.strerror}): start only one comparison there"
+            warning = f"the file system of {folder} has no locks ({error.strerror}): start only one experiment there"
             print(f"warning: {warning}", file=sys.stderr)
-            free = True
-        if not free:
+            is_free = True
+        if not is_free:
             raise UserError(
-                f"another comparison, or a training that one left behind, is at work in {folder}: wait for it, "
-                "stop it, or choose another --output"
+                f"another experiment, or a training that it started, is still running in {folder}: wait for it, stop "
+                "it, or choose another `output`",
+                settings=("output",),
             )
         yield lock

@@ -1,8 +1,7 @@
-"""What a person sees of a comparison while it runs: how far it is, what trains now, and the time left."""
+"""Shows the progress of an experiment: finished trainings, the current training, and the estimated time left."""
 
 from __future__ import annotations
 
-import time
 from types import TracebackType
 from typing import Self
 
@@ -11,19 +10,29 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from engine.commands import err
 
 
-class Board:
-    """One bar over all trainings, with the last line of the one that runs; a line each where output is no terminal.
+class ProgressDisplay:
+    """A progress bar over all trainings, with the last line of the current one.
+
+    Each training that ends is printed on a line of its own. Where the output is no terminal, there is no bar.
 
     Args:
-        total: trainings, finished ones included.
+        total: number of trainings, including those that an earlier process finished.
     """
 
     def __init__(self, total: int) -> None:
-        self.total, self.done, self.trained, self.kept = total, 0, 0.0, 0
-        self.name, self.known, self.started = "", False, time.monotonic()
-        texts = TextColumn("{task.fields[left]}"), TextColumn("{task.description}")
+        self.total = total
+        self.done = 0  # trainings that have ended
+        self.reused = 0  # those of them that were finished before this process
+        self.trained_seconds = 0.0  # of the others, together
+        self.name, self.is_finished = "", False  # of the current training
         self.bar = Progress(
-            BarColumn(), MofNCompleteColumn(), *texts, console=err, transient=True, disable=not err.is_terminal
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[left]}"),
+            TextColumn("{task.description}"),
+            console=err,
+            transient=True,
+            disable=not err.is_terminal,
         )
         self.row = self.bar.add_task("", total=total, left="")
 
@@ -33,41 +42,41 @@ class Board:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
         self.bar.stop()
-        if self.kept:
-            err.print(f"{self.kept} of {self.total} trainings were finished already")
+        if self.reused:
+            err.print(f"{self.reused} of {self.total} trainings were finished already")
 
-    def start(self, name: str, known: bool) -> None:
-        """A cell's turn has come; `known` ones are finished already."""
-        self.name, self.known, self.started = name, known, time.monotonic()
-        if not known:
+    def start(self, name: str, is_finished: bool = False) -> None:
+        """Show the training that starts now. `is_finished`: an earlier process finished it."""
+        self.name, self.is_finished = name, is_finished
+        if not is_finished:
             self.bar.update(self.row, description=name)
 
-    def line(self, text: str) -> None:
-        """What the training that runs has printed."""
+    def show_line(self, text: str) -> None:
+        """Show a line that the current training printed, if it is about an epoch."""
         self.bar.update(self.row, description=f"{self.name}  {text}" if text.startswith("epoch") else self.name)
 
     def end(self, seconds: float, result: str) -> None:
-        """The cell took so long, and ended so."""
+        """Print the current training's result and duration, unless it was finished before."""
         self.done += 1
-        if self.known:
-            self.kept += 1
+        if self.is_finished:
+            self.reused += 1
         else:
-            self.trained += seconds
-        self.bar.update(self.row, completed=self.done, left=self.left())
-        if not self.known:
+            self.trained_seconds += seconds
+        self.bar.update(self.row, completed=self.done, left=self.time_left())
+        if not self.is_finished:
             place = f"[{self.done}/{self.total}] {self.name}"
-            err.print(f"{place}: {result}, {clock(seconds)}, {self.left()}", markup=False)
+            err.print(f"{place}: {result}, {duration(seconds)}, {self.time_left()}", markup=False)
 
-    def left(self) -> str:
-        """Time left, if the rest take as long on average as those trained so far."""
-        trained = self.done - self.kept
+    def time_left(self) -> str:
+        """The estimated time left, from the mean duration of the trainings so far; empty before the first."""
+        trained = self.done - self.reused
         if not trained:
             return ""
-        return f"{clock((self.total - self.done) * self.trained / trained)} left"
+        return f"{duration((self.total - self.done) * self.trained_seconds / trained)} left"
 
 
-def clock(seconds: float) -> str:
-    """`59 s`, `2:05 min`, `3:07 h`."""
+def duration(seconds: float) -> str:
+    """Format a duration: `59 s`, `2:05 min`, `3:07 h`."""
     minutes, rest = divmod(round(seconds), 60)
     if minutes == 0:
         return f"{rest} s"

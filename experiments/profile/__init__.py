@@ -1,1 +1,1 @@
-"""`python -m experiments.profile`: what backbones cost on this machine."""
+"""`python -m experiments.profile`: costs of backbones on this machine."""

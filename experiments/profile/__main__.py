@@ -1,4 +1,4 @@
-"""`python -m experiments.profile`: what backbones cost on this machine, whole and in parts."""
+"""`python -m experiments.profile`: costs of backbones on this machine, for each part of a model and the whole."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from engine.cli import command
 from experiments.profile.config import ProfileConfig
 
 DESCRIPTION = (
-    "Parameters, multiply-adds, activations, latency and throughput of networks on this machine: backbone, neck and "
-    "head apart and together. Nothing is trained, and weights are random."
+    "Measure parameters, multiply-adds, activations, latency and throughput of networks on this machine, for backbone, "
+    "neck and head separately and for the whole model. Nothing is trained, and weights are random."
 )
 
 

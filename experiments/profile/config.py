@@ -14,26 +14,26 @@ class ProfileConfig:
     """Settings of `profile`."""
 
     backbones: list[str] = field(default_factory=lambda: ["efficientnet_b0", "resnet50"])
-    """Networks to measure: names of `python -m backbones`, or module:function."""
+    """Networks to measure: names that `python -m backbones` lists, or module:function for your own."""
     tasks: list[str] = field(default_factory=lambda: ["detection"])
-    """Which models to build on them: any of classification, detection and segmentation."""
+    """Tasks whose models are built on them: any of classification, detection and segmentation."""
     image_size: int | str = 512
     """Side of the square input in pixels, or HxW."""
     batch_size: int = 1
     """Images in each pass."""
     precision: Precision = "fp32"
-    """Arithmetic of the networks."""
+    """Number format of the networks' arithmetic: fp32, or mixed precision with bf16 or fp16."""
     threads: int | None = None
-    """Cores to use on a CPU; by default as many as PyTorch takes."""
+    """Threads on a CPU; by default PyTorch's choice."""
     device: str = "auto"
     """Where to run: auto, cpu, cuda, cuda:1, mps."""
     repeats: int = 30
-    """Passes that are timed, after a few that are not."""
+    """Number of timed passes, after a few that are not timed."""
     output: str = "runs/profile"
-    """Folder of profile.csv and profile.png, which are written anew."""
+    """Folder for profile.csv and profile.png. Existing ones are overwritten."""
 
     def check(self) -> None:
-        """Raise UserError for values that cannot be measured."""
+        """Raise UserError for settings that cannot be measured."""
         parse_size(self.image_size)
         for name in self.tasks:
             if name not in TASKS:

@@ -1,4 +1,4 @@
-"""What a network costs: counted once, timed many times, and split among backbone, neck and head."""
+"""Measures the costs of a model: counted once, timed many times, for backbone, neck, head and the whole."""
 
 from __future__ import annotations
 
@@ -31,22 +31,23 @@ from experiments.profile.config import ProfileConfig
 from experiments.report.formatting import billions, millions
 from experiments.tasks import task_spec
 
-PARTS = {"backbone": "backbone", "neck": "neck", "decoder": "neck"}  # what is neither is the head
+PARTS = {"backbone": "backbone", "neck": "neck", "decoder": "neck"}  # all other modules are the head
 WHOLE = "whole"
 WARM_UP = 5
 
 
 @dataclass(frozen=True)
-class Cost:
-    """One part of a model, or the whole.
+class PartCost:
+    """Costs of one part of a model, or of the whole model.
 
     Attributes:
-        task, backbone, part: "backbone", "neck", "head" or "whole". What lies between parts counts in the whole alone.
-        params: parameters.
-        macs: multiply-adds of convolutions and matrix products, of one image.
-        activations_mb: what a training step keeps for its backward pass, in MiB for the whole batch.
-        p50_ms, p95_ms: of a pass over the batch, in inference.
-        images_per_second: the batch by the median.
+        task, backbone: names.
+        part: "backbone", "neck", "head" or "whole". Operations between the parts count for the whole only.
+        params: number of parameters.
+        macs: multiply-adds of convolutions and matrix products, for one image.
+        activations_mb: tensors that a training step stores for the backward pass, in MiB for the whole batch.
+        p50_ms, p95_ms: median and 95th percentile of the time of an inference pass over the batch.
+        images_per_second: batch size divided by the median.
     """
 
     task: str
@@ -60,8 +61,8 @@ class Cost:
     images_per_second: float
 
 
-def profile(config: ProfileConfig) -> list[Cost]:
-    """Measure what `config` names, print it, and write `profile.csv` and `profile.png`."""
+def profile(config: ProfileConfig) -> list[PartCost]:
+    """Measure the models of `config`, print the costs, and write `profile.csv` and `profile.png`."""
     config.check()
     device = device_of(config.device)
     execution_for(device.type, config.precision, "eval").begin()
@@ -69,16 +70,16 @@ def profile(config: ProfileConfig) -> list[Cost]:
         torch.set_num_threads(config.threads)
     pairs = [(task, backbone) for task in config.tasks for backbone in config.backbones]
     measured = [
-        measure(build(task, backbone), task, backbone, config, device)
+        measure_parts(build(task, backbone), task, backbone, config, device)
         for task, backbone in track(pairs, "profiling", console=err, transient=True)
     ]
-    costs = [cost for of_model in measured for cost in of_model]
+    costs = [cost for model_costs in measured for cost in model_costs]
     place = f"{torch.get_num_threads()} threads" if device.type == "cpu" else torch.cuda.get_device_name(device)
     title = f"{config.image_size} px, batch {config.batch_size}, {config.precision}, {device.type}, {place}"
     out.print(title)
-    for of_model in measured:
-        out.print(_table(of_model))
-    out.print("MACs: multiply-adds of convolutions and matrix products, of one image; kept: for the backward pass")
+    for model_costs in measured:
+        out.print(_table(model_costs))
+    out.print("MACs: multiply-adds of convolutions and matrix products per image; stored: for the backward pass")
     for backbone in config.backbones:
         out.print(_against_published(backbone))
     folder = Path(config.output)
@@ -93,20 +94,22 @@ def profile(config: ProfileConfig) -> list[Cost]:
 
 
 def build(task: str, backbone: str) -> nn.Module:
-    """A task's default model on a backbone, with as many classes as the task's benchmark has, and random weights."""
+    """Build a task's default model on a backbone, with the number of classes of the benchmark, and random weights."""
     spec = task_spec(task)
     return spec.build_model(spec.train_config(backbone=backbone), spec.benchmark.num_classes)
 
 
-def measure(model: nn.Module, task: str, backbone: str, config: ProfileConfig, device: torch.device) -> list[Cost]:
-    """The costs of a model, its parts first."""
+def measure_parts(
+    model: nn.Module, task: str, backbone: str, config: ProfileConfig, device: torch.device
+) -> list[PartCost]:
+    """Measure a model. Returns the costs of its parts, then those of the whole."""
     model = model.to(device).to(memory_format=torch.channels_last)
     size = parse_size(config.image_size)
     images = torch.zeros(config.batch_size, 3, *size, device=device).to(memory_format=torch.channels_last)
     part_of = {name: PARTS.get(name, "head") for name, child in model.named_children() if list(child.parameters())}
     parts = [part for part in ("backbone", "neck", "head") if part in part_of.values()]
     macs = _multiply_adds(model.eval(), images[:1], part_of)
-    kept = _activations(model, images, part_of)  # not in training mode, where batch norm refuses a batch of one
+    stored = _activations(model, images, part_of)  # in eval mode, since batch norm in training mode refuses batch 1
     seconds = _times(model.eval(), images, part_of, config)
     params = dict.fromkeys(parts, 0) | {WHOLE: sum(p.numel() for p in model.parameters())}
     for name, part in part_of.items():
@@ -115,7 +118,7 @@ def measure(model: nn.Module, task: str, backbone: str, config: ProfileConfig, d
     for part in (*parts, WHOLE):
         p50, p95 = (1000 * float(value) for value in np.percentile(seconds[part], (50, 95)))
         rate = 1000 * config.batch_size / p50
-        costs.append(Cost(task, backbone, part, params[part], macs[part], kept[part] / 2**20, p50, p95, rate))
+        costs.append(PartCost(task, backbone, part, params[part], macs[part], stored[part] / 2**20, p50, p95, rate))
     return costs
 
 
@@ -130,16 +133,16 @@ def _multiply_adds(model: nn.Module, image: Tensor, part_of: dict[str, str]) -> 
 
 
 def _activations(model: nn.Module, images: Tensor, part_of: dict[str, str]) -> dict[str, float]:
-    """Bytes of what autograd keeps, each storage once, parameters and the images themselves not counted."""
-    own = {p.untyped_storage().data_ptr() for p in (*model.parameters(), *model.buffers(), images)}
-    seen: dict[int, Tensor] = {}  # kept alive, so that no address is used twice
+    """Return the bytes that autograd stores. Each storage counts once; parameters and the images do not count."""
+    excluded = {p.untyped_storage().data_ptr() for p in (*model.parameters(), *model.buffers(), images)}
+    counted: dict[int, Tensor] = {}  # references keep the tensors alive, so that no address is used twice
     found = dict.fromkeys((*part_of.values(), WHOLE), 0.0)
     current: list[str] = []
 
-    def keep(tensor: Tensor) -> Tensor:
+    def count(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own and storage.data_ptr() not in seen:
-            seen[storage.data_ptr()] = tensor
+        if storage.data_ptr() not in excluded and storage.data_ptr() not in counted:
+            counted[storage.data_ptr()] = tensor
             for part in {WHOLE, *current}:
                 found[part] += storage.nbytes()
         return tensor
@@ -152,13 +155,13 @@ def _activations(model: nn.Module, images: Tensor, part_of: dict[str, str]) -> d
                 child.register_forward_hook(lambda *_: current.pop() and None),
             ):
                 hooks.callback(hook.remove)
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
             model(images)
     return found
 
 
 def _times(model: nn.Module, images: Tensor, part_of: dict[str, str], config: ProfileConfig) -> dict[str, Any]:
-    """Seconds of each pass, whole and in parts."""
+    """Return the seconds of each timed pass, for each part and the whole."""
     device = images.device
     found = {part: np.zeros(config.repeats) for part in (*part_of.values(), WHOLE)}
     started: list[float] = []
@@ -184,18 +187,18 @@ def _times(model: nn.Module, images: Tensor, part_of: dict[str, str], config: Pr
             ):
                 hooks.callback(hook.remove)
         for step in range(-WARM_UP, config.repeats):
-            begun = now()
+            start = now()
             model(images)
             if step >= 0:
-                found[WHOLE][step] = now() - begun
+                found[WHOLE][step] = now() - start
     return found
 
 
-def _table(costs: Sequence[Cost]) -> Table:
+def _table(costs: Sequence[PartCost]) -> Table:
     title = f"{costs[0].backbone}, {costs[0].task}".replace("[", r"\[")
     table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
-    for head in ("part", "params, M", "MACs, G", "kept, MiB", "p50, ms", "p95, ms", "images/s"):
-        table.add_column(head, justify="left" if head == "part" else "right")
+    for heading in ("part", "params, M", "MACs, G", "stored, MiB", "p50, ms", "p95, ms", "images/s"):
+        table.add_column(heading, justify="left" if heading == "part" else "right")
     for cost in costs:
         sizes = f"{cost.params / 1e6:.2f}", f"{cost.macs / 1e9:.2f}", f"{cost.activations_mb:.0f}"
         speeds = f"{cost.p50_ms:.1f}", f"{cost.p95_ms:.1f}", f"{cost.images_per_second:.1f}"
@@ -204,20 +207,20 @@ def _table(costs: Sequence[Cost]) -> Table:
 
 
 def _against_published(backbone: str) -> str:
-    """Whether the counts of the network's ImageNet classifier are the published ones, in a line."""
+    """Compare the counts of the network's ImageNet classifier with the published ones, in one line."""
     known = classifier_of(backbone)
     if known is None or known.params is None:
-        return f"{backbone}: no counts are published in the table of this suite"
-    built, told = classifier_counts(backbone, known.image_size), []
+        return f"{backbone}: the table of published results has no counts"
+    counted, texts = classifier_counts(backbone, known.image_size), []
     for name, label, text in (("params", "parameters", millions), ("macs", "multiply-adds", billions)):
         if (figure := getattr(known, name)) is not None:
-            verdict = "DISAGREES" if figure.disagrees(built[name]) else "agrees"
-            told.append(f"{label} {text(built[name])}, published {text(figure.value)}: {verdict}")
-    return f"{backbone} as ImageNet classifier at {known.image_size} px: {'; '.join(told)} ({known.source})"
+            verdict = "DISAGREES" if figure.disagrees(counted[name]) else "agrees"
+            texts.append(f"{label} {text(counted[name])}, published {text(figure.value)}: {verdict}")
+    return f"{backbone} as ImageNet classifier at {known.image_size} px: {'; '.join(texts)} ({known.source})"
 
 
-def _draw(costs: Sequence[Cost], title: str, file: Path) -> None:
-    """Three panels: parameters, multiply-adds and median time, stacked by part."""
+def _draw(costs: Sequence[PartCost], title: str, file: Path) -> None:
+    """Draw parameters, multiply-adds and median time in three panels, stacked by part."""
     names = list(dict.fromkeys((cost.backbone, cost.task) for cost in costs))
     figure = Figure(figsize=(11, 1.2 + 0.4 * len(names)), layout="constrained")
     FigureCanvasAgg(figure)

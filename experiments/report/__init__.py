@@ -1,1 +1,1 @@
-"""Statistics, tables and the page that report a comparison."""
+"""Reports a comparison: statistics, tables and an HTML page."""

@@ -1,4 +1,4 @@
-"""How a comparison's figures are worded, in tables and sentences alike."""
+"""Formats the figures of a comparison for tables and sentences."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from experiments.report.statistics import Difference
 from experiments.tasks import TASKS
 
 
-def heads(task: str) -> list[str]:
-    """Column heads of a task's table."""
+def column_headings(task: str) -> list[str]:
+    """Column headings of a task's table."""
     costs = "parameters", "multiply-adds", "latency", "memory", "training"
     return ["backbone", f"{TASKS[task].metric}, %", "difference", "verdict", *costs]
 
 
-def cells(row: Row, baseline: str) -> list[str]:
-    """A row's texts under `heads`; of a backbone that did not finish, its name and why."""
+def row_texts(row: Row, baseline: str) -> list[str]:
+    """Texts of a row, one for each of `column_headings`. For a backbone without results: its name and the reason."""
     name = f"{row.backbone} (baseline)" if row.backbone == baseline else row.backbone
     if not row.runs:
         return [name, reason(row)]
@@ -36,21 +36,22 @@ def cells(row: Row, baseline: str) -> list[str]:
     ]
 
 
-PUBLISHED_HEADS = ("backbone", "measured, %", "published, %", "on", "parameters", "multiply-adds", "source")
+PUBLISHED_HEADINGS = ("backbone", "measured, %", "published, %", "on", "parameters", "multiply-adds", "source")
 
 
-def published_cells(row: Row) -> list[str]:
-    """A row's texts under `PUBLISHED_HEADS`; none where nothing is published of the network.
+def published_row_texts(row: Row) -> list[str]:
+    """Texts of a row, one for each of `PUBLISHED_HEADINGS`; none where nothing is published about the network.
 
-    Counts are those of the network as an ImageNet classifier, at its published size: published / built here.
+    Parameters and multiply-adds are those of the network as ImageNet classifier at its published image size:
+    published / counted here.
     """
     known, classifier = row.published, row.classifier
     counts = ["", ""]
     if classifier is not None:
-        built = classifier_counts(row.backbone, classifier.image_size)
+        counted = classifier_counts(row.backbone, classifier.image_size)
         counts = [
-            _counts(classifier.params, built["params"], millions),
-            _counts(classifier.macs, built["macs"], billions),
+            _count_text(classifier.params, counted["params"], millions),
+            _count_text(classifier.macs, counted["macs"], billions),
         ]
     elif known is None:
         return []
@@ -62,15 +63,15 @@ def published_cells(row: Row) -> list[str]:
     return [row.backbone, f"{TASKS[row.task].metric} {score_text(row)}", scores, on, *counts, source]
 
 
-def _counts(known: Count | None, built: float, text: Callable[[float], str]) -> str:
+def _count_text(known: Count | None, counted: float, text: Callable[[float], str]) -> str:
     if known is None:
         return ""
-    return f"{text(known.value)} / {text(built)}" + (" - disagree" if known.disagrees(built) else "")
+    return f"{text(known.value)} / {text(counted)}" + (" - disagree" if known.disagrees(counted) else "")
 
 
 @dataclass(frozen=True)
 class Sentence:
-    """`NAME BEFORE VERDICT AFTER`, of which the verdict may be empty."""
+    """The sentence `NAME BEFORE VERDICT AFTER`. Verdict and rest may be empty."""
 
     name: str
     before: str
@@ -79,62 +80,80 @@ class Sentence:
 
 
 def sentences(rows: Sequence[Row], baseline_name: str) -> list[Sentence]:
-    """What a hurried reader needs: each backbone against the baseline, in score and in cost."""
+    """Return one sentence for each backbone, which compares its score and cost with the baseline's."""
     baseline = next((row for row in rows if row.backbone == baseline_name and row.runs), None)
-    said = []
+    found = []
     for row in rows:
         if not row.runs:
-            said.append(Sentence(row.backbone, f"did not finish: {reason(row)}"))
+            found.append(Sentence(row.backbone, f"did not finish: {reason(row)}"))
         elif row is baseline:
-            said.append(Sentence(row.backbone, f"is the baseline and scores {score_text(row)}."))
+            found.append(Sentence(row.backbone, f"is the baseline and scores {score_text(row)}."))
         elif row.difference is None or baseline is None:
-            said.append(Sentence(row.backbone, f"scores {score_text(row)}."))
+            found.append(Sentence(row.backbone, f"scores {score_text(row)}."))
         else:
             verdict = row.difference.verdict
-            told = (
+            rest = (
                 f" {'from' if verdict.startswith('not') else 'than'} the baseline: {score_text(row)}, "
                 f"{difference_text(row.difference)} points, with {_times(row, baseline, 'params')} the parameters, "
                 f"{_times(row, baseline, 'macs')} the multiply-adds and {_times(row, baseline, 'latency_ms')} the time "
-                "an image."
+                "per image."
             )
             if row.provenance != baseline.provenance:
-                told += f" The two started differently ({row.provenance}; {baseline.provenance})."
-            said.append(Sentence(row.backbone, "is", verdict, told))
-    return said
+                rest += f" The two started differently ({row.provenance}; {baseline.provenance})."
+            found.append(Sentence(row.backbone, "is", verdict, rest))
+    return found
+
+
+def style_sentence(rows: Sequence[Row]) -> str:
+    """Say whether padding and biases of neck and heads are the same for every backbone.
+
+    Empty for a task without this setting, and before the first training has finished.
+    """
+    backbones_by_style: dict[str, list[str]] = {}
+    for row in rows:
+        for style in dict.fromkeys(run.style for run in row.runs if run.style):
+            backbones_by_style.setdefault(style, []).append(row.backbone)
+    if not backbones_by_style:
+        return ""
+    if len(backbones_by_style) == 1:
+        (style,) = backbones_by_style
+        return f"Neck and heads have the same padding and biases for every backbone (style {style})."
+    styles = ", ".join(f"{style} for {' and '.join(names)}" for style, names in backbones_by_style.items())
+    return f"Padding and biases of neck and heads are not the same for every backbone: style {styles}."
 
 
 def reason(row: Row) -> str:
-    """Why a backbone has no score."""
+    """The reason why a backbone has no score."""
     return "; ".join(row.failures) or "not trained yet"
 
 
 def millions(value: float) -> str:
-    """Parameters: `5.29 M`; "--" for NaN."""
+    """Format parameters: `5.29 M`; "--" for NaN."""
     return "--" if value != value else f"{value / 1e6:.2f} M"
 
 
 def billions(value: float) -> str:
-    """Multiply-adds: `0.39 G`, `0.017 G`; "--" for NaN."""
+    """Format multiply-adds: `0.39 G`, `0.017 G`; "--" for NaN."""
     return "--" if value != value else f"{value / 1e9:.2{'f' if value >= 1e8 else 'g'}} G"
 
 
 def percent(value: float | None) -> str:
-    """A fraction in percent, with one decimal; "--" for None and NaN."""
+    """Format a fraction in percent, with one decimal; "--" for None and NaN."""
     return "--" if value is None or value != value else f"{100 * value:.1f}"
 
 
 def points(value: float) -> str:
-    """A difference of fractions in points, with its sign; "--" for NaN."""
+    """Format a difference of fractions in percentage points, with its sign; "--" for NaN."""
     return "--" if value != value else f"{100 * value:+.1f}"
 
 
 def score_text(row: Row) -> str:
-    """`71.2 ± 0.4`, the spread over seeds where there are several."""
+    """Format the mean score: `71.2 ± 0.4`, with the standard deviation where there are several seeds."""
     return percent(row.mean) + (f" ± {100 * row.spread:.1f}" if row.spread is not None else "")
 
 
 def difference_text(difference: Difference | None) -> str:
-    """`+2.1 (+0.4 to +3.9)`, in points with the 95% interval."""
+    """Format a difference in percentage points with its 95% interval: `+2.1 (+0.4 to +3.9)`."""
     if difference is None:
         return ""
     return f"{points(difference.value)} ({points(difference.low)} to {points(difference.high)})"

@@ -1,4 +1,4 @@
-"""A comparison's folder as rows: for each task and backbone its scores, how sure they differ, and what they cost."""
+"""Reads a comparison's folder into rows: scores, differences with their intervals, and costs per task and backbone."""
 
 from __future__ import annotations
 
@@ -22,26 +22,34 @@ COSTS = ("params", "macs", "latency_ms", "peak_memory_mb", "train_seconds")
 
 
 @dataclass(frozen=True)
-class Run:
-    """A finished training: its folder and what it recorded."""
+class FinishedRun:
+    """A finished training: its folder, and its `record.json`."""
 
     folder: Path
     record: dict[str, Any]
 
     @classmethod
-    def of(cls, folder: Path) -> Run:
-        """The training in a run folder."""
+    def of(cls, folder: Path) -> FinishedRun:
+        """Read the training in a run folder."""
         return cls(folder, read_record(folder / "record.json", config_of))
 
     @property
     def score(self) -> float:
-        """The task's main metric after the last epoch, a fraction; NaN where it is undefined."""
+        """The task's headline metric after the last epoch, a fraction; NaN where it is undefined."""
         value = self.record["metrics"][TASKS[self.record["task"]].metric]
         return float("nan") if value is None else value
 
     @property
+    def style(self) -> str | None:
+        """Padding and biases of neck and heads, see `style` of the detector's settings; None for other tasks.
+
+        Runs that an earlier version stored without the setting have the style of that version.
+        """
+        return TASKS[self.record["task"]].train_config.upgrade(self.record["config"]).get("style")
+
+    @property
     def provenance(self) -> str:
-        """What the training started from, in words: networks are ranked among those that started alike."""
+        """Protocol and initial weights in words. Only networks with the same provenance are ranked together."""
         weights, protocol = self.record["pretrained"], self.record["config"]["protocol"]
         if weights["source"] == "random":
             return "from scratch"
@@ -51,63 +59,63 @@ class Run:
 
 @dataclass(frozen=True)
 class Row:
-    """A backbone on a task, over its seeds.
+    """The results of a backbone on a task, over all seeds.
 
     Attributes:
         task, backbone: names.
-        runs: finished trainings, by seed.
-        failures: why others failed.
-        pending: trainings that have not ended yet.
-        difference: to the baseline; None for itself, and where either has not finished.
+        runs: finished trainings, in the order of their seeds.
+        failures: reasons why other trainings failed.
+        pending: number of trainings that have not ended yet.
+        difference: to the baseline; None for the baseline itself, and where either has no finished training.
     """
 
     task: str
     backbone: str
-    runs: tuple[Run, ...]
+    runs: tuple[FinishedRun, ...]
     failures: tuple[str, ...]
     pending: int
     difference: Difference | None
 
     @property
     def scores(self) -> list[float]:
-        """One a seed, fractions."""
+        """The score of each seed, a fraction."""
         return [run.score for run in self.runs]
 
     @property
     def mean(self) -> float:
-        """Of the scores; NaN where no training finished."""
+        """Mean score over seeds; NaN where no training finished."""
         return statistics.fmean(self.scores) if self.runs else float("nan")
 
     @property
     def spread(self) -> float | None:
-        """Standard deviation over seeds; None for fewer than two."""
+        """Standard deviation of the score over seeds; None for fewer than two."""
         return statistics.stdev(self.scores) if len(self.runs) > 1 else None
 
     @property
     def provenance(self) -> str:
-        """As its trainings tell; "not finished" where there is none."""
+        """See `FinishedRun.provenance`; "not finished" where no training finished."""
         return self.runs[0].provenance if self.runs else "not finished"
 
     def cost(self, name: str) -> float:
-        """The median over seeds of one of `COSTS`; NaN where no training finished."""
+        """Median over seeds of one of `COSTS`; NaN where no training finished."""
         return statistics.median(run.record[name] for run in self.runs) if self.runs else float("nan")
 
     @property
     def published(self) -> Published | None:
-        """What its source says of this network's own task, for the weights it started from where that is known."""
+        """Published score of this network on this task; that of the weights it started from, if there is one."""
         rows = [row for row in published(self.backbone) if row.dataset == TASKS[self.task].benchmark.dataset]
         tag = self.runs[0].record["pretrained"].get("tag") if self.runs else None
         return next((row for row in rows if row.tag == tag), rows[0] if rows else None)
 
     @property
     def classifier(self) -> Published | None:
-        """What is published of the network's size, as an ImageNet classifier."""
+        """Published parameters and multiply-adds of the network as ImageNet classifier."""
         known = classifier_of(self.backbone)
         return known if known is not None and known.params is not None else None
 
 
 class Comparison:
-    """What `experiments.compare` left in a folder. Raises BadInput where there is none that can be read."""
+    """A comparison that `experiments.compare` wrote to a folder. Raises BadInput where it cannot be read."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -115,30 +123,32 @@ class Comparison:
             self.about: dict[str, Any] = read_comparison(folder / "comparison.json", config_of)
             self.cells: list[dict[str, Any]] = self.about["cells"]
             self.runs = {
-                cell["key"]: Run.of(folder / cell["folder"]) for cell in self.cells if cell["status"] == "done"
+                cell["key"]: FinishedRun.of(folder / cell["folder"]) for cell in self.cells if cell["status"] == "done"
             }
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise BadInput(f"{folder} has no comparison that can be read ({error}): see experiments.compare") from error
+            raise BadInput(f"{folder} has no comparison that can be read ({error}): run experiments.compare") from error
 
     @property
     def baseline(self) -> str:
-        """The backbone that differences are measured from."""
+        """Name of the backbone that the others are compared with."""
         return self.about["baseline"]
 
     @property
     def tasks(self) -> list[str]:
-        """In the order of the trainings."""
+        """Names of the tasks, in the order of the trainings."""
         return list(dict.fromkeys(cell["task"] for cell in self.cells))
 
     @cached_property
     def rows(self) -> list[Row]:
-        """By task, and within it by provenance and mean score, the best first."""
+        """All rows, ordered by task, then by provenance and mean score, the best first."""
         rows = []
         for task in self.tasks:
             names = dict.fromkeys(cell["backbone"] for cell in self.cells if cell["task"] == task)
             found = [self._row(task, name) for name in names]
-            groups = {row.provenance: max(r.mean for r in found if r.provenance == row.provenance) for row in found}
-            rows += sorted(found, key=lambda row: (-_known(groups[row.provenance]), row.provenance, -_known(row.mean)))
+            best = {row.provenance: max(r.mean for r in found if r.provenance == row.provenance) for row in found}
+            rows += sorted(
+                found, key=lambda row: (_descending(best[row.provenance]), row.provenance, _descending(row.mean))
+            )
         return rows
 
     def rows_of(self, task: str) -> list[Row]:
@@ -156,7 +166,7 @@ class Comparison:
             difference=self._difference(task, backbone),
         )
 
-    def _runs(self, task: str, backbone: str) -> tuple[Run, ...]:
+    def _runs(self, task: str, backbone: str) -> tuple[FinishedRun, ...]:
         wanted = [cell for cell in self.cells if (cell["task"], cell["backbone"]) == (task, backbone)]
         return tuple(self.runs[cell["key"]] for cell in wanted if cell["key"] in self.runs)
 
@@ -169,28 +179,28 @@ class Comparison:
 
 
 def groups(rows: Iterable[Row]) -> list[tuple[str, list[Row]]]:
-    """Rows by provenance, in their order: only within a group do ranks compare like with like."""
+    """Group rows by provenance and keep their order. Ranks are meaningful only within a group."""
     found: dict[str, list[Row]] = {}
     for row in rows:
         found.setdefault(row.provenance, []).append(row)
     return list(found.items())
 
 
-def learning_curve(run: Run, metric: str) -> list[tuple[float, float]]:
-    """(epoch from 1, score in percent) of each evaluation of a training."""
-    with (run.folder / "metrics.csv").open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row.get(metric)]
-    return [(int(row["epoch"]) + 1, 100 * float(row[metric])) for row in rows]
+def scores_by_epoch(run_folder: Path, metric: str) -> list[tuple[int, float]]:
+    """Return (epoch, score) of each evaluation of a training. Epochs count from 1, scores are fractions."""
+    with (run_folder / "metrics.csv").open(newline="") as file:
+        return [(int(row["epoch"]) + 1, float(row[metric])) for row in csv.DictReader(file) if row.get(metric)]
 
 
 def per_class(row: Row) -> dict[str, float]:
-    """Mean over seeds of each class's score; NaN where it has none."""
-    of_runs = [json.loads((run.folder / "per_class.json").read_text()) for run in row.runs]
+    """Return the mean score over seeds for each class; NaN where a class has none."""
+    score_tables = [json.loads((run.folder / "per_class.json").read_text()) for run in row.runs]
     return {
-        name: statistics.fmean(float("nan") if scores.get(name) is None else scores[name] for scores in of_runs)
-        for name in of_runs[0]
+        name: statistics.fmean(float("nan") if scores.get(name) is None else scores[name] for scores in score_tables)
+        for name in score_tables[0]
     }
 
 
-def _known(value: float) -> float:
-    return value if value == value else float("-inf")
+def _descending(value: float) -> float:
+    """Sort key: large values first, NaN last."""
+    return -value if value == value else float("inf")

@@ -1,9 +1,9 @@
-"""How sure a difference between two networks is: a paired bootstrap over images, and over seeds if there are several.
+"""Confidence interval of the difference between two networks: a paired bootstrap over images, and over seeds.
 
-Which images a validation set happens to hold decides scores by points. Both networks are scored on the same images, so
-these are drawn anew, with replacement, for both together, and the spread of the difference tells what another set of
-images might have shown (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapters 6 and 13). Each image's
-results are worked out once; a resample only counts them again.
+A validation set is a random sample of images, and another sample would change the scores by some points. Both networks
+are scored on the same images. The bootstrap resamples these with replacement, the same for both networks, and computes
+the difference for each resample (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapters 6 and 13). The
+results of each image are computed once; a resample only changes how often each image counts.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from engine.schema import read_record
 from experiments.records import config_of
 from experiments.tasks import task_spec
 
-CHUNK = 256  # resamples that are held at once
+CHUNK = 256  # resamples in memory at once
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """`better`, `worse`, or `not distinguishable` where the interval holds 0."""
+        """`better`, `worse`, or `not distinguishable` where the interval contains 0."""
         return "better" if self.low > 0 else "worse" if self.high < 0 else "not distinguishable"
 
 
@@ -44,18 +44,17 @@ def bootstrap(
     seed: int = 0,
     level: float = 0.95,
 ) -> Difference:
-    """The difference of mean scores, ours - baseline, and the interval that covers the true one `level` of the time.
+    """Return the difference of mean scores, ours - baseline, with its confidence interval.
 
     Args:
-        ours, baseline: the runs of each, one a seed; all on the same images.
-        resamples: of the images, and of the seeds.
-        seed: of the resamples.
-        level: of confidence, in 0..1.
+        ours, baseline: results by image of each network's runs, one per seed, all on the same images.
+        resamples: number of resamples.
+        seed: of the random numbers.
+        level: confidence level, in 0..1.
 
-    Where a side has several seeds, they are resampled too, for trainings differ as images do; with one seed the
-    interval is about images alone, for a single training tells nothing of others. Deviations are widened by
-    sqrt(n / (n - 1)), as a resample of n seeds varies less than n new ones (Rao and Wu, J. Am. Stat. Assoc. 83, 1988).
-    Interval ends are percentiles.
+    Where a network has several seeds, they are resampled too, because trainings vary like images. With one seed the
+    interval covers the choice of images only. Deviations are multiplied by sqrt(n / (n - 1)), because a resample of n
+    seeds varies less than n new ones (Rao and Wu, J. Am. Stat. Assoc. 83, 1988). The ends are percentiles.
 
     Raises BadInput where the runs were not scored on the same images.
     """
@@ -64,26 +63,27 @@ def bootstrap(
         raise BadInput("the runs to compare were not scored on the same images: evaluate them on the same split")
     random = np.random.default_rng(seed)
     images = len(runs[0].keys)
-    even = np.ones((1, images), np.int64)
-    value = float(_mean(ours, even)[0] - _mean(baseline, even)[0])
-    drawn = []
+    once_each = np.ones((1, images), np.int64)
+    value = float(_mean(ours, once_each)[0] - _mean(baseline, once_each)[0])
+    differences = []
     for start in range(0, resamples, CHUNK):
         counts = random.multinomial(images, np.full(images, 1 / images), size=min(CHUNK, resamples - start))
         sides = []
         for side in (ours, baseline):
             scores = np.stack([run.score(counts) for run in side])
-            picked = random.multinomial(len(side), np.full(len(side), 1 / len(side)), size=len(counts)).T / len(side)
+            seed_shares = random.multinomial(len(side), np.full(len(side), 1 / len(side)), size=len(counts)).T / len(
+                side
+            )
             center = scores.mean(0)
-            wider = np.sqrt(len(side) / max(1, len(side) - 1))
-            sides.append(center + wider * ((picked * scores).sum(0) - center))
-        drawn.append(sides[0] - sides[1])
-    spread = np.concatenate(drawn)
-    low, high = np.nanquantile(spread, [(1 - level) / 2, (1 + level) / 2])
+            widening = np.sqrt(len(side) / max(1, len(side) - 1))
+            sides.append(center + widening * ((seed_shares * scores).sum(0) - center))
+        differences.append(sides[0] - sides[1])
+    low, high = np.nanquantile(np.concatenate(differences), [(1 - level) / 2, (1 + level) / 2])
     return Difference(value, float(low), float(high))
 
 
 def read_images(run: Path) -> ImageResults:
-    """The results by image that a finished run left in its folder. Raises BadInput where they are absent or damaged."""
+    """Read the results by image from the folder of a finished run. Raises BadInput where they are absent or damaged."""
     try:
         record = read_record(run / "record.json", config_of)
         return task_spec(record["task"]).read_images(run, record)

@@ -1,7 +1,7 @@
-"""Charts of the report as inline SVG: scores against costs with their Pareto front, and learning curves.
+"""Draws the charts of the report as inline SVG: scores against costs with their Pareto front, and learning curves.
 
-Every mark can be reached with the keyboard and says in words what it shows; names stand beside marks, never in colour
-alone. Lengths are in the units of the drawing, which is scaled to the page.
+Every mark can be reached with the keyboard and has a text that describes it. Names stand next to marks, so that nothing
+depends on colour. Lengths are in the units of the drawing, which is scaled to the page.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from experiments.report.pareto import pareto_front
+
 WIDTH, HEIGHT = 420, 280
 LEFT, RIGHT, TOP, BOTTOM = 46, 16, 14, 40
 DASHES = ("", "6 3", "2 3", "8 3 2 3", "1 4", "12 4", "4 2 1 2")
-SERIES = 7  # colours in report.css
-RADIUS, LETTER, LINE = 5, 5.6, 12  # of marks; width of a letter and height of a line, about
-# Where a name may stand beside its mark, the better places first: to the right, left, above, below, and further off.
+SERIES = 7  # number of colours in report.css
+RADIUS, LETTER, LINE = 5, 5.6, 12  # of marks; approximate width of a letter and height of a line
+# Places of a name next to its mark, the best first: right, left, above, below, and further away.
 PLACES = [(8, 4, "start"), (-8, 4, "end"), (0, -10, "middle"), (0, 19, "middle")]
 PLACES += [(dx, 4 + dy, to) for dy in (-24, 24, -36, 36) for dx, to in ((8, "start"), (-8, "end"))]
 
@@ -25,32 +27,31 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 @dataclass(frozen=True)
 class Point:
-    """A mark: cost `x`, score `y` and its spread in percent, and what it says."""
+    """A mark of a scatter chart.
+
+    Attributes:
+        name: shown next to the mark.
+        x: cost.
+        y: score in percent.
+        spread: standard deviation of the score in percentage points.
+        description: text for the tooltip and for screen readers.
+    """
 
     name: str
     x: float
     y: float
     spread: float
-    says: str
-
-
-def pareto(points: Sequence[Point]) -> list[Point]:
-    """The points that no other beats in score without costing more, by cost."""
-    front: list[Point] = []
-    for point in sorted(points, key=lambda p: (p.x, -p.y)):
-        if not front or point.y > front[-1].y:
-            front.append(point)
-    return front
+    description: str
 
 
 def scatter(points: Sequence[Point], x_label: str, y_label: str) -> str:
-    """Scores against a cost on a logarithmic axis; filled marks and the line are the Pareto front."""
+    """Draw scores against a cost on a logarithmic axis. Filled marks and the line are the Pareto front."""
     points = [p for p in points if p.x > 0 and p.y == p.y]
     if not points:
         return ""
     axis_x = Log([p.x for p in points], LEFT, WIDTH - RIGHT)
     axis_y = Linear([v for p in points for v in (p.y - p.spread, p.y + p.spread)], HEIGHT - BOTTOM, TOP)
-    front = pareto(points)
+    front = [points[i] for i in pareto_front([(p.y, p.x) for p in points])]
     path = " ".join(f"{axis_x(p.x):.1f},{axis_y(p.y):.1f}" for p in front)
     marks = [f'<polyline class="front" points="{path}"/>' if len(front) > 1 else ""]
     taken: list[Box] = []
@@ -59,45 +60,51 @@ def scatter(points: Sequence[Point], x_label: str, y_label: str) -> str:
         taken.append((x - RADIUS, y - RADIUS, x + RADIUS, y + RADIUS))
     for p in sorted(points, key=lambda p: -p.y):
         x, y = axis_x(p.x), axis_y(p.y)
-        place = "on the front" if p in front else "not on the front"
+        place = "on the Pareto front" if p in front else "not on the Pareto front"
         low, high = axis_y(p.y - p.spread), axis_y(p.y + p.spread)
         bar = f'<line class="spread" x1="{x:.1f}" x2="{x:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>' if p.spread else ""
         circle = f'<circle class="{"on" if p in front else "off"}" cx="{x:.1f}" cy="{y:.1f}" r="{RADIUS}"/>'
-        marks.append(_told("mark", f"{p.says}; {place}", bar + circle + _name(p.name, x, y, taken)))
+        marks.append(_mark("mark", f"{p.description}; {place}", bar + circle + _name(p.name, x, y, taken)))
     return _frame(axis_x, axis_y, x_label, y_label, "".join(marks), f"{y_label} against {x_label}")
 
 
 def curves(lines: Mapping[str, Sequence[tuple[float, float]]], y_label: str) -> str:
-    """Scores in percent after each evaluated epoch, a line a backbone: {name: [(epoch, score), ...]}."""
+    """Draw learning curves, one line per backbone.
+
+    Args:
+        lines: name of the backbone -> (epoch, score in percent) of each evaluation.
+        y_label: label of the score axis.
+    """
     lines = {name: [p for p in line if p[1] == p[1]] for name, line in lines.items()}
     lines = {name: line for name, line in lines.items() if line}
     if not lines:
         return ""
     axis_x = Linear([0, *(e for line in lines.values() for e, _ in line)], LEFT, WIDTH - 110)
     axis_y = Linear([0, *(s for line in lines.values() for _, s in line)], HEIGHT - BOTTOM, TOP)
-    marks, ends = [], sorted(lines, key=lambda name: -lines[name][-1][1])
-    below = -math.inf
-    places = {}
-    for name in ends:
-        below = places[name] = max(axis_y(lines[name][-1][1]) + 4, below + 13)
+    marks = []
+    name_y: dict[str, float] = {}  # names stand at the ends of their lines, at least a line of text apart
+    lowest = -math.inf
+    for name in sorted(lines, key=lambda name: -lines[name][-1][1]):
+        lowest = name_y[name] = max(axis_y(lines[name][-1][1]) + 4, lowest + 13)
     for number, (name, line) in enumerate(lines.items()):
         path = " ".join(f"{axis_x(e):.1f},{axis_y(s):.1f}" for e, s in line)
-        says = f"{name}: {', '.join(f'{s:.1f} after epoch {e:g}' for e, s in line)}"
+        description = f"{name}: {', '.join(f'{s:.1f} after epoch {e:g}' for e, s in line)}"
         dash = f' stroke-dasharray="{DASHES[number % len(DASHES)]}"' if DASHES[number % len(DASHES)] else ""
         end = axis_x(line[-1][0])
         drawn = f'<polyline points="{path}"{dash}/><circle cx="{end:.1f}" cy="{axis_y(line[-1][1]):.1f}" r="3"/>'
-        marks.append(_told(f"line s{number % SERIES}", says, drawn + _text(name, end + 6, places[name], "start")))
+        label = _text(name, end + 6, name_y[name], "start")
+        marks.append(_mark(f"line s{number % SERIES}", description, drawn + label))
     return _frame(axis_x, axis_y, "epoch", y_label, "".join(marks), f"{y_label} by epoch")
 
 
-def _told(kind: str, says: str, content: str) -> str:
-    """Marks that the keyboard can reach, and that say what they show."""
-    says = escape(says)
-    return f'<g class="{kind}" tabindex="0" role="img" aria-label="{says}" data-tip="{says}">{content}</g>'
+def _mark(css_class: str, description: str, content: str) -> str:
+    """Wrap a mark so that the keyboard can reach it, with its description."""
+    text = escape(description)
+    return f'<g class="{css_class}" tabindex="0" role="img" aria-label="{text}" data-tip="{text}">{content}</g>'
 
 
 def _name(name: str, x: float, y: float, taken: list[Box]) -> str:
-    """A name in the first place beside its mark where it lies on nothing that is `taken`, which it joins."""
+    """Write a name in the first place next to its mark that overlaps no box in `taken`, and add its box to `taken`."""
     width = LETTER * len(name)
     boxes = []
     for dx, dy, anchor in PLACES:
@@ -123,19 +130,19 @@ def _text(text: str, x: float, y: float, anchor: str) -> str:
 
 
 class Linear:
-    """Values to lengths from `start` to `end`, with round ticks."""
+    """A linear axis. Calling it maps a value to a length from `start` to `end`."""
 
     def __init__(self, values: Sequence[float], start: float, end: float) -> None:
         low, high = min(values), max(values)
-        room = (high - low) * 0.08 or max(abs(high), 1.0) * 0.1
-        self.low = 0.0 if low >= 0 and low - room < 0 else low - room
-        self.high, self.start, self.end = high + room, start, end
+        margin = (high - low) * 0.08 or max(abs(high), 1.0) * 0.1
+        self.low = 0.0 if low >= 0 and low - margin < 0 else low - margin
+        self.high, self.start, self.end = high + margin, start, end
 
     def __call__(self, value: float) -> float:
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
     def ticks(self) -> list[float]:
-        """About five round values."""
+        """Return about five round values."""
         step = 10 ** math.floor(math.log10((self.high - self.low) / 4))
         step *= next(f for f in (1, 2, 5, 10) if (self.high - self.low) / (f * step) <= 6)
         first = math.ceil(self.low / step)
@@ -143,18 +150,18 @@ class Linear:
 
 
 class Log:
-    """Positive values to lengths from `start` to `end`, on a logarithmic axis."""
+    """A logarithmic axis for positive values. Calling it maps a value to a length from `start` to `end`."""
 
     def __init__(self, values: Sequence[float], start: float, end: float) -> None:
         low, high = math.log10(min(values)), math.log10(max(values))
-        room = max((high - low) * 0.12, 0.1)
-        self.low, self.high, self.start, self.end = low - room, high + room, start, end
+        margin = max((high - low) * 0.12, 0.1)
+        self.low, self.high, self.start, self.end = low - margin, high + margin, start, end
 
     def __call__(self, value: float) -> float:
         return self.start + (math.log10(value) - self.low) / (self.high - self.low) * (self.end - self.start)
 
     def ticks(self) -> list[float]:
-        """1, 2 and 5 in each decade, or finer steps where that gives fewer than two."""
+        """Return 1, 2 and 5 in each decade, or finer steps where these are fewer than two ticks."""
         for steps in ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9), tuple(1 + i / 10 for i in range(90))):
             decades = range(math.floor(self.low), math.ceil(self.high) + 1)
             ticks = [s * 10.0**d for d in decades for s in steps if self.low <= math.log10(s * 10.0**d) <= self.high]

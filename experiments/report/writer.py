@@ -1,4 +1,4 @@
-"""The report of a comparison: `results.csv`, `results.md`, tables on the screen, and `report.html`."""
+"""Writes the report of a comparison: `results.csv`, `results.md`, `report.html`, and tables on the screen."""
 
 from __future__ import annotations
 
@@ -13,14 +13,22 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from engine.commands import out
-from experiments.report.formatting import billions, cells, heads, millions, points, score_text
+from experiments.report.formatting import (
+    billions,
+    column_headings,
+    millions,
+    points,
+    row_texts,
+    score_text,
+    style_sentence,
+)
 from experiments.report.html import html
 from experiments.report.results import COSTS, Comparison, Row, groups
 from experiments.tasks import TASKS
 
 
 def write_report(folder: Path) -> Path:
-    """Write the three files beside `comparison.json`, print the tables; returns the path of the page."""
+    """Write the three files next to `comparison.json` and print the tables; returns the path of the page."""
     comparison = Comparison(folder)
     page = folder / "report.html"
     for path, text in (
@@ -38,7 +46,7 @@ def write_report(folder: Path) -> Path:
 
 
 def results_csv(rows: Iterable[Row]) -> str:
-    """A line for each task and backbone; scores and differences as fractions."""
+    """Return one line for each task and backbone. Scores and differences are fractions."""
     text = io.StringIO()
     names = ["task", "backbone", "neck", "provenance", "metric", "seeds", "mean", "spread", "scores", "difference",
              "low", "high", "verdict", *COSTS, "published", "source", "failed"]  # fmt: skip
@@ -62,32 +70,34 @@ def results_csv(rows: Iterable[Row]) -> str:
             line |= {name: f"{value:.6f}" for name, value in ends.items()} | {"verdict": found.verdict}
         line |= {name: f"{row.cost(name):g}" for name in COSTS}
         if (known := row.published) is not None:
-            told = " ".join(f"{metric} {value:g}" for metric, value in known.scores.items())
-            line |= {"published": f"{told} on {known.dataset}", "source": known.source}
+            scores = " ".join(f"{metric} {value:g}" for metric, value in known.scores.items())
+            line |= {"published": f"{scores} on {known.dataset}", "source": known.source}
         table.writerow(line)
     return text.getvalue()
 
 
 def results_md(comparison: Comparison) -> str:
-    """Markdown tables, one for each task and provenance."""
+    """Return Markdown tables, one for each task and provenance."""
     baseline = comparison.baseline
     lines = [f"Differences are to {baseline}, in points, with their 95% interval from a paired bootstrap over images."]
     for task in comparison.tasks:
+        headings = column_headings(task)
         for provenance, rows in groups(comparison.rows_of(task)):
-            names = heads(task)
-            lines += ["", f"**{task}**, {provenance}", "", f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
+            lines += ["", f"**{task}**, {provenance}", "", f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
             for row in rows:
-                texts = [text.replace("|", "\\|") for text in cells(row, baseline)]
-                lines.append(f"| {' | '.join(texts + [''] * (len(names) - len(texts)))} |")
+                texts = [text.replace("|", "\\|") for text in row_texts(row, baseline)]
+                lines.append(f"| {' | '.join(texts + [''] * (len(headings) - len(texts)))} |")
+        if sentence := style_sentence(comparison.rows_of(task)):
+            lines += ["", sentence]
     return "\n".join(lines) + "\n"
 
 
 def screen_table(comparison: Comparison, task: str) -> Table:
-    """What fits a terminal: score, difference, verdict, and the size that it takes."""
+    """Return the table for the terminal: score, difference, verdict, and size."""
     table = Table(box=SIMPLE_HEAD, title=task, title_justify="left", pad_edge=False)
-    for head in ("backbone", f"{TASKS[task].metric}, %", "difference", "verdict", "parameters", "multiply-adds"):
-        is_text = head in ("backbone", "verdict")
-        table.add_column(head, no_wrap=head == "backbone", justify="left" if is_text else "right")
+    for heading in ("backbone", f"{TASKS[task].metric}, %", "difference", "verdict", "parameters", "multiply-adds"):
+        is_text = heading in ("backbone", "verdict")
+        table.add_column(heading, no_wrap=heading == "backbone", justify="left" if is_text else "right")
     for provenance, rows in groups(comparison.rows_of(task)):
         table.add_section()
         table.add_row(f"[dim]{provenance}[/dim]")

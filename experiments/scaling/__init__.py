@@ -1,1 +1,1 @@
-"""`python -m experiments.scaling`: which of depth, width and resolution to scale, and how far."""
+"""`python -m experiments.scaling`: how much to scale depth, width and resolution."""

@@ -1,4 +1,4 @@
-"""What a scaling study tells: its CSV files, `scaling.png`, and the tables that are printed."""
+"""Reports a scaling study: CSV files, `scaling.png`, and the tables that are printed."""
 
 from __future__ import annotations
 
@@ -21,23 +21,24 @@ from experiments.costs.coefficients import DIMENSIONS, Coefficients, fits
 from experiments.report.formatting import billions, difference_text, millions, percent
 from experiments.report.statistics import Difference
 
-ALL = "all three"
+ALL = "all three"  # group of the networks that are scaled in all dimensions
 NAN = float("nan")
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A network of the study and what its training gave.
+class NetworkResult:
+    """A network of the study and the result of its training.
 
     Attributes:
         group: "grid", "base", one of DIMENSIONS, or "all three".
-        key: of the network in the study's folder.
-        depth, width, resolution: factors on the base's; in the grid coefficients, else as built, where all is whole.
-        image_size: px.
-        macs, params: of the whole model that is trained, one image.
-        score: a fraction; NaN where there is none.
-        error: why there is none.
-        folder: of the training, within the study's.
+        key: name of the network in the study's folder.
+        depth, width, resolution: factors on the base's. In the grid they are the coefficients, otherwise the factors of
+            the network as it is built, with whole numbers of blocks, channels and pixels.
+        image_size: pixels.
+        macs, params: of the whole model that is trained, for one image.
+        score: a fraction; NaN before the training and where it failed.
+        error: why it failed.
+        folder: the run folder within the study's folder.
     """
 
     group: str
@@ -54,7 +55,7 @@ class Trained:
 
 
 def write_rows(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
-    """Rows as CSV; NaN as nothing."""
+    """Write rows as CSV. NaN becomes an empty field."""
     text = io.StringIO()
     table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     table.writeheader()
@@ -62,20 +63,21 @@ def write_rows(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
     write_text(file, text.getvalue())
 
 
-def draw_growth(compared: Sequence[Trained], metric: str, title: str, file: Path) -> None:
-    """Score against multiply-adds, a line for each way to grow."""
+def draw_scaling(results: Sequence[NetworkResult], metric: str, title: str, file: Path) -> None:
+    """Draw score against multiply-adds, with one line for each dimension and one for all three."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     panel = figure.subplots()
     for name, mark in zip((*DIMENSIONS, ALL), "^s.o", strict=True):
-        line = [t for t in compared if t.group in ("base", name)]
-        below = {"lw": 3.5, "ms": 9, "zorder": 1} if name == ALL else {"lw": 1.2}  # it may be one of the others
-        style: dict[str, Any] = {"marker": mark, "label": name, **below}
-        panel.plot([t.macs / 1e9 for t in line], [100 * t.score for t in line], **style)
+        line = [r for r in results if r.group in ("base", name)]
+        # "all three" may coincide with a single dimension: a thick line below the others keeps both visible
+        width = {"lw": 3.5, "ms": 9, "zorder": 1} if name == ALL else {"lw": 1.2}
+        style: dict[str, Any] = {"marker": mark, "label": name, **width}
+        panel.plot([r.macs / 1e9 for r in line], [100 * r.score for r in line], **style)
     panel.set_xscale("log", base=2)
-    panel.set_xticks([t.macs / 1e9 for t in compared if t.group in ("base", ALL)])
+    panel.set_xticks([r.macs / 1e9 for r in results if r.group in ("base", ALL)])
     panel.xaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
-    panel.set_xlabel("multiply-adds of an image, billions")
+    panel.set_xlabel("multiply-adds per image, billions")
     panel.set_ylabel(f"{metric}, percent")
     panel.set_title(title, loc="left", fontsize=10)
     panel.spines[["top", "right"]].set_visible(False)
@@ -84,49 +86,62 @@ def draw_growth(compared: Sequence[Trained], metric: str, title: str, file: Path
     figure.savefig(file, dpi=120)
 
 
-def table_of(
-    rows: Iterable[Trained],
+def networks_table(
+    results: Iterable[NetworkResult],
     title: str,
     metric: str,
     base_macs: float,
     differences: Mapping[str, Difference] | None = None,
 ) -> Table:
-    """A table of networks; `differences` by key, of all three at a network's cost to it."""
+    """Return a table of networks.
+
+    Args:
+        results: the networks.
+        title: of the table.
+        metric: name of the score.
+        base_macs: multiply-adds of the base's model.
+        differences: key of a network -> how much better scaling all three is at the same cost.
+    """
     table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
     table.add_column("network", no_wrap=True)
     last = [f"{ALL} against it"] if differences else []
-    for head in ("depth", "width", "resolution", "px", "MACs, G", "times", f"{metric}, %", *last):
-        table.add_column(head, justify="right")
-    for row in rows:
-        cells = [f"{row.depth:.3g}", f"{row.width:.3g}", f"{row.resolution:.3g}", str(row.image_size)]
-        cells += [f"{row.macs / 1e9:.3g}", f"{row.macs / base_macs:.2f}"]
-        cells.append("failed" if row.error else percent(row.score))
-        if differences and row.key in differences:
-            cells.append(f"{difference_text(differences[row.key])}, {differences[row.key].verdict}")
-        table.add_row(row.key, *cells)
+    for heading in ("depth", "width", "resolution", "px", "MACs, G", "times", f"{metric}, %", *last):
+        table.add_column(heading, justify="right")
+    for result in results:
+        texts = [f"{result.depth:.3g}", f"{result.width:.3g}", f"{result.resolution:.3g}", str(result.image_size)]
+        texts += [f"{result.macs / 1e9:.3g}", f"{result.macs / base_macs:.2f}"]
+        texts.append("failed" if result.error else percent(result.score))
+        if differences and result.key in differences:
+            texts.append(f"{difference_text(differences[result.key])}, {differences[result.key].verdict}")
+        table.add_row(result.key, *texts)
     return table
 
 
 def print_family(chosen: Coefficients, rows: Sequence[Mapping[str, Any]]) -> None:
-    """The family, and how near it comes to the published one."""
-    known = "published" in rows[0]
+    """Print the family, and how similar it is to the published one.
+
+    Args:
+        chosen: coefficients of the family.
+        rows: the family's members as `family.csv` stores them.
+    """
+    has_published = "published" in rows[0]
     title = "depth {depth:.4g}^phi, width {width:.4g}^phi, resolution {resolution:.4g}^phi".format(**asdict(chosen))
     table = Table(box=SIMPLE_HEAD, title=f"{title}; as ImageNet classifiers", title_justify="left", pad_edge=False)
-    whole = max(len(row["backbone"]) for row in rows)  # it is there to be copied, however narrow the terminal
-    table.add_column("backbone", no_wrap=True, min_width=whole)
-    for head in ("px", "params", "MACs", *(("nearest published",) if known else ())):
-        table.add_column(head)
+    width = max(len(row["backbone"]) for row in rows)  # names are for copying, so they are never cut
+    table.add_column("backbone", no_wrap=True, min_width=width)
+    for heading in ("px", "params", "MACs", *(("nearest published",) if has_published else ())):
+        table.add_column(heading)
     for row in rows:
-        cells = [str(row["image_size"]), millions(row["params"]), billions(row["macs"])]
-        if known:
+        texts = [str(row["image_size"]), millions(row["params"]), billions(row["macs"])]
+        if has_published:
             sizes = f"{row['published_image_size']} px", millions(row["published_params"])
-            cells.append(", ".join((f"{row['published']}: {sizes[0]}", sizes[1], billions(row["published_macs"]))))
-        table.add_row(row["backbone"].replace("[", r"\["), *cells)
+            texts.append(", ".join((f"{row['published']}: {sizes[0]}", sizes[1], billions(row["published_macs"]))))
+        table.add_row(row["backbone"].replace("[", r"\["), *texts)
     out.print(table)
-    if known:
-        near = fits(VARIANTS["efficientnet_b0"], chosen)
-        params, macs = (100 * max(abs(getattr(fit, name) - 1) for fit in near) for name in ("params", "macs"))
+    if has_published:
+        nearest = fits(VARIANTS["efficientnet_b0"], chosen)
+        params, macs = (100 * max(abs(getattr(fit, name) - 1) for fit in nearest) for name in ("params", "macs"))
         out.print(
-            f"With 224 px at phi 0, B0 to B7 are met best at phi {', '.join(f'{fit.phi:g}' for fit in near)}; "
+            f"With 224 px at phi 0, B0 to B7 are fitted best by phi {', '.join(f'{fit.phi:g}' for fit in nearest)}; "
             f"parameters differ by up to {params:.0f}% and multiply-adds by up to {macs:.0f}%\n"
         )

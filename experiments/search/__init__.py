@@ -1,1 +1,1 @@
-"""`python -m experiments.search`: architecture search in EfficientNet's own search space."""
+"""`python -m experiments.search`: architecture search in EfficientNet's search space."""

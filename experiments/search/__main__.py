@@ -1,4 +1,4 @@
-"""`python -m experiments.search`: find variants of EfficientNet that are worth more, on your data, for their cost."""
+"""`python -m experiments.search`: search for variants of EfficientNet with a better score for their cost."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ from experiments.jobs.study import run_study
 from experiments.search.config import SearchConfig
 
 DESCRIPTION = (
-    "Train variants of an EfficientNet from scratch, chosen by how earlier ones did, and tell which are worth their "
-    "cost. Scores are of training images kept out of training, never of the validation split. What is found goes by "
-    "--backbone OUTPUT#NUMBER in every command. Settings of the training go as --TASK.FLAG VALUE, its data as "
-    "--data.root FOLDER. The same command continues a search, and several at once share it."
+    "Train variants of an EfficientNet from scratch and report the best for their cost. The scores of earlier variants "
+    "guide the choice of new ones. Scores are on held-out training images, never on the validation split. Any command "
+    "accepts a network of the search as --backbone OUTPUT#NUMBER. Pass settings of the trainings as --TASK.FLAG VALUE "
+    "and their data as --data.root FOLDER. To resume a search, run the same command; run it several times at once to "
+    "share the work."
 )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
 
-    def work(config: SearchConfig, asked: list[str]) -> None:
+    def run(config: SearchConfig, train_arguments: list[str]) -> None:
         from experiments.search.runner import search
 
-        search(config, asked)
+        search(config, train_arguments)
 
-    run_study("experiments.search", SearchConfig, work, DESCRIPTION, argv)
+    run_study("experiments.search", SearchConfig, run, DESCRIPTION, argv)
 
 
 if __name__ == "__main__":

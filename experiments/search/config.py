@@ -15,44 +15,44 @@ class SearchConfig:
     """Settings of `search`."""
 
     task: str = "classification"
-    """What networks are searched for: classification, detection or segmentation."""
+    """Task that the networks are trained for: classification, detection or segmentation."""
     base: str = "efficientnet_b0"
-    """EfficientNet whose stages are varied; the first trial is itself."""
+    """EfficientNet whose stages are varied. The first trial trains it unchanged."""
     trials: int = 40
-    """Networks to train in all; a larger number continues a finished search."""
+    """Total number of networks to train. A larger number resumes a finished search."""
     sampler: Literal["tpe", "random"] = "tpe"
-    """How networks are drawn: by a model of what did well so far, or at random."""
+    """How networks are sampled: by a model of the scores so far (tpe), or at random."""
     objective: Literal["weighted", "front"] = "weighted"
-    """What is sought: the best score * (cost / base's cost)^weight, or all networks that no other beats in both."""
+    """What is optimised: score * (cost / base's cost)^weight, or the Pareto front of score and cost."""
     cost: Literal["macs", "latency"] = "macs"
-    """What a network costs: multiply-adds, or the time of an image on this machine."""
+    """Cost of a network: multiply-adds, or milliseconds per image on this machine."""
     weight: float = -0.07
-    """Exponent of the cost; the more negative, the cheaper the networks that are preferred."""
+    """Exponent of the cost. More negative values prefer cheaper networks."""
     prune: bool = False
-    """Stop trainings whose objective is below the median of earlier ones at the same epoch."""
+    """Stop a training early if its objective is below the median of earlier ones at the same epoch."""
     seed: int = 0
-    """Seed of the trainings and of what is drawn."""
+    """Seed of the trainings and of the sampler."""
     epochs: int | None = None
     """Passes over the training images; by default the recipe's."""
     batch_size: int | None = None
     """Images in each step; by default the recipe's."""
     image_size: int | str | None = None
-    """Side of the square input in pixels, or HxW; by default the recipe's, or that of the base."""
+    """Side of the square input in pixels, or HxW; by default the recipe's or the base's own."""
     precision: Precision = "fp32"
-    """Arithmetic of the networks."""
+    """Number format of the networks' arithmetic: fp32, or mixed precision with bf16 or fp16."""
     device: str = "auto"
     """Where to train: auto, cpu, cuda, cuda:1, mps."""
     output: str = "runs/search"
-    """Folder of the search: networks, trainings, trials.csv and front.png."""
+    """Folder for networks, trainings, trials.csv and front.png."""
 
     def check(self) -> None:
-        """Raise UserError for a search that could not be made."""
+        """Raise UserError for settings that no search could use."""
         check_study(self)
         if self.trials < 1:
             raise UserError(f"--trials {self.trials} is too small: at least 1")
         if self.weight > 0:
-            raise UserError(f"--weight {self.weight} would prefer what costs more: at most 0")
+            raise UserError(f"--weight {self.weight} would prefer expensive networks: at most 0")
         if self.prune and self.objective == "front":
-            raise UserError("--prune needs one number to judge a training by: it cannot go with --objective front")
+            raise UserError("--prune needs a single objective, so it cannot be combined with --objective front")
         if self.image_size is not None:
             parse_size(self.image_size)

@@ -1,7 +1,7 @@
-"""The space that a search draws from: EfficientNets that differ from a base in what each stage is made of.
+"""The search space: EfficientNets whose stages are variants of a base's stages. Torch-free.
 
-Kernels, expansions, squeeze-excitation, depth and width are chosen for each stage, as in MnasNet's search, which found
-EfficientNet-B0 too (arXiv:1807.11626, section 4.1; there, widths and depths are relative to MobileNetV2's). Torch-free.
+Kernel, expansion, squeeze-excitation, depth and width are chosen for each stage, as in MnasNet's search, which also
+found EfficientNet-B0 (arXiv:1807.11626, section 4.1; there, widths and depths are relative to MobileNetV2's).
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from backbones.architecture import SQUEEZE, Architecture, Stage, round_channels
 KERNELS = 3, 5
 EXPANSIONS = 3, 4, 6
 SQUEEZES = 0.0, SQUEEZE
-LAYERS = -1, 0, 1  # more than the base has
-WIDTHS = 0.75, 1.0, 1.25  # times the base's
+LAYERS = -1, 0, 1  # added to the base's
+WIDTHS = 0.75, 1.0, 1.25  # factors on the base's
 
 Value = int | float
 
@@ -25,15 +25,15 @@ Value = int | float
 class Space:
     """All networks whose stages are variants of the base's.
 
-    A network is its parameters, `stageN.FIELD` with N from 1: no two sets of them make the same one, and the base is
-    among them. What has one value only, such as the expansion of a stage without one, is no parameter.
+    The parameters of a network are called `stageN.FIELD`, with N from 1. Different parameters make different networks,
+    and the base is one of them. A field with a single value, such as expansion 1, is not a parameter.
     """
 
     base: Architecture
 
     @cached_property
     def choices(self) -> dict[str, tuple[Value, ...]]:
-        """The values of each parameter, ascending."""
+        """Possible values of each parameter, ascending."""
         return {
             f"stage{number}.{field}": tuple(sorted(values))
             for number, stage in enumerate(self.base.stages, 1)
@@ -42,19 +42,19 @@ class Space:
         }
 
     @property
-    def of_base(self) -> dict[str, Value]:
-        """The base's parameters."""
+    def base_parameters(self) -> dict[str, Value]:
+        """Parameters of the base."""
         stages = enumerate(self.base.stages, 1)
         values = {f"stage{number}.{field}": value for number, stage in stages for field, value in vars(stage).items()}
         return {name: values[name] for name in self.choices}
 
-    def architecture(self, chosen: Mapping[str, Value]) -> Architecture:
-        """The network with these parameters."""
+    def architecture(self, parameters: Mapping[str, Value]) -> Architecture:
+        """Build the network with these parameters."""
         stages = list(self.base.stages)
         for name in self.choices:
             stage, field = name.removeprefix("stage").split(".")
-            place = int(stage) - 1
-            stages[place] = replace(stages[place], **{field: chosen[name]})  # type: ignore[arg-type]
+            index = int(stage) - 1
+            stages[index] = replace(stages[index], **{field: parameters[name]})  # type: ignore[arg-type]
         return replace(self.base, stages=tuple(stages))
 
 
@@ -68,8 +68,8 @@ def _variants(stage: Stage) -> dict[str, set[Value]]:
     }
 
 
-def words(architecture: Architecture) -> str:
-    """The stages, such as `1x16 k3 e1 se, 2x24 k5 e6`: layers x channels, kernel, expansion, squeeze-excitation."""
+def describe(architecture: Architecture) -> str:
+    """Describe the stages: `1x16 k3 e1 se, 2x24 k5 e6` is layers x channels, kernel, expansion, squeeze-excitation."""
     return ", ".join(
         f"{stage.repeats}x{stage.channels} k{stage.kernel} e{stage.expansion}" + (" se" if stage.squeeze else "")
         for stage in architecture.stages

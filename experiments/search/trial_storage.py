@@ -1,8 +1,8 @@
-"""The trials of a search: who draws which, how many there are, and what becomes of those whose process was killed.
+"""Stores the trials of a search in Optuna's journal, which any number of processes share.
 
-Optuna's journal in the search's folder holds them, and any number of processes may share it: one at a time begins a
-trial, and holds a lock on a file of the trial's for as long as it, or the process that trains it, lives. A trial that
-runs while nobody holds its lock was killed: its network is drawn again under another number, and counts once.
+Only one process at a time begins a trial. It then locks the trial's file, and its training inherits the lock. A trial
+that is marked as running but is not locked was killed. Another trial then continues it with the same network, and the
+two count once.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from experiments.search.config import SearchConfig
 from experiments.search.space import Space, Value
 
 JOURNAL = "journal.log"
-UNPRUNED = 5  # trials that the median needs before it stops any
-UNPRUNED_SHARE = 1 / 3  # of the epochs, in which scores say little yet
-STUBBORN = 20  # repeats in a row, after which the sampler's model is left aside
-REPEATS, REPLACES = "repeats", "replaces"  # notes on a trial: the number of another one
+UNPRUNED = 5  # trials before the first one is pruned: the median needs some
+UNPRUNED_SHARE = 1 / 3  # first part of the epochs, in which scores are not informative yet
+MOST_REPEATS = 20  # repeats in a row, after which networks are sampled at random
+REPEATS, REPLACES = "repeats", "replaces"  # user attributes of a trial: the number of another one
 
 
 @dataclass(frozen=True)
-class Running:
+class RunningTrial:
     """A trial that this process trains.
 
     Attributes:
-        trial: Optuna's.
-        lock: the open file that tells other processes so.
+        trial: Optuna's trial.
+        lock: the open, locked file, by which other processes know that the trial is running.
     """
 
     trial: optuna.Trial
@@ -49,19 +49,19 @@ class Running:
 
     @property
     def number(self) -> int:
-        """Counted from 0, in the order of drawing."""
+        """Number of the trial: counts from 0, in the order of sampling."""
         return self.trial.number
 
 
 class JournalLock:
-    """Keeps processes from writing to the journal at once. Optuna's own locks outlive a process that is killed."""
+    """Lets one process at a time write to the journal. Optuna's own locks remain when a process is killed."""
 
     def __init__(self, journal: Path) -> None:
         self.journal = journal
         self.lock = FileLock(journal.with_suffix(".lock"))
 
     def acquire(self) -> bool:
-        """Wait for the lock, and cut off half a line that a full disk may have left."""
+        """Wait for the lock, and remove an incomplete last line, which a full disk may have left."""
         self.lock.acquire()
         with self.journal.open("rb+") as journal:
             end = journal.seek(0, 2)
@@ -72,18 +72,20 @@ class JournalLock:
         return True
 
     def release(self) -> None:
-        """Let others write."""
+        """Release the lock."""
         self.lock.release()
 
 
-class Trials:
-    """The trials in `folder`, which has to exist.
+class TrialStorage:
+    """The trials in a folder, which must exist.
 
     Args:
-        config: of the search.
-        folder: of its files.
-        space: what is drawn from.
-        epochs: of a training.
+        config: settings of the search.
+        folder: folder of the search.
+        space: the search space.
+        epochs: epochs of each training.
+
+    Raises BadInput where the journal is damaged.
     """
 
     def __init__(self, config: SearchConfig, folder: Path, space: Space, epochs: int) -> None:
@@ -93,7 +95,7 @@ class Trials:
         pruner: BasePruner = NopPruner()
         if config.prune:
             pruner = MedianPruner(n_startup_trials=UNPRUNED, n_warmup_steps=1 + math.ceil(UNPRUNED_SHARE * epochs))
-        with self.alone():
+        with self.locked():
             try:
                 lock: Any = JournalLock(journal)
                 self.study = optuna.create_study(
@@ -104,97 +106,107 @@ class Trials:
                     load_if_exists=True,
                 )
             except (ValueError, KeyError) as error:
-                raise BadInput(f"{journal} is damaged ({error}): choose another --output") from error
+                raise BadInput(
+                    f"{journal} is damaged ({error}): choose another `output`", settings=("output",)
+                ) from error
             if not self.study.get_trials(deepcopy=False):
-                self.study.enqueue_trial(dict(space.of_base))
+                self.study.enqueue_trial(dict(space.base_parameters))
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """While this lasts, no other process begins or gives up a trial. Raises BadInput where there are no locks."""
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from beginning or replacing trials within the `with` block.
+
+        Raises BadInput where the file system has no locks.
+        """
         with open(self.folder / ".lock", "a") as file:
             try:
                 lock_file(file, math.inf)
             except LocksMissing as error:
                 raise BadInput(
-                    f"the file system of {self.folder} has no locks ({error.strerror}), by which a search knows what "
-                    "runs: choose another --output"
+                    f"the file system of {self.folder} has no locks ({error.strerror}), which a search needs: choose "
+                    "another `output`",
+                    settings=("output",),
                 ) from error
             yield
 
-    def draw(self) -> Running | None:
-        """Begin the next trial; None where no more are to be begun, though other processes may still train some."""
-        with self.alone():
-            self._give_up_killed()
-            while len(self.counted()) < self.config.trials:
+    def begin_next(self) -> RunningTrial | None:
+        """Begin the next trial; None where there are enough, though other processes may still be training some."""
+        with self.locked():
+            self._replace_killed()
+            while len(self.in_states()) < self.config.trials:
                 self.study.sampler = self._sampler()
                 trial = self.study.ask()
                 for name, values in self.space.choices.items():
                     trial.suggest_categorical(name, values)
-                known = next((t for t in self.own() if t.number != trial.number and t.params == trial.params), None)
+                known = next((t for t in self.counted() if t.number != trial.number and t.params == trial.params), None)
                 if known is None:
-                    return Running(trial, self._hold(trial.number))
+                    return RunningTrial(trial, self._lock(trial.number))
                 trial.set_user_attr(REPEATS, known.number)
-                self._tell_known(trial, known)
+                self._copy_result(trial, known)
         return None
 
-    def own(self) -> list[FrozenTrial]:
-        """All trials but repeats of a network that was drawn before, and those that another has taken the place of."""
-        trials = self.study.get_trials(deepcopy=False)
+    def all(self) -> list[FrozenTrial]:
+        """Return all trials."""
+        return self.study.get_trials(deepcopy=False)
+
+    def counted(self) -> list[FrozenTrial]:
+        """Return the trials except repeats of a network and trials that another one continues."""
+        trials = self.all()
         replaced = {trial.user_attrs[REPLACES] for trial in trials if REPLACES in trial.user_attrs}
         return [trial for trial in trials if trial.number not in replaced and REPEATS not in trial.user_attrs]
 
-    def counted(self, *states: TrialState) -> list[FrozenTrial]:
-        """The own trials that are in one of `states`; by default those that have begun."""
-        return [
-            trial for trial in self.own() if trial.state in (states or tuple(set(TrialState) - {TrialState.WAITING}))
-        ]
+    def in_states(self, *states: TrialState) -> list[FrozenTrial]:
+        """Return the counted trials in one of `states`; by default, in any state except WAITING."""
+        wanted = states or tuple(set(TrialState) - {TrialState.WAITING})
+        return [trial for trial in self.counted() if trial.state in wanted]
 
-    def _give_up_killed(self) -> None:
-        replaced = {trial.user_attrs.get(REPLACES) for trial in self.study.get_trials(deepcopy=False)}
+    def _replace_killed(self) -> None:
+        """Mark killed trials as failed, and enqueue each of their networks again."""
+        replaced = {trial.user_attrs.get(REPLACES) for trial in self.all()}
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if self._is_held(trial.number):
+            if self._is_locked(trial.number):
                 continue
-            if trial.number not in replaced:  # else this process's predecessor was killed here, too
-                self.study.enqueue_trial(parameters(trial), user_attrs={REPLACES: trial.number})
+            if trial.number not in replaced:  # else an earlier process was killed between these two steps
+                self.study.enqueue_trial(_parameters(trial), user_attrs={REPLACES: trial.number})
             self.study.tell(trial.number, state=TrialState.FAIL)
 
     def _sampler(self) -> BaseSampler:
-        """A new one for each trial, seeded by its place: what is drawn does not depend on interruptions."""
-        trials = self.study.get_trials(deepcopy=False)
+        """Return a new sampler for each trial, seeded by its number: networks do not depend on interruptions."""
+        trials = self.all()
         seed = random.Random(f"{self.config.seed} {len(trials)}").getrandbits(32)
-        stuck = len(trials) >= STUBBORN and all(REPEATS in trial.user_attrs for trial in trials[-STUBBORN:])
+        stuck = len(trials) >= MOST_REPEATS and all(REPEATS in trial.user_attrs for trial in trials[-MOST_REPEATS:])
         return RandomSampler(seed) if stuck or self.config.sampler == "random" else TPESampler(seed=seed)
 
-    def _tell_known(self, trial: optuna.Trial, known: FrozenTrial) -> None:
+    def _copy_result(self, trial: optuna.Trial, known: FrozenTrial) -> None:
         if known.state == TrialState.COMPLETE:
             self.study.tell(trial, known.values)
-        else:  # a value that is not known yet is not waited for
+        else:  # a trial that is still running counts as failed here: waiting would block all processes
             pruned = known.state == TrialState.PRUNED
             self.study.tell(trial, state=TrialState.PRUNED if pruned else TrialState.FAIL)
 
-    def _hold(self, number: int) -> IO[str]:
-        place = self._lock_of(number)
-        place.parent.mkdir(exist_ok=True)
-        lock = place.open("a")
+    def _lock(self, number: int) -> IO[str]:
+        file = self._lock_file(number)
+        file.parent.mkdir(exist_ok=True)
+        lock = file.open("a")
         if not lock_file(lock):
             lock.close()
             raise BadInput(
-                f"a training that an earlier search left behind holds {place}: wait for it, stop it, or choose another "
-                "--output"
+                f"a training of an earlier search still locks {file}: wait for it, stop it, or choose another `output`",
+                settings=("output",),
             )
         return lock
 
-    def _is_held(self, number: int) -> bool:
+    def _is_locked(self, number: int) -> bool:
         try:
-            with self._lock_of(number).open("r+") as lock:
+            with self._lock_file(number).open("r+") as lock:
                 return not lock_file(lock)
         except FileNotFoundError:
             return False
 
-    def _lock_of(self, number: int) -> Path:
+    def _lock_file(self, number: int) -> Path:
         return self.folder / "trials" / f"{number}.lock"
 
 
-def parameters(trial: FrozenTrial) -> dict[str, Value]:
-    """What a trial has drawn or was told to draw; not all of them where it was killed in between."""
+def _parameters(trial: FrozenTrial) -> dict[str, Value]:
+    """Return the parameters that a trial has sampled or was given; not all of them if it was killed meanwhile."""
     return trial.system_attrs.get("fixed_params", {}) | trial.params

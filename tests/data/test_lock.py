@@ -14,7 +14,7 @@ from data import lock
 from data.lock import LocksMissing, lock_file
 from engine import checkpoint
 from experiments.jobs import lock as jobs_lock
-from experiments.search.trial_storage import Trials
+from experiments.search.trial_storage import TrialStorage
 
 
 @pytest.fixture
@@ -74,11 +74,11 @@ def held(name, folder):
         with jobs_lock.only_one(folder):
             pass
     else:
-        trials = Trials.__new__(Trials)
+        trials = TrialStorage.__new__(TrialStorage)
         trials.folder = folder
-        with trials.alone():
-            trials._hold(0).close()
-            trials._is_held(0)
+        with trials.locked():
+            trials._lock(0).close()
+            trials._is_locked(0)
 
 
 @pytest.mark.parametrize("name", ["run", "comparison", "search"])
@@ -98,7 +98,7 @@ def test_no_locks_is_not_another_process(monkeypatch, tmp_path, capsys, number):
         message = capsys.readouterr().err
         assert f"the file system of {tmp_path} has no locks ({os.strerror(number)})" in message
         assert "another process" not in message
-        assert "another comparison" not in message
+        assert "another experiment" not in message
     with pytest.raises(BadInput, match="has no locks"):
         held("search", tmp_path)
 
@@ -113,22 +113,22 @@ def test_other_failures_are_not_hidden(monkeypatch, path):
     assert not isinstance(caught.value, LocksMissing)
 
 
-def test_another_comparison_is_named(monkeypatch, tmp_path):
+def test_another_experiment_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(jobs_lock, "LOCK_PATIENCE", 0.2)
     with (
         jobs_lock.only_one(tmp_path),
-        pytest.raises(UserError, match="another comparison"),
+        pytest.raises(UserError, match="another experiment"),
         jobs_lock.only_one(tmp_path),
     ):
         pass
 
 
-def test_a_trial_is_held_while_its_file_is_open(tmp_path):
-    trials = Trials.__new__(Trials)
+def test_a_trial_is_locked_while_its_file_is_open(tmp_path):
+    trials = TrialStorage.__new__(TrialStorage)
     trials.folder = tmp_path
-    assert not trials._is_held(3)
-    with trials._hold(3):
-        assert trials._is_held(3)
-        with pytest.raises(BadInput, match="left behind"):
-            trials._hold(3)
-    assert not trials._is_held(3)
+    assert not trials._is_locked(3)
+    with trials._lock(3):
+        assert trials._is_locked(3)
+        with pytest.raises(BadInput, match="still locks"):
+            trials._lock(3)
+    assert not trials._is_locked(3)

@@ -1,4 +1,4 @@
-"""Comparisons: equal arguments for all, finished trainings kept, failures told, and nothing lost to kill -9."""
+"""Tests comparisons: equal arguments for all, finished trainings kept, failures reported, resuming after kill -9."""
 
 import json
 import os
@@ -15,9 +15,9 @@ from data.reader import subset_indices
 from engine.schema import SCHEMA
 from experiments.compare import __main__ as compare
 from experiments.compare.config import CompareConfig
-from experiments.compare.runner import Entry, Grid, shared_settings, trials
+from experiments.compare.runner import ComparisonRunner, Entry, learning_rate_cells, shared_settings
 from experiments.jobs.arguments import shared_arguments, split_by_task
-from experiments.jobs.cell import Cell, with_flags
+from experiments.jobs.cell import Cell, with_settings
 from experiments.jobs.local import COMPLETE, Outcome, finished
 from tests.classification.conftest import write_folders
 from tests.commands import fails
@@ -26,8 +26,8 @@ TINY = ("--image_size", "32", "--epochs", "1", "--batch_size", "6")
 METRICS = ("top1", "top5")
 
 
-def test_arguments_of_a_task_are_told_apart():
-    own, of_tasks = split_by_task(
+def test_arguments_are_split_by_task():
+    own, by_task = split_by_task(
         [
             "--tasks",
             "detection",
@@ -43,40 +43,40 @@ def test_arguments_of_a_task_are_told_apart():
         ]
     )
     assert own == ["--tasks", "detection", "--seeds", "2"]
-    assert of_tasks == {"detection": ["--epochs", "3", "--jitter", "0.5", "2", "--data.root", "R"]}
+    assert by_task == {"detection": ["--epochs", "3", "--jitter", "0.5", "2", "--data.root", "R"]}
 
 
-def test_a_task_has_the_last_word_and_its_preset_the_first():
+def test_settings_of_a_task_override_shared_ones_and_these_its_preset():
     config = CompareConfig(epochs=5, protocol="finetune")
-    asked = ["--epochs", "7", "--config", "camvid", "--data.root", "R"]
-    cell = Cell("segmentation", (*shared_arguments(config, "segmentation", asked), "--backbone", "resnet18"))
+    arguments = ["--epochs", "7", "--config", "camvid", "--data.root", "R"]
+    cell = Cell("segmentation", (*shared_arguments(config, "segmentation", arguments), "--backbone", "resnet18"))
     assert (cell.config.epochs, cell.config.image_size, cell.config.data.ignore_index) == (7, "352x480", 11)
     with pytest.raises(UserError, match=r"--segmentation\.seed cannot be set"):
         shared_arguments(config, "segmentation", ["--seed", "3"])
 
 
-def test_a_key_is_the_settings_and_nothing_else():
+def test_a_key_depends_on_the_settings_only():
     cell = Cell("detection", ("--backbone", "resnet18", "--epochs", "3", "--lr", "0.01"))
     same = Cell("detection", ("--lr", "1e-2", "--epochs=3", "--backbone", "resnet18", "--data.workers", "3"))
     assert cell.key == same.key
     assert cell.name.startswith("detection/resnet18-s0-")
-    others = [with_flags(cell, lr=0.02), with_flags(cell, seed=1), Cell("detection", ("--backbone", "resnet50"))]
+    others = [with_settings(cell, lr=0.02), with_settings(cell, seed=1), Cell("detection", ("--backbone", "resnet50"))]
     assert len({cell.key, *(other.key for other in others)}) == 4
 
 
-def test_what_differs_is_told():
+def test_differing_settings_are_listed():
     cells = [Cell("classification", ("--backbone", name)) for name in ("resnet18", "vgg16")]
     same, differing = shared_settings(cells)
     assert differing == {"classification": []}
     assert same["classification"]["data.fraction"] == 1.0
     assert "backbone" not in same["classification"]
-    assert shared_settings([cells[0], with_flags(cells[1], lr=0.5)])[1] == {"classification": ["lr"]}
+    assert shared_settings([cells[0], with_settings(cells[1], lr=0.5)])[1] == {"classification": ["lr"]}
 
 
 def test_learning_rates_are_tried_on_training_images():
     config = CompareConfig(tasks=["classification"], backbones=["resnet18"], lrs=[1e-3, 1e-2])
     shared = {"classification": shared_arguments(config, "classification", ["--epochs", "10"])}
-    first, second = trials(config, shared)
+    first, second = learning_rate_cells(config, shared)
     assert [first.config.lr, second.config.lr] == [1e-3, 1e-2]
     assert first.config.epochs == 4
     assert first.config.data.scored_on() == ("train", (0.8, 1.0))
@@ -84,7 +84,7 @@ def test_learning_rates_are_tried_on_training_images():
 
 
 @pytest.mark.parametrize("total", [5, 87, 205])
-def test_holdout_has_nothing_in_common_with_training(total):
+def test_held_out_images_are_not_trained_on(total):
     trained, scored = subset_indices(total, (0.0, 0.8), 3), subset_indices(total, (0.8, 1.0), 3)
     assert sorted([*trained, *scored]) == list(range(total))
     assert set(subset_indices(total, (0.0, 0.4), 3)) <= set(trained)
@@ -94,7 +94,7 @@ def test_holdout_has_nothing_in_common_with_training(total):
     ("arguments", "message"),
     [
         (["--tasks", "pose"], "there are classification, detection"),
-        (["--backbones", "resnet18", "resnet18"], "named twice"),
+        (["--backbones", "resnet18", "resnet18"], "given twice"),
         (["--baseline", "vgg16"], "not among --backbones"),
         (["--backbones", "resnet19"], "Did you mean resnet18"),
         (["--detection.epochs", "none"], "epochs"),
@@ -102,12 +102,12 @@ def test_holdout_has_nothing_in_common_with_training(total):
         (["--tasks", "detection", "--segmentation.epochs", "2"], "which --tasks leaves out"),
     ],
 )
-def test_wrong_usage_is_told_before_anything_is_trained(capsys, tmp_path, arguments, message):
+def test_wrong_usage_is_an_error_before_the_first_training(capsys, tmp_path, arguments, message):
     assert message in fails(capsys, 2, compare, *arguments, "--output", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_a_damaged_mark_is_an_error(tmp_path):
+def test_a_damaged_completion_file_is_an_error(tmp_path):
     cell = Cell("detection", ())
     assert finished(cell, tmp_path) is None
     (tmp_path / COMPLETE).write_text("{")
@@ -130,15 +130,15 @@ def start(root: Path, output: Path, *more: str) -> subprocess.Popen:
 
 
 def scores(output: Path) -> dict:
-    """By backbone, the scores of the trainings that were done."""
+    """The scores of the finished trainings, by backbone."""
     cells = json.loads((output / "comparison.json").read_text())["cells"]
     done = {cell["backbone"]: cell["folder"] for cell in cells if cell["status"] == "done"}
     records = {name: json.loads((output / folder / "record.json").read_text()) for name, folder in done.items()}
     return {name: [record["metrics"][metric] for metric in METRICS] for name, record in records.items()}
 
 
-def test_killed_and_started_again_it_ends_the_same(root, tmp_path):
-    """Kill -9 in the second training: it dies with the comparison, the first is kept, and the scores are equal."""
+def test_resuming_after_kill_9_gives_the_same_results(root, tmp_path):
+    """Kill -9 during the second training ends it too. The first one is kept, and the scores are equal."""
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     first = start(root, killed)
     wait_for(lambda: list(killed.glob("cells/classification/mobile*/complete.json")))
@@ -149,16 +149,16 @@ def test_killed_and_started_again_it_ends_the_same(root, tmp_path):
     again = start(root, killed)
     other = start(root, whole, "--segmentation.epochs", "1", "--data.segmentation.root", str(tmp_path / "absent"),
                   "--tasks", "classification", "segmentation")  # fmt: skip
-    _, said = again.communicate(timeout=120)
-    assert again.returncode == 0, said
-    assert "1 of 2 trainings were finished already" in said
+    _, messages = again.communicate(timeout=120)
+    assert again.returncode == 0, messages
+    assert "1 of 2 trainings were finished already" in messages
     assert next(killed.glob("cells/classification/mobile*/record.json")).stat().st_mtime_ns == kept
 
-    _, said = other.communicate(timeout=120)
+    _, messages = other.communicate(timeout=120)
     assert other.returncode == 3
-    assert "2 of 4 trainings failed" in said
-    assert "Traceback" not in said
-    assert "absent" in said
+    assert "2 of 4 trainings failed" in messages
+    assert "Traceback" not in messages
+    assert "absent" in messages
     cells = json.loads((whole / "comparison.json").read_text())["cells"]
     assert [cell["status"] for cell in cells] == ["done", "done", "failed", "failed"]
     assert scores(whole) == scores(killed)
@@ -166,17 +166,17 @@ def test_killed_and_started_again_it_ends_the_same(root, tmp_path):
     assert (killed / "report.html").is_file()
 
 
-def test_data_that_changed_in_between_are_refused(tmp_path):
+def test_data_that_changed_between_trainings_are_an_error(tmp_path):
     cells = [Cell("classification", ("--backbone", name)) for name in ("resnet18", "vgg16")]
     for number, cell in enumerate(cells):
         (tmp_path / "cells" / cell.name).mkdir(parents=True)
         record = {"schema": SCHEMA, "dataset": {"fingerprint": {"train": "a", "val": str(number)}}}
         (tmp_path / "cells" / cell.name / "record.json").write_text(json.dumps(record))
     entries = [Entry(cell, None, Outcome(1.0)) for cell in cells]
-    grid = Grid(CompareConfig(), tmp_path, None)
-    grid.check_data(entries[:1])
-    with pytest.raises(BadInput, match="changed in between"):
-        grid.check_data(entries)
+    runner = ComparisonRunner(CompareConfig(), tmp_path, None)
+    runner.check_data(entries[:1])
+    with pytest.raises(BadInput, match="data changed between"):
+        runner.check_data(entries)
 
 
 def wait_for(condition, patience: float = 240) -> None:

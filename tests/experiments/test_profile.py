@@ -1,4 +1,4 @@
-"""The profile's counts against hooks-free ones, its parts against their whole, and its command."""
+"""Tests the profile: counts by hand and without hooks, parts against the whole, and the command."""
 
 import csv
 
@@ -10,14 +10,14 @@ from detection.model import create_detector
 from engine.record import cost
 from experiments.profile import __main__ as profile
 from experiments.profile.config import ProfileConfig
-from experiments.profile.runner import measure
+from experiments.profile.runner import measure_parts
 from tests.commands import fails, run
 
 CPU = torch.device("cpu")
 
 
 class Toy(nn.Module):
-    """A convolution as backbone and another as head, with a nonlinearity that keeps its output."""
+    """A convolution as backbone and another as head, with a nonlinearity whose output is stored for backward."""
 
     def __init__(self):
         super().__init__()
@@ -30,12 +30,12 @@ class Toy(nn.Module):
 
 def test_costs_by_hand():
     config = ProfileConfig(image_size=32, batch_size=2, repeats=3)
-    backbone, head, whole = measure(Toy(), "detection", "toy", config, CPU)
+    backbone, head, whole = measure_parts(Toy(), "detection", "toy", config, CPU)
     assert [c.part for c in (backbone, head, whole)] == ["backbone", "head", "whole"]
     assert (backbone.params, head.params, whole.params) == (8 * 27 + 8, 8 * 4 + 4, 8 * 27 + 8 + 36)
     assert (backbone.macs, head.macs) == (32 * 32 * 8 * 27, 32 * 32 * 8 * 4)
     assert whole.macs == backbone.macs + head.macs
-    # Sigmoid keeps its output for backward; the head's input is that same tensor, counted once, where it first was.
+    # Sigmoid stores its output for backward. It is also the head's input, and counts once, for the backbone.
     assert backbone.activations_mb == pytest.approx(2 * 8 * 32 * 32 * 4 / 2**20)
     assert whole.activations_mb == backbone.activations_mb
     assert whole.p50_ms >= backbone.p50_ms > 0
@@ -45,7 +45,7 @@ def test_costs_by_hand():
 
 def test_parts_make_up_the_detector():
     model = create_detector("tf_efficientnet_lite0", 3)
-    *parts, whole = measure(model, "detection", "lite0", ProfileConfig(image_size=64, repeats=1), CPU)
+    *parts, whole = measure_parts(model, "detection", "lite0", ProfileConfig(image_size=64, repeats=1), CPU)
     assert [part.part for part in parts] == ["backbone", "neck", "head"]
     assert sum(part.params for part in parts) == whole.params
     assert sum(part.macs for part in parts) == whole.macs
@@ -57,9 +57,9 @@ def test_parts_make_up_the_detector():
 def test_command(capsys, tmp_path):
     run(profile, "--backbones", "efficientnet_b0", "mobilenetv2_050", "--tasks", "classification", "segmentation",
         "--image_size", "32x64", "--repeats", "1", "--output", tmp_path)  # fmt: skip
-    said = capsys.readouterr().out
-    assert "32x64 px, batch 1, fp32, cpu" in said
-    assert "parameters 5.29 M, published 5.30 M: agrees" in said
+    output = capsys.readouterr().out
+    assert "32x64 px, batch 1, fp32, cpu" in output
+    assert "parameters 5.29 M, published 5.30 M: agrees" in output
     rows = list(csv.DictReader((tmp_path / "profile.csv").open()))
     assert len(rows) == 2 * (3 + 4)
     assert (tmp_path / "profile.png").stat().st_size > 10_000

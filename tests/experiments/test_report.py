@@ -1,4 +1,4 @@
-"""The report of made-up trainings: groups, words, escapes, charts; and in a browser: sorting, tooltips, no requests."""
+"""Tests the report of made-up trainings: groups, texts, escapes, charts; in a browser: sorting, tooltips, requests."""
 
 import csv
 import json
@@ -14,8 +14,9 @@ from PIL import Image
 from backbones.errors import BadInput
 from engine.schema import SCHEMA
 from experiments.report import svg as charts
-from experiments.report.formatting import billions, millions, sentences
-from experiments.report.results import Comparison
+from experiments.report.formatting import billions, millions, sentences, style_sentence
+from experiments.report.pareto import pareto_front
+from experiments.report.results import Comparison, FinishedRun, Row
 from experiments.report.writer import write_report
 
 HOSTILE = 'evil:<script>alert("x")</script>'
@@ -23,7 +24,7 @@ CLASSES = ["cat", "<b>dog</b>"]
 
 
 def write_run(folder: Path, backbone: str, seed: int, accuracy: float, source: str, macs: float) -> None:
-    """A classifier's run folder, as training leaves it."""
+    """Write the run folder of a classifier as a training does."""
     random = np.random.default_rng(seed)
     (folder / "pictures").mkdir(parents=True)
     correct = random.permutation(np.arange(100) < round(100 * accuracy))
@@ -40,7 +41,7 @@ def write_run(folder: Path, backbone: str, seed: int, accuracy: float, source: s
         "metrics": {"top1": accuracy, "top5": 1.0},
         "pretrained": {"source": source, "tag": None, "recipe": None, "sha256": "ab12",
                        "data": None if source == "random" else "ImageNet-1k"},
-        "config": {"protocol": "finetune", "epochs": 2, "batch_size": 8},
+        "config": {"backbone": backbone, "protocol": "finetune", "epochs": 2, "batch_size": 8, "data": {}},
         "dataset": {"root": "/data/<i>pets</i>", "fingerprint": {"train": "t", "val": "v"}, "train": {"images": 300},
                     "val": {"images": 100}},
         "params": 5e6, "macs": macs, "latency_ms": macs / 1e8, "peak_memory_mb": 900, "train_seconds": 60,
@@ -52,15 +53,23 @@ def write_run(folder: Path, backbone: str, seed: int, accuracy: float, source: s
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Two seeds of three networks, of which one started otherwise, and one that failed."""
+    """Two seeds of four networks, one of which starts from weights, and one network that failed."""
     root = tmp_path_factory.mktemp("comparison")
-    cells = []
-    for name, accuracy, source, macs in (
+    networks = [
         ("resnet50", 0.6, "random", 4.1e9),
         ("efficientnet_b0", 0.8, "random", 0.4e9),
         (HOSTILE, 0.61, "random", 1e9),
         ("tf_efficientnet_lite0", 0.9, "packaged:x", 0.4e9),
-    ):
+    ]
+    write_comparison(root, networks)
+    write_report(root)
+    return root
+
+
+def write_comparison(root: Path, networks: list[tuple[str, float, str, float]]) -> None:
+    """Write a comparison of (name, accuracy, source of the weights, multiply-adds), with two seeds each."""
+    cells = []
+    for name, accuracy, source, macs in networks:
         for seed in range(2):
             cell = {"task": "classification", "backbone": name, "neck": None, "seed": seed, "lr": 0.1, "status": "done",
                     "key": f"{name}{seed}", "folder": f"cells/{len(cells)}", "error": None, "seconds": 60}  # fmt: skip
@@ -74,11 +83,9 @@ def folder(tmp_path_factory) -> Path:
                             "scores": {"0.1": 0.5, "1": None}}],
     }  # fmt: skip
     (root / "comparison.json").write_text(json.dumps(about))
-    write_report(root)
-    return root
 
 
-def test_rows_are_grouped_by_what_they_started_from(folder):
+def test_rows_are_grouped_by_provenance(folder):
     rows = list(csv.DictReader((folder / "results.csv").open()))
     names = [row["backbone"] for row in rows]
     assert names == ["tf_efficientnet_lite0", "efficientnet_b0", HOSTILE, "resnet50", "vgg16"]
@@ -93,21 +100,21 @@ def test_rows_are_grouped_by_what_they_started_from(folder):
     assert rows[4]["failed"] == "the loss <is> not finite"
 
 
-def test_published_figures_stand_beside_ours(folder):
+def test_published_figures_are_listed(folder):
     page = (folder / "report.html").read_text()
     assert "top1 76.0, top5 93.0" in page
     assert "26.00 M / 25.56 M" in page
     assert "arXiv:1905.11946v5, table 2" in page
 
 
-def test_sentences_say_who_started_otherwise(folder):
+def test_sentences_state_different_provenance(folder):
     comparison = Comparison(folder)
-    said = {s.name: f"{s.before} {s.verdict}{s.after}" for s in sentences(comparison.rows, comparison.baseline)}
-    assert said["efficientnet_b0"].startswith("is better than the baseline: 81.0 ± 1.4, +20.0 (")
-    assert "0.098 times the multiply-adds" in said["efficientnet_b0"]
-    assert "started differently" in said["tf_efficientnet_lite0"]
-    assert said["vgg16"].strip() == "did not finish: the loss <is> not finite"
-    assert "is not distinguishable from the baseline" in said[HOSTILE]
+    texts = {s.name: f"{s.before} {s.verdict}{s.after}" for s in sentences(comparison.rows, comparison.baseline)}
+    assert texts["efficientnet_b0"].startswith("is better than the baseline: 81.0 ± 1.4, +20.0 (")
+    assert "0.098 times the multiply-adds" in texts["efficientnet_b0"]
+    assert "started differently" in texts["tf_efficientnet_lite0"]
+    assert texts["vgg16"].strip() == "did not finish: the loss <is> not finite"
+    assert "is not distinguishable from the baseline" in texts[HOSTILE]
 
 
 @pytest.mark.case("R17")
@@ -139,13 +146,47 @@ def test_markdown_keeps_its_columns(folder):
 
 
 def test_pareto_front_by_hand():
-    points = [charts.Point(name, x, y, 0, "") for name, x, y in
-              [("a", 1, 5), ("b", 2, 4), ("c", 2, 6), ("d", 3, 6), ("e", 9, 7)]]  # fmt: skip
-    assert [p.name for p in charts.pareto(points)] == ["a", "c", "e"]
+    points = [(5, 1), (4, 2), (6, 2), (6, 3), (7, 9)]  # score, cost
+    assert pareto_front(points) == [0, 2, 4]
+    points = [(0.5, 3.0), (0.7, 5.0), (0.6, 5.0), (0.4, 1.0), (0.4, 2.0), (0.7, 9.0), (0.3, 0.5), (0.2, 4.0)]
+    assert pareto_front(points) == [6, 3, 0, 1]
+    assert pareto_front([]) == []
 
 
-def test_names_lie_on_no_mark():
-    mark = (195.0, 95.0, 205.0, 105.0)  # of another network, at the same height on the right
+def detection_row(backbone: str, style: str | None) -> Row:
+    """A detector's row; without `style`, as versions before that setting stored it."""
+    config = {"backbone": backbone, "data": {}} | ({} if style is None else {"style": style})
+    return Row("detection", backbone, (FinishedRun(Path(), {"task": "detection", "config": config}),), (), 0, None)
+
+
+def test_the_style_of_neck_and_heads_is_stated():
+    same = [detection_row("tf_efficientnet_lite0", "pytorch"), detection_row("resnet18", "pytorch")]
+    text = "Neck and heads have the same padding and biases for every backbone (style pytorch)."
+    assert style_sentence(same) == text
+    by_name = [detection_row(name, None) for name in ("tf_efficientnet_lite0", "resnet18", "vgg16")]
+    assert style_sentence(by_name) == (
+        "Padding and biases of neck and heads are not the same for every backbone: "
+        "style tensorflow for tf_efficientnet_lite0, pytorch for resnet18 and vgg16."
+    )
+    assert style_sentence([]) == ""
+
+
+def test_only_detectors_have_a_style(folder):
+    assert style_sentence(Comparison(folder).rows) == ""
+    assert "padding and biases" not in (folder / "report.html").read_text()
+
+
+def test_the_style_is_in_both_files(tmp_path, monkeypatch):
+    """The comparison is a classifier's, relabelled: what is tested is that both files contain the sentence."""
+    write_comparison(tmp_path, [("resnet50", 0.6, "random", 4.1e9)])
+    monkeypatch.setattr(FinishedRun, "style", "pytorch")
+    write_report(tmp_path)
+    for name in ("report.html", "results.md"):
+        assert "for every backbone (style pytorch)." in (tmp_path / name).read_text()
+
+
+def test_names_overlap_no_mark():
+    mark = (195.0, 95.0, 205.0, 105.0)  # of another network, to the right at the same height
     taken = [(95.0, 95.0, 105.0, 105.0), mark]
     assert 'text-anchor="start"' in charts._name("short", 100, 100, taken[:])
     crowded = taken[:]
@@ -165,7 +206,7 @@ def test_axes_have_ticks_within_their_length(values):
         assert all(0 <= axis(value) <= 100 for value in values)
 
 
-def test_counts_in_words():
+def test_counts_are_formatted():
     assert [millions(v) for v in (5.288e6, 138.36e6, float("nan"))] == ["5.29 M", "138.36 M", "--"]
     assert [billions(v) for v in (0.386e9, 15.47e9, float("nan"))] == ["0.39 G", "15.47 G", "--"]
 
@@ -177,7 +218,7 @@ def test_a_folder_without_a_comparison(tmp_path):
 
 @pytest.fixture(scope="module")
 def browser():
-    """Headless Chromium, its console and its network watched."""
+    """Headless Chromium with logs of its console and its network."""
     from selenium import webdriver
 
     program, driver = shutil.which("chromium"), shutil.which("chromedriver")
@@ -223,7 +264,7 @@ def test_report_in_a_browser(browser, folder):
     assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
     problems = [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
     assert not problems
-    asked = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    urls = [m["params"]["request"]["url"] for m in asked if m["method"] == "Network.requestWillBeSent"]
+    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    urls = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
     assert {url.partition(":")[0] for url in urls} <= {"file", "data"}
     assert [url for url in urls if url.startswith("file:")] == [page]

@@ -1,4 +1,4 @@
-"""Compound scaling: its arithmetic by hand and against the published family, and the command on a tiny data set."""
+"""Tests compound scaling: arithmetic by hand and against the published family, and the command on a tiny data set."""
 
 import csv
 import json
@@ -13,12 +13,21 @@ from backbones import create_backbone
 from backbones.architecture import B0, VARIANTS, architecture_of, counts, scaled
 from engine.published import classifier_of
 from engine.schema import SCHEMA
-from experiments.costs.coefficients import DIMENSIONS, PUBLISHED, Coefficients, at_cost, candidates, fits, of_cost
-from experiments.jobs import local as cells
+from experiments.costs.coefficients import (
+    DIMENSIONS,
+    PUBLISHED,
+    Coefficients,
+    candidates,
+    fits,
+    member_at_cost,
+    scaled_to_cost,
+)  # fmt: skip
+from experiments.jobs import local
 from experiments.jobs.local import Outcome
 from experiments.scaling import __main__ as scaling
-from experiments.scaling import runner as family
-from experiments.scaling.config import DEMO, ScalingConfig, sized_for_demo
+from experiments.scaling import runner
+from experiments.scaling.config import ScalingConfig
+from experiments.scaling.demo import DEMO, sized_for_demo
 from tests.classification.conftest import write_folders
 from tests.commands import fails, run
 
@@ -45,23 +54,23 @@ def test_members_by_hand() -> None:
 def test_equal_multiply_adds(coefficients: Coefficients, times: int) -> None:
     base = replace(B0, image_size=80)
     macs = counts(base, 80)[1]
-    grown = at_cost(base, coefficients, times * macs)
-    assert counts(grown, grown.image_size)[1] == pytest.approx(times * macs, rel=0.06)
+    network = member_at_cost(base, coefficients, times * macs)
+    assert counts(network, network.image_size)[1] == pytest.approx(times * macs, rel=0.06)
     if coefficients.resolution == 1:
-        assert grown.image_size == 80
+        assert network.image_size == 80
 
 
 @pytest.mark.parametrize("times", [0.5, 0.8, 1, 2])
 def test_base_at_another_cost(times: float) -> None:
     macs = times * counts(B0, 48)[1]
-    member = of_cost(B0, macs, 48)
+    member = scaled_to_cost(B0, macs, 48)
     assert counts(member, 48)[1] == pytest.approx(macs, rel=0.06)
     assert member.image_size == B0.image_size
     assert (member == B0) == (times == 1)
 
 
-def test_published_coefficients_give_the_published_family() -> None:
-    """Powers of (1.2, 1.1, 1.15) meet B2 and B3 at phi 1 and 2 within 1%, and every other within 7%."""
+def test_published_coefficients_fit_the_published_family() -> None:
+    """Powers of (1.2, 1.1, 1.15) fit B2 and B3 at phi 1 and 2 within 1%, and all others within 7%."""
     found = {fit.name: fit for fit in fits(B0, PUBLISHED)}
     for name, phi in (("efficientnet_b0", 0), ("efficientnet_b2", 1), ("efficientnet_b3", 2)):
         assert found[name].phi == pytest.approx(phi)
@@ -72,9 +81,9 @@ def test_published_coefficients_give_the_published_family() -> None:
 
 
 def test_the_published_factors_are_powers_up_to_b3() -> None:
-    """To B3 they are powers at phi 0, 1/2, 1 and 2, rounded to tenths, and sizes rounded to 10 px, or up to 260.
+    """Up to B3 they are powers at phi 0, 1/2, 1 and 2, rounded to tenths; sizes are rounded to 10 px, or up to 260.
 
-    From B4 on no phi gives all three: depth stays behind width and resolution, by up to 1.1 in phi.
+    From B4 on no phi fits all three: the phi of depth is below those of width and resolution by up to 1.1.
     """
     for n, phi in enumerate((0, 0.5, 1, 2)):
         network = VARIANTS[f"efficientnet_b{n}"]
@@ -116,34 +125,36 @@ def command(root, output):
 
 
 def test_a_real_training(root, tmp_path, monkeypatch) -> None:
-    """With coefficients given and no comparison, the base is all that is trained; and once only."""
+    """With coefficients and without a comparison, only the base is trained, and only once."""
     output = tmp_path / "study"
     arguments = [*command(root, output)[:-7], "--coefficients", 1.2, 1.1, 1.15, "--phis"]
     run(scaling, *arguments)
-    told = json.loads((output / "scaling.json").read_text())
-    assert told["coefficients"] == {"depth": 1.2, "width": 1.1, "resolution": 1.15}
-    (base,) = told["dimensions"]
+    stored = json.loads((output / "scaling.json").read_text())
+    assert stored["coefficients"] == {"depth": 1.2, "width": 1.1, "resolution": 1.15}
+    (base,) = stored["dimensions"]
     assert 0 <= base["score"] <= 1
     record = json.loads(next((output / "cells").glob("*/record.json")).read_text())
     assert record["config"]["protocol"] == "scratch"
     assert base["macs"] == record["macs"]
-    rows = list(csv.DictReader((output / "family.csv").open()))  # B2 to B7 are met best at 1, 2, 3.65, 4.75, 5.95, 6.9
+    rows = list(
+        csv.DictReader((output / "family.csv").open())
+    )  # B2 to B7 are fitted best by 1, 2, 3.65, 4.75, 5.95, 6.9
     assert [row["published"][-2:] for row in rows] == ["b0", "b2", "b3", "b4", "b4", "b5", "b6", "b7"]
 
     def trained(*arguments):
-        raise AssertionError("what is finished is not trained again")
+        raise AssertionError("a finished training was trained again")
 
-    monkeypatch.setattr(cells.subprocess, "Popen", trained)
+    monkeypatch.setattr(local.subprocess, "Popen", trained)
     run(scaling, *arguments)
-    assert json.loads((output / "scaling.json").read_text()) == told
+    assert json.loads((output / "scaling.json").read_text()) == stored
 
 
 @pytest.fixture
-def pretended(monkeypatch):
-    """Cells that end at once: deeper networks score better; those named in the set that is returned fail."""
+def simulated(monkeypatch):
+    """Trainings that end at once. Deeper networks score better; those in the returned set of names fail."""
     failing = set()
 
-    def train(cell, folder, lock, tell):
+    def train(cell, folder, lock, report):
         name = cell.config.backbone.partition("#")[2]
         assert cell.config.data.holdout == (0.2 if name.startswith("grid") else 0)
         if name in failing:
@@ -152,77 +163,72 @@ def pretended(monkeypatch):
         params, macs = counts(network, cell.config.image_size, 3)
         folder.mkdir(parents=True, exist_ok=True)
         score = sum(stage.repeats for stage in network.stages) / 100
-        record = {
-            "schema": SCHEMA,
-            "task": "classification",
-            "params": params,
-            "macs": macs,
-            "metrics": {"top1": score},
-        }
+        record = {"schema": SCHEMA, "task": "classification", "params": params, "macs": macs}
+        record["metrics"] = {"top1": score}
         (folder / "record.json").write_text(json.dumps(record))
         right = [int(i < 100 * score) for i in range(100)]
         (folder / "images.csv").write_text("file,correct\n" + "".join(f"{i},{r}\n" for i, r in enumerate(right)))
         return Outcome(1.0)
 
-    monkeypatch.setattr(family, "run", train)
+    monkeypatch.setattr(runner, "run", train)
     return failing
 
 
-def test_the_grid_decides(root, tmp_path, capsys, pretended, monkeypatch) -> None:
-    """What costs the same is compared; a failure is told, and left in the table."""
+def test_the_best_of_the_grid_is_compared(root, tmp_path, capsys, simulated, monkeypatch) -> None:
+    """Networks of equal cost are compared. A failure is reported and stays in the table."""
     output = tmp_path / "study"
-    pretended.add("width-2x")
-    assert "1 of 7 trainings failed" in (said := fails(capsys, 3, scaling, *command(root, output)))
-    assert "width-2x: no memory" in said
-    told = json.loads((output / "scaling.json").read_text())
-    assert [(row["depth"], row["width"], row["error"]) for row in told["grid"]] == [(1.0, 1.1, ""), (1.2, 1.1, "")]
-    assert told["coefficients"] == pytest.approx({"depth": 1.2, "width": 1.1, "resolution": math.sqrt(2 / 1.452)})
-    base, *others = told["dimensions"]
+    simulated.add("width-2x")
+    assert "1 of 7 trainings failed" in (messages := fails(capsys, 3, scaling, *command(root, output)))
+    assert "width-2x: no memory" in messages
+    stored = json.loads((output / "scaling.json").read_text())
+    assert [(row["depth"], row["width"], row["error"]) for row in stored["grid"]] == [(1.0, 1.1, ""), (1.2, 1.1, "")]
+    assert stored["coefficients"] == pytest.approx({"depth": 1.2, "width": 1.1, "resolution": math.sqrt(2 / 1.452)})
+    base, *others = stored["dimensions"]
     assert [row["group"] for row in others] == ["depth", "width", "resolution", "all three"]
     assert [row["error"] for row in others] == ["", "no memory", "", ""]
     assert [row["macs"] / base["macs"] for row in others] == pytest.approx([2] * 4, rel=0.03)
     deep, _, fine, whole = others
     assert (deep["width"], deep["resolution"], fine["depth"], fine["width"]) == (1, 1, 1, 1)
     assert all(whole[name] > 1 for name in ("depth", "width", "resolution"))
-    assert told["differences"]["depth-2x"]["value"] == pytest.approx(whole["score"] - deep["score"])
-    assert told["differences"].keys() == {"depth-2x", "resolution-2x"}
+    assert stored["differences"]["depth-2x"]["value"] == pytest.approx(whole["score"] - deep["score"])
+    assert stored["differences"].keys() == {"depth-2x", "resolution-2x"}
     assert (output / "scaling.png").stat().st_size > 10_000
     assert len(list(csv.DictReader((output / "grid.csv").open()))) == 2
     rows = list(csv.DictReader((output / "family.csv").open()))
     assert [row["backbone"] for row in rows] == [f"{output}#phi{phi}" for phi in range(8)]
     assert create_backbone(rows[3]["backbone"]).levels[-1].stride == 32
 
-    pretended.clear()
-    monkeypatch.setattr(family, "ALIKE", 0.0)
+    simulated.clear()
+    monkeypatch.setattr(runner, "EQUAL_COST", 0.0)
     run(scaling, *command(root, output))
     again = json.loads((output / "scaling.json").read_text())
     assert not any(row["error"] for row in again["dimensions"])
-    assert again["differences"] == {}  # what costs more or less is not compared
+    assert again["differences"] == {}  # networks of different cost are not compared
     other = fails(capsys, 3, scaling, *command(root, output), "--coefficients", 1.1, 1.1, 1.1)
     assert "family of other coefficients" in other
 
 
-def test_a_grid_that_fails_is_the_end(root, tmp_path, capsys, pretended) -> None:
-    pretended |= {"grid-d1-w1.1", "grid-d1.2-w1.1"}
+def test_a_grid_that_fails_ends_the_study(root, tmp_path, capsys, simulated) -> None:
+    simulated |= {"grid-d1-w1.1", "grid-d1.2-w1.1"}
     assert "no network of the grid has a score: no memory" in fails(capsys, 3, scaling, *command(root, tmp_path / "s"))
     assert not (tmp_path / "s" / "scaling.json").exists()
 
 
-def test_the_plan_is_listed_and_nothing_written(root, tmp_path, capsys) -> None:
+def test_a_dry_run_lists_the_plan_and_writes_nothing(root, tmp_path, capsys) -> None:
     output = tmp_path / "study"
     run(scaling, *command(root, output), "--dry_run")
-    said = capsys.readouterr().out
-    assert all(name in said for name in ("grid-d1-w1.1", "grid-d1.2-w1.1", "base", "depth-2x", "resolution-2x"))
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in ("grid-d1-w1.1", "grid-d1.2-w1.1", "base", "depth-2x", "resolution-2x"))
     assert not output.exists()
 
 
-def test_the_drawn_scenes_have_a_size_of_their_own() -> None:
-    """Unless a task, data or a preset is named, or the flag itself."""
+def test_the_demo_has_smaller_settings() -> None:
+    """Unless another task, data, a preset or the setting itself is given."""
     config = ScalingConfig(epochs=3)
     assert (sized := sized_for_demo(config, ["--lr", "0.1"])) == replace(config, **DEMO | {"epochs": 3})
     assert sized.check() is None
-    for asked in (["--data.root", "R"], ["--data.root=R"], ["--config", "paper"]):
-        assert sized_for_demo(config, asked) == config
+    for arguments in (["--data.root", "R"], ["--data.root=R"], ["--config", "paper"]):
+        assert sized_for_demo(config, arguments) == config
     assert sized_for_demo(replace(config, task="detection"), []).image_size is None
 
 
@@ -239,6 +245,6 @@ def test_wrong_usage(root, tmp_path, capsys) -> None:
     assert not (tmp_path / "s").exists()
 
 
-def test_help_is_quick_for_it_needs_no_torch() -> None:
+def test_the_package_does_not_import_torch() -> None:
     code = "import sys, experiments.scaling; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

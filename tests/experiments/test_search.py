@@ -1,4 +1,4 @@
-"""Searches: what can be drawn, what is maximised, and exactly as many trials as asked for, whatever happens to them."""
+"""Tests searches: the search space, the objective, and the number of trials after failures, repeats and kills."""
 
 import csv
 import json
@@ -22,16 +22,15 @@ from classification.model import create_classifier
 from engine.record import cost
 from engine.schema import SCHEMA
 from experiments.costs.meter import Meter
-from experiments.jobs import local as cells
+from experiments.jobs import local
 from experiments.jobs.arguments import split_by_task
 from experiments.jobs.cell import Cell
-from experiments.jobs.local import Outcome, Stopped
+from experiments.jobs.local import COMPLETE, Outcome, Pruned
 from experiments.search import __main__ as search
-from experiments.search import runner as study
+from experiments.search import runner
 from experiments.search.config import SearchConfig
-from experiments.search.report import front
-from experiments.search.space import Space, words
-from experiments.search.trial_storage import JOURNAL, REPLACES, Trials
+from experiments.search.space import Space, describe
+from experiments.search.trial_storage import JOURNAL, REPLACES, TrialStorage
 from tests.classification.conftest import write_folders
 from tests.commands import fails, run
 from tests.experiments.test_compare import wait_for
@@ -39,14 +38,14 @@ from tests.experiments.test_compare import wait_for
 TINY = ("--image_size", "32", "--epochs", "3", "--batch_size", "6", "--data.workers", "0")
 
 
-# --- what is drawn
+# --- the search space
 
 
 @pytest.mark.parametrize("name", ["efficientnet_b0", "tf_efficientnet_lite2", "efficientnet_b3"])
-def test_networks_of_the_space_can_be_built_and_told_apart(tmp_path, name):
+def test_networks_of_the_space_can_be_built(tmp_path, name):
     space, draw = Space(architecture_of(name)), random.Random(0)
-    assert space.architecture(space.of_base) == space.base
-    assert all(space.of_base[name] in values for name, values in space.choices.items())
+    assert space.architecture(space.base_parameters) == space.base
+    assert all(space.base_parameters[name] in values for name, values in space.choices.items())
     for key in range(3):
         chosen = {name: draw.choice(values) for name, values in space.choices.items()}
         with torch.device("meta"):
@@ -65,14 +64,14 @@ def test_choices_by_hand():
     assert choices["stage4.channels"] == (64, 80, 104)  # 60 and 100 to multiples of 8
     assert "stage1.expansion" not in choices
     assert choices["stage1.repeats"] == (1, 2)
-    assert choices["stage1.channels"] == (16, 24)  # 12 is rounded to 16, which 16 is already
+    assert choices["stage1.channels"] == (16, 24)  # 12 is rounded to 16
     assert len(choices) == 7 * 5 - 1
-    changed = Space(B0).architecture(Space(B0).of_base | {"stage2.kernel": 5, "stage2.squeeze": 0.0})
+    changed = Space(B0).architecture(Space(B0).base_parameters | {"stage2.kernel": 5, "stage2.squeeze": 0.0})
     assert changed.stages[1] == Stage(6, 24, 2, 2, 5, 0.0)
-    assert words(changed).startswith("1x16 k3 e1 se, 2x24 k5 e6, 2x40 k5 e6 se, ")
+    assert describe(changed).startswith("1x16 k3 e1 se, 2x24 k5 e6, 2x40 k5 e6 se, ")
 
 
-def test_networks_of_studies_count_by_what_they_are(tmp_path):
+def test_keys_contain_the_architecture_of_a_study_network(tmp_path):
     first, same = save(tmp_path / "a", "3", B0), save(tmp_path / "b", "7", B0)
     other = save(tmp_path / "b", "8", VARIANTS["efficientnet_b1"])
     keys = [Cell("detection", ("--backbone", name)).key for name in (first, same, other, "efficientnet_b0")]
@@ -80,21 +79,15 @@ def test_networks_of_studies_count_by_what_they_are(tmp_path):
     assert len(set(keys)) == 3
 
 
-# --- what is sought
+# --- the objective
 
 
 def test_objective_by_hand(tmp_path):
-    searching = object.__new__(study.Search)
+    searching = object.__new__(runner.Search)
     searching.config, searching.target = SearchConfig(), 400e6
-    assert searching.value(0.8, 400e6) == 0.8
-    assert searching.value(0.8, 800e6) == pytest.approx(0.8 * 0.95263, rel=1e-5)  # 2^-0.07
-    assert searching.value(0.8, 200e6) == pytest.approx(0.8 * 1.04972, rel=1e-5)
-
-
-def test_front_by_hand():
-    points = [(0.5, 3.0), (0.7, 5.0), (0.6, 5.0), (0.4, 1.0), (0.4, 2.0), (0.7, 9.0), (0.3, 0.5), (0.2, 4.0)]
-    assert front(points) == [6, 3, 0, 1]
-    assert front([]) == []
+    assert searching.objective(0.8, 400e6) == 0.8
+    assert searching.objective(0.8, 800e6) == pytest.approx(0.8 * 0.95263, rel=1e-5)  # 2^-0.07
+    assert searching.objective(0.8, 200e6) == pytest.approx(0.8 * 1.04972, rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -105,12 +98,12 @@ def test_models_are_counted_as_they_are_trained(task, arguments):
     meter = object.__new__(Meter)
     meter.classes, meter.size, meter.timed, meter.device = 3, (64, 96), False, torch.device("cpu")
     cell = Cell(task, ("--backbone", "efficientnet_b0", *arguments))
-    counted = meter(cell)
+    counted = meter.measure(cell)
     built = cost(meter.build(cell), meter.size, meter.device)
     assert (counted["params"], counted["macs"]) == (built["params"], built["macs"])
     if task == "classification":
         meter.timed = True
-        assert meter(cell)["latency_ms"] > 0
+        assert meter.measure(cell)["latency_ms"] > 0
         assert counted["params"] == sum(p.numel() for p in create_classifier("efficientnet_b0", 3).parameters())
 
 
@@ -122,7 +115,7 @@ def test_models_are_counted_as_they_are_trained(task, arguments):
         (["--base", "resnet50"], "unknown EfficientNet"),
         (["--trials", "0"], "at least 1"),
         (["--weight", "0.07"], "at most 0"),
-        (["--prune", "--objective", "front"], "cannot go with --objective front"),
+        (["--prune", "--objective", "front"], "cannot be combined with --objective front"),
         (["--detection.epochs", "2"], "but --task is classification"),
         (["--data.holdout", "0"], "--data.holdout cannot be set"),
         (["--classification.protocol=linear"], "--protocol cannot be set"),
@@ -131,28 +124,28 @@ def test_models_are_counted_as_they_are_trained(task, arguments):
         (["--sampler", "grid"], "sampler"),
     ],
 )
-def test_wrong_usage_is_told_before_anything_is_made(capsys, tmp_path, arguments, message):
+def test_wrong_usage_is_an_error_before_anything_is_written(capsys, tmp_path, arguments, message):
     assert message in fails(capsys, 2, search, *arguments, "--output", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_absent_data_and_marks_in_the_folders_name(capsys, tmp_path):
+def test_absent_data_and_special_characters_in_the_folder_name(capsys, tmp_path):
     assert "absent" in fails(capsys, 3, search, "--data.root", tmp_path / "absent", "--output", tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert "'#' in its path" in fails(capsys, 2, search, "--output", tmp_path / "a#b")
 
 
-# --- how many trials there are, with trainings that only pretend
+# --- the number of trials, with simulated trainings
 
 
-class Pretended:
-    """Stands for `cells.run`: each training ends at once, with the score of `scores[number of the training]`."""
+class SimulatedRun:
+    """Replaces `run`: each training ends at once. `scores` returns its score, or its error, by its number."""
 
     def __init__(self, monkeypatch, scores):
         self.scores, self.trained = scores, []
-        monkeypatch.setattr(study, "run", self)
+        monkeypatch.setattr(runner, "run", self)
 
-    def __call__(self, cell, folder, lock, tell):
+    def __call__(self, cell, folder, lock, report):
         final = self.scores(len(self.trained))
         self.trained.append(cell.key)
         if isinstance(final, str):
@@ -162,9 +155,9 @@ class Pretended:
         for epoch in range(3):
             lines.append(f"{epoch},{epoch},1.0,{final * (epoch + 1) / 3}")
             (folder / "metrics.csv").write_text("\n".join(lines) + "\n")
-            tell(f"epoch {epoch + 1}/3  loss 1.000  top1 {final}")
+            report(f"epoch {epoch + 1}/3  loss 1.000  top1 {final}")
         (folder / "record.json").write_text(json.dumps({"schema": SCHEMA, "metrics": {"top1": final}}))
-        cells.write_json(folder / cells.COMPLETE, {"key": cell.key, "seconds": 1.0})
+        local.write_json(folder / COMPLETE, {"key": cell.key, "seconds": 1.0})
         return Outcome(1.0)
 
 
@@ -175,13 +168,13 @@ def data(tmp_path_factory):
 
 @pytest.fixture
 def searched(data, tmp_path):
-    """Run a search in `tmp_path / "out"`; returns the rows of its table."""
+    """A function that runs a search in `tmp_path / "out"` and returns the rows of its table."""
 
-    def work(*arguments):
+    def run_search(*arguments):
         run(search, *TINY, "--data.root", data, "--output", tmp_path / "out", *arguments)
         return rows(tmp_path / "out")
 
-    return work
+    return run_search
 
 
 def rows(folder):
@@ -189,8 +182,8 @@ def rows(folder):
         return list(csv.DictReader(file))
 
 
-def test_a_search_tells_what_it_found_and_goes_on_with_more_trials(monkeypatch, searched, tmp_path, capsys):
-    pretended = Pretended(monkeypatch, lambda number: 0.5 + 0.01 * number)
+def test_a_search_reports_its_networks_and_resumes_with_more_trials(monkeypatch, searched, tmp_path, capsys):
+    simulated = SimulatedRun(monkeypatch, lambda number: 0.5 + 0.01 * number)
     found = searched("--trials", "4")
     assert [row["state"] for row in found] == ["complete"] * 4
     assert [row["is_base"] for row in found] == ["True", "False", "False", "False"]
@@ -199,16 +192,20 @@ def test_a_search_tells_what_it_found_and_goes_on_with_more_trials(monkeypatch, 
     ratio = float(last["macs"]) / float(base["macs"])
     assert float(last["objective"]) == pytest.approx(0.53 * ratio**-0.07)
     assert architecture_of(f"{tmp_path / 'out'}#0") == B0
-    assert words(architecture_of(f"{tmp_path / 'out'}#3")) == last["architecture"]
+    assert describe(architecture_of(f"{tmp_path / 'out'}#3")) == last["architecture"]
     best = max(range(4), key=lambda number: float(found[number]["objective"]))
-    told = capsys.readouterr().out
-    command = next(line for line in told.splitlines() if line.startswith("python -m experiments.compare"))
-    asked = shlex.split(command)
+    output = capsys.readouterr().out
+    command = next(line for line in output.splitlines() if line.startswith("python -m experiments.compare"))
+    arguments = shlex.split(command)
     at_its_cost = f"{tmp_path / 'out'}#base-at-its-cost-{best}"
-    assert asked[asked.index("--backbones") + 1 :][:3] == [f"{tmp_path / 'out'}#{best}", at_its_cost, "efficientnet_b0"]
-    _, of_tasks = split_by_task(asked[3:])
-    assert "--seed" not in of_tasks["classification"]
-    side = int(of_tasks["classification"][of_tasks["classification"].index("--image_size") + 1])
+    assert arguments[arguments.index("--backbones") + 1 :][:3] == [
+        f"{tmp_path / 'out'}#{best}",
+        at_its_cost,
+        "efficientnet_b0",
+    ]
+    _, by_task = split_by_task(arguments[3:])
+    assert "--seed" not in by_task["classification"]
+    side = int(by_task["classification"][by_task["classification"].index("--image_size") + 1])
     costs = [counts(architecture_of(name), side)[1] for name in (f"{tmp_path / 'out'}#{best}", at_its_cost)]
     assert costs[1] == pytest.approx(costs[0], rel=0.1)
     assert "holdout" not in command
@@ -216,16 +213,16 @@ def test_a_search_tells_what_it_found_and_goes_on_with_more_trials(monkeypatch, 
 
     again = searched("--trials", "6")
     assert again[:4] == found
-    assert len(pretended.trained) == len(set(pretended.trained)) == len(again) == 6
+    assert len(simulated.trained) == len(set(simulated.trained)) == len(again) == 6
     assert searched("--trials", "2") == again
 
 
-def test_other_settings_are_refused(monkeypatch, searched, capsys):
-    Pretended(monkeypatch, lambda number: 0.5)
+def test_other_settings_are_an_error(monkeypatch, searched, capsys):
+    SimulatedRun(monkeypatch, lambda number: 0.5)
     searched("--trials", "1")
     for arguments, message in (
         (["--weight", "-0.15"], "--weight -0.15: the search in"),
-        (["--base", "efficientnet_b1"], "was begun with efficientnet_b0"),
+        (["--base", "efficientnet_b1"], "was started with efficientnet_b0"),
         (["--seed", "1"], "--seed 1"),
         (["--epochs", "4"], "--epochs 4"),
         (["--classification.lr", "0.5"], "--classification.lr 0.5"),
@@ -239,9 +236,9 @@ def test_other_settings_are_refused(monkeypatch, searched, capsys):
 
 
 @pytest.mark.case("formats")
-def test_a_search_of_version_1_goes_on(monkeypatch, searched, tmp_path, capsys):
-    """It stored `data.views`; settings that differ are refused as ever, by this version's names."""
-    Pretended(monkeypatch, lambda number: 0.5)
+def test_a_search_of_version_1_is_resumed(monkeypatch, searched, tmp_path, capsys):
+    """It stored `data.views`. Different settings are an error that has the names of this version."""
+    SimulatedRun(monkeypatch, lambda number: 0.5)
     searched("--trials", "1")
     file = next(tmp_path.rglob("search.json"))
     content = json.loads(file.read_text())
@@ -256,88 +253,88 @@ def test_a_search_of_version_1_goes_on(monkeypatch, searched, tmp_path, capsys):
     assert "--data.cached_augmentations 0: the search in" in " ".join(capsys.readouterr().err.split())
 
 
-def test_a_front_is_searched_for(monkeypatch, searched, capsys):
-    Pretended(monkeypatch, lambda number: 0.5 + 0.01 * (number % 3))
+def test_search_for_the_pareto_front(monkeypatch, searched, capsys):
+    SimulatedRun(monkeypatch, lambda number: 0.5 + 0.01 * (number % 3))
     found = searched("--trials", "6", "--objective", "front", "--sampler", "random")
     assert [row["objective"] for row in found] == [""] * 6
     points = [(float(row["score"]), float(row["macs"])) for row in found]
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     for number, (score, macs) in enumerate(points):
         beaten = any(s >= score and m <= macs and (s, m) != (score, macs) for s, m in points)
-        assert (f"out#{number} " in told) == (not beaten or number == 0)
+        assert (f"out#{number} " in output) == (not beaten or number == 0)
 
 
-def test_failures_count_and_keep_their_reason(monkeypatch, searched):
-    Pretended(monkeypatch, lambda number: "the loss is not finite" if number % 2 else 0.5)
+def test_failures_count_as_trials_and_state_the_reason(monkeypatch, searched):
+    SimulatedRun(monkeypatch, lambda number: "the loss is not finite" if number % 2 else 0.5)
     found = searched("--trials", "4")
     assert [row["state"] for row in found] == ["complete", "failed", "complete", "failed"]
     assert found[1]["note"] == "the loss is not finite"
 
 
-def test_nothing_but_failures_ends_the_search(monkeypatch, searched, capsys, tmp_path):
-    pretended = Pretended(monkeypatch, lambda number: "no such disk")
+def test_a_search_ends_if_all_trials_fail(monkeypatch, searched, capsys, tmp_path):
+    simulated = SimulatedRun(monkeypatch, lambda number: "no such disk")
     for _ in range(2):
         with pytest.raises(SystemExit) as stop:
             searched("--trials", "9")
         assert stop.value.code == 3
-        assert "the first 3 trainings all failed, the last one so: no such disk" in capsys.readouterr().err
-    assert len(pretended.trained) == 3
+        assert "the first 3 trainings all failed. The last error: no such disk" in capsys.readouterr().err
+    assert len(simulated.trained) == 3
     assert [row["note"] for row in rows(tmp_path / "out")] == ["no such disk"] * 3
 
 
-def test_the_hopeless_are_pruned(monkeypatch, searched):
-    """Of the trainings that the median is not yet waited for, those worse than it after two thirds are stopped."""
-    Pretended(monkeypatch, lambda number: 0.5 if number < 5 else 0.1 if number < 7 else 0.9)
+def test_trials_below_the_median_are_pruned(monkeypatch, searched):
+    """After the first trials, those below the median after two thirds of the epochs are stopped."""
+    SimulatedRun(monkeypatch, lambda number: 0.5 if number < 5 else 0.1 if number < 7 else 0.9)
     found = searched("--trials", "8", "--prune", "--sampler", "random")
     assert [row["state"] for row in found] == ["complete"] * 5 + ["pruned"] * 2 + ["complete"]
     assert float(found[5]["score"]) == pytest.approx(0.1 * 2 / 3)
 
 
-def test_a_network_drawn_again_is_not_trained_again(monkeypatch, searched, tmp_path):
-    pretended = Pretended(monkeypatch, lambda number: "broken" if number == 1 else 0.5)
+def test_a_repeated_network_is_not_trained_again(monkeypatch, searched, tmp_path):
+    simulated = SimulatedRun(monkeypatch, lambda number: "broken" if number == 1 else 0.5)
     searched("--trials", "2")
-    trials = Trials(SearchConfig(), tmp_path / "out", Space(B0), 3)
+    trials = TrialStorage(SearchConfig(), tmp_path / "out", Space(B0), 3)
     for place in (1, 0):
         trials.study.enqueue_trial(dict(trials.study.trials[place].params))
     found = searched("--trials", "3")
     assert [row["state"] for row in found] == ["complete", "failed", "repeat", "repeat", "complete"]
     assert [row["note"] for row in found] == ["", "broken", "repeats trial 1", "repeats trial 0", ""]
-    assert len(pretended.trained) == 3
+    assert len(simulated.trained) == 3
     states = TrialState.FAIL, TrialState.COMPLETE
     assert tuple(trial.state for trial in trials.study.trials[2:4]) == states
     assert trials.study.trials[3].values == trials.study.trials[0].values
 
 
-def test_stopping_ends_the_process(monkeypatch, tmp_path):
+def test_pruning_ends_the_process(monkeypatch, tmp_path):
     program = tmp_path / "train"
     program.write_text('#!/bin/sh\necho $$ > "$0.pid"\necho "epoch 1/9" >&2\nexec sleep 60\n')
     program.chmod(0o755)
-    monkeypatch.setattr(cells.sys, "executable", str(program))
+    monkeypatch.setattr(local.sys, "executable", str(program))
 
-    def tell(line):
+    def report(line):
         assert line == "epoch 1/9"
-        raise Stopped
+        raise Pruned
 
-    with (tmp_path / "lock").open("w") as lock, pytest.raises(Stopped):
-        cells.run(Cell("classification", ()), tmp_path / "cell", lock, tell)
+    with (tmp_path / "lock").open("w") as lock, pytest.raises(Pruned):
+        local.run(Cell("classification", ()), tmp_path / "cell", lock, report)
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "train.pid").read_text()), 0)
 
 
-def test_half_a_line_of_the_journal_is_cut_off_and_worse_is_told(tmp_path):
-    trials = Trials(SearchConfig(trials=3), tmp_path, Space(B0), 3)
-    trials.study.tell(trials.draw().trial, 0.5)
+def test_an_incomplete_journal_line_is_removed_and_other_damage_is_an_error(tmp_path):
+    trials = TrialStorage(SearchConfig(trials=3), tmp_path, Space(B0), 3)
+    trials.study.tell(trials.begin_next().trial, 0.5)
     with (tmp_path / JOURNAL).open("a") as journal:
         journal.write('{"op_code": 4, "wor')
-    assert trials.draw().number == 1
-    assert len(Trials(SearchConfig(), tmp_path, Space(B0), 3).own()) == 2
+    assert trials.begin_next().number == 1
+    assert len(TrialStorage(SearchConfig(), tmp_path, Space(B0), 3).counted()) == 2
     (tmp_path / JOURNAL).write_text("[\n{}\n")
     with pytest.raises(BadInput, match="damaged"):
-        Trials(SearchConfig(), tmp_path, Space(B0), 3)
+        TrialStorage(SearchConfig(), tmp_path, Space(B0), 3)
 
 
-def test_networks_of_another_journal_are_not_taken_for_its_own(monkeypatch, searched, tmp_path, capsys):
-    Pretended(monkeypatch, lambda number: 0.5)
+def test_networks_of_another_search_are_an_error(monkeypatch, searched, tmp_path, capsys):
+    SimulatedRun(monkeypatch, lambda number: 0.5)
     save(tmp_path / "out", "0", VARIANTS["efficientnet_b1"])
     with pytest.raises(SystemExit) as stop:
         searched("--trials", "1")
@@ -345,30 +342,30 @@ def test_networks_of_another_journal_are_not_taken_for_its_own(monkeypatch, sear
     assert "networks of another study" in capsys.readouterr().err
 
 
-def pretend_to_train(folder, count):
-    """What one process of a search does, without the training; `begun` and `ended` tell of each network."""
-    trials = Trials(SearchConfig(trials=count, sampler="random"), folder, Space(B0), 1)
+def simulate_process(folder, count):
+    """Do what one process of a search does, without training; appends each network to the file `ended`."""
+    trials = TrialStorage(SearchConfig(trials=count, sampler="random"), folder, Space(B0), 1)
     while True:
-        drawn = trials.draw()
-        if drawn is None:
-            if not trials.counted(TrialState.RUNNING):
+        running = trials.begin_next()
+        if running is None:
+            if not trials.in_states(TrialState.RUNNING):
                 return
             time.sleep(0.02)
             continue
-        with drawn.lock:
+        with running.lock:
             time.sleep(0.05)
             with (folder / "ended").open("a") as file:
-                file.write(json.dumps(drawn.trial.params) + "\n")
-            trials.study.tell(drawn.trial, 0.5)
+                file.write(json.dumps(running.trial.params) + "\n")
+            trials.study.tell(running.trial, 0.5)
 
 
 def test_processes_share_a_search_and_survive_kills(tmp_path):
-    """Three at a time, of which seven are killed at random: each of 15 networks ends, and is told of, exactly once."""
+    """Three processes at a time, seven of which are killed: each of 15 networks ends and is counted exactly once."""
     count, draw, processes = 15, random.Random(0), multiprocessing.get_context("fork")
-    Trials(SearchConfig(), tmp_path, Space(B0), 1)
+    TrialStorage(SearchConfig(), tmp_path, Space(B0), 1)
 
     def start_one():
-        process = processes.Process(target=pretend_to_train, args=(tmp_path, count))
+        process = processes.Process(target=simulate_process, args=(tmp_path, count))
         process.start()
         return process
 
@@ -382,17 +379,17 @@ def test_processes_share_a_search_and_survive_kills(tmp_path):
     for process in working:
         process.join(60)
         assert process.exitcode == 0
-    trials = Trials(SearchConfig(), tmp_path, Space(B0), 1)
-    own = trials.own()
-    assert [trial.state for trial in own] == [TrialState.COMPLETE] * count
-    assert len({json.dumps(trial.params) for trial in own}) == count
+    trials = TrialStorage(SearchConfig(), tmp_path, Space(B0), 1)
+    counted = trials.counted()
+    assert [trial.state for trial in counted] == [TrialState.COMPLETE] * count
+    assert len({json.dumps(trial.params) for trial in counted}) == count
     ended = (tmp_path / "ended").read_text().splitlines()
-    assert set(ended) == {json.dumps(trial.params) for trial in own}
-    told = [trial.user_attrs[REPLACES] for trial in trials.study.trials if REPLACES in trial.user_attrs]
-    assert len(set(told)) == len(told) == len(trials.study.trials) - count
+    assert set(ended) == {json.dumps(trial.params) for trial in counted}
+    replaced = [trial.user_attrs[REPLACES] for trial in trials.study.trials if REPLACES in trial.user_attrs]
+    assert len(set(replaced)) == len(replaced) == len(trials.study.trials) - count
 
 
-# --- the command, and trainings as they are
+# --- the command, with real trainings
 
 
 def start(data, output, *more):
@@ -403,8 +400,8 @@ def start(data, output, *more):
     )  # fmt: skip
 
 
-def test_killed_in_a_training_and_continued_by_two(data, tmp_path):
-    """Kill -9 in the second training: one of two that continue goes on from its checkpoint, the other does the rest."""
+def test_two_processes_resume_a_killed_search(data, tmp_path):
+    """Kill -9 during the second training: one process resumes it from its checkpoint, the other trains the third."""
     output = tmp_path / "out"
     first = start(data, output)
 
@@ -416,21 +413,21 @@ def test_killed_in_a_training_and_continued_by_two(data, tmp_path):
     wait_for(in_the_second, patience=180)
     first.send_signal(signal.SIGKILL)
     first.communicate()
-    begun = {file: file.stat().st_mtime_ns for file in output.glob("cells/*/config.yaml")}
+    configs = {file: file.stat().st_mtime_ns for file in output.glob("cells/*/config.yaml")}
     assert len(list(output.glob("cells/*/complete.json"))) == 1
     both = [start(data, output) for _ in range(2)]
     for process in both:
-        told, said = process.communicate(timeout=180)
-        assert process.returncode == 0, said
-        assert "Traceback" not in said
-        assert "--backbone" in told
+        output_text, messages = process.communicate(timeout=180)
+        assert process.returncode == 0, messages
+        assert "Traceback" not in messages
+        assert "--backbone" in output_text
     found = rows(output)
     assert sorted(row["state"] for row in found) == ["complete", "complete", "complete", "stopped"]
     assert [row["note"] for row in found] == ["", "", "continues trial 1", ""]
     assert len({row["architecture"] for row in found}) == 3
     assert len(list(output.glob("cells/*/complete.json"))) == 3
-    assert not list(output.glob("cells/*/checkpoints"))  # nobody goes on from a trial; forty would fill a disk
-    assert {file: file.stat().st_mtime_ns for file in begun} == begun
+    assert not list(output.glob("cells/*/checkpoints"))  # nothing resumes from a finished trial
+    assert {file: file.stat().st_mtime_ns for file in configs} == configs
     records = [json.loads(file.read_text()) for file in output.glob("cells/*/record.json")]
     assert {record["config"]["data"]["holdout"] for record in records} == {0.2}
     counted = {(float(row["params"]), float(row["macs"])) for row in found if row["state"] == "complete"}

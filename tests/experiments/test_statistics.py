@@ -1,4 +1,4 @@
-"""Scores of resamples against pycocotools and numpy on really repeated images; the bootstrap's own error rates."""
+"""Tests the bootstrap: scores of resamples against pycocotools and numpy on repeated images, and its error rates."""
 
 import contextlib
 import io
@@ -24,7 +24,7 @@ IMAGES = 12
 
 
 def coco_truth(random: np.random.Generator) -> dict:
-    """Images with up to five boxes of three classes, crowds among them, and one image without any."""
+    """Images with up to five boxes of three classes, some of them crowds, and one image without boxes."""
     annotations = []
     for image in range(1, IMAGES):
         for _ in range(random.integers(1, 6)):
@@ -41,7 +41,7 @@ def coco_truth(random: np.random.Generator) -> dict:
 
 
 def detections_of(truth: dict, random: np.random.Generator, noise: float = 8.0) -> list[dict]:
-    """The true boxes, moved about, some missing, some of the wrong class, and some that find nothing."""
+    """The true boxes with noise: some are missing, some have the wrong class, some are detected twice."""
     found = []
     for annotation in truth["annotations"]:
         for _ in range(random.integers(0, 3)):
@@ -53,7 +53,7 @@ def detections_of(truth: dict, random: np.random.Generator, noise: float = 8.0) 
 
 
 def repeated(truth: dict, found: list[dict], counts: np.ndarray) -> tuple[dict, list[dict]]:
-    """The data set in which image n really occurs `counts[n]` times, under ids of its own."""
+    """The data set in which image n occurs `counts[n]` times, with different ids."""
     images, annotations, detections = [], [], []
     for image, count in zip(truth["images"], counts, strict=True):
         for copy in range(count):
@@ -78,7 +78,7 @@ def reference(truth: dict, found: list[dict]) -> float:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_ap_of_a_resample_is_that_of_the_repeated_images(tmp_path, seed):
+def test_ap_of_a_resample_equals_ap_of_repeated_images(tmp_path, seed):
     random = np.random.default_rng(seed)
     truth = coco_truth(random)
     found = detections_of(truth, random)
@@ -97,7 +97,7 @@ def test_ap_without_detections_is_zero(tmp_path):
     assert match_detections(file, []).score(np.ones((2, IMAGES), int)).tolist() == [0, 0]
 
 
-def test_miou_of_a_resample_is_that_of_the_repeated_images(tmp_path):
+def test_miou_of_a_resample_equals_miou_of_repeated_images(tmp_path):
     random = np.random.default_rng(0)
     truth = random.integers(0, 4, (IMAGES, 20, 30)).astype(np.uint8)
     truth[:, :3] = IGNORE
@@ -115,8 +115,8 @@ def test_miou_of_a_resample_is_that_of_the_repeated_images(tmp_path):
     counts = np.stack([np.ones(IMAGES, int), *random.multinomial(IMAGES, np.full(IMAGES, 1 / IMAGES), 5)])
     for row, score in zip(counts, results.score(counts), strict=True):
         t, p = np.repeat(truth, row, axis=0), np.repeat(predicted, row, axis=0)
-        seen = t != IGNORE
-        pairs = [((t == c) & seen, (p == c) & seen) for c in range(5)]
+        labelled = t != IGNORE
+        pairs = [((t == c) & labelled, (p == c) & labelled) for c in range(5)]
         expected = np.nanmean([(a & b).sum() / (a | b).sum() if (a | b).any() else np.nan for a, b in pairs])
         assert score == pytest.approx(expected, abs=1e-12)
     assert results.score(counts)[0] == pytest.approx(evaluator.compute()["mIoU"], abs=1e-12)
@@ -134,7 +134,7 @@ def top1(correct: np.ndarray) -> ImageResults:
 
 
 def verdicts(random: np.random.Generator, trials: int, images: int, rate: float, gain: float) -> dict[str, float]:
-    """Share of each verdict over pairs of networks whose errors are independent."""
+    """Share of each verdict, over pairs of networks with independent errors."""
     found = [
         bootstrap([top1(random.random(images) < rate + gain)], [top1(random.random(images) < rate)], 400, trial).verdict
         for trial in range(trials)
@@ -143,47 +143,47 @@ def verdicts(random: np.random.Generator, trials: int, images: int, rate: float,
 
 
 @pytest.mark.parametrize(("images", "rate"), [(87, 0.7), (300, 0.9)])
-def test_equal_networks_are_told_apart_in_one_of_twenty_trials(images, rate):
+def test_equal_networks_are_distinguished_in_one_of_twenty_trials(images, rate):
     shares = verdicts(np.random.default_rng(1), 1500, images, rate, 0.0)
     assert 0.93 <= shares["not distinguishable"] <= 0.97
 
 
-def test_three_sigma_are_seen():
-    """By the normal approximation 85% of such differences are beyond 1.96 sigma."""
+def test_differences_of_three_sigma_are_detected():
+    """In the normal approximation, 85% of such differences exceed 1.96 sigma."""
     images, rate = 300, 0.7
     gain = 3 * np.sqrt(2 * rate * (1 - rate) / images)
     assert verdicts(np.random.default_rng(2), 500, images, rate, gain)["better"] >= 0.8
 
 
-def test_mean_iou_and_ap_are_calibrated_as_well(tmp_path):
-    """Two networks of the same noise, each with noise of its own: what differs is chance."""
+def test_the_bootstrap_of_ap_is_calibrated(tmp_path):
+    """Pairs of networks with the same amount of independent noise differ by chance only."""
     random = np.random.default_rng(3)
     truth = coco_truth(random)
     file = tmp_path / "truth.json"
     file.write_text(json.dumps(truth))
     results = [match_detections(file, detections_of(truth, random)) for _ in range(80)]
     found = [bootstrap([a], [b], 200).verdict for a, b in zip(results[::2], results[1::2], strict=True)]
-    assert found.count("not distinguishable") >= 34  # of 40; fewer than 35 of them have a chance of 5% at a true 95%
+    assert found.count("not distinguishable") >= 34  # of 40; at a true 95%, P(< 35) is 5%
 
 
-def test_seeds_that_disagree_widen_the_interval():
+def test_seeds_that_differ_widen_the_interval():
     random = np.random.default_rng(0)
     base = random.random(2000) < 0.5
     same = [top1(base)] * 3
-    apart = [top1(base | (random.random(2000) < share)) for share in (0.0, 0.1, 0.3)]
-    one = bootstrap([apart[1]], same[:1])
-    several = bootstrap(apart, same)
+    different = [top1(base | (random.random(2000) < share)) for share in (0.0, 0.1, 0.3)]
+    one = bootstrap([different[1]], same[:1])
+    several = bootstrap(different, same)
     assert several.high - several.low > 3 * (one.high - one.low)
-    assert several.value == pytest.approx(np.mean([r.score(np.ones((1, 2000)))[0] for r in apart]) - base.mean())
+    assert several.value == pytest.approx(np.mean([r.score(np.ones((1, 2000)))[0] for r in different]) - base.mean())
 
 
 def test_interval_of_two_seeds_by_hand():
-    """Scores 0 and 1, whatever the images: means 0, 1/2 and 1 with chances 1/4, 1/2, 1/4, their distance times sqrt(2).
+    """Seeds with scores 0 and 1 for all images: means 0, 1/2 and 1 with probabilities 1/4, 1/2, 1/4, times sqrt(2).
 
-    The baseline's two seeds agree, so the interval is that of our seeds alone.
+    The baseline's two seeds are equal, so the interval depends on our seeds only.
     """
     always, never, half = (top1(np.full(40, value)) for value in (1.0, 0.0, 0.5))
-    for level in (0.6, 0.9):  # each end holds a quarter of the resamples, so the middle 60% reach both
+    for level in (0.6, 0.9):  # each end has a quarter of the resamples, so the middle 60% include both
         found = bootstrap([always, never], [half, half], level=level)
         assert found.value == 0
         assert (found.low, found.high) == pytest.approx((-np.sqrt(0.5), np.sqrt(0.5)))
@@ -191,7 +191,7 @@ def test_interval_of_two_seeds_by_hand():
     assert (middle.value, middle.low, middle.high) == (0, 0, 0)
 
 
-def test_the_interval_is_of_ours_minus_the_baseline():
+def test_the_interval_is_of_ours_minus_baseline():
     """The baseline misses a tenth of the images, ours none: every resample is at least 0."""
     found = bootstrap([top1(np.ones(50))], [top1(np.arange(50) % 10 > 0)])
     assert found.value == pytest.approx(0.1)
@@ -207,20 +207,20 @@ def test_the_same_seed_draws_the_same_images():
     assert first.value == other.value
 
 
-def test_resamples_are_as_many_as_asked():
-    asked = []
+def test_the_number_of_resamples():
+    sizes = []
 
     def score(counts):
-        asked.append(len(counts))
+        sizes.append(len(counts))
         assert (counts.sum(1) == 9).all()
         return np.full(len(counts), 0.5)
 
     run = ImageResults(tuple("abcdefghi"), "top1", score)
     bootstrap([run], [run], resamples=300)
-    assert sum(asked) == 2 * (1 + 300)  # of both sides: all images once, and the resamples
+    assert sum(sizes) == 2 * (1 + 300)  # for both sides: all images once, and the resamples
 
 
-def test_same_results_do_not_differ_and_other_images_are_refused():
+def test_equal_results_do_not_differ_and_other_images_are_an_error():
     correct = np.arange(50) % 3 == 0
     assert bootstrap([top1(correct)], [top1(correct)]) == Difference(0, 0, 0)
     assert Difference(0, 0, 0).verdict == "not distinguishable"

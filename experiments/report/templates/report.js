@@ -1,12 +1,12 @@
 "use strict";
-// Tables sort by a click on a column's head: numbers by value, the rest by name; cells without a value stay last.
+// A click on a column heading sorts the table: numbers by value, the rest by name; cells without a value come last.
 for (const button of document.querySelectorAll("thead button")) {
   button.addEventListener("click", () => {
-    const head = button.closest("th"), table = head.closest("table"), body = table.tBodies[0];
-    const column = [...head.parentNode.children].indexOf(head);
-    const down = head.getAttribute("aria-sort") !== "descending";
-    for (const other of head.parentNode.children) other.removeAttribute("aria-sort");
-    head.setAttribute("aria-sort", down ? "descending" : "ascending");
+    const heading = button.closest("th"), table = heading.closest("table"), body = table.tBodies[0];
+    const column = [...heading.parentNode.children].indexOf(heading);
+    const down = heading.getAttribute("aria-sort") !== "descending";
+    for (const other of heading.parentNode.children) other.removeAttribute("aria-sort");
+    heading.setAttribute("aria-sort", down ? "descending" : "ascending");
     const value = (row) => row.children[column]?.dataset.value ?? "";
     const compare = (a, b) => {
       const [x, y] = [value(a), value(b)];
@@ -17,7 +17,7 @@ for (const button of document.querySelectorAll("thead button")) {
     body.append(...[...body.rows].sort(compare));
   });
 }
-// Marks of the charts say what they show, under the pointer or with the keyboard's focus.
+// A mark of a chart shows its description under the pointer, or when it has the keyboard's focus.
 const tip = document.getElementById("tip");
 function show(mark) {
   tip.textContent = mark.dataset.tip;
