@@ -171,13 +171,14 @@ def _resolve_preset(
             if name.endswith((".yaml", ".yml")) or os.sep in name:
                 raise UserError(f"--config {name}: this file does not exist")
             raise unknown_name("preset", name, preset_names(presets))
+        settings = _upgraded(Path(path), config) if name and _is_stored(Path(path)) else str(path)
         if equals:
-            arguments[i] = f"--config={path}"
+            arguments[i] = f"--config={settings}"
         elif name:
-            arguments[i + 1] = str(path)
+            arguments[i + 1] = settings
     preset = None if given else default_preset(arguments)
-    settings = [str(presets / f"{preset}.yaml")] if preset else _resumed(arguments, config)
-    return [*(word for file in settings for word in ("--config", file)), *arguments]
+    first = [str(presets / f"{preset}.yaml")] if preset else _resumed(arguments, config)
+    return [*(word for file in first for word in ("--config", file)), *arguments]
 
 
 def _resumed(arguments: list[str], config: type) -> list[str]:
@@ -191,6 +192,15 @@ def _resumed(arguments: list[str], config: type) -> list[str]:
         if flag == "--resume" and folder and Path(folder, "config.yaml").is_file():
             return [_upgraded(Path(folder, "config.yaml"), config)]
     return []
+
+
+def _is_stored(file: Path) -> bool:
+    """Whether a file holds all settings of a run, as its config.yaml does. Files by hand have no `resume`."""
+    try:
+        content = yaml.safe_load(file.read_text())
+    except (OSError, ValueError, yaml.YAMLError):
+        return False  # the parser reports what is wrong with it
+    return isinstance(content, dict) and "resume" in content
 
 
 def _upgraded(file: Path, config: Any) -> str:

@@ -243,8 +243,8 @@ def growth() -> list[str]:
             evaluator = CocoEvaluator(file, list(range(1, images + 1)), list(range(1, 81)))
             evaluator._rows = [results]
             seconds = timed(evaluator.compute)
-        told = f"{seconds:.1f} s, {results.nbytes / 1e6:.0f} MB of detections"
-        lines.append(f"| COCO evaluation of {images:,} images x 100 boxes | {told} |")
+        cost = f"{seconds:.1f} s, {results.nbytes / 1e6:.0f} MB of detections"
+        lines.append(f"| COCO evaluation of {images:,} images x 100 boxes | {cost} |")
     for command in ("detection.train", "segmentation.eval", "classification.predict", "experiments.compare"):
         seconds = min(
             timed(

@@ -73,16 +73,16 @@ def table() -> list[str]:
                 others["batch norms not folded"] = replace(ours, folded=False)
             if precision == "bf16":
                 others["fp32"] = replace(ours, precision="fp32")
-            told, seconds = [], 0.0
+            ratios, seconds = [], 0.0
             for name, other in others.items():
                 row = compare_apart(
                     f"settings, {purpose}, {precision}", name, None, partial(Way.build, ours),
                     partial(Way.build, other), rounds=3 if purpose == "train" else 5,
                 )  # fmt: skip
-                told.append(f"{row.ratio:.2f} {name}")
+                ratios.append(f"{row.ratio:.2f} {name}")
                 seconds = row.ours
             lines.append(
                 f"| {purpose}, {precision}, batch {batch} at {side} px | {setting} | {1e3 * seconds:.0f} ms | "
-                f"{', '.join(told)} |"
+                f"{', '.join(ratios)} |"
             )
     return lines

@@ -13,6 +13,7 @@ import yaml
 from backbones.errors import BadInput
 from engine import schema
 from engine.checkpoint import read_run
+from engine.cli import parse
 from engine.leaderboard import read_records
 from experiments import load_run
 from experiments.compare import __main__ as compare
@@ -100,6 +101,13 @@ def test_an_unfinished_run_of_version_1_is_resumed(v1):
 
 
 @pytest.mark.case("formats")
+@pytest.mark.parametrize("flag", [["--config", "FILE"], ["--config=FILE"]])
+def test_settings_of_version_1_serve_a_new_run(v1, flag):
+    arguments = [word.replace("FILE", "detection/config.yaml") for word in flag]
+    config = parse("detection.train", config_of("detection"), [*arguments, "--epochs", "3"], "", Path("presets"))
+    assert (config.style, config.data.cached_augmentations, config.epochs) == ("tensorflow", 2, 3)
+
+
 def test_a_comparison_of_version_1_finds_its_trainings(v1, capsys, monkeypatch):
     """The command that made it trains nothing and writes the same figures."""
 
