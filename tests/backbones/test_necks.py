@@ -12,6 +12,7 @@ from backbones.base import Level, early_parameters, select
 from backbones.bifpn import BiFPN, Fusion, MaxPool, SeparableConv
 from backbones.errors import UserError
 from backbones.fpn import FPN
+from backbones.necks import NECKS
 from detection.head import Head
 from segmentation.model import create_segmenter
 
@@ -27,7 +28,7 @@ def maps(size, levels=LEVELS, batch=2):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["bifpn", "bifpn_softmax", "bifpn_sum", "fpn", "panet"])
+@pytest.mark.parametrize("name", NECKS)
 @pytest.mark.parametrize(("outputs", "inputs"), [(3, 3), (5, 3), (6, 3), (6, 4)])
 @pytest.mark.parametrize("size", [(256, 256), (333, 500), (97, 129)])
 def test_contract(name, outputs, inputs, size):

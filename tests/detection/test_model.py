@@ -8,6 +8,7 @@ from effdet import DetBenchPredict, create_model
 
 from backbones.bifpn import Fusion, MaxPool
 from backbones.errors import BadInput, UserError
+from backbones.necks import NECKS
 from backbones.scaling import SCALES
 from detection import effdet
 from detection.classes import COCO_CLASSES
@@ -176,7 +177,7 @@ def test_coco_has_80_classes_with_ids_up_to_90():
     assert 12 not in COCO_CLASSES
 
 
-@pytest.mark.parametrize("neck", ["bifpn", "bifpn_softmax", "bifpn_sum", "fpn", "panet"])
+@pytest.mark.parametrize("neck", NECKS)
 @pytest.mark.parametrize("size", [(96, 160), (131, 97)])
 def test_necks_and_input_sizes(neck, size):
     model = create_detector("resnet18", 4, neck=neck)
