@@ -45,8 +45,10 @@ class CocoDetection(ImageReader):
     Args:
         root: root of the data set.
         split: such as "train" or "val".
-        transform, skip_bad: see `ImageReader`.
-        fraction, seed: use a random subset of the images, see `subset_indices`.
+        transform: see `ImageReader`.
+        fraction: size of the random subset of the images to use, see `subset_indices`.
+        seed: of the subset.
+        skip_bad: see `ImageReader`.
 
     Raises `BadInput` with the file and the cause; if files are missing, also with the expected layout.
     """

@@ -51,8 +51,10 @@ class ClassFolders(ImageReader):
     Args:
         root: root of the data set.
         split: such as "train" or "val".
-        transform, skip_bad: see `ImageReader`.
-        fraction, seed: use a random subset of each class, see `subset_indices`.
+        transform: see `ImageReader`.
+        fraction: size of the random subset of each class to use, see `subset_indices`.
+        seed: of the subset.
+        skip_bad: see `ImageReader`.
         known: class names in the order that numbers in a label file refer to.
 
     Raises `BadInput` with the folder and the cause; if folders are missing, also with the expected layout.

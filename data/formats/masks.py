@@ -51,8 +51,10 @@ class MaskFolders(ImageReader):
     Args:
         root: root of the data set.
         split: such as "train" or "val".
-        transform, skip_bad: see `ImageReader`.
-        fraction, seed: use a random subset of the images, see `subset_indices`.
+        transform: see `ImageReader`.
+        fraction: size of the random subset of the images to use, see `subset_indices`.
+        seed: of the subset.
+        skip_bad: see `ImageReader`.
         ignore_index: mask value of pixels without a class, besides ADE20K's 0.
 
     Raises `BadInput` with the folder and the cause; if folders are missing, also with the expected layout. Raises
