@@ -36,13 +36,6 @@ def read_images(run: Path, record: dict[str, Any]) -> ImageResults:
     return classification_results(run / "images.csv")
 
 
-def load_demo() -> Path:
-    """Root folder of the demo data."""
-    from data.demo import demo_root
-
-    return demo_root(NAME)
-
-
 SPEC = TaskSpec(
     name=NAME,
     metric=METRIC,
@@ -54,6 +47,5 @@ SPEC = TaskSpec(
     load_task=load_task,
     build_model=build_model,
     read_images=read_images,
-    load_demo=load_demo,
     sized_by_backbone=True,
 )

@@ -50,7 +50,6 @@ class TaskSpec:
         load_task: returns the task class.
         build_model: training settings and number of classes -> the model to train, with random weights.
         read_images: run folder and its record -> the results of each image that the run saved there.
-        load_demo: returns the root folder of the demo data. The first call creates the data.
         sized_by_backbone: whether the default input size is that of the backbone's published weights.
     """
 
@@ -64,9 +63,14 @@ class TaskSpec:
     load_task: Callable[[], type[Task]]
     build_model: Callable[[Any, int], nn.Module]
     read_images: Callable[[Path, dict[str, Any]], ImageResults]
-    load_demo: Callable[[], Path]
     sized_by_backbone: bool = False
 
     def data_root(self, config: TrainConfig) -> Path:
         """Root folder of the training data: `config.data.root`, or the demo data."""
         return Path(config.data.root) if config.data.root else self.load_demo()
+
+    def load_demo(self) -> Path:
+        """Root folder of the task's demo data. The first call creates the data."""
+        from data.demo import demo_root
+
+        return demo_root(self.name)
