@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from backbones.factory import create_backbone, list_backbones
     from backbones.inference import prepare_for_inference
     from backbones.necks import create_neck
+
+    __version__: str
 else:
     _MODULES = {
         "Backbone": "backbones.base",
@@ -41,6 +43,10 @@ else:
 
     # Hidden from type checkers, which would otherwise accept any attribute of this package.
     def __getattr__(name: str) -> object:
+        if name == "__version__":
+            from backbones.version import package_version
+
+            return package_version()
         if name not in _MODULES:
             raise AttributeError(f"module 'backbones' has no attribute '{name}'")
         return getattr(import_module(_MODULES[name]), name)

@@ -13,8 +13,6 @@ check_packages(__name__, "data", "engine", "classification", "detection", "segme
 
 __all__ = ["Run", "__version__", "load_run"]
 
-UNINSTALLED = "0+unknown"  # of a checkout that is not installed: below every release, valid for tools that compare
-
 if TYPE_CHECKING:
     from experiments.runs import Run, load_run
 
@@ -23,7 +21,9 @@ else:
     # Hidden from type checkers, which would otherwise accept any attribute of this package.
     def __getattr__(name: str) -> object:
         if name == "__version__":
-            return _version()
+            from backbones.version import package_version
+
+            return package_version()
         if name not in __all__:
             raise AttributeError(f"module 'experiments' has no attribute '{name}'")
         from experiments import runs
@@ -32,13 +32,3 @@ else:
 
     def __dir__() -> list[str]:
         return sorted({*globals(), *__all__})
-
-
-def _version() -> str:
-    """The version of the installed distribution, or UNINSTALLED: a checkout may lie between two releases."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("backbone-swap")
-    except PackageNotFoundError:
-        return UNINSTALLED

@@ -188,3 +188,8 @@ def test_no_module_imports_what_only_unix_has():
             imported = {alias.name for alias in node.names} if isinstance(node, ast.Import) else set()
             imported |= {node.module} if isinstance(node, ast.ImportFrom) else set()
             assert not imported & FOR_UNIX_ONLY, f"{name} imports {imported & FOR_UNIX_ONLY} at its top"
+
+
+def test_the_version_is_the_distribution_s():
+    stated = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert import_module("backbones").__version__ == import_module("experiments").__version__ == stated

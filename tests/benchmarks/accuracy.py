@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-from importlib import import_module
 from pathlib import Path
 
 from backbones import prepare_for_inference
-from data.demo.writer import demo_root
 from data.loader import eval_loader
 from engine.checkpoint import read_run
+from experiments.tasks import task_spec
 
 RUNS = {"detection": ("AP", 4), "segmentation": ("mIoU", 2)}  # metric, and epochs of training
 
@@ -30,10 +29,10 @@ def table() -> list[str]:
 
 def score(task_name: str, run: Path, precision: str | None) -> dict[str, float]:
     """Scores on the validation scenes; `precision` None leaves the network as it was trained."""
-    kind = getattr(import_module(f"{task_name}.task"), f"{task_name.capitalize()}Task")
+    spec = task_spec(task_name)
     info, state = read_run(run)
-    task = kind.from_run(info, state, import_module(f"{task_name}.config").EvalConfig())
+    task = spec.load_task().from_run(info, state, spec.eval_config())
     if precision:
         task.model = prepare_for_inference(task.model, precision)
-    data = task.for_eval(demo_root(task_name), "val", 0)
+    data = task.eval_dataset(spec.load_demo(), "val", 0)
     return task.evaluate(eval_loader(data, 8), precision or "fp32")

@@ -71,7 +71,7 @@ def test_command(capsys, tmp_path):
         (["--tasks", "pose"], "there are classification"),
         (["--repeats", "0"], "at least 1"),
         (["--backbones", "resnet51"], "Did you mean"),
-        (["--image_size", "7"], "not understood"),
+        (["--image_size", "7"], "must be N or HxW"),
     ],
 )
 def test_wrong_usage(capsys, tmp_path, arguments, message):

@@ -154,7 +154,7 @@ def test_pretrained_accepts_a_run_for_the_same_and_another_decoder(trained, mask
         "--protocol", "frozen", "--decoder", "pspnet", *TINY, "--epochs", 1)  # fmt: skip
     third = torch.load(tmp_path / "other" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     frozen = [key for key in third if key.startswith("model.backbone.")]
-    assert len(frozen) > 100
+    assert len(frozen) > 50
     assert all(torch.equal(third[key], first[key]) for key in frozen)
 
 
