@@ -1,6 +1,6 @@
 """The version of the installed distribution."""
 
-from importlib.metadata import PackageNotFoundError, version
+from importlib import metadata
 
 UNINSTALLED = "0+unknown"  # of a checkout that is not installed: below every release, valid for tools that compare
 
@@ -8,6 +8,6 @@ UNINSTALLED = "0+unknown"  # of a checkout that is not installed: below every re
 def package_version() -> str:
     """The version of the installed distribution, or UNINSTALLED: a checkout may lie between two releases."""
     try:
-        return version("backbone-swap")
-    except PackageNotFoundError:
+        return metadata.version("backbone-swap")
+    except metadata.PackageNotFoundError:
         return UNINSTALLED
