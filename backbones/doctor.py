@@ -67,8 +67,9 @@ def examine(name: str, pretrained: bool | str = False, image_sizes: Sequence[tup
     from backbones import checks
     from backbones.factory import create_backbone
 
+    torch.manual_seed(0)  # the same random weights in every call
     backbone = create_backbone(name, pretrained).eval()
-    torch.manual_seed(0)
+    torch.manual_seed(0)  # the same images for every network
     findings = list(checks.map_sizes(backbone, image_sizes))
     for check in checks.CHECKS:
         findings += check(backbone)
