@@ -25,7 +25,7 @@ test: install
 
 # Every fault of docs/reliability.md in full: kills by the dozen, inputs damaged by the thousand. About twelve minutes.
 reliability: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --reliability docs/reliability.md
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --reliability=docs/reliability.md
 
 # Speed against the peers, in turns, as docs/performance.md. About 25 minutes on an idle machine.
 bench: extras
