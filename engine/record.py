@@ -18,7 +18,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+
+from backbones.compat import multiply_adds
 
 PACKAGES = ("torch", "torchvision", "timm", "lightning", "albumentations", "opencv-python-headless", "numpy")
 WARMUP, REPEATS = 3, 10
@@ -61,8 +62,7 @@ def cost(model: nn.Module, size: tuple[int, int], device: torch.device) -> dict[
     images = torch.zeros(1, 3, *size, device=device).to(memory_format=torch.channels_last)
     times = []
     with torch.inference_mode():
-        with FlopCounterMode(display=False) as counter:
-            model(images)
+        macs = multiply_adds(model, images)
         for i in range(WARMUP + REPEATS):
             synchronize(device)
             start = time.perf_counter()
@@ -74,7 +74,7 @@ def cost(model: nn.Module, size: tuple[int, int], device: torch.device) -> dict[
     latency = statistics.median(times)
     return {
         "params": sum(p.numel() for p in model.parameters()),
-        "macs": counter.get_total_flops() // 2,
+        "macs": macs,
         "latency_ms": 1000 * latency,
         "images_per_second": 1 / latency,
     }

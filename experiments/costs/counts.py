@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import cache
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
+from backbones.compat import multiply_adds
 from classification.model import create_classifier
 
 
@@ -18,8 +18,7 @@ def classifier_counts(backbone: str, image_size: int) -> dict[str, float]:
         backbone: name of the network.
         image_size: side of the square image in pixels, of which the multiply-adds are counted.
     """
-    with torch.device("meta"), torch.no_grad():
+    with torch.device("meta"):
         model = create_classifier(backbone, 1000).eval()
-        with FlopCounterMode(display=False) as counter:
-            model(torch.zeros(1, 3, image_size, image_size))
-    return {"params": sum(p.numel() for p in model.parameters()), "macs": counter.get_total_flops() / 2}
+        macs = multiply_adds(model, torch.zeros(1, 3, image_size, image_size))
+    return {"params": sum(p.numel() for p in model.parameters()), "macs": macs}
