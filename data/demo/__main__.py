@@ -16,7 +16,7 @@ from pathlib import Path
 
 import cv2
 
-from backbones.errors import BadInput, UserError
+from backbones.errors import BadInput, UserError, with_flags
 from data.demo.contact_sheet import contact_sheet
 from data.demo.writer import LAYOUTS, SPLITS, demo_root
 
@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"cannot write {picture}: {error}. Name a .png or .jpg file in a folder that exists.", file=sys.stderr)
         return BadInput.exit_code
     except UserError as error:
-        print(error, file=sys.stderr)
+        print(with_flags(error), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return 130

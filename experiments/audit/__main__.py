@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from backbones.errors import BadInput
+from backbones.errors import BadInput, with_flags
 from experiments.audit.runner import audit
 
 
@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         audit(root, options.image_size, output)
     except BadInput as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {with_flags(error)}", file=sys.stderr)
         return error.exit_code
     return 0
 
