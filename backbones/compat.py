@@ -155,7 +155,7 @@ def activation_of(norm: nn.Module) -> nn.Module:
 
 
 def pretrained_config(name: str) -> PretrainedCfg | None:
-    """The description that timm has of the published weights of `NAME` or `NAME.TAG`; None for a name that timm does not have.
+    """The entry in timm for the published weights of `NAME` or `NAME.TAG`; None for a name that timm does not have.
 
     The documentation names the class, but few of its fields. This package reads `tag`, `url`, `hf_hub_id`, `license`,
     `has_weights`, `fixed_input_size`, `input_size`, `mean`, `std`, `interpolation` and `crop_pct`.

@@ -77,7 +77,7 @@ def read_comparison(file: Path, config_of: ConfigOf) -> dict[str, Any]:
 
 
 def version(stored: Mapping[str, Any], field: str, file: Path) -> int:
-    """The version number in `field`, or 1 without that field. Raises BadInput for invalid numbers and newer versions."""
+    """The version number in `field`, or 1 if it is absent. Raises BadInput for invalid numbers and newer versions."""
     number = stored.get(field, 1)
     if not isinstance(number, int) or number < 1:
         raise BadInput(f"{file} is damaged: its {field} is {number!r}, not a version number")
