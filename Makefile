@@ -12,27 +12,28 @@ install: .venv/installed
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
-# Few and small enough steps for ten minutes on two cores; `python -m experiments.compare` alone takes the demos' own.
+# Fewer and smaller steps than in the demo presets, which `python -m experiments.compare` uses without these flags.
 demo: install
 	$(BIN)/python -m experiments.compare --output runs/demo --backbones efficientnet_b0 resnet18 \
 		--classification.image_size 64 --classification.epochs 6 --classification.batch_size 16 \
 		--detection.epochs 5 --detection.batch_size 8 \
 		--segmentation.image_size 128 --segmentation.eval_size 160 --segmentation.epochs 4
 
-# One thread a worker: several that each use all cores would wait for each other most of the time.
+# One thread per worker: workers that each use all cores would wait for each other most of the time.
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
-# Every fault of docs/reliability.md in full: kills by the dozen, inputs damaged by the thousand. About twelve minutes.
+# Tests every fault in full, with dozens of kills and thousands of damaged inputs, and writes docs/reliability.md.
+# About twelve minutes.
 reliability: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --reliability=docs/reliability.md
 
-# Speed against the peers, in turns, as docs/performance.md. About 25 minutes on an idle machine.
+# Compares the speed with other implementations and writes docs/performance.md. About 25 minutes on an idle machine.
 bench: extras
 	$(BIN)/python -W ignore -m tests.benchmarks
 
-# The site in build/site, without a network once the packages are installed. Fails for warnings, and for pages that load
-# anything from another host.
+# Builds the documentation site in build/site. Needs no network once the packages are installed. Fails on warnings, and
+# on pages that load anything from another host.
 docs: extras
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	$(BIN)/python -m tests.docs.check_site build/site
@@ -47,8 +48,8 @@ format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Newest versions that the suite was tested with, with hashes; commit the results after `make test`. One file for the
-# commands of the README, `make test` and `make lint` among them, one more for the extras at the same versions.
+# Locks the newest versions, with hashes. Commit both files after `make test` passes. requirements.lock is for the
+# package, `make test` and `make lint`. requirements-extras.lock is for the extras, at the same versions.
 LOCK := pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --quiet --custom-compile-command "make lock"
 
@@ -58,7 +59,7 @@ lock: install
 	$(BIN)/uv $(LOCK) --upgrade --extra bench --extra track --extra docs --constraints requirements.lock \
 		--output-file requirements-extras.lock
 
-# What benchmarks, trackers and the site need besides.
+# Installs the additional packages for benchmarks, trackers and the documentation site.
 extras: .venv/extras
 
 .venv/extras: .venv/installed requirements-extras.lock
@@ -69,7 +70,7 @@ extras: .venv/extras
 test-extras: extras
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/engine/test_loggers.py
 
-# The suite, or TESTS of it, on the lowest versions that pyproject.toml allows, in an environment of its own.
+# Runs the tests, or those named in TESTS, on the lowest versions that pyproject.toml allows, in a separate environment.
 LOWEST := .venv-lowest/bin
 
 test-lowest:

@@ -1,8 +1,8 @@
 """Every private or undocumented part of torch and timm that this package uses, each behind one function.
 
-Private are names with a leading underscore and modules or attributes that the public documentation does not list. A
-release may change them without notice. `tests/backbones/test_compat.py` checks each function here, and its failure
-messages say what to look at in the new release. No other module of this package uses such parts.
+Names with a leading underscore are private, and so are modules and attributes that the public documentation does not
+list. A release may change them without notice. `tests/backbones/test_compat.py` checks each function here. Its failure
+messages name what to look at in the new release. No other module of this package uses such parts.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def multiply_adds(network: nn.Module, images: Tensor) -> int:
 def relu6_backward(gradient: Tensor, output: Tensor) -> Tensor:
     """Gradient of ReLU6 with respect to its input, from the gradient of its output and the output itself.
 
-    Uses the operator `aten.hardtanh_backward`. It takes the input by its signature; the output serves as well, since
-    the two are equal wherever the gradient is not zero.
+    Uses the operator `aten.hardtanh_backward`. Its signature asks for the input. The output can be passed
+    instead, because the two are equal wherever the gradient is not zero.
     """
     return torch.ops.aten.hardtanh_backward(gradient, output, 0, 6)
 
@@ -104,8 +104,8 @@ def batch_norm_backward(
 def create_features(name: str, **options: Any) -> nn.Module:
     """The timm network `name` as a feature extractor; `options` are those of `timm.create_model`.
 
-    Passes `strict_img_size=False` to networks with a fixed input size. Swin, for one, then accepts images of any size.
-    The option is undocumented and not every network has it; those that do not are created without it.
+    Passes `strict_img_size=False` to networks with a fixed input size. Swin, for example, then accepts images of any
+    size. The option is undocumented and not every network has it; those that do not are created without it.
     """
     config = pretrained_config(name)
     if config is not None and config.fixed_input_size:
@@ -155,7 +155,7 @@ def activation_of(norm: nn.Module) -> nn.Module:
 
 
 def pretrained_config(name: str) -> PretrainedCfg | None:
-    """What timm records of the published weights of `NAME` or `NAME.TAG`; None for a name that timm does not have.
+    """The entry in timm for the published weights of `NAME` or `NAME.TAG`; None for a name that timm does not have.
 
     The documentation names the class, but few of its fields. This package reads `tag`, `url`, `hf_hub_id`, `license`,
     `has_weights`, `fixed_input_size`, `input_size`, `mean`, `std`, `interpolation` and `crop_pct`.

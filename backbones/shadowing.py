@@ -1,7 +1,7 @@
-"""Detection of a package of the user's own that has the name of one of ours and comes first on Python's path.
+"""Detects a package of the user that has the name of one of ours and comes first on Python's path.
 
-The packages have common names, such as `data`. Python imports the first one that it finds, and starts in the current
-folder. Without this check, the user would see an error from the middle of their own code.
+Our packages have common names, such as `data`. Python imports the first package that it finds, and searches the current
+folder first. Without this check, the user would see an error from inside their own code.
 """
 
 import os
@@ -18,11 +18,11 @@ def check_packages(importer: str, *names: str) -> None:
     its path.
 
     Args:
-        importer: the package of ours that needs them.
-        names: top-level packages.
+        importer: our package that imports them.
+        names: names of top-level packages.
 
-    Raises ImportError that names both places. While `python -m` starts a command of `importer`, prints that message
-    and exits with code 2 instead.
+    Raises an ImportError that names both locations. While `python -m` starts a command of `importer`, the function
+    prints that message and exits with code 2 instead.
     """
     for name in names:
         place = _place(name)
@@ -40,7 +40,7 @@ def check_packages(importer: str, *names: str) -> None:
 
 
 def _place(name: str) -> str | None:
-    """The folder or file that `import name` would find or has found; None where there is none."""
+    """The folder or file that `import name` would find or has found; None if there is none."""
     try:
         spec = find_spec(name)
     except ValueError:  # imported already, and without a spec
@@ -53,7 +53,7 @@ def _place(name: str) -> str | None:
 
 
 def _command() -> str:
-    """The module that `python -m` is looking for at this moment, "" if it looks for none."""
+    """The module that `python -m` is locating at this moment, or "" if there is none."""
     if sys.argv[:1] != ["-m"] or len(sys.orig_argv) < len(sys.argv):
         return ""
     return sys.orig_argv[-len(sys.argv)].removeprefix("-m")  # `-m NAME` or `-mNAME`

@@ -41,7 +41,7 @@ class ClassificationResult(ImageResult):
         return Image.fromarray(draw_scores(self.image, readable(names), list(shares), None))
 
     def __repr__(self) -> str:
-        """The likeliest classes, best first. ImageNet's synsets are shown by their first word."""
+        """The most probable classes, best first. ImageNet's synsets are shown by their first word."""
         names, probabilities = zip(*self.top(), strict=True)
         shown = readable(names)
         lines = [f"{shown[0]}, {self.size}"]

@@ -1,4 +1,4 @@
-"""The audit is now `python -m experiments.audit ROOT`. This module prints that."""
+"""The old name of the audit. It prints the new one, `python -m experiments.audit ROOT`."""
 
 import sys
 

@@ -1,7 +1,7 @@
 """Features of a frozen backbone, cached: computed once for each image, stored on disk, and read instead of the images.
 
 For images with one class each. Detection and segmentation spend most of a training in neck and head, so that cached
-features saved them little: docs/guides/frozen.md has the measurement.
+features save little time there: docs/guides/frozen.md has the measurement.
 
 A folder holds these files. A row is one augmentation of one image; rows are ordered by image, then by augmentation.
     map0.bin, map1.bin, ...   the feature maps of each level, channels last, one row after the other

@@ -1,9 +1,9 @@
-"""Locks on open files. A lock lasts as long as any process has the file open; the system releases it in all cases.
+"""Locks on open files. A lock lasts as long as any process has the file open, and ends with the last of them.
 
 filelock's `FileLock` is enough for a lock that ends with a block of code. It is not enough for a lock that must outlive
-its process: trainings and loader processes inherit the open file, and no other process may use their folder before they
-end. `FileLock` hides its descriptor, closes it in forked processes, and unlocks it on release, which also releases the
-lock of processes that inherited it. The function below locks a file that the caller opens and closes.
+the process that took it: trainings and loader processes inherit the open file, and no other process may use their
+folder before they end. `FileLock` hides its descriptor, closes it in forked processes, and unlocks it on release, which
+also releases the lock of processes that inherited it. The function below locks a file that the caller opens and closes.
 """
 
 from __future__ import annotations

@@ -28,23 +28,24 @@ class TrainConfig(engine.TrainConfig):
     lr: float = 2e-3
     """Peak learning rate."""
     freeze_stride: int = 4
-    """In fine-tuning, the stem and the stages up to this stride are frozen; 0 trains all of them."""
+    """In fine-tuning, freeze the backbone's stem and its stages up to the feature map with this stride. 0 freezes
+    nothing."""
     assignment: Literal["atss", "iou"] = "atss"
     """Which anchors learn a box: by an IoU threshold that adapts to each box (atss), or by an IoU of 0.5 (iou)."""
     box_loss: Literal["giou", "ciou", "huber"] = "giou"
     """Loss of the box regression."""
     anchor_scale: float = 0.0
-    """Side of the smallest square anchor of a level, in strides; 0 fits it to the training boxes."""
+    """Side of the smallest square anchor of a level, as a multiple of the stride. 0 fits it to the training boxes."""
     jitter: tuple[float, float] = (0.8, 1.4)
-    """Range of the random scale; at 1 the image just fits into the input."""
+    """Range of the random scale, relative to the scale at which the whole image fits the input."""
     vflip: bool = False
-    """Also flip images vertically, for images without up and down."""
+    """Also flip images vertically at random, for data without a fixed orientation."""
     nms: Literal["soft", "hard"] = "soft"
     """Non-maximum suppression of overlapping detections."""
 
     @classmethod
     def upgrade(cls, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Stored settings with the names of this version. A missing `style` is set by the backbone's name."""
+        """Stored settings with the names of this version. A missing `style` depends on the backbone's name."""
         return super().upgrade({"style": style_by_name(values["backbone"]), **values})
 
     def check(self) -> None:
@@ -54,7 +55,7 @@ class TrainConfig(engine.TrainConfig):
 
 
 def style_by_name(backbone: str) -> Literal["pytorch", "tensorflow"]:
-    """The style of neck and heads in versions that had no setting for it."""
+    """The style of neck and heads in earlier versions, which had no setting for it."""
     return "tensorflow" if backbone.startswith("tf_") else "pytorch"
 
 
@@ -63,9 +64,9 @@ class EvalConfig(engine.EvalConfig):
     """Evaluate a detector with COCO's twelve metrics."""
 
     phi: int | str | None = None
-    """Compound coefficient of a published checkpoint, needed only where its file fits several."""
+    """Compound coefficient of a published detector. Needed only if its file fits several coefficients."""
     nms: Literal["soft", "hard"] | None = None
-    """Non-maximum suppression of overlapping detections; by default that of the training."""
+    """Non-maximum suppression of overlapping detections. By default as in the training."""
 
 
 @dataclass
@@ -73,8 +74,8 @@ class PredictConfig(engine.PredictConfig):
     """Detect objects in images."""
 
     phi: int | str | None = None
-    """Compound coefficient of a published checkpoint, needed only where its file fits several."""
+    """Compound coefficient of a published detector. Needed only if its file fits several coefficients."""
     nms: Literal["soft", "hard"] | None = None
-    """Non-maximum suppression of overlapping detections; by default that of the training."""
+    """Non-maximum suppression of overlapping detections. By default as in the training."""
     min_score: float = MIN_SCORE
     """Lowest score of detections that are drawn; the JSON file has all detections."""

@@ -1,4 +1,4 @@
-"""Published COCO detectors in effdet's file format: the model that a file belongs to, and conversion of its names."""
+"""Published COCO detectors in effdet's file format: finds the model of a file and converts parameter names."""
 
 from __future__ import annotations
 

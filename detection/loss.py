@@ -1,8 +1,8 @@
 """Assignment of boxes to anchors, and the losses.
 
 There are two assignments. `iou` is EfficientDet's: an anchor learns the box with which it has an IoU of 0.5 or more,
-and its target score is 1. `atss` (Zhang et al., arXiv:1912.02424) assigns anchors near its centre to every box, also to
-small boxes. Their target score is the IoU of the predicted box (quality focal loss, Li et al., arXiv:2006.04388).
+and its target score is 1. `atss` (Zhang et al., arXiv:1912.02424) assigns every box, also small ones, to anchors near
+the box's centre. Their target score is the IoU of the predicted box (quality focal loss, Li et al., arXiv:2006.04388).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The TaskSpec of detection. Imports torch only where it is needed."""
+"""The `TaskSpec` of detection. Torch-free."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def load_task() -> type[DetectionTask]:
 
 
 def build_model(config: TrainConfig, num_classes: int) -> nn.Module:
-    """The model of a training with these settings, with random weights."""
+    """The model for these training settings, with random weights."""
     from detection.model import create_detector
 
     return create_detector(config.backbone, num_classes, config.phi, config.neck, style=config.style)
 
 
 def read_images(run: Path, record: dict[str, Any]) -> ImageResults:
-    """Results per image of a finished run."""
+    """The results of each image of a finished run."""
     from detection.results import read_image_results
 
     return read_image_results(run, record)

@@ -1,6 +1,6 @@
-"""All that engine uses of torch and Lightning beyond their documented interfaces.
+"""Private or undocumented parts of torch and Lightning that engine uses.
 
-What to look at when one of them changes, tests/engine/test_compat.py says.
+tests/engine/test_compat.py checks each of them. If one changes, the failure message names the code to look at.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ __all__ = ["BatchNorm", "TorchCheckpointIO", "copy_all_", "lerp_all_"]
 
 
 def lerp_all_(tensors: list[Tensor], ends: list[Tensor], weight: float) -> None:
-    """Move each tensor in place by the share `weight` of its way to `ends`, in one kernel for all of them.
+    """Interpolate each tensor in place: `tensor.lerp_(end, weight)` for each pair, in one kernel for all of them.
 
-    Equals `tensor.lerp_(end, weight)` for each; torch's optimisers use the same kernels.
+    torch's optimisers use the same kernels.
     """
     torch._foreach_lerp_(tensors, ends, weight)
 
 
 def copy_all_(tensors: list[Tensor], sources: list[Tensor]) -> None:
-    """Copy each of `sources` into the tensor at its place: `tensor.copy_(source)` for each, in one kernel."""
+    """Copy tensors in place: `tensor.copy_(source)` for each pair, in one kernel for all of them."""
     torch._foreach_copy_(tensors, sources)

@@ -41,8 +41,9 @@ class TrainData(DataConfig):
     """Fraction of the training images to evaluate on instead of the validation split, a random sample that depends on
     the seed."""
     cached_augmentations: int = 0
-    """Number of augmented versions of each image whose backbone features are computed once and cached. Epochs use them
-    in turn. For the protocols linear and frozen. 0 caches nothing: each epoch draws new augmentations."""
+    """Number of augmented versions of each image. The backbone's features of them are computed once and cached, and
+    epochs use them in turn. Needs --protocol linear or frozen, and a task that supports it. 0 caches nothing, so that
+    each epoch draws new augmentations."""
 
     def trained_on(self) -> tuple[float, float]:
         """Start and end of the images to train on, as fractions of all training images in a random order."""
@@ -72,8 +73,8 @@ class TrainConfig:
     pretrained: bool | str = True
     """Initial weights: true for published weights, false for random weights, or a weight file or run folder."""
     protocol: Protocol = "finetune"
-    """What to train: finetune all of a pretrained model, linear only the last layer, frozen all but the backbone,
-    scratch all from random weights."""
+    """What to train: everything from pretrained weights (finetune), only the last layer (linear), everything except the
+    backbone (frozen), or everything from random weights (scratch)."""
     image_size: int | str | None = None
     """Input size in pixels: N for a square, or HxW."""
     freeze_stride: int = 0
@@ -114,7 +115,7 @@ class TrainConfig:
     output: str | None = None
     """Run folder to create. By default a new folder under runs/TASK."""
     resume: str | None = None
-    """Run folder to resume, with the settings that it was started with."""
+    """Run folder to resume. The run continues with its own settings."""
     logger: list[Tracker] = field(default_factory=lambda: ["tensorboard"])
     """Experiment trackers to log losses and scores to, in addition to metrics.csv: tensorboard, mlflow, wandb."""
     data: TrainData = field(default_factory=TrainData)
@@ -150,8 +151,8 @@ class TrainConfig:
             raise UserError(f"--data.cached_augmentations {self.data.cached_augmentations} must be at least 0")
         if self.data.cached_augmentations and not self.caches_features:
             raise UserError(
-                "--data.cached_augmentations is not available for this task: its neck and head, which train, take most "
-                "of the time, so that cached features save little. Leave it out"
+                "--data.cached_augmentations is not available for this task: its neck and head take most of the "
+                "training time, so that cached features save little. Leave it out"
             )
         if self.data.cached_augmentations and self.protocol not in ("linear", "frozen"):
             raise UserError(
@@ -182,7 +183,7 @@ class ScoreConfig:
     checkpoint: str | None = None
     """Run folder or checkpoint file. By default the latest run of this task."""
     backbone: str | None = None
-    """Use the published weights of this backbone instead of a run."""
+    """Use the published weights of this backbone instead of a run, in tasks that have such weights."""
     image_size: int | str | None = None
     """Input size in pixels: N for a square, or HxW. By default the size of the training."""
     batch_size: int = 8

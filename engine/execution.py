@@ -1,7 +1,7 @@
 """How networks are run: one table by device, precision and purpose. Nothing is benchmarked at run time.
 
-`make bench` compares each row with its alternatives, see docs/performance.md. What is the same in all rows has no
-column: images and weights are channels-last, and optimisers are fused.
+`make bench` compares each row with its alternatives, see docs/performance.md. Settings that are the same in all
+rows have no column: images and weights are channels-last, and optimisers are fused.
 """
 
 from __future__ import annotations

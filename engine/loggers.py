@@ -1,4 +1,4 @@
-"""`--logger`: where a run's numbers go besides `metrics.csv`. A tracker is imported only where it is asked for."""
+"""Experiment trackers for `--logger`: they log what `metrics.csv` contains. mlflow and wandb are imported on use."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class Trackers(Callback):
     the run by an id in the run folder (`mlflow.id`, `wandb.id`).
 
     Args:
-        names: "tensorboard", "mlflow", "wandb".
-        history: whose last row is sent after each epoch; it has to come before this callback.
-        task: groups runs.
-        settings: of the run.
+        names: any of "tensorboard", "mlflow" and "wandb".
+        history: history of the run. Its last row is sent after each epoch, so this callback must run after it.
+        task: name of the task; trackers group runs by it.
+        settings: settings of the run.
 
-    Raises UserError at the start of training where a tracker cannot be reached.
+    Raises UserError at the start of training if a tracker cannot be reached.
     """
 
     def __init__(self, names: Sequence[str], history: History, task: str, settings: Mapping[str, Any]) -> None:
@@ -57,11 +57,11 @@ class Trackers(Callback):
         self._close("KILLED" if isinstance(exception, KeyboardInterrupt) else "failed")
 
     def _close(self, status: str) -> None:
-        """End the runs with one of mlflow's states. "success" would write a file of its own for TensorBoard."""
+        """End the runs with a status that mlflow knows. For the status "success", TensorBoardLogger adds a file."""
         loggers, self.loggers = self.loggers, []
         for logger in loggers:
             logger.finalize(status)
-            if isinstance(logger, WandbLogger):  # else its run lasts as long as the process
+            if isinstance(logger, WandbLogger):  # otherwise its run lasts as long as the process
                 logger.experiment.finish(exit_code=0 if status == "finished" else 1)
 
 
@@ -74,7 +74,7 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _tensorboard(folder: Path, task: str, settings: dict[str, Any], step: int) -> Logger:
-    """Event files in the run folder. The settings are text: the table of hyperparameters wants a final score beside."""
+    """Write event files to the run folder. Settings are logged as text: hyperparameters would need a final score."""
     logger = TensorBoardLogger(folder, name="", version="", default_hp_metric=False, purge_step=step + 1)
     if step == 0:
         text = yaml.safe_dump(settings, sort_keys=False)
@@ -83,7 +83,7 @@ def _tensorboard(folder: Path, task: str, settings: dict[str, Any], step: int) -
 
 
 def _mlflow(folder: Path, task: str, settings: dict[str, Any], step: int) -> Logger:
-    """Where MLFLOW_TRACKING_URI says; without it, mlflow's own place in the working folder, which `mlflow ui` opens."""
+    """Log to MLFLOW_TRACKING_URI, by default to mlflow's store in the working folder, which `mlflow ui` opens."""
     import mlflow
     from mlflow.exceptions import MlflowException
 
@@ -106,7 +106,7 @@ def _mlflow(folder: Path, task: str, settings: dict[str, Any], step: int) -> Log
 
 
 def _wandb(folder: Path, task: str, settings: dict[str, Any], step: int) -> Logger:
-    """With WANDB_MODE=offline everything stays in the run folder, for `wandb sync`."""
+    """Log to wandb. With WANDB_MODE=offline, all files stay in the run folder; `wandb sync` uploads them."""
     import wandb
 
     known = _id(folder / "wandb.id")

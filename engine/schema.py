@@ -1,9 +1,9 @@
-"""Versions of what is stored, and how earlier ones are read: run records, checkpoints and comparison folders.
+"""The version of stored files, and reading of earlier versions: run records, checkpoints and comparisons.
 
-All three kinds share one number. It is `schema` in `record.json` and in a checkpoint's `run`, and `version` in
-`comparison.json`; a file without it is of version 1. Raise the number whenever the meaning of stored content changes,
-describe the change in `CHANGES`, extend `upgrade` of the settings concerned, and add a fixture that the code of the
-version before made (tests/fixtures). Torch-free.
+All three kinds of files share one version number. It is `schema` in `record.json` and in a checkpoint's `run`, and
+`version` in `comparison.json`. A file without it has version 1. If the meaning of stored content changes, raise the
+number, describe the change in `CHANGES`, extend `upgrade` of the settings concerned, and add a fixture to
+tests/fixtures that the previous version's code wrote. Torch-free.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from backbones.errors import BadInput
 
 
 class Settings(Protocol):
-    """The class of a task's settings, as far as stored settings need it: see `engine.config.TrainConfig.upgrade`."""
+    """A class of settings that can read stored settings, such as `engine.config.TrainConfig`."""
 
     @classmethod
     def upgrade(cls, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Settings that an earlier version stored, in the names and with the meaning of this one."""
+        """Convert settings that an earlier version stored to the names and meanings of this version."""
 
 
 ConfigOf = Callable[[str], type[Settings]]  # task -> class of its settings
@@ -36,14 +36,14 @@ RENAMED_DATA = {"views": "cached_augmentations"}  # settings in `data`: earlier 
 
 
 def read_record(file: Path, config_of: ConfigOf) -> dict[str, Any]:
-    """The content of a `record.json` of any version, as this version stores it.
+    """The content of a `record.json` of any version, converted to this version.
 
     Args:
-        file: to read.
-        config_of: the class of a task's settings, whose `upgrade` reads those of earlier versions.
+        file: path of the `record.json`.
+        config_of: returns the class of a task's settings. Its `upgrade` converts settings of earlier versions.
 
-    Raises BadInput where a newer version wrote it; OSError, ValueError, KeyError, TypeError or AttributeError where it
-    is no record.
+    Raises BadInput if a newer version wrote the file; OSError, ValueError, KeyError, TypeError or AttributeError if it
+    is not a record.
     """
     stored = json.loads(file.read_text())
     if version(stored, "schema", file) == SCHEMA:
@@ -52,16 +52,16 @@ def read_record(file: Path, config_of: ConfigOf) -> dict[str, Any]:
 
 
 def run_fields(stored: Mapping[str, Any], file: Path) -> dict[str, Any]:
-    """The fields of `RunInfo` in a checkpoint's `run` of any version. Raises BadInput where a newer one wrote it.
+    """The fields of `RunInfo` from a checkpoint's `run` of any version. Raises BadInput if a newer version wrote it.
 
-    Their settings stay as stored: the task's `TrainConfig.of` upgrades them where it builds the model.
+    Settings are returned as stored: the task's `TrainConfig.of` upgrades them when it builds the model.
     """
     version(stored, "schema", file)
     return {name: value for name, value in stored.items() if name != "schema"}
 
 
 def read_comparison(file: Path, config_of: ConfigOf) -> dict[str, Any]:
-    """The content of a `comparison.json` of any version, as this version stores it. Raises as `read_record`."""
+    """The content of a `comparison.json` of any version, converted to this version. Raises as `read_record` does."""
     stored = json.loads(file.read_text())
     if version(stored, "version", file) == SCHEMA:
         return stored
@@ -77,7 +77,7 @@ def read_comparison(file: Path, config_of: ConfigOf) -> dict[str, Any]:
 
 
 def version(stored: Mapping[str, Any], field: str, file: Path) -> int:
-    """The version in `field`, 1 where there is none. Raises BadInput for one that this code does not know."""
+    """The version number in `field`, or 1 if it is absent. Raises BadInput for invalid numbers and newer versions."""
     number = stored.get(field, 1)
     if not isinstance(number, int) or number < 1:
         raise BadInput(f"{file} is damaged: its {field} is {number!r}, not a version number")
@@ -90,11 +90,11 @@ def version(stored: Mapping[str, Any], field: str, file: Path) -> int:
 
 
 def hashed_settings(settings: Mapping[str, Any], kind: type[Settings]) -> dict[str, Any]:
-    """Settings in the form that version 1 stored, which keys of trainings are hashes of.
+    """Convert settings to the form that version 1 stored. The key of a training is a hash of this form.
 
-    So a training keeps its key where its settings mean the same. A renamed setting goes by its earlier name. A setting
-    that an earlier version did not have counts only where it differs from what `kind.upgrade` fills in, which is what
-    that version did.
+    A training therefore keeps its key as long as its settings mean the same. A renamed setting has its earlier name. A
+    setting that earlier versions did not have is left out if it equals the value that `kind.upgrade` fills in: with
+    that value, the training is the same as in those versions.
     """
     filled = kind.upgrade({"backbone": settings["backbone"], "data": {}})
     earlier = {name: before for before, name in RENAMED_DATA.items()}
@@ -109,7 +109,7 @@ def hashed_settings(settings: Mapping[str, Any], kind: type[Settings]) -> dict[s
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested settings by their flags' names."""
+    """Yield nested settings under the names of their flags, such as `data.root`."""
     for name, value in settings.items():
         if isinstance(value, dict):
             yield from flat(value, f"{prefix}{name}.")
@@ -118,13 +118,13 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 
 def _nested(settings: Mapping[str, Any], backbone: str) -> dict[str, Any]:
-    """Settings by their flags' names as a configuration's values, with a backbone."""
+    """Settings under the names of their flags -> nested settings, with a backbone."""
     data = {name.removeprefix("data."): value for name, value in settings.items() if name.startswith("data.")}
     rest = {name: value for name, value in settings.items() if not name.startswith("data.")}
     return {**rest, "backbone": backbone, "data": data}
 
 
 def renamed(flag: str) -> str:
-    """The name of a flag, without dashes, that an earlier version stored."""
+    """The present name of a flag that an earlier version stored. Both names are without dashes."""
     prefix, _, name = flag.rpartition(".")
     return f"data.{RENAMED_DATA.get(name, name)}" if prefix == "data" else flag

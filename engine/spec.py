@@ -21,9 +21,9 @@ class Benchmark:
     """The public data set that a task's published scores were measured on.
 
     Attributes:
-        dataset: its name.
-        num_classes: its number of classes.
-        some_classes: names of some of its classes. They distinguish it from other data sets with as many classes.
+        dataset: name of the data set.
+        num_classes: number of its classes.
+        some_classes: names of some of its classes. They distinguish it from other data sets with that many classes.
     """
 
     dataset: str
@@ -31,7 +31,7 @@ class Benchmark:
     some_classes: tuple[str, ...] = ()
 
     def matches(self, classes: Sequence[str]) -> bool:
-        """Whether these are the benchmark's class names. Only the part of a name before a comma counts."""
+        """Whether these are the benchmark's class names. Only the part of a name before a comma is compared."""
         names = {name.split(",")[0] for name in classes}
         return len(classes) == self.num_classes and names.issuperset(self.some_classes)
 
@@ -41,16 +41,16 @@ class TaskSpec:
     """A task. Importing a spec does not import torch; its callables import torch when they are called.
 
     Attributes:
-        name: of the task and of its package, such as "detection".
-        metric: the headline metric. It selects the best epoch, and comparisons use it. A fraction in 0..1, printed in
-            percent.
-        train_config, eval_config, predict_config: settings of its commands.
+        name: name of the task and of its package, such as "detection".
+        metric: the headline metric. It selects the best epoch, and comparisons use it. It is a fraction in 0..1,
+            printed in percent.
+        train_config, eval_config, predict_config: classes of the settings of its commands.
         presets: folder of the NAME.yaml files for `--config NAME`.
         benchmark: the data set that the published scores were measured on.
         load_task: returns the task class.
         build_model: training settings and number of classes -> the model to train, with random weights.
         read_images: run folder and its record -> the results of each image that the run saved there.
-        sized_by_backbone: whether the default input size is that of the backbone's published weights.
+        sized_by_backbone: whether the default input size is the input size of the backbone's published weights.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Stored records of trainings, whatever the task and the version that wrote them."""
+"""Reads stored records of trainings, of any task and of this or any earlier version."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def config_of(task: str) -> type[TrainConfig]:
 
 
 def read_record(run: Path) -> dict[str, Any]:
-    """The record of the finished run in a folder. Raises BadInput where it is absent, damaged, or too new."""
+    """The record of the finished run in a folder. Raises BadInput if it is absent, damaged or too new."""
     file = run / "record.json"
     try:
         return schema.read_record(file, config_of)

@@ -38,8 +38,8 @@ class Run:
     Attributes:
         model: in evaluation mode, on the CPU, with the weights that the run was scored with.
         classes: names by index.
-        preprocessing: `mean` and `std` by channel, of RGB in 0..1, `size` as (height, width), and what else the task's
-            transform needs.
+        preprocessing: `mean` and `std` by channel, of RGB in 0..1, `size` as (height, width), and other values
+            that the task's transform needs.
         info: the checkpoint's description of the run.
     """
 
@@ -62,21 +62,21 @@ class Run:
     def predict(self, images: Iterable[ImageLike]) -> list[Result]: ...
 
     def predict(self, images: ImageLike | Iterable[ImageLike]) -> Result | list[Result]:
-        """Boxes, class map or class probabilities of one image, or of each of several, in pixels of the original image.
+        """Predict boxes, a class map or class probabilities for one or several images, in pixels of the original.
 
-        Equal to what the task's `predict` command writes. Runs on the CPU, one image at a time, with the stored
+        The results equal those of the task's `predict` command. Runs on the CPU, one image at a time, with the stored
         weights: changes to `model` have no effect here.
 
         Args:
             images: a path, a PIL image, or an array (H, W, 3) or (H, W), uint8, RGB or gray, in 0..255; or several of
                 them in a list, a generator or any other iterable. Images keep the orientation in which their pixels are
-                stored, from files and from PIL: EXIF orientation is ignored, as in training. Of animations, a file's
-                first frame is used, and the current frame of a PIL image.
+                stored, from files and from PIL: EXIF orientation is ignored, as in training. For animations,
+                the first frame of a file is used, or the current frame of a PIL image.
 
         Returns a `DetectionResult`, `SegmentationResult` or `ClassificationResult`, each with `plot()`; a list of them
         for several images.
 
-        Raises BadInput for a file that cannot be read and for a folder, TypeError for anything that is no image.
+        Raises BadInput for a file that cannot be read and for a folder, TypeError for anything that is not an image.
         """
         if isinstance(images, Iterable) and not isinstance(images, _SINGLE):
             return [self._predict(image) for image in images]
@@ -92,14 +92,14 @@ class Run:
         return Predictor(task, torch.device("cpu"))
 
 
-# One image each, or one wrong argument: iterating over it would produce a misleading message.
+# Types of one image, or of one wrong argument: iterating over that would produce a misleading message.
 _SINGLE = (str, os.PathLike, Image.Image, np.ndarray, Tensor, bytes, bytearray, dict)
 
 
 def load_run(path: str | os.PathLike[str]) -> Run:
-    """The run at `path`: a run folder, whose last checkpoint is used, or a checkpoint file.
+    """Load the run at `path`: a run folder (its last checkpoint is used) or a checkpoint file.
 
-    Raises BadInput where there is none, where it cannot be read, and for weight files of other kinds.
+    Raises BadInput if there is no checkpoint, if it cannot be read, and for weight files of other kinds.
     """
     file = find_checkpoint(os.fspath(path))
     if not is_run(file):
@@ -107,7 +107,7 @@ def load_run(path: str | os.PathLike[str]) -> Run:
             f"{file} is not a run's checkpoint. If it is a weight file, build a model with it: "
             f"detection.create_detector(NAME, CLASSES, pretrained={str(file)!r}), "
             "segmentation.create_segmenter, classification.create_classifier or backbones.create_backbone. The command "
-            "detection.predict takes published detectors in effdet's format as they are."
+            "detection.predict accepts published detectors in effdet's format directly."
         )
     info, state = read_run(file)
     if info.task not in TASKS:
@@ -119,7 +119,7 @@ def load_run(path: str | os.PathLike[str]) -> Run:
 def as_array(image: ImageLike) -> np.ndarray:
     """An image from a file, from PIL, or as an array -> (H, W, 3) uint8 RGB, in stored orientation.
 
-    Raises BadInput for an image that cannot be read and for a folder, TypeError for anything that is no image.
+    Raises BadInput for an image that cannot be read and for a folder, TypeError for anything that is not an image.
     """
     if isinstance(image, (str, os.PathLike)):
         if os.path.isdir(image):
@@ -138,7 +138,7 @@ def as_array(image: ImageLike) -> np.ndarray:
 
 
 def _from_pil(image: Image.Image) -> np.ndarray:
-    """As `read_image` reads the file: Pillow itself turns a TIFF, and only that, when its pixels are loaded."""
+    """Convert as `read_image` converts the file. Refuses a TIFF that Pillow would rotate when it loads the pixels."""
     name = getattr(image, "filename", "") or f"in mode {image.mode}"
     if image.format == "TIFF" and image.getexif().get(_ORIENTATION, 1) != 1:
         raise BadInput(f"image {name} is a TIFF with an orientation tag: store its pixels upright instead")
@@ -149,7 +149,7 @@ def _from_pil(image: Image.Image) -> np.ndarray:
 
 
 def _described(thing: object) -> str:
-    """The type of what is no image, and what to pass instead where that is known."""
+    """The type of an object that is not an image, and what to pass instead if that is known."""
     if isinstance(thing, Tensor):
         return (
             f"a tensor {tuple(thing.shape)}. `predict` resizes and normalises images itself; `model` takes tensors of "
@@ -161,7 +161,7 @@ def _described(thing: object) -> str:
 
 
 def _remedy(array: np.ndarray) -> str:
-    """How to turn an array into an image, where its shape or type suggests it."""
+    """How to turn an array into an image, if its shape or type suggests a way."""
     if array.ndim == 4:
         return ": pass `list(array)` for several images"
     if array.ndim == 3 and array.shape[0] in (1, 3) and array.shape[2] not in (1, 3, 4):

@@ -1,4 +1,4 @@
-"""The tasks of this package: the only list of them. Importing it does not import torch."""
+"""The only list of the tasks of this package. Importing it does not import torch."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""All that segmentation uses of segmentation-models-pytorch beyond its documented interface: decoders without encoders.
+"""Undocumented parts of segmentation-models-pytorch that segmentation uses: decoders without encoders.
 
-What to look at when they change, tests/segmentation/test_compat.py says.
+tests/segmentation/test_compat.py checks them, and names the code to look at if they change.
 """
 
 from __future__ import annotations

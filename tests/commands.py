@@ -1,4 +1,4 @@
-"""Commands as a test calls them: in this process, with arguments as a user types them."""
+"""Runs commands for tests: in this process, with arguments as a user types them."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ def fails(capsys, code, command, *arguments):
 
 
 def loads(folder, images):
-    """What the model of a finished run says of `images`, once its weights are seen to be those of the checkpoint."""
+    """Outputs of a finished run's model for `images`, after a check that its weights equal those of the checkpoint."""
     loaded = load_run(folder)
     state = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     for name, value in loaded.model.state_dict().items():

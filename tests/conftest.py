@@ -1,4 +1,4 @@
-"""The table of reliability: tests carry `case` marks; `--reliability FILE` runs them in full and writes it."""
+"""The reliability table: `case` marks assign tests to its rows; `--reliability FILE` runs them and writes it."""
 
 import os
 from collections import defaultdict
@@ -9,28 +9,28 @@ import pytest
 
 CASES = {
     "R1": "A run stopped at any point and resumed ends with the weights, averages and files of an uninterrupted run",
-    "R2": "Killed while it writes a checkpoint: the file is the old or the new one, and no temporary file remains",
+    "R2": "Process killed while it writes a checkpoint: the file is the old or the new one, no temporary file remains",
     "R3": "Disk full: older checkpoints stay intact, one message, exit 3; the run resumes once there is space",
-    "R4": "Loss or gradient not finite: stops within the step, names the images, keeps the last checkpoint, exit 4",
+    "R4": "Loss or gradient not finite: stops in that step, names the images, keeps the last checkpoint, exit 4",
     "R5": "Images and batches without boxes: finite loss and gradients",
     "R6": "Boxes without area or outside of the image: dropped or clipped, and counted",
-    "R7": "Crowds: excluded from the loss, ignored by AP as in pycocotools, the 12 numbers equal",
-    "R8": "Category ids with gaps: result files carry the original ids",
-    "R9": "Mask values beyond the classes name the file; a crop in which every pixel is ignored has loss 0",
+    "R7": "Crowds: excluded from the loss, handled in AP as in pycocotools, with equal 12 numbers",
+    "R8": "Category ids with gaps: result files contain the original ids",
+    "R9": "Mask values beyond the classes: the error names the file. Crops in which every pixel is ignored: loss 0",
     "R10": "Gray, CMYK, RGBA, palette, 16 bits, EXIF-rotated, wrong suffix: all become height x width x 3 uint8",
-    "R11": "Truncated, empty, missing images: named; `--data.skip_bad N` skips up to N and reports them",
-    "R12": "Decompression bombs: refused from the header, without the memory",
+    "R11": "Truncated, empty, missing images: the error names them; `--data.skip_bad N` skips up to N and reports them",
+    "R12": "Decompression bombs: refused after reading the header, before memory is allocated",
     "R13": "Loader process killed, shared memory full: one message with advice, no process remains",
-    "R14": "Out of memory: evaluation halves its batch and reports it, training suggests a batch size",
-    "R15": "Pickle payloads: never executed, whatever the file",
+    "R14": "Out of memory: evaluation halves its batch and reports it; training suggests a batch size",
+    "R15": "Pickle payloads: never executed, in any kind of file",
     "R16": "`../`, absolute paths and links out of the data set: refused, nothing touched outside",
-    "R17": "Hostile YAML is data; HTML in names is text",
+    "R17": "Hostile YAML: read as data only. HTML in names: shown as text",
     "R18": "No network: every test passes; the error for missing weights says where to put them",
     "resume": "`--resume` refuses settings that contradict the run's",
-    "seed": "The same seed gives the same numbers, whatever the number of loader processes",
+    "seed": "The same seed leads to the same numbers, with any number of loader processes",
     "geometry": "Boxes stay inside, flips and letterbox invert, masks and boxes move together",
-    "formats": "What earlier versions stored opens with the same results; what a newer version stored is refused",
-    "fuzz": "Mutated annotations, masks, images, settings and checkpoints: work, or lead to one message",
+    "formats": "Files of earlier versions load with the same results; files of a newer version are refused",
+    "fuzz": "Mutated annotations, masks, images, settings and checkpoints: each works or leads to one message",
 }
 
 
@@ -60,7 +60,7 @@ def amount(request):
 
 @pytest.fixture
 def measured(record_property):
-    """`measured("100 kills survived")`: what the table says beside a test's name."""
+    """`measured("100 kills survived")`: a text for the table's column `measured`."""
     return lambda text: record_property("measured", text)
 
 

@@ -1,4 +1,4 @@
-"""Imports that import-linter cannot see: modules that are named in a string. They obey the same layers.
+"""Imports that import-linter cannot see, of modules that a string names, obey the same layers.
 
 The names that reach `import_module`, `__import__` or `python -m` in a process of our own are read from the source, and
 checked against the layers that pyproject.toml states for import-linter.

@@ -24,7 +24,9 @@ from data.demo.writer import LAYOUTS, SPLITS, demo_root
 def main(arguments: list[str] | None = None) -> int:
     """`python -m data.demo`; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m data.demo", description="Print where the demo data are.", allow_abbrev=False
+        prog="python -m data.demo",
+        description="Print the folders of the demo data. Draws the data first if they do not exist.",
+        allow_abbrev=False,
     )
     parser.add_argument("--picture", type=Path, metavar="FILE", help="write a picture of the data to FILE")
     picture = parser.parse_args(arguments).picture

@@ -1,4 +1,4 @@
-"""Checks claims of accuracy with the ordinary `eval` where the data are given. Otherwise it states the command."""
+"""Checks claims of accuracy with the `eval` command if the data are given. Otherwise states the command."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PACKAGED = tuple(f"tf_efficientnet_lite{phi}" for phi in range(3))
 def detector(config: ClaimsConfig) -> ClaimRow:
     """Check the AP of a detector on COCO, if both are given."""
     return ClaimRow(
-        "The same, scored here",
+        "An EfficientDet on COCO, scored here",
         "EfficientDet, arXiv:1911.09070v7, table 2: D7 53.4 on val, D0 34.3",
         f"python -m detection.eval --checkpoint {config.detector or 'FILE'} --data.root {config.coco or 'COCO'}",
         *_scored("detection", "AP", config.detector, config.coco, config),

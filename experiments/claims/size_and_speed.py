@@ -102,9 +102,9 @@ def b4_and_resnet50_cost() -> ClaimRow:
     """Compare the multiply-adds of B4 at 380 px and ResNet-50 at 224 px."""
     b4, resnet = (classifier_counts(name, size)["macs"] for name, size in (("efficientnet_b4", 380), ("resnet50", 224)))
     return ClaimRow(
-        "B4 needs about ResNet-50's multiply-adds, and scores 82.6% where that scores 76.3%",
+        "B4 needs about as many multiply-adds as ResNet-50, and scores 82.6% against 76.3%",
         f"{BLOG} (82.6 and 76.3); {PAPER}v5, table 2 (82.9 and 76.0)",
-        "multiply-adds counted at 380 and 224 px; for scores see the rows of both",
+        "multiply-adds counted at 380 and 224 px; scores: see the rows of the two networks",
         f"{billions(b4)} against {billions(resnet)}, {b4 / resnet:.2f} times",
         "holds for multiply-adds" if b4 / resnet < 1 + TOLERATED else "does not hold",
     )
@@ -143,7 +143,7 @@ def other_networks_on_imagenet() -> ClaimRow:
     return ClaimRow(
         "EfficientNet beats VGG, Inception, ResNet and MobileNet on ImageNet",
         f"{PAPER}v5, table 2, and the networks' own papers",
-        "published top-1 and the multiply-adds counted here; for commands see the rows of each",
+        "published top-1 and the multiply-adds counted here; commands: see the row of each network",
         "; ".join(texts),
         "holds for the recipes of 2019; ResNet-50 by recipe A1 scores 80.4, above B2: recipes are part of the score",
     )
@@ -178,6 +178,6 @@ def coco() -> ClaimRow:
         "50.0: none found; the best rival in that table is AmoebaNet with NAS-FPN and AutoAugment, 50.7",
         "D7 counted at 1536 px; to score it, pass --coco FOLDER --detector FILE",
         f"{millions(params)} and {billions(macs)}, published 51.9 M and 325 G",
-        ("52.2 has a source, and its structure agrees" if agrees else "52.2 has a source, but the structure disagrees")
-        + "; 50.0 has none, and is not of a ResNet",
+        ("52.2 has a source, and the counts agree" if agrees else "52.2 has a source, but the counts disagree")
+        + "; 50.0 has no source, and the best rival is not a ResNet",
     )

@@ -14,23 +14,24 @@ class CompareConfig:
     """Settings of `compare`."""
 
     tasks: list[str] = field(default_factory=list)
-    """Any of classification, detection and segmentation; by default the tasks with settings of their own, else all."""
+    """Any of classification, detection and segmentation. By default the tasks that other flags name, such as
+    --detection.epochs; if no flag does, all tasks."""
     backbones: list[str] = field(default_factory=lambda: ["efficientnet_b0", "resnet18"])
     """Networks to compare: names that `python -m backbones` lists, or module:function for your own."""
     baseline: str | None = None
-    """Backbone that differences are measured from; by default the first ResNet, else the last backbone."""
+    """Backbone that the others are compared with. By default the first ResNet, or without one the last backbone."""
     protocol: Protocol = "scratch"
     """How every backbone is trained: scratch (from random weights), finetune, linear or frozen."""
     seeds: int = 1
     """Number of trainings of each backbone on each task, with seeds 0, 1, ..."""
     lrs: list[float] = field(default_factory=list)
-    """Learning rates to try for each backbone, scored on held-out training images; none uses the recipe's."""
+    """Learning rates to try for each backbone, scored on held-out training images. By default as in the recipe."""
     epochs: int | None = None
-    """Passes over the training images, for all tasks; by default the recipe's."""
+    """Number of passes over the training images, for all tasks; by default as in the recipe."""
     batch_size: int | None = None
-    """Images in each step, for all tasks; by default the recipe's."""
+    """Number of images per batch, for all tasks; by default as in the recipe."""
     image_size: int | str | None = None
-    """Side of the square input in pixels, or HxW, for all tasks; by default the recipe's."""
+    """Side of the square input in pixels, or HxW, for all tasks; by default as in the recipe."""
     precision: Precision = "fp32"
     """Number format of the networks' arithmetic: fp32, or mixed precision with bf16 or fp16."""
     device: str = "auto"

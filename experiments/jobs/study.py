@@ -1,4 +1,4 @@
-"""What the studies of networks share, `experiments.search` and `experiments.scaling`: command, checks, folder."""
+"""Code that `experiments.search` and `experiments.scaling` share: command, checks and folder."""
 
 from __future__ import annotations
 

@@ -16,11 +16,11 @@ class ProfileConfig:
     backbones: list[str] = field(default_factory=lambda: ["efficientnet_b0", "resnet50"])
     """Networks to measure: names that `python -m backbones` lists, or module:function for your own."""
     tasks: list[str] = field(default_factory=lambda: ["detection"])
-    """Tasks whose models are built on them: any of classification, detection and segmentation."""
+    """Tasks to build models for: any of classification, detection and segmentation."""
     image_size: int | str = 512
     """Side of the square input in pixels, or HxW."""
     batch_size: int = 1
-    """Images in each pass."""
+    """Number of images per pass."""
     precision: Precision = "fp32"
     """Number format of the networks' arithmetic: fp32, or mixed precision with bf16 or fp16."""
     threads: int | None = None

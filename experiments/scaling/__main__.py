@@ -9,9 +9,9 @@ from experiments.scaling.config import ScalingConfig
 from experiments.scaling.demo import sized_for_demo
 
 DESCRIPTION = (
-    "Scale an EfficientNet as its paper did. Networks from a grid of factors on depth, width and resolution, each "
+    "Scale an EfficientNet as in its paper. Networks from a grid of factors on depth, width and resolution, each "
     "about twice as expensive as the base, are trained on part of the training images and scored on the rest. The best "
-    "factors make a family, phi = 0 to 7. Then scaling one dimension is compared with scaling all three at equal "
+    "factors define a family, phi = 0 to 7. Then scaling one dimension is compared with scaling all three at equal "
     "multiply-adds. Pass settings of the trainings as --TASK.FLAG VALUE and their data as --data.root FOLDER. To "
     "resume after an interruption, run the same command: finished trainings are kept."
 )

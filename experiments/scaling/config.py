@@ -16,7 +16,7 @@ class ScalingConfig:
     task: str = "classification"
     """Task that the networks are trained for: classification, detection or segmentation."""
     base: str = "efficientnet_b0"
-    """EfficientNet that is scaled. It is phi 0 of the family."""
+    """EfficientNet to scale. It is phi 0 of the family."""
     coefficients: list[float] = field(default_factory=list)
     """Factors on depth, width and resolution at phi 1. If given, no grid is trained."""
     depths: list[float] = field(default_factory=lambda: [1.0, 1.2, 1.4])
@@ -28,11 +28,11 @@ class ScalingConfig:
     seed: int = 0
     """Seed of the trainings."""
     epochs: int | None = None
-    """Passes over the training images; by default the recipe's."""
+    """Number of passes over the training images; by default as in the recipe."""
     batch_size: int | None = None
-    """Images in each step; by default the recipe's."""
+    """Number of images per batch; by default as in the recipe."""
     image_size: int | None = None
-    """Side of the base's square input in pixels; by default the recipe's or the base's own."""
+    """Side of the base's square input in pixels; by default the size of the recipe, or of the base network."""
     precision: Precision = "fp32"
     """Number format of the networks' arithmetic: fp32, or mixed precision with bf16 or fp16."""
     device: str = "auto"

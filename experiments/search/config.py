@@ -17,9 +17,9 @@ class SearchConfig:
     task: str = "classification"
     """Task that the networks are trained for: classification, detection or segmentation."""
     base: str = "efficientnet_b0"
-    """EfficientNet whose stages are varied. The first trial trains it unchanged."""
+    """EfficientNet to vary. The first trial trains it unchanged."""
     trials: int = 40
-    """Total number of networks to train. A larger number resumes a finished search."""
+    """Total number of networks to train. To extend a finished search, pass a larger number."""
     sampler: Literal["tpe", "random"] = "tpe"
     """How networks are sampled: by a model of the scores so far (tpe), or at random."""
     objective: Literal["weighted", "front"] = "weighted"
@@ -33,11 +33,11 @@ class SearchConfig:
     seed: int = 0
     """Seed of the trainings and of the sampler."""
     epochs: int | None = None
-    """Passes over the training images; by default the recipe's."""
+    """Number of passes over the training images; by default as in the recipe."""
     batch_size: int | None = None
-    """Images in each step; by default the recipe's."""
+    """Number of images per batch; by default as in the recipe."""
     image_size: int | str | None = None
-    """Side of the square input in pixels, or HxW; by default the recipe's or the base's own."""
+    """Side of the square input in pixels, or HxW; by default the size of the recipe, or of the base network."""
     precision: Precision = "fp32"
     """Number format of the networks' arithmetic: fp32, or mixed precision with bf16 or fp16."""
     device: str = "auto"

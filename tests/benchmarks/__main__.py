@@ -1,4 +1,4 @@
-"""`make bench`: every benchmark against its peer, in turns on this machine, as `docs/performance.md`."""
+"""`make bench`: compares this package with other implementations (peers), and writes `docs/performance.md`."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ import torch
 from tests.benchmarks import accuracy, cached_augmentations, limits, networks, pipeline, settings
 from tests.benchmarks.common import Row, machine
 
-# Why a goal may be missed, by the beginning of the work's name. Shares are torch.profiler's, on two cores.
+# Reasons why a goal may be missed, by the start of the work's name. torch.profiler measured the shares, on two cores.
 WHY = {
-    "D0 512 px": "at the sum of both times above, which no network of many small operations reaches, the ratio would "
-    "be about the goal. In fp32, convolutions take three quarters of the time, at nearly the rate of one large "
-    "product. Swish takes 14%; it is arithmetic too, so oneDNN's convolutions with fused swish take as long as both "
-    "separately. In bf16 they take 63% and 24%. torch.compile with frozen weights saves little (67 ms against 69 in "
-    "fp32, 51 against 56 in bf16) and compiles for 20 to 50 s; it is not used.",
+    "D0 512 px": "if the network took the sum of both times above, the ratio would be about the goal. A network of "
+    "many small operations cannot be that fast. In fp32, convolutions take three quarters of the time, at nearly the "
+    "rate of one large product. Swish takes 14%. It is arithmetic too, so a fused convolution with swish in oneDNN "
+    "takes as long as the two separately. In bf16, convolutions take 63% and swish 24%. torch.compile with frozen "
+    "weights saves little (67 ms instead of 69 ms in fp32, 51 ms instead of 56 ms in bf16) and compiles for 20 to "
+    "50 s, so it is not used.",
     "D0 predict": "the network takes less than two thirds of the time. Importing torch, torchvision, timm, Lightning "
-    "and albumentations takes 5 s, and their shutdown 1.5 s.",
-    "detector training": "forward and backward are torch's own kernels on both sides, of the same layers. Memory "
-    "format, saved tensors, memory allocation and the loss differ. Backward passes of convolutions take half of the "
-    "time, those of batch norm a tenth.",
-    "segmentation training": "convolutions over large maps wait for memory.",
-    "COCO evaluation": "half of the time is faster-coco-eval's matching and accumulation, in C++; the other half "
-    "passes half a million boxes to it as Python objects, as its interface requires.",
-    "memory": "what remains are the inputs of convolutions and norms, which their gradients need.",
+    "and albumentations takes 5 s, and their shutdown takes 1.5 s.",
+    "detector training": "on both sides, torch's kernels compute forward and backward of the same layers. Only memory "
+    "format, saved tensors, memory allocation and the loss differ. The backward pass takes half of the time in "
+    "convolutions and a tenth in batch norms.",
+    "segmentation training": "memory access limits convolutions over large maps.",
+    "COCO evaluation": "faster-coco-eval's matching and accumulation, in C++, take half of the time. Passing half a "
+    "million boxes to it as Python objects, as its interface requires, takes the other half.",
+    "memory": "the rest are inputs of convolutions and norms, which the gradients need.",
 }
 
 
@@ -61,16 +62,16 @@ def page(rows: list[Row], rates: dict[str, float], sections: dict[str, list[str]
     lines = [
         "# Performance",
         "",
-        f"Written by `make bench` on {date.today()}: {machine()}. Both sides run in turns, each network in a process "
-        "of its own. The ratio is the median over rounds of the peer's time divided by ours: above 1, ours is faster. "
-        "On shared machines, single times vary; ratios vary much less.",
+        f"Written by `make bench` on {date.today()}: {machine()}. Our implementation and the other one (the peer) "
+        "run alternately, each network in a process of its own. The ratio is the peer's time divided by ours, as the "
+        "median over rounds: above 1, ours is faster. On shared machines, single times vary; ratios vary much less.",
         "",
-        f"Rates of this machine: {', '.join(f'{value:.0f} {name}' for name, value in rates.items())}. The time that D0 "
-        "at 512 px, prepared as in `predict`, needs at these rates:",
+        f"Measured rates of this machine: {', '.join(f'{value:.0f} {name}' for name, value in rates.items())}. At "
+        "these rates, D0 at 512 px, prepared as in `predict`, would take this time:",
         "",
         *limits.bounds(rates),
         "",
-        "| work | peer | goal | measured | ours | peer | |",
+        "| work | peer | goal | ratio | ours | peer's | remark |",
         "|---|---|---|---|---|---|---|",
     ]
     missed = []

@@ -1,4 +1,4 @@
-"""Scores of the faster paths beside the plain one, on a detector and a segmenter trained on the drawn scenes."""
+"""Scores of networks prepared for inference and of plain ones, for a detector and a segmenter on the drawn scenes."""
 
 from __future__ import annotations
 

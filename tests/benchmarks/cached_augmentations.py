@@ -1,4 +1,4 @@
-"""Time that `--data.cached_augmentations` saves: trainings with a frozen backbone in each step and without."""
+"""Time that `--data.cached_augmentations` saves: trainings that run a frozen backbone in each step, or never."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def table() -> list[str]:
     """Lines of Markdown: seconds of an epoch, of the whole command, and the score, on the drawn scenes."""
     lines = [
         f"| drawn scenes | backbone runs in each step | {AUGMENTATIONS} augmentations, features computed first | "
-        "the same, features cached by an earlier training | epochs are faster by |",
+        "the same, features cached by an earlier training | speed-up of epochs |",
         "|---|---|---|---|---|",
     ]
     for protocol, epochs in TRAININGS:

@@ -1,4 +1,4 @@
-"""Ratios to a peer that hold on noisy machines: both run in turns, and the median of their ratios counts."""
+"""Ratios of times that are stable on noisy machines: both sides run alternately, and the median ratio is used."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Row:
 def compare(
     work: str, peer: str, goal: float | None, ours: Work, theirs: Work, rounds: int = 7, remark: str = ""
 ) -> Row:
-    """Time both in turns after one call each; the ratio is above 1 where ours takes less time."""
+    """Call each once, then time both alternately. The ratio is above 1 if ours takes less time."""
     for warm_up in (ours, theirs):
         warm_up()
     return paired(work, peer, goal, lambda: timed(ours), lambda: timed(theirs), rounds, remark)
@@ -50,10 +50,10 @@ def compare_apart(
     remark: str = "",
     calls: int = 1,
 ) -> Row:
-    """`compare` with a process for each side, so that what one tells its allocator does not help the other.
+    """`compare` with a process for each side, so that allocator settings of one side do not affect the other.
 
-    `ours` and `theirs` are functions of a module; each builds its side's work in that side's process, which then does
-    it `calls` times in each turn: a single pass after the other side's finds nothing of its own in the caches.
+    `ours` and `theirs` are functions of a module. Each builds the work of its side in the process of that side. A turn
+    does the work `calls` times, because the first pass after the other side's turn finds cold caches.
     """
     context = multiprocessing.get_context("spawn")
     pipes, processes = [], []
@@ -67,7 +67,7 @@ def compare_apart(
             pipe, other = context.Pipe()
             processes.append(context.Process(target=_serve, args=(other, build, calls), daemon=True))
             processes[-1].start()
-            other.close()  # or nobody would hear of it where the process ends early
+            other.close()  # otherwise `recv` would wait forever if the process ends early
             pipe.recv()
             pipes.append(pipe)
         return paired(work, peer, goal, lambda: asked(pipes[0]), lambda: asked(pipes[1]), rounds, remark)
@@ -77,7 +77,7 @@ def compare_apart(
 
 
 def _serve(pipe: Connection, build: Callable[[], Work], calls: int) -> None:
-    """Build the work, do it once, and then whenever asked tell how long it takes, on average of `calls`."""
+    """Build the work, do it once, and then send its time for each request, averaged over `calls`."""
     work = build()
     work()
     pipe.send(None)
@@ -94,7 +94,7 @@ def paired(
     rounds: int,
     remark: str,
 ) -> Row:
-    """The row of two functions that take turns and tell their seconds."""
+    """The row of two functions that are called alternately and return seconds."""
     pairs = [(theirs(), ours()) for _ in range(rounds)]
     ratio = statistics.median(a / b for a, b in pairs)
     row = Row(work, peer, goal, ratio, *(statistics.median(pair[i] for pair in pairs) for i in (1, 0)), remark)

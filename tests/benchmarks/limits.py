@@ -1,4 +1,4 @@
-"""What the hardware allows: rates that were measured, and the time that D0 could take at them; images/s as it grows."""
+"""Limits of the hardware: measured rates, the time of D0 at these rates, and its images/s in several settings."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ from tests.benchmarks.common import timed
 
 
 def rates() -> dict[str, float]:
-    """What this machine can do: GFLOP/s (two for a multiply-add) of matrix products, GB/s of copies."""
+    """Rates of this machine: GFLOP/s of matrix products (two operations per multiply-add) and GB/s of copies."""
     side = 2048
     found = {}
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         a, b = (torch.randn(side, side).to(dtype) for _ in range(2))
         a @ b
-        found[f"GEMM {name}, GFLOP/s"] = 2 * side**3 / min(timed(lambda a=a, b=b: a @ b) for _ in range(7)) / 1e9
+        seconds = min(timed(lambda a=a, b=b: a @ b) for _ in range(7))
+        found[f"GFLOP/s in {name} matrix products"] = 2 * side**3 / seconds / 1e9
     block, target = torch.randn(2**26), torch.empty(2**26)
     target.copy_(block)
     seconds = min(timed(lambda: target.copy_(block)) for _ in range(7))
-    found["copy, GB/s read and written"] = 2 * block.nbytes / seconds / 1e9
+    found["GB/s read and written in copies"] = 2 * block.nbytes / seconds / 1e9
     return found
 
 
 class Traffic(TorchDispatchMode):
-    """Bytes that operations read and write, as if each went to memory and back; views move none."""
+    """Counts the bytes that operations read and write if nothing stays in caches. Views move no bytes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,8 +58,8 @@ def bounds(found: dict[str, float]) -> list[str]:
             model(images)
         with torch.no_grad(), Traffic() as traffic:
             model(images)
-        arithmetic = 1e-6 * flops.get_total_flops() / found[f"GEMM {precision}, GFLOP/s"]
-        moved = 1e-6 * traffic.bytes / found["copy, GB/s read and written"]
+        arithmetic = 1e-6 * flops.get_total_flops() / found[f"GFLOP/s in {precision} matrix products"]
+        moved = 1e-6 * traffic.bytes / found["GB/s read and written in copies"]
         lines.append(
             f"- {precision}: {flops.get_total_flops() / 1e9:.1f} GFLOP take {arithmetic:.0f} ms as one large matrix "
             f"product. Its operations read and write {traffic.bytes / 1e9:.2f} GB, which takes {moved:.0f} ms at the "

@@ -1,4 +1,4 @@
-"""Networks alone: inference, training steps, and what a step keeps in memory."""
+"""Benchmarks of networks alone: inference, training steps, and memory saved for backward."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CLASSES = 90
 
 def inference() -> list[Row]:
     """D0 at 512 px and B0 at 224 px, one image at a time and several, as `predict` runs them."""
-    d0, effdets = "D0 512 px inference, network only", "effdet fp32 as people run it"
+    d0, effdets = "D0 512 px inference, network only", "effdet, fp32, default settings"
     rows = [
         compare_apart(f"{d0}, {precision}", effdets, goal, partial(our_d0, precision), effdets_d0, calls=5)
         for precision, goal in (("fp32", 3.0), ("bf16", 5.0))
@@ -82,7 +82,7 @@ def placed(model, size, precision):
 
 
 def seen(model, size, layout=torch.contiguous_format):
-    """A pass over random images, `size` is their number and side."""
+    """A pass over random images. `size` is their number and their side in pixels."""
     batch, side = size
     images = torch.randn(batch, 3, side, side).to(memory_format=layout)
     model.eval()
@@ -95,7 +95,7 @@ def seen(model, size, layout=torch.contiguous_format):
 
 
 def training() -> list[Row]:
-    """One step of each task as `train` takes it, against the peer that people train, each in a process of its own."""
+    """One training step of each task as in `train`, and of its peer, each in a process of its own."""
     return [
         compare_apart(
             "detector training step, batch 8 at 320 px, loader included", "effdet train bench", 2.0,
@@ -214,8 +214,8 @@ def memory() -> Row:
     saved = [kept(copy.deepcopy(model), x) for model, x in (
         (ours, images.to(memory_format=torch.channels_last)), (theirs, images),
     )]  # fmt: skip
-    row = Row("memory saved for backward, D0, batch 8 at 512 px (GB in place of seconds)", "effdet", 0.7,
-              saved[0] / saved[1], saved[0] / 1e9, saved[1] / 1e9, "share of effdet's: lower is better")  # fmt: skip
+    row = Row("memory saved for backward, D0, batch 8 at 512 px (GB, not seconds)", "effdet", 0.7,
+              saved[0] / saved[1], saved[0] / 1e9, saved[1] / 1e9, "share of effdet's; lower is better")  # fmt: skip
     print(f"{row.work}: {row.ours:.2f} against {row.theirs:.2f}, {row.ratio:.2f}", flush=True)
     return row
 

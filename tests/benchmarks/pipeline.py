@@ -1,4 +1,4 @@
-"""Around the networks: loading, suppression, scoring, and the whole predict command."""
+"""Benchmarks of everything around the networks: loading, suppression, scoring, and the whole predict command."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def _classification(files: list[Path]) -> Row:
 def _decode_share(files: list[Path]) -> Row:
     crop = TrainCrop((224, 224), "bicubic", 0.08, 0.4, "none", (124, 116, 104))
     row = compare(
-        "classification loader against the bare JPEG decode", "cv2.imdecode alone", 0.6,
+        "classification loader, compared with JPEG decoding alone", "cv2.imdecode alone", 0.6,
         lambda: collate([crop(_sample(file), seed) for seed, file in enumerate(files)]),
         lambda: [cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_COLOR) for file in files],
     )  # fmt: skip
@@ -116,7 +116,7 @@ def _detection(files: list[Path]) -> Row:
 
 
 def suppression() -> Row:
-    """5000 candidates of 20 classes in one image; effdet's loop over what it returns, cut off at 100."""
+    """5000 candidates of 20 classes in one image, 100 detections. effdet's loop is cut off at 100 afterwards."""
     torch.manual_seed(0)
     corners = torch.rand(5000, 2) * 400
     boxes = torch.cat([corners, corners + 10 + torch.rand(5000, 2) * 100], 1)
@@ -128,7 +128,7 @@ def suppression() -> Row:
         return index[:100], kept[:100]
 
     return compare("soft-NMS, 5000 candidates", "effdet's loop", 5.0, lambda: soft_nms(found), theirs, rounds=3,
-                   remark="effdet's has no limit of its own: it runs on to its score threshold")  # fmt: skip
+                   remark="effdet does not stop at 100 detections, only at its score threshold")  # fmt: skip
 
 
 def scoring() -> Row:
@@ -156,7 +156,7 @@ def scoring() -> Row:
 
         row = compare("COCO evaluation, 5,000 images x 100 boxes", "pycocotools", 8.0, ours, theirs, rounds=2)
         gap = max(abs(a - b) for a, b in zip(numbers["ours"], numbers["theirs"], strict=True))
-        row.remark = f"twelve numbers equal to {gap:.0e}"
+        row.remark = f"largest difference of the twelve numbers: {gap:.0e}"
         return row
 
 

@@ -1,4 +1,4 @@
-"""The rows of `engine.execution` for this machine against what else could stand there, on D0."""
+"""The rows of `engine.execution` for this machine, compared with alternatives, on D0."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BATCHES = {"train": (8, 256), "eval": (8, 512), "predict": (1, 512)}  # images, 
 
 @dataclass(frozen=True)
 class Way:
-    """How D0 is run."""
+    """One way to run D0."""
 
     purpose: Purpose
     precision: str = "fp32"
@@ -59,15 +59,15 @@ class Way:
 
 
 def table() -> list[str]:
-    """Lines of Markdown: each row of the table, and how much longer each alternative to it takes."""
-    lines = ["| cpu | settings | time | alternatives take, times as long |", "|---|---|---|---|"]
+    """Lines of Markdown: each row of the table, and the time of each alternative relative to it."""
+    lines = ["| cpu | settings | time | time of alternatives, relative to ours |", "|---|---|---|---|"]
     for purpose, (batch, side) in BATCHES.items():
         for precision in ("fp32", "bf16"):
             setting = execution_for("cpu", precision, purpose)
             ours = Way(purpose, precision, folded=setting.folded, keeps_memory=setting.keeps_memory)
             others = {
                 "not channels-last": replace(ours, channels_last=False),
-                "freed memory given back": replace(ours, keeps_memory=False),
+                "freed memory returned to the system": replace(ours, keeps_memory=False),
             }
             if setting.folded:
                 others["batch norms not folded"] = replace(ours, folded=False)

@@ -1,4 +1,4 @@
-"""The interface of albumentations that data/compat.py uses. The message of a failed test names the place to look at."""
+"""The interface of albumentations that data/compat.py uses. A failure message names the code to look at."""
 
 import random
 

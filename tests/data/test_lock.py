@@ -1,4 +1,4 @@
-"""Locks. They outlive their process if another one inherited the file, and are open for writing, as NFS needs it."""
+"""Locks: they outlive their process if another process inherited the file. Lock files are open for writing, for NFS."""
 
 import errno
 import fcntl

@@ -1,4 +1,4 @@
-"""What a page loads from other hosts is found, and what a reader may follow is not."""
+"""Finds everything that a page loads from another host. Links to other hosts are allowed."""
 
 import pytest
 

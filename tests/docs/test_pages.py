@@ -1,10 +1,10 @@
-"""Every code block of README, CONTRIBUTING and the documentation is run, or parsed by the parser that reads it.
+"""Every code block of README, CONTRIBUTING and the documentation is run, or parsed by the command that it calls.
 
-- bash: each command is parsed by its own parser; below a line `<!-- run -->` it is run as well, at a tiny size, where
-  ROOT and PHOTOS are folders of drawn scenes.
+- bash: each command is parsed by its own parser. A block below a line `<!-- run -->` is also run, at a tiny size; ROOT
+  and PHOTOS are then folders of drawn scenes.
 - python: run, the blocks of a page one after the other in one namespace. A first line `# mine.py` names a file that
   the block is written to first.
-- yaml and json: parsed. text: pictures of files and output, which nothing reads.
+- yaml and json: parsed. text: listings of files and output, which are not checked.
 """
 
 import json

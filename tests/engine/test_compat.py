@@ -1,4 +1,4 @@
-"""torch and Lightning as engine/compat.py uses them. Where a test fails, look at the place that its message names."""
+"""The parts of torch and Lightning that engine/compat.py uses. A failure message names the code to look at."""
 
 import torch
 from torch import nn

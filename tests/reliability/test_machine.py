@@ -51,7 +51,7 @@ def test_kill_9_while_a_checkpoint_is_written(tmp_path, amount, measured):
         sweep(tmp_path)
         assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
     assert caught  # at least one kill happened during a write
-    measured(f"{kills} kills, {caught} of them within a write: every `last.ckpt` whole, nothing left over")
+    measured(f"{kills} kills, {caught} of them during a write: every `last.ckpt` complete, no other file remains")
 
 
 @pytest.mark.case("R3")
@@ -76,7 +76,7 @@ def test_disk_full_while_training(small_disk, coco_root, monkeypatch, capsys, me
     (disk / "filler").unlink()
     run(train_command, "--resume", output)
     assert (output / "record.json").exists()
-    measured("400 MB tmpfs filled after the first epoch: last.ckpt byte for byte as before, exit 3, then resumed")
+    measured("400 MB tmpfs filled after the first epoch: last.ckpt unchanged, exit 3, then resumed")
 
 
 @pytest.mark.case("R3")
@@ -239,7 +239,7 @@ def test_evaluation_that_does_not_fit_halves_its_batch(coco_root, tmp_path, meas
     assert "at a time" in done.stderr
     for name in ("metrics.json", "detections.json"):
         assert (tmp_path / "one" / name).read_text() == (tmp_path / "twelve" / name).read_text()
-    measured("12 images at a time did not fit: halved until they did, same scores as one at a time")
+    measured("12 images per batch did not fit: batch halved until it fitted, same scores as with one image per batch")
 
 
 @pytest.mark.case("R18")

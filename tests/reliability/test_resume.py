@@ -152,7 +152,7 @@ def test_kill_9_at_any_time(uninterrupted, coco_root, tmp_path, amount, measured
                 process.wait(draw.uniform(0, 9) if kills < wanted else None)
         if process.returncode == 0:
             assert_same(uninterrupted, output)
-    measured(f"{kills} kill -9 in {runs} trainings: weights and files as never stopped")
+    measured(f"{kills} kill -9, {runs} training{'s' * (runs != 1)}: weights and files as in an uninterrupted run")
 
 
 @pytest.mark.case("R1")

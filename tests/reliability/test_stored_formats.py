@@ -1,4 +1,4 @@
-"""What earlier versions stored opens: runs, checkpoints, comparisons. What a newer version stored is refused."""
+"""Runs, checkpoints and comparisons of earlier versions load. Those of a newer version are refused."""
 
 import json
 import shutil

@@ -1,7 +1,7 @@
-"""Decoders of segmentation-models-pytorch as segmentation uses them, without its encoders.
+"""Decoders of segmentation-models-pytorch as segmentation uses them, without encoders.
 
-Where a test fails, look at segmentation_models_pytorch/decoders/NAME/decoder.py and model.py: the arguments that its
-model hands to its decoder stand in segmentation/decoders.py.
+If a test fails, look at segmentation_models_pytorch/decoders/NAME/decoder.py and model.py. The arguments that the model
+passes to its decoder are repeated in segmentation/decoders.py.
 """
 
 import pytest
