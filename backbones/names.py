@@ -22,7 +22,7 @@ def is_study_network(name: str) -> bool:
 def split_tag(name: str) -> tuple[str, str | None]:
     """`"resnet50.tv_in1k"` -> `("resnet50", "tv_in1k")`.
 
-    The tag is None where the name has none. `module:function` and `STUDY#NETWORK` have no tag, dots included.
+    The tag is None if the name has none. `module:function` and `STUDY#NETWORK` have no tag, dots included.
     """
     if is_custom(name) or is_study_network(name):
         return name, None

@@ -96,10 +96,10 @@ def sweep(folder: Path) -> None:
 
 @contextmanager
 def occupied(folder: Path) -> Iterator[None]:
-    """Keep other processes from training in a run folder. Raises UserError where one does.
+    """Keep other processes from training in a run folder. Raises UserError if one does.
 
-    Loader processes hold on to the lock as well, and outlive a trainer that was killed by some seconds. Where the file
-    system has no locks, nothing keeps others away: a warning says so. Raises BadInput where nothing can be written.
+    Loader processes share the lock. If a trainer is killed, they keep it for some seconds. If the file system has no
+    locks, a warning states that other processes cannot be kept away. Raises BadInput if the folder cannot be written.
     """
     try:
         file = open(folder / LOCKED, "a" if LOCKED == ".lock" else "r+")  # noqa: SIM115 - closed below
@@ -172,7 +172,7 @@ def is_run(file: Path) -> bool:
 def read_run(path: str | Path) -> tuple[RunInfo, dict[str, torch.Tensor]]:
     """A run's description, and the weights that it was evaluated with.
 
-    Raises BadInput if `path` is no run, or a run of a newer version of this package.
+    Raises BadInput if `path` is not a run, or a run of a newer version of this package.
     """
     file = find_checkpoint(path)
     if not is_run(file):

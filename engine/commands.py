@@ -143,7 +143,7 @@ def _data_root(task: Task, spec: TaskSpec, root: str | None) -> Path:
 def _resume_config(config: TrainConfig) -> TrainConfig:
     """The settings of the run to resume.
 
-    Raises BadInput if `config.resume` is no run folder, UserError if the run is complete or a flag contradicts it.
+    Raises BadInput if `config.resume` is not a run folder, UserError if the run is complete or a flag contradicts it.
     """
     folder = Path(str(config.resume))
     file = folder / "config.yaml"

@@ -230,7 +230,7 @@ LAYOUTS = (  # the first one that matches
 
 
 def layout_of(root: Path) -> Layout:
-    """Return the layout of a folder. Raises BadInput where it has none of the three."""
+    """Return the layout of a folder. Raises BadInput if it has none of the three."""
     if not root.is_dir():
         raise BadInput(f"no data set at {root}: there is no such folder")
     for layout in LAYOUTS:

@@ -32,7 +32,7 @@ def audit(root: Path, image_size: int, output: Path) -> list[Finding]:
         image_size: side of the square input, in pixels, that anchors are checked for.
         output: folder for the results.
 
-    Returns the findings, worst first. Raises BadInput where the folder is no data set.
+    Returns the findings, worst first. Raises BadInput if the folder is not a data set.
     """
     from rich.console import Console
     from rich.progress import track

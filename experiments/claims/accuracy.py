@@ -86,7 +86,7 @@ def classifier(row: Published, config: ClaimsConfig) -> ClaimRow:
 def _evaluate(task: str, arguments: list[str], output: Path) -> dict[str, float] | str:
     """Run the ordinary `eval`, unless its metrics are in `output` already.
 
-    Returns the metrics, or the reason why there are none. Raises UserError where stored metrics cannot be read.
+    Returns the metrics, or the reason why there are none. Raises UserError if stored metrics cannot be read.
     """
     file = output / "metrics.json"
     if not file.exists():

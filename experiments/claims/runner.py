@@ -22,7 +22,7 @@ from experiments.claims.row import ClaimRow
 def write_claims(config: ClaimsConfig) -> list[ClaimRow]:
     """Check all claims, print the table, and write `claims.md` and `claims.csv`; returns the rows.
 
-    A row whose check cannot be run states the reason. Raises BadInput where the folder cannot be written.
+    A row whose check cannot be run states the reason. Raises BadInput if the folder cannot be written.
     """
     folder = Path(config.output)
     try:

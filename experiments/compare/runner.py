@@ -64,7 +64,7 @@ def compare(config: CompareConfig, task_arguments: dict[str, list[str]]) -> Path
         config: settings of the comparison.
         task_arguments: for each task, additional arguments of its train command.
 
-    Raises UserError before the first training for wrong arguments, and BadInput after the report is written where
+    Raises UserError before the first training for wrong arguments, and BadInput after the report is written if
     trainings failed.
     """
     config.check()
@@ -135,7 +135,7 @@ class ComparisonRunner:
         return report
 
     def check_data(self, entries: Sequence[Entry]) -> None:
-        """Raise BadInput where trainings of one task read different files, because the data changed between them."""
+        """Raise BadInput if trainings of one task read different files, because the data changed between them."""
         first: dict[str, tuple[str, Any]] = {}
         for entry in entries:
             if entry.outcome is not None and not entry.outcome.error:

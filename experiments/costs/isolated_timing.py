@@ -34,7 +34,7 @@ class IsolatedCost:
 def measure_isolated(network: str, image_size: int, passes: int = 1) -> IsolatedCost:
     """Measure a network with random weights on square images of `image_size` px: batch 1, fp32, one core.
 
-    Raises BadInput where the process fails, most likely because memory is short.
+    Raises BadInput if the process fails, most likely because memory is short.
     """
     command = [sys.executable, "-m", "experiments.costs.isolated_timing", network, str(image_size), str(passes)]
     process = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})

@@ -21,7 +21,7 @@ class Meter:
         cell: one of the trainings. Its data are read to find the number of classes.
         timed: whether to measure latency too, on the device that the cell names.
 
-    Raises UserError where there is no such device, BadInput where data are absent or bad.
+    Raises UserError if there is no such device, BadInput if data are absent or bad.
 
     Attributes:
         size: height and width of the input in pixels. It may be set.
@@ -41,7 +41,7 @@ class Meter:
         return round(math.sqrt(math.prod(self.size)))
 
     def measure(self, cell: Cell) -> dict[str, float]:
-        """Return `params` and `macs` of the cell's model for one image, and `latency_ms` where it is timed."""
+        """Return `params` and `macs` of the cell's model for one image, and `latency_ms` if it is timed."""
         with torch.device("meta"):
             model = self.build(cell).eval()
             macs = multiply_adds(model, torch.zeros(1, 3, *self.size))

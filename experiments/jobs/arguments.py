@@ -70,7 +70,7 @@ def shared_arguments(config: SharedSettings, task: str, task_arguments: Sequence
 
     Later ones override earlier ones. The order is: the preset, the settings for all tasks, the settings for this task.
 
-    Raises UserError where `task_arguments` contain a flag that the experiment sets itself.
+    Raises UserError if `task_arguments` contain a flag that the experiment sets itself.
     """
     for argument in task_arguments:
         name = argument.removeprefix("--").partition("=")[0]

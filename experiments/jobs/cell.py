@@ -66,7 +66,7 @@ class Cell:
 
     @property
     def neck(self) -> str | None:
-        """Name of the neck, or of segmentation's decoder. None where the network keeps its own head."""
+        """Name of the neck, or of segmentation's decoder. None if the network keeps its own head."""
         return self.settings.get("decoder", self.settings.get("neck"))
 
     @property

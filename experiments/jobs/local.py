@@ -50,7 +50,7 @@ class Outcome:
 def finished(cell: Cell, folder: Path) -> Outcome | None:
     """Return the outcome of a cell that was finished in `folder` earlier, or None.
 
-    Raises BadInput where `complete.json` is damaged.
+    Raises BadInput if `complete.json` is damaged.
     """
     try:
         content = json.loads((folder / COMPLETE).read_text())
@@ -70,7 +70,7 @@ def run(cell: Cell, folder: Path, lock: IO[str], report: Callable[[str], None] =
         lock: an open, locked file. The process inherits it, so the lock lasts as long as the process.
         report: called with each line that the process prints. It may raise Pruned, which ends the process.
 
-    Raises KeyboardInterrupt where the process was interrupted, and Pruned.
+    Raises KeyboardInterrupt if the process was interrupted, and Pruned.
     """
     arguments = _train_arguments(cell, folder)
     log = folder.with_suffix(".log")

@@ -21,7 +21,7 @@ def only_one(folder: Path) -> Iterator[IO[str]]:
     Yields the locked file, which trainings inherit: the lock lasts until the last of them has ended. Where the file
     system has no locks, a warning is printed and nothing prevents a second experiment in the folder.
 
-    Raises UserError where another experiment or a training of one holds the lock, BadInput for an unwritable folder.
+    Raises UserError if another experiment or a training of one holds the lock, BadInput for an unwritable folder.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

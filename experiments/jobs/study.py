@@ -43,7 +43,7 @@ class StudyFolder:
     def save_network(self, name: str, network: Architecture) -> str:
         """Store a network. Returns its backbone name, with the folder's full path so that it works from any folder.
 
-        Raises BadInput where the folder holds another network of that name.
+        Raises BadInput if the folder holds another network of that name.
         """
         return save(self.path.resolve(), name, network)
 
@@ -60,7 +60,7 @@ def training_arguments(config: StudyConfig, train_arguments: Sequence[str], stud
         train_arguments: arguments of the task's train command, from the command line.
         study: its name for messages, such as "search".
 
-    Raises UserError where `train_arguments` contain a flag that the study sets itself.
+    Raises UserError if `train_arguments` contain a flag that the study sets itself.
     """
     for argument in train_arguments:
         name = argument.partition("=")[0]

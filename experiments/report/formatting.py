@@ -148,7 +148,7 @@ def points(value: float) -> str:
 
 
 def score_text(row: Row) -> str:
-    """Format the mean score: `71.2 ± 0.4`, with the standard deviation where there are several seeds."""
+    """Format the mean score: `71.2 ± 0.4`, with the standard deviation if there are several seeds."""
     return percent(row.mean) + (f" ± {100 * row.spread:.1f}" if row.spread is not None else "")
 
 

@@ -35,7 +35,7 @@ class FinishedRun:
 
     @property
     def score(self) -> float:
-        """The task's headline metric after the last epoch, a fraction; NaN where it is undefined."""
+        """The task's headline metric after the last epoch, a fraction; NaN if it is undefined."""
         value = self.record["metrics"][TASKS[self.record["task"]].metric]
         return float("nan") if value is None else value
 
@@ -115,7 +115,7 @@ class Row:
 
 
 class Comparison:
-    """A comparison that `experiments.compare` wrote to a folder. Raises BadInput where it cannot be read."""
+    """A comparison that `experiments.compare` wrote to a folder. Raises BadInput if it cannot be read."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -33,7 +33,7 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """`better`, `worse`, or `not distinguishable` where the interval contains 0."""
+        """`better`, `worse`, or `not distinguishable` if the interval contains 0."""
         return "better" if self.low > 0 else "worse" if self.high < 0 else "not distinguishable"
 
 
@@ -56,7 +56,7 @@ def bootstrap(
     interval covers the choice of images only. Deviations are multiplied by sqrt(n / (n - 1)), because a resample of n
     seeds varies less than n new ones (Rao and Wu, J. Am. Stat. Assoc. 83, 1988). The ends are percentiles.
 
-    Raises BadInput where the runs were not scored on the same images.
+    Raises BadInput if the runs were not scored on the same images.
     """
     runs = [*ours, *baseline]
     if any(run.keys != runs[0].keys or run.metric != runs[0].metric for run in runs):
@@ -83,7 +83,7 @@ def bootstrap(
 
 
 def read_images(run: Path) -> ImageResults:
-    """Read the results by image from the folder of a finished run. Raises BadInput where they are absent or damaged."""
+    """Read the results by image from the folder of a finished run. Raises BadInput if they are absent or damaged."""
     try:
         record = read_record(run / "record.json", config_of)
         return task_spec(record["task"]).read_images(run, record)

@@ -113,7 +113,7 @@ class StudyNetworks:
     def store_family(self, chosen: Coefficients, folder: StudyFolder) -> dict[int, Architecture]:
         """Store the members phi 0 to 7 that can be built, as `phi0` to `phi7`; returns them by phi.
 
-        Raises BadInput where the folder holds other networks of these names.
+        Raises BadInput if the folder holds other networks of these names.
         """
         family = {phi: member for phi in PHIS if _can_be_built(member := chosen.of(self.base, phi))}
         try:

@@ -37,8 +37,8 @@ def scale(config: ScalingConfig, train_arguments: Sequence[str]) -> None:
         config: settings of the study.
         train_arguments: arguments of the task's train command.
 
-    Raises UserError or BadInput before the first training for wrong arguments or bad data. Raises BadInput where the
-    whole grid fails, and after all files are written where single trainings failed.
+    Raises UserError or BadInput before the first training for wrong arguments or bad data. Raises BadInput if the
+    whole grid fails, and after all files are written if single trainings failed.
     """
     grid = [] if config.coefficients else list(candidates(config.depths, config.widths))
     if not grid and not config.coefficients:
@@ -120,7 +120,7 @@ class Study:
         return result
 
     def best(self, tried: Sequence[NetworkResult]) -> Coefficients:
-        """Return the coefficients of the grid's network with the best score. Raises BadInput where none has one."""
+        """Return the coefficients of the grid's network with the best score. Raises BadInput if none has one."""
         scored = [result for result in tried if result.score == result.score]
         if not scored:
             raise BadInput(f"no network of the grid has a score: {tried[-1].error or f'{self.metric} is undefined'}")

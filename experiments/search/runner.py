@@ -150,7 +150,7 @@ class Search:
     def pruning_callback(
         self, trial: optuna.Trial, cell: Cell, run_folder: Path, cost: float, show_line: Callable[[str], None]
     ) -> Callable[[str], None]:
-        """Return a callback for the lines that a training prints. It raises Pruned where the scores are too low."""
+        """Return a callback for the lines that a training prints. It raises Pruned if the scores are too low."""
         reported: set[int] = set()  # epochs
 
         def on_line(text: str) -> None:
@@ -170,7 +170,7 @@ class Search:
         return on_line
 
     def check_failures(self) -> None:
-        """Raise BadInput where all trials so far have failed, and there are at least MOST_FAILURES of them."""
+        """Raise BadInput if all trials so far have failed, and there are at least MOST_FAILURES of them."""
         failed = self.trials.in_states(TrialState.FAIL)
         if len(failed) >= MOST_FAILURES and not self.trials.in_states(TrialState.COMPLETE, TrialState.PRUNED):
             raise BadInput(

@@ -40,7 +40,7 @@ def fixed_settings(config: SearchConfig, base: Cell) -> dict[str, Any]:
 def is_stored(config: SearchConfig, base: Cell) -> bool:
     """Whether the search's folder already holds the settings of a search.
 
-    Raises UserError where they differ from these, BadInput where the file is damaged.
+    Raises UserError if they differ from these, BadInput if the file is damaged.
     """
     file = Path(config.output) / FILE
     if not file.exists():

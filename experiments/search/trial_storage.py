@@ -85,7 +85,7 @@ class TrialStorage:
         space: the search space.
         epochs: epochs of each training.
 
-    Raises BadInput where the journal is damaged.
+    Raises BadInput if the journal is damaged.
     """
 
     def __init__(self, config: SearchConfig, folder: Path, space: Space, epochs: int) -> None:
@@ -116,7 +116,7 @@ class TrialStorage:
     def locked(self) -> Iterator[None]:
         """Keep other processes from beginning or replacing trials within the `with` block.
 
-        Raises BadInput where the file system has no locks.
+        Raises BadInput if the file system has no locks.
         """
         with open(self.folder / ".lock", "a") as file:
             try:
@@ -130,7 +130,7 @@ class TrialStorage:
             yield
 
     def begin_next(self) -> RunningTrial | None:
-        """Begin the next trial; None where there are enough, though other processes may still be training some."""
+        """Begin the next trial; None if there are enough, though other processes may still be training some."""
         with self.locked():
             self._replace_killed()
             while len(self.in_states()) < self.config.trials:
