@@ -31,7 +31,10 @@ def main(arguments: list[str] | None = None) -> int:
     table = detailed(names) if len(names) <= MAX_BUILT else brief(names)
     try:
         # A pipe has no width. 200 columns are enough to show every cell completely.
-        Console(width=None if sys.stdout.isatty() else 200).print(table)
+        console = Console(width=None if sys.stdout.isatty() else 200)
+        with console.capture() as text:  # its own print exits with code 1 where the reader has closed the pipe
+            console.print(table)
+        print(text.get(), end="")
         if len(names) > MAX_BUILT:
             print(f"{len(names)} networks match. Levels and parameters are shown for {MAX_BUILT} or fewer.")
         sys.stdout.flush()  # a closed pipe raises here, not while Python exits

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 
-@pytest.mark.parametrize("arguments", [["backbones", "efficientnet*"], ["data.demo"]], ids=lambda a: a[0])
+@pytest.mark.parametrize("arguments", [["backbones", "resnet18"], ["data.demo"]], ids=lambda a: a[0])
 def test_a_closed_pipe_is_no_error(arguments: list[str]) -> None:
     reader, writer = os.pipe()
     os.close(reader)
