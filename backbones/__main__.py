@@ -10,7 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from backbones.errors import UserError, unknown_name, with_flags
+from backbones.errors import UserError, discard_output, unknown_name, with_flags
 
 if TYPE_CHECKING:
     from backbones.base import Backbone
@@ -29,10 +29,17 @@ def main(arguments: list[str] | None = None) -> int:
         print(with_flags(error), file=sys.stderr)
         return error.exit_code
     table = detailed(names) if len(names) <= MAX_BUILT else brief(names)
-    # A pipe has no width. 200 columns are enough to show every cell completely.
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
-    if len(names) > MAX_BUILT:
-        print(f"{len(names)} networks match. Levels and parameters are shown for {MAX_BUILT} or fewer.")
+    try:
+        # A pipe has no width. 200 columns are enough to show every cell completely.
+        console = Console(width=None if sys.stdout.isatty() else 200)
+        with console.capture() as text:  # its own print exits with code 1 where the reader has closed the pipe
+            console.print(table)
+        print(text.get(), end="")
+        if len(names) > MAX_BUILT:
+            print(f"{len(names)} networks match. Levels and parameters are shown for {MAX_BUILT} or fewer.")
+        sys.stdout.flush()  # a closed pipe raises here, not while Python exits
+    except BrokenPipeError:
+        discard_output()
     return 0
 
 

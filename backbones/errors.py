@@ -6,7 +6,9 @@ turns that into "pass --pretrained false".
 """
 
 import difflib
+import os
 import re
+import sys
 from collections.abc import Iterable
 from functools import partial
 
@@ -60,3 +62,8 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     listed = near or (known if len(known) <= 20 else [])
     suggestion = (" Did you mean " if near else " Known: ") + ", ".join(listed) + ("?" if near else ".")
     return UserError(f"unknown {kind} '{name}'.{suggestion if listed else ''}")
+
+
+def discard_output() -> None:
+    """Discard what is still printed. Call it after BrokenPipeError: the reader, such as `head`, has closed the pipe."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -17,7 +17,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
 
-from backbones.errors import UserError, unknown_name, with_flags
+from backbones.errors import UserError, discard_output, unknown_name, with_flags
 from engine.system_errors import explain
 
 Config = TypeVar("Config")
@@ -59,6 +59,7 @@ def command(
         try:
             arguments = list(sys.argv[1:] if argv is None else argv)
             run(parse(prog, config, arguments, description, presets, default_preset))
+            sys.stdout.flush()  # a closed pipe raises here, not while Python exits
         except UserError as error:
             _say(with_flags(error))
             sys.exit(error.exit_code)
@@ -66,7 +67,7 @@ def command(
             print(str(stop) or "interrupted", file=sys.stderr, flush=True)
             sys.exit(INTERRUPTED)
         except BrokenPipeError:  # the reader, such as `| head`, has closed the pipe
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            discard_output()
         except (OSError, RuntimeError, MemoryError) as error:
             known = explain(error)
             if known is None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import cv2
 
-from backbones.errors import BadInput, UserError, with_flags
+from backbones.errors import BadInput, UserError, discard_output, with_flags
 from data.demo.contact_sheet import contact_sheet
 from data.demo.writer import LAYOUTS, SPLITS, demo_root
 
@@ -39,6 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
             code = cv2.imencode(picture.suffix or ".png", contact_sheet(root.parent)[..., ::-1])[1]
             picture.write_bytes(code.tobytes())
             print(f"{'picture':15} {picture}")
+        sys.stdout.flush()  # a closed pipe raises here, not while Python exits
+    except BrokenPipeError:
+        discard_output()
     except (OSError, cv2.error) as error:
         print(f"cannot write {picture}: {error}. Name a .png or .jpg file in a folder that exists.", file=sys.stderr)
         return BadInput.exit_code
