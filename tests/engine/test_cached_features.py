@@ -152,5 +152,5 @@ def test_settings_that_cannot_be_cached_are_errors(flags, message, folders, tmp_
 @pytest.mark.parametrize("command", [train_detector, train_segmenter], ids=["detection", "segmentation"])
 def test_tasks_that_gain_little_refuse_the_cache(command, tmp_path, capsys):
     flags = "--data.cached_augmentations", 2, "--protocol", "frozen", "--output", tmp_path / "run"
-    assert "take most of the time" in fails(capsys, 2, command, "--data.root", tmp_path, *flags)
+    assert "take most of the training time" in fails(capsys, 2, command, "--data.root", tmp_path, *flags)
     assert not (tmp_path / "run").exists()
