@@ -9,7 +9,9 @@ also releases the lock of processes that inherited it. The function below locks 
 from __future__ import annotations
 
 import errno
+import sys
 import time
+from pathlib import Path
 from typing import IO
 
 from filelock import lock_descriptor
@@ -45,3 +47,19 @@ def lock_file(file: IO[str], patience: float = 0.0) -> bool:
             raise LocksMissing(error.errno, error.strerror) from error
         raise
     return True
+
+
+def lock_or_warn(file: IO[str], patience: float, folder: Path, work: str) -> bool:
+    """As `lock_file`, but a file system without locks leads to a warning, and counts as success.
+
+    Args:
+        file, patience: see `lock_file`.
+        folder: for the warning, the folder that the lock protects.
+        work: for the warning, what must run only once in the folder, such as "training".
+    """
+    try:
+        return lock_file(file, patience)
+    except LocksMissing as error:
+        warning = f"the file system of {folder} has no locks ({error.strerror}): start only one {work} there"
+        print(f"warning: {warning}", file=sys.stderr)
+        return True

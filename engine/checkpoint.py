@@ -16,7 +16,7 @@ import torch
 
 from backbones.errors import BadInput, UserError
 from backbones.weights import read_file
-from data.lock import LocksMissing, lock_file
+from data.lock import lock_or_warn
 from data.reader import LabelledDataset
 from engine.compat import TorchCheckpointIO
 from engine.schema import run_fields
@@ -106,13 +106,7 @@ def occupied(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise BadInput(f"{folder} cannot be written: {error.strerror}") from error
     with file:
-        try:
-            free = lock_file(file, PATIENCE)
-        except LocksMissing as error:
-            warning = f"the file system of {folder} has no locks ({error.strerror}): start only one training there"
-            print(f"warning: {warning}", file=sys.stderr)
-            free = True
-        if not free:
+        if not lock_or_warn(file, PATIENCE, folder, "training"):
             raise UserError(f"another process is training in {folder}: wait for it, or stop it")
         yield
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 from backbones.errors import BadInput, UserError
-from data.lock import LocksMissing, lock_file
+from data.lock import lock_or_warn
 
 LOCK_PATIENCE = 15  # seconds in which the processes of a killed experiment should have ended
 
@@ -31,13 +30,7 @@ def only_one(folder: Path) -> Iterator[IO[str]]:
             f"{folder} cannot be written ({error.strerror}): choose another `output`", settings=("output",)
         ) from error
     with lock:
-        try:
-            is_free = lock_file(lock, LOCK_PATIENCE)
-        except LocksMissing as error:
-            warning = f"the file system of {folder} has no locks ({error.strerror}): start only one experiment there"
-            print(f"warning: {warning}", file=sys.stderr)
-            is_free = True
-        if not is_free:
+        if not lock_or_warn(lock, LOCK_PATIENCE, folder, "experiment"):
             raise UserError(
                 f"another experiment, or a training that it started, is still running in {folder}: wait for it, stop "
                 "it, or choose another `output`",
