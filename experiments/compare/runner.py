@@ -20,7 +20,7 @@ from experiments.compare.config import CompareConfig
 from experiments.jobs.arguments import SharedSettings, shared_arguments
 from experiments.jobs.cell import HOLDOUT, Cell, with_settings
 from experiments.jobs.local import Outcome, finished, run
-from experiments.jobs.lock import only_one
+from experiments.jobs.lock import only_one, resumable
 from experiments.jobs.progress import ProgressDisplay
 from experiments.records import read_record
 from experiments.tasks import TASKS
@@ -88,11 +88,8 @@ def compare(config: CompareConfig, task_arguments: dict[str, list[str]]) -> Path
 
         print_estimate([*learning_rate_cells(config, shared), *cells], folder)
         return folder
-    with only_one(folder) as lock:
-        try:
-            return ComparisonRunner(config, folder, lock).run(shared, cells)
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt("stopped; to resume, run the same command") from None
+    with only_one(folder) as lock, resumable():
+        return ComparisonRunner(config, folder, lock).run(shared, cells)
 
 
 class ComparisonRunner:

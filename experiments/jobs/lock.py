@@ -1,4 +1,4 @@
-"""The lock of an experiment's folder."""
+"""The lock of an experiment's folder, and interrupts of an experiment."""
 
 from __future__ import annotations
 
@@ -11,6 +11,15 @@ from backbones.errors import BadInput, UserError
 from data.lock import lock_or_warn
 
 LOCK_PATIENCE = 15  # seconds in which the processes of a killed experiment should have ended
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Replace the message of an interrupt in the block by one that says how to resume."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("stopped; to resume, run the same command") from None
 
 
 @contextmanager

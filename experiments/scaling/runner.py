@@ -16,7 +16,7 @@ from engine.record import write_json
 from experiments.costs.coefficients import DIMENSIONS, Coefficients, candidates
 from experiments.jobs.cell import HOLDOUT
 from experiments.jobs.local import finished, run
-from experiments.jobs.lock import only_one
+from experiments.jobs.lock import only_one, resumable
 from experiments.jobs.progress import ProgressDisplay
 from experiments.jobs.study import StudyFolder, training_arguments
 from experiments.records import read_record
@@ -47,11 +47,8 @@ def scale(config: ScalingConfig, train_arguments: Sequence[str]) -> None:
     if config.dry_run:
         study.print_plan(grid)
         return
-    with only_one(study.folder.path) as lock:
-        try:
-            study.run(grid, lock)
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt("stopped; to resume, run the same command") from None
+    with only_one(study.folder.path) as lock, resumable():
+        study.run(grid, lock)
 
 
 class Study:

@@ -22,6 +22,7 @@ from engine.commands import out
 from experiments.costs.meter import Meter
 from experiments.jobs.cell import HOLDOUT, Cell
 from experiments.jobs.local import Outcome, Pruned, finished, run
+from experiments.jobs.lock import resumable
 from experiments.jobs.progress import ProgressDisplay
 from experiments.jobs.study import StudyFolder, training_arguments
 from experiments.records import read_record
@@ -50,10 +51,8 @@ def search(config: SearchConfig, train_arguments: Sequence[str]) -> None:
     shared = training_arguments(config, train_arguments, "search")
     base = settings.search_cell(config, shared, config.base)
     settings.is_stored(config, base)  # raises for other settings, before data are read
-    try:
+    with resumable():
         Search(config, shared, base).run()
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("stopped; to resume, run the same command") from None
 
 
 class Search:
