@@ -142,7 +142,7 @@ def _join_lists(arguments: list[str], config: type) -> list[str]:
 
 def demo_unless_root(arguments: list[str]) -> str | None:
     """The preset "demo", which is made for the demo scenes, if the arguments name no data set and no run."""
-    named = any(argument.split("=")[0] in ("--data.root", "--resume") for argument in arguments)
+    named = any(argument.split("=")[0] in ("--data.root", "--data.train", "--resume") for argument in arguments)
     return None if named else "demo"
 
 

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from typing import Any, ClassVar, Literal, Self
 
 from backbones.errors import UserError
+from data.options import ReadOptions
 from engine.schema import RENAMED_DATA
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -20,11 +21,11 @@ Tracker = Literal["tensorboard", "mlflow", "wandb"]
 
 
 @dataclass
-class DataConfig:
+class DataConfig(ReadOptions):
     """Which images to read, and how."""
 
     root: str | None = None
-    """Folder of the data set. By default the demo scenes, which are included."""
+    """Folder of the data set, or its configuration file. By default the demo scenes, which are included."""
     workers: int | None = None
     """Number of data loader processes. By default it depends on the number of CPU cores."""
     skip_bad: int = 0
@@ -45,21 +46,14 @@ class TrainData(DataConfig):
     epochs use them in turn. Needs --protocol linear or frozen, and a task that supports it. 0 caches nothing, so that
     each epoch draws new augmentations."""
 
-    def trained_on(self) -> tuple[float, float]:
-        """Start and end of the images to train on, as fractions of all training images in a random order."""
-        return 0.0, self.fraction * (1 - self.holdout)
-
-    def scored_on(self) -> tuple[str, tuple[float, float]]:
-        """The split to evaluate on during training, and start and end as in `trained_on`. The two never overlap."""
-        return ("train", (1 - self.holdout, 1.0)) if self.holdout else ("val", (0.0, 1.0))
-
 
 @dataclass
 class EvalData(DataConfig):
     """Which images to read, and how."""
 
-    split: str = "val"
-    """Split to evaluate on: the name of its folder or annotation file, such as val or test."""
+    split: str | None = None
+    """Split to evaluate on: the name of its folder or annotation file, such as val or test; or FILE[:IMAGES]. By
+    default the images that the training was scored on."""
 
 
 @dataclass

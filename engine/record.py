@@ -25,9 +25,9 @@ PACKAGES = ("torch", "torchvision", "timm", "lightning", "albumentations", "open
 WARMUP, REPEATS = 3, 10
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: Any, indent: int | None = 2) -> None:
     """Write `content` to `path` atomically. NaN and infinity become null, because JSON cannot represent them."""
-    write_text(path, json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
+    write_text(path, json.dumps(_plain(content), indent=indent, allow_nan=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -19,10 +19,11 @@ from backbones.base import CachedFeatures
 from backbones.errors import BadInput, UserError
 from data.batch import Batch, Sample, normalise
 from data.loader import draw_seed
-from data.reader import LabelledDataset, Transform
+from data.open import read_scored, read_split
+from data.reader import ImageReader, LabelledDataset, Transform
 from engine.checkpoint import RunInfo
 from engine.compat import BatchNorm
-from engine.config import TrainConfig
+from engine.config import EvalData, TrainConfig
 from engine.execution import execution_for
 from engine.memory import release_freed_memory
 from engine.optimization import apply_protocol, create_optimizer, freeze_early, parameter_groups, warmup_cosine
@@ -64,6 +65,7 @@ class Task(LightningModule):
     name: ClassVar[str]
     monitor: ClassVar[str]  # the metric that selects the best epoch
     headline: ClassVar[tuple[str, ...]]  # the metrics to print
+    dataset_class: ClassVar[type[ImageReader]]
     evaluator: Any
 
     def __init__(self, model: nn.Module, config: TrainConfig, info: RunInfo, evaluator: Evaluator | None = None):
@@ -97,8 +99,8 @@ class Task(LightningModule):
 
     @classmethod
     def read(cls, config: Any, root: Path) -> tuple[Any, Any]:
-        """Files, labels, classes and sizes of the training and validation images in the folder `root`."""
-        raise NotImplementedError
+        """Training images and images to score, without transforms, see `ImageReader.open_train_val`."""
+        return cls.dataset_class.open_train_val(root, config.data, config.seed)
 
     @classmethod
     def build(cls, config: Any, root: Path, train: Any, val: Any) -> Task:
@@ -133,6 +135,26 @@ class Task(LightningModule):
             settings=("checkpoint",),
         )
 
+    def eval_dataset(self, root: Path, data: EvalData) -> LabelledDataset:
+        """The images that `data` selects in `root`, with the transform. Also sets `self.evaluator` for them.
+
+        Without a split, they are the images that the training was scored on if `root` is the root of the training, else
+        the validation split. Settings of reading that `data` does not have are those of the training.
+
+        Raises BadInput if the data cannot be read or have a class that the model does not know.
+        """
+        stored, kind = self.config.data, self.dataset_class
+        trained_on = self.info.dataset.get("root")
+        same = trained_on is not None and root.resolve() == Path(trained_on).resolve()
+        options = kind.options.of(data).over(kind.options.of(stored), same)
+        levels = self.info.preprocessing.get("levels")
+        if data.split is None and same:
+            columns = read_scored(kind.kind, root, options, stored.holdout, self.config.seed)
+        else:
+            columns = read_split(kind.kind, root, data.split or "val", options, data.split is not None)
+        dataset = kind(columns, self.transform(), data.skip_bad, options, tuple(levels) if levels else None)
+        return self.score_on(dataset)
+
     # --- training and scoring
 
     def losses(self, images: Tensor, batch: Batch) -> dict[str, Tensor]:
@@ -156,8 +178,11 @@ class Task(LightningModule):
         """The transform from an image to the network's input in evaluation."""
         raise NotImplementedError
 
-    def eval_dataset(self, root: Path, split: str, skip_bad: int) -> LabelledDataset:
-        """The images of `split` in the folder `root`. Also sets `self.evaluator` for them."""
+    def score_on(self, dataset: Any) -> Any:
+        """The data set with the model's class indices. Also sets `self.evaluator` for it.
+
+        Raises BadInput for a class that the model does not know.
+        """
         raise NotImplementedError
 
     # --- results for people and scripts

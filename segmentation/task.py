@@ -12,13 +12,12 @@ from torch import Tensor, nn
 from backbones.errors import UserError
 from backbones.scaling import scale_of
 from data.batch import IGNORE, Batch, Sample
-from data.formats.masks import MaskFolders
-from data.reader import LabelledDataset
-from engine.checkpoint import RunInfo, describe_data
+from data.mask_dataset import MaskDataset
+from data.reader import ImageReader, LabelledDataset
+from engine.checkpoint import RunInfo, describe_data, levels_of
 from engine.config import parse_size
 from engine.record import write_json
 from engine.task import Task
-from segmentation.classes import check_same_classes
 from segmentation.config import METRIC, NAME, EvalConfig, PredictConfig, TrainConfig
 from segmentation.decoders import spec_of
 from segmentation.draw import OPACITY, beside, legend, overlay, palette_of, palette_png
@@ -45,6 +44,7 @@ class SegmentationTask(Task):
 
     name: ClassVar[str] = NAME
     monitor: ClassVar[str] = METRIC
+    dataset_class: ClassVar[type[ImageReader]] = MaskDataset
     headline: ClassVar[tuple[str, ...]] = ("mIoU", "pixel_accuracy", "mean_accuracy", "fwIoU")
     config: TrainConfig
     model: Segmenter
@@ -55,21 +55,16 @@ class SegmentationTask(Task):
     ) -> None:
         super().__init__(model, config, info, SegmentationEvaluator(info.classes))
         self.criterion = SegmentationLoss(config.losses, config.label_smoothing, config.hard_pixels)
-        self.ignore_index = config.data.ignore_index
         self.tta = TTA()
         if inference is not None:
             inference.check_scales()
             height, width = info.extra["crop"]
             self.tta = TTA(tuple(inference.scales), inference.flip, (height, width) if inference.slide else None)
-        if isinstance(inference, EvalConfig) and inference.data.ignore_index is not None:
-            self.ignore_index = inference.data.ignore_index
 
     @classmethod
-    def read(cls, config: TrainConfig, root: Path) -> tuple[MaskFolders, MaskFolders]:
+    def read(cls, config: TrainConfig, root: Path) -> tuple[MaskDataset, MaskDataset]:
         """Training and validation images. Raises UserError if the batch size is too small for the decoder."""
-        data, (split, fraction) = config.data, config.data.scored_on()
-        train = MaskFolders(root, "train", None, data.trained_on(), config.seed, data.skip_bad, data.ignore_index)
-        val = MaskFolders(root, split, None, fraction, config.seed, data.skip_bad, data.ignore_index)
+        train, val = super().read(config, root)
         if spec_of(config.decoder).pools_to_one and min(config.batch_size, len(train)) < 2:
             raise UserError(
                 f"`decoder={config.decoder}` applies batch norm to single pixels and needs two images per batch: "
@@ -79,7 +74,7 @@ class SegmentationTask(Task):
         return train, val
 
     @classmethod
-    def build(cls, config: TrainConfig, root: Path, train: MaskFolders, val: MaskFolders) -> SegmentationTask:
+    def build(cls, config: TrainConfig, root: Path, train: MaskDataset, val: MaskDataset) -> SegmentationTask:
         """The task of a new run."""
         crop = parse_size(config.image_size or scale_of(config.phi).size)
         size = parse_size(config.eval_size) if config.eval_size else crop
@@ -96,13 +91,14 @@ class SegmentationTask(Task):
             dataset=describe_data(root, train, val),
             config=asdict(config),
             classes=list(train.classes),
-            preprocessing={"mean": list(provenance.mean), "std": list(provenance.std), "size": list(size)},
+            preprocessing={"mean": list(provenance.mean), "std": list(provenance.std), "size": list(size)}
+            | levels_of(train),
             provenance=provenance.as_dict(),
             extra={"neck": config.decoder, "phi": str(config.phi), "crop": list(crop)},
         )
         return cls(model, config, info)
 
-    def datasets(self, train: MaskFolders, val: MaskFolders) -> tuple[MaskFolders, MaskFolders]:
+    def datasets(self, train: MaskDataset, val: MaskDataset) -> tuple[MaskDataset, MaskDataset]:
         """Add the transforms: random crops in training, whole images in validation."""
         config, crop, vflip = self.config, tuple(self.info.extra["crop"]), 0.5 if self.config.vflip else 0.0
         augment = segmentation_train(crop, config.jitter, self.fill, vflip=vflip, max_share=config.max_share)
@@ -116,15 +112,10 @@ class SegmentationTask(Task):
         model.load_state_dict(state)
         return cls(model, stored, info, config)
 
-    def eval_dataset(self, root: Path, split: str, skip_bad: int) -> MaskFolders:
-        """The images of `split`, and an evaluator for them.
-
-        Raises BadInput unless they have the model's classes, in the same order.
-        """
-        dataset = MaskFolders(root, split, self.transform(), skip_bad=skip_bad, ignore_index=self.ignore_index)
-        check_same_classes(self.info.classes, dataset.classes, root)
+    def score_on(self, dataset: MaskDataset) -> MaskDataset:
+        """The data set with the model's class indices, and an evaluator for it."""
         self.evaluator = SegmentationEvaluator(self.info.classes)
-        return dataset
+        return dataset.with_classes(self.info.classes, "the model")
 
     # --- hooks of the base task
 
