@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 import experiments
-from backbones.errors import BadInput
+from backbones.errors import BadInput, UserError
 from data.batch import Draw
 from experiments import Run, load_run
 from experiments.tasks import TASKS
@@ -171,20 +171,30 @@ def test_results_print_and_plot(trained, loaded):
 
 
 @pytest.mark.parametrize("trained", ["detection"], indirect=True)
-def test_orientation_is_that_of_the_stored_pixels(loaded, tmp_path):
+def test_photographs_are_turned_upright(loaded, tmp_path):
+    """The right half of the upright image is bright, and the top half of the stored one."""
     pixels = np.zeros((40, 60, 3), np.uint8)
     pixels[:20] = 200
     exif = Image.Exif()
-    exif[0x0112] = 6  # turn by 90 degrees to view
-    for name in ("turned.jpg", "turned.png"):
-        Image.fromarray(pixels).save(tmp_path / name, exif=exif, quality=95)
-        from_file = loaded.predict(tmp_path / name)
-        assert from_file.image.shape == (40, 60, 3)
-        assert loaded.predict(Image.open(tmp_path / name)) == from_file
-    Image.fromarray(pixels).save(tmp_path / "turned.tif", exif=exif)
-    for form in (tmp_path / "turned.tif", Image.open(tmp_path / "turned.tif")):
-        with pytest.raises(BadInput, match=r"turned.tif is a TIFF with an orientation tag"):
-            loaded.predict(form)
+    exif[0x0112] = 6  # turn clockwise by 90 degrees to view
+    for name in ("turned.jpg", "turned.png", "turned.tif"):
+        path = tmp_path / name
+        Image.fromarray(pixels).save(path, exif=exif, **{"quality": 95} if name.endswith("jpg") else {})
+        upright = loaded.predict(path)
+        assert upright.image.shape == (60, 40, 3)
+        assert upright.image[:, 22:].min() > 190 > 10 > upright.image[:, :18].max()
+        stored = loaded.predict(path, exif="ignore")
+        assert stored.image.shape == (40, 60, 3)
+        assert stored.image[:18].min() > 190 > 10 > stored.image[22:].max()
+        assert loaded.predict(Image.open(path)) == upright
+        assert loaded.predict(Image.open(path), exif="ignore") == stored
+        assert loaded.predict([path, path]) == [upright, upright]
+        assert loaded.predict(stored.image) == stored  # an array has no orientation
+    loaded_before = Image.open(tmp_path / "turned.tif")
+    loaded_before.load()  # turns it upright and removes the tag
+    assert loaded.predict(loaded_before, exif="ignore") == loaded.predict(tmp_path / "turned.tif")
+    with pytest.raises(UserError, match="`exif` must be apply or ignore, not 'auto'"):
+        loaded.predict(path, exif="auto")
 
 
 @pytest.mark.parametrize("trained", ["detection"], indirect=True)
