@@ -11,6 +11,7 @@ import numpy as np
 from backbones.errors import BadInput
 from data.batch import Sample
 from data.box_frames import in_label_frame
+from data.checks import check_scored_boxes, check_training_boxes, warn_about_left_out_boxes
 from data.class_names import match_names, merge_same_names, with_classes
 from data.columns import BoxColumns, Kind
 from data.options import BoxOptions, ReadOptions
@@ -65,6 +66,8 @@ class BoxDataset(ImageReader):
         columns = in_label_frame(columns, options.exif or "auto", bool(options.scale_boxes), skip_bad)
         self._boxes, self._labels, self._starts, usable, self._report = _targets(columns)
         super().__init__(columns.of_boxes(usable), transform, skip_bad, options, levels)
+        self._annotated = columns
+        warn_about_left_out_boxes(columns, self.columns)
         self.category_ids, self.sizes = columns.category_ids, columns.sizes
         self.listed = np.ones(len(columns.classes), bool)
 
@@ -77,6 +80,14 @@ class BoxDataset(ImageReader):
         dataset.listed = np.isin(np.arange(len(classes)), index)
         dataset.classes, dataset.category_ids = dataset.columns.classes, dataset.columns.category_ids
         return dataset
+
+    def check_training(self) -> None:
+        """Raise BadInput if there is nothing to train on; warn about likely mistakes."""
+        check_training_boxes(self._annotated, self.columns, len(self._boxes))
+
+    def check_scored(self) -> None:
+        """Raise BadInput if there is nothing to score."""
+        check_scored_boxes(self._annotated, self.columns)
 
     def with_classes_of(self, train: Self) -> Self:
         """The same images with the classes of the training images, matched by name. Raises BadInput if they differ."""

@@ -56,7 +56,9 @@ def _from_headers(columns: BoxColumns, headers: Headers, exif: str, scale_boxes:
     if exif == "auto":  # labels of the upright image, and its size
         files = np.where(turned[:, None], files[:, ::-1], files)
     # With "apply", a tool may have written the stored size beside boxes of the upright image.
-    differ = known & (annotated != files).any(1) & ~(turned if exif == "apply" else False)
+    differ = known & (annotated != files).any(1)
+    if exif == "apply":
+        differ &= ~turned
     sizes, boxes = columns.sizes.copy(), columns.boxes
     if scale_boxes:
         scale = np.ones((len(columns), 2))
@@ -123,11 +125,14 @@ def _refuse(columns: BoxColumns, headers: Headers, row: int, count: int) -> None
     index = int(headers.index[row])
     height, width = headers.sizes[row]
     labelled_height, labelled_width = columns.sizes[index]
+    if (width, height) == (labelled_height, labelled_width):
+        advice = "Width and height are exchanged: the file was rotated after it was labelled, or lost its EXIF tag"
+    else:
+        advice = "Boxes would be misplaced. To scale them by the files' sizes, pass `scale_boxes=True`"
     raise BadInput(
         f"the image sizes in {columns.source} contradict the files: image {columns.folder / columns.names[index]} is "
-        f"{width} x {height} pixels, but its annotation says {labelled_width} x {labelled_height} (the same holds for "
-        f"{count} of {len(headers.index)} checked images). Boxes in these coordinates would be misplaced. To scale "
-        "them by the files' sizes, pass `scale_boxes=True`",
+        f"{width} x {height} pixels, but its annotation says {labelled_width} x {labelled_height} ({count} of the "
+        f"{len(headers.index)} checked images contradict). {advice}",
         settings=("data.scale_boxes",),
     )
 

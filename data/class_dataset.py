@@ -58,6 +58,11 @@ class ClassDataset(ImageReader):
         super().__init__(columns, transform, skip_bad, options, levels)
         self.labels = columns.label
 
+    def check_training(self) -> None:
+        """Raise BadInput for a single class."""
+        if len(self.classes) < 2:
+            raise BadInput(f"{self.folder} has a single class, '{self.classes[0]}': there is nothing to tell apart")
+
     @property
     def report(self) -> ClassificationReport:
         """Counts of the images."""

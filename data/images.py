@@ -63,6 +63,23 @@ def read_image(
     return _read(data, _header(data), path, max_pixels, exif, levels)
 
 
+def decode_image(
+    data: bytes, name: str | os.PathLike[str], *, exif: bool = False, levels: Levels | None = None
+) -> np.ndarray:
+    """As `read_image`, from the content of a file. `name` is for messages."""
+    if not data:
+        raise BadInput(f"image {name} is empty (0 bytes)")
+    return _read(data, _header(data), name, MAX_PIXELS, exif, levels)
+
+
+def decode_values(data: bytes, name: str | os.PathLike[str]) -> np.ndarray:
+    """As `read_values`, from the content of a file. `name` is for messages."""
+    header = _header(data)
+    if header is None or header.bits <= 8:
+        return _decode(data, header, name, MAX_PIXELS)
+    return _values(data, header, name, MAX_PIXELS)
+
+
 def read_frames(
     path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS, *, exif: bool = False, levels: Levels | None = None
 ) -> Iterator[np.ndarray]:

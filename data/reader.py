@@ -17,6 +17,7 @@ import torch
 
 from backbones.errors import BadInput
 from data.batch import Draw, Sample
+from data.checks import warn_about_left_out
 from data.columns import Fraction, Kind
 from data.images import decode_image, orientation, upright
 from data.levels import measure_levels
@@ -31,6 +32,7 @@ Transform = Callable[[Sample, int], Sample]  # (sample in original pixels, seed)
 class LabelledDataset(Protocol):
     """A data set of images with labels, as the engine uses it.
 
+    columns: files and labels, see `data.columns`.
     classes: class names in the order of the class indices.
     folder: folder of the images.
     image_ids: (n,) int64.
@@ -38,6 +40,7 @@ class LabelledDataset(Protocol):
     report: a dataclass that counts what was read and what was left out.
     """
 
+    columns: Any
     classes: tuple[str, ...]
     folder: Path
     image_ids: np.ndarray
@@ -137,10 +140,19 @@ class ImageReader:
         options = cls.options.of(data)  # type: ignore[arg-type]
         train_columns, val_columns, holdout = read_train_val(cls.kind, root, options, data.holdout)
         selected = train_columns.subset((0.0, data.fraction * (1 - holdout)), seed)
+        warn_about_left_out(train_columns)
         train = cls(selected, None, data.skip_bad, options, measure_levels(selected))
+        train.check_training()
         scored = held_out(train_columns, holdout, seed) if val_columns is None else val_columns
         val = cls(scored, None, data.skip_bad, options, train.levels)
+        val.check_scored()
         return train, val.with_classes_of(train)
+
+    def check_training(self) -> None:
+        """Raise BadInput if there is nothing to train on; warn about likely mistakes."""
+
+    def check_scored(self) -> None:
+        """Raise BadInput if there is nothing to score."""
 
     def with_classes_of(self, train: Self) -> Self:
         """The same images with the classes of the training images, matched by name. Raises BadInput if they differ."""

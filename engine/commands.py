@@ -100,7 +100,7 @@ def evaluate(spec: TaskSpec, config: EvalConfig) -> dict[str, float]:
     loader = eval_loader(dataset, config.batch_size, config.data.workers)
     tracked = track(loader, f"evaluating {len(dataset)} images", console=err, transient=True)
     metrics = task.evaluate(tracked, config.precision)
-    out.print(f"{root}, {dataset.folder.name}, {len(dataset)} images; on {device} ({execution})")
+    out.print(f"{dataset.columns.source}, {len(dataset)} images; on {device} ({execution})")
     _print_scores(task, metrics)
     _print_leaderboard(task, spec, config, dataset, metrics)
     if config.output:

@@ -153,6 +153,7 @@ class Task(LightningModule):
         else:
             columns = read_split(kind.kind, root, data.split or "val", options, data.split is not None)
         dataset = kind(columns, self.transform(), data.skip_bad, options, tuple(levels) if levels else None)
+        dataset.check_scored()
         return self.score_on(dataset)
 
     # --- training and scoring

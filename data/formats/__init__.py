@@ -91,7 +91,7 @@ def recognise(root: Path, kind: Kind | None = None, name: str | None = None) -> 
             raise unknown_name("format", str(name), {form.name for form in known})
         return named[0], "named by `format`"
     if not root.exists():
-        raise BadInput(f"no data set at {root}: there is no such folder or file")
+        raise BadInput(f"no data set at {root}: there is no such folder or file. {_layouts(known)}")
     found = [(form, sniffed) for form in known if (sniffed := form.sniff(root)) is not None]
     best = max((sniffed.score for _, sniffed in found), default=0.0)
     first = [(form, sniffed) for form, sniffed in found if sniffed.score == best]
@@ -113,10 +113,12 @@ def _unrecognised(root: Path, kind: Kind | None, known: list[Format]) -> BadInpu
         )
     content = sorted(path.name for path in root.iterdir())[:8] if root.is_dir() else []
     contains = f" It contains {', '.join(content)}." if content else " It is empty." if root.is_dir() else ""
+    return BadInput(f"the layout of {root} is not recognised.{contains} {_layouts(known)}")
+
+
+def _layouts(known: list[Format]) -> str:
     layouts = "\n".join(f"  {form.name}: {' '.join(form.layout.split())}" for form in known)
-    return BadInput(
-        f"the layout of {root} is not recognised.{contains} Layouts that can be read, see docs/data.md:\n{layouts}"
-    )
+    return f"Layouts that can be read, see docs/data.md:\n{layouts}"
 
 
 def split_of(splits: list[str], wanted: str) -> str | None:

@@ -42,12 +42,7 @@ def sniff(root: Path) -> Sniffed | None:
 def splits(root: Path) -> list[str]:
     """Folders with class folders or a label file; `train` if the class folders are directly in `root`."""
     folders = [Path(entry.path) for entry in _entries(root) if entry.is_dir()] if root.is_dir() else []
-    found = [
-        folder.name
-        for folder in sorted(folders)
-        if folder.with_name(f"{folder.name}_labels.txt").is_file() or _has_classes(folder)
-        or (folder.name in SPLIT_NAMES and any(entry.is_dir() for entry in _first(_entries(folder))))
-    ]  # fmt: skip
+    found = [folder.name for folder in sorted(folders) if _is_split(folder)]
     return found or (["train"] if _has_classes(root) else [])
 
 
@@ -101,6 +96,12 @@ FORMAT = Format(
 
 def _folder(root: Path, split: str) -> Path:
     return root / split if split and (root / split).is_dir() else root
+
+
+def _is_split(folder: Path) -> bool:
+    if folder.with_name(f"{folder.name}_labels.txt").is_file() or _has_classes(folder):
+        return True
+    return folder.name in SPLIT_NAMES and any(entry.is_dir() or _is_image(entry) for entry in _first(_entries(folder)))
 
 
 def _first(entries: Iterable[os.DirEntry[str]]) -> list[os.DirEntry[str]]:

@@ -77,7 +77,7 @@ def main() -> None:
         print(f"epoch {epoch + 1}/{options.epochs}  loss {loss:.3f}  {time.monotonic() - started:.0f} s", flush=True)
 
     predictor = DetBenchPredict(model.model).eval()
-    evaluator = CocoEvaluator(val.annotation_file, val.image_ids.tolist(), val.category_ids)
+    evaluator = CocoEvaluator(val.columns)
     with torch.inference_mode():
         for batch in eval_loader(val, options.batch_size):
             boxes, scores, labels = predictor(normalise(batch.images, HALF, HALF)).split([4, 1, 1], dim=2)

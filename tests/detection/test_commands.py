@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import signal
 from dataclasses import asdict
 
@@ -194,12 +195,19 @@ def test_paper_preset(coco_root, tmp_path):
 
 
 def test_published_checkpoint_scores_and_predicts(coco_root, tmp_path, capsys):
-    """The commands eval and predict read an effdet file. Classes of a COCO model are identified by original id."""
+    """The commands eval and predict read an effdet file. Its classes are matched by name."""
     file = tmp_path / "tf_efficientdet_d0_34-f153e0cf.pth"
     model = create_model("tf_efficientdet_d0", bench_task="", pretrained=False, pretrained_backbone=False)
     torch.save(model.state_dict(), file)
-    run(eval_command, "--checkpoint", file, "--data.root", coco_root, "--image_size", 128)
-    assert "AP50" in capsys.readouterr().out
+    message = fails(capsys, 3, eval_command, "--checkpoint", file, "--data.root", coco_root, "--image_size", 128)
+    assert "'red <b>'" in message
+    named = tmp_path / "named"
+    shutil.copytree(coco_root, named)
+    annotations = named / "annotations" / "instances_val.json"
+    text = annotations.read_text().replace("red <b>", "Traffic_light").replace("green", "car")
+    annotations.write_text(text)
+    run(eval_command, "--checkpoint", file, "--data.root", named, "--image_size", 128)
+    assert "Traffic_light" not in capsys.readouterr().out
     run(predict_command, "--checkpoint", file, "--images", coco_root / "val" / "1.png", "--output", tmp_path / "out",
         "--image_size", 128)  # fmt: skip
     assert (tmp_path / "out" / "1.jpg").exists()

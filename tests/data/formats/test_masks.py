@@ -156,7 +156,7 @@ def test_size_mismatch_is_named(tmp_path: Path) -> None:
 def test_missing_masks_are_named(tmp_path: Path) -> None:
     write(tmp_path, {"a": mask(0), "b": mask(1), "c": mask(2)})
     (tmp_path / "annotations/val/b.png").unlink()
-    with pytest.raises(BadInput, match=r"1 of 3 images .* b\.png"):
+    with pytest.raises(BadInput, match=r"1 of 3 images .*/b\.png"):
         MaskDataset.open(tmp_path, "val")
     data = MaskDataset.open(tmp_path, "val", skip_bad=1)
     sample = data[1]
@@ -175,12 +175,12 @@ def test_extra_masks_are_counted(tmp_path: Path) -> None:
 
 
 def test_layout_errors(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"no data set at .*images/training"):
+    with pytest.raises(BadInput, match=r"no data set at .*gone"):
         MaskDataset.open(tmp_path / "gone", "train")
     write(tmp_path, {"a": mask(0)})
-    with pytest.raises(BadInput, match=r"no folder .*images/train"):
+    with pytest.raises(BadInput, match="no split 'train'; it has val"):
         MaskDataset.open(tmp_path, "train")
-    with pytest.raises(BadInput, match="refused"):
+    with pytest.raises(BadInput, match="no split"):
         MaskDataset.open(tmp_path, "../val")
     (tmp_path / "images/empty").mkdir()
     (tmp_path / "annotations/empty").mkdir()
@@ -218,9 +218,8 @@ def test_fraction_and_fingerprint(tmp_path: Path) -> None:
     assert subset.image_ids.tolist() == MaskDataset.open(tmp_path, "val", fraction=0.3, seed=1).image_ids.tolist()
     assert full.path(int(subset.image_ids[1])) == subset.path(1)
     assert full.fingerprint == MaskDataset.open(tmp_path, "val").fingerprint
-    assert (
-        len({full.fingerprint, subset.fingerprint, MaskDataset.open(tmp_path, "val", options=MaskOptions(ignore_index=0)).fingerprint}) == 3
-    )
+    ignoring = MaskDataset.open(tmp_path, "val", options=MaskOptions(ignore_index=0))
+    assert len({full.fingerprint, subset.fingerprint, ignoring.fingerprint}) == 3
     with pytest.raises(UserError, match="fraction"):
         MaskDataset.open(tmp_path, "val", fraction=0)
 
