@@ -6,21 +6,19 @@ import logging
 
 import numpy as np
 
+from backbones.errors import BadInput
 from data.columns import Columns
 from data.images import decode_values
 from data.scan import sample_of, scan
 
-SAMPLE = 64  # images that are decoded to measure the range
+SAMPLE = 256  # images that are decoded to measure the range
 FULL = 65535
 
 log = logging.getLogger(__name__)
 
 
 def measure_levels(columns: Columns) -> tuple[int, int] | None:
-    """Lowest and highest value of the 16-bit images among a sample; None if most images have 8 bits.
-
-    The highest value is rounded up to the next 2^k - 1, the range of a camera with k bits. The lowest is 0 unless the
-    values use less than half of that range.
+    """Lowest and highest value in a sample of the images; None unless most of them have 16 bits.
 
     Logs a warning if the values do not fill 16 bits.
     """
@@ -33,13 +31,16 @@ def measure_levels(columns: Columns) -> tuple[int, int] | None:
         path = columns.folder / columns.names[index]
         pixels = decode_values(columns.content(index) if columns.content is not None else path.read_bytes(), path)
         extremes.append((int(pixels.min()), int(pixels.max())))
-    low, high = (int(value) for value in (np.min(extremes, axis=0)[0], np.max(extremes, axis=0)[1]))
-    ceiling = 2 ** max(1, high.bit_length()) - 1
-    lowest = low if high - low < ceiling / 2 else 0
-    if (lowest, ceiling) != (0, FULL):
+    low, high = int(np.min(extremes)), int(np.max(extremes))
+    if low == high:
+        raise BadInput(f"all pixels of the {len(deep)} checked 16-bit images in {columns.folder} have the value {low}")
+    if high - low < FULL / 2:
         log.warning(
-            "the 16-bit images in %s have values from %d to %d (of %d checked images): they are read with the range "
-            "%d to %d, not 0 to %d",
-            columns.folder, low, high, len(deep), lowest, ceiling, FULL,
-        )  # fmt: skip
-    return lowest, ceiling
+            "the 16-bit images in %s have values from %d to %d only (%d checked): this range is scaled to the input of "
+            "the network, and recorded in the run; values beyond it are clipped",
+            columns.folder,
+            low,
+            high,
+            len(deep),
+        )
+    return low, high

@@ -7,6 +7,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -215,18 +216,14 @@ class ImageReader:
     def fingerprint(self) -> str:
         """SHA-256 (hex) of the labels, and of names and sizes in bytes of the image files."""
         digest = hashlib.sha256(self.columns.label_digest)
-        for index, name in enumerate(self._names.tolist()):
-            digest.update(b"%s\0%d\0" % (name, self._length(index)))
+        folder = os.fsencode(self.folder) + os.fsencode(os.sep)
+        for name in self._names.tolist():
+            length = -1  # of absent files, and of images that are not files of their own
+            if self.columns.content is None:
+                with suppress(FileNotFoundError):
+                    length = os.stat(folder + name).st_size
+            digest.update(b"%s\0%d\0" % (name, length))
         return digest.hexdigest()
-
-    def _length(self, index: int) -> int:
-        """Size of the image file in bytes; -1 for an absent file and for images that are not files of their own."""
-        if self.columns.content is not None:
-            return -1
-        try:
-            return self.path(index).stat().st_size
-        except FileNotFoundError:
-            return -1
 
     @property
     def skipped(self) -> list[int]:
