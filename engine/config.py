@@ -201,8 +201,14 @@ class EvalConfig(ScoreConfig):
 class PredictConfig(ScoreConfig):
     """Settings of `predict`, for all tasks."""
 
-    images: str = ""
-    """Image file or folder of images."""
+    images: list[str] = field(default_factory=list)
+    """Images: one or several files, folders, patterns in quotes such as 'photos/*.jpg', or .txt files with one path per
+    line. Or a COCO file, as FILE.json or FILE.json:FOLDER, whose image ids the results then have."""
+    recursive: bool = False
+    """Read the sub-folders of folders, too."""
+    exif: Literal["auto", "apply", "ignore"] = "auto"
+    """EXIF orientation of photographs: apply turns them upright, ignore keeps the pixels as stored. auto turns them,
+    unless a COCO file states the size of the stored pixels. Boxes and masks refer to the image as it was predicted."""
     output: str = "predictions"
     """Folder for the results."""
     pictures: bool = True

@@ -92,7 +92,7 @@ def test_latest_run_is_the_default(trained, coco_root, tmp_path, monkeypatch, ca
 def test_predict_writes_pictures_and_coco_results(trained, coco_root, tmp_path):
     output = tmp_path / "out"
     run(predict_command, "--checkpoint", trained, "--images", coco_root / "val", "--output", output, "--min_score", 0)
-    assert {p.name for p in output.iterdir()} == {"1.jpg", "2.jpg", "3.jpg", "4.jpg", "predictions.json"}
+    assert {p.name for p in output.iterdir()} == {"1.jpg", "2.jpg", "3.jpg", "4.jpg", "predictions.json", "images.json"}
     records = json.loads((output / "predictions.json").read_text())
     assert {r["file"] for r in records} == {"1.png", "2.png", "3.png", "4.png"}
     boxes = np.array([r["bbox"] for r in records])

@@ -101,7 +101,10 @@ def test_predict_writes_palette_masks_overlays_and_shares(trained, mask_root, tm
     output = tmp_path / "out"
     run(predict_command, "--checkpoint", trained, "--images", mask_root / "images" / "val", "--output", output)
     names = {p.name for p in output.iterdir()}
-    assert names == {f"{i}.{suffix}" for i in range(1, 5) for suffix in ("jpg", "png")} | {"predictions.json"}
+    assert names == {f"{i}.{suffix}" for i in range(1, 5) for suffix in ("jpg", "png")} | {
+        "predictions.json",
+        "images.json",
+    }
     mask = Image.open(output / "1.png")
     assert mask.mode == "P"
     assert mask.size == (128, 96)
