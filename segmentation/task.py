@@ -100,7 +100,9 @@ class SegmentationTask(Task):
             provenance=provenance.as_dict(),
             extra={"neck": config.decoder, "phi": str(config.phi), "crop": list(crop)},
         )
-        return cls(model, config, info)
+        task = cls(model, config, info)
+        task.evaluator = SegmentationEvaluator(info.classes, val.ignored_classes)
+        return task
 
     def datasets(self, train: MaskFolders, val: MaskFolders) -> tuple[MaskFolders, MaskFolders]:
         """Add the transforms: random crops in training, whole images in validation."""
@@ -123,7 +125,7 @@ class SegmentationTask(Task):
         """
         dataset = MaskFolders(root, split, self.transform(), skip_bad=skip_bad, ignore_index=self.ignore_index)
         check_same_classes(self.info.classes, dataset.classes, root)
-        self.evaluator = SegmentationEvaluator(self.info.classes)
+        self.evaluator = SegmentationEvaluator(self.info.classes, dataset.ignored_classes)
         return dataset
 
     # --- hooks of the base task

@@ -96,6 +96,11 @@ class MaskFolders(ImageReader):
         super().__init__(images, [names[i] for i in selected], selected, transform, skip_bad, label_bytes)
         self.report = SegmentationReport(len(self), len(present - set(stems)))
 
+    @property
+    def ignored_classes(self) -> frozenset[int]:
+        """Indices of the classes that no mask can contain, because their value is `ignore_index`."""
+        return frozenset(range(len(self.classes))) - frozenset(self._index_of_value.tolist())
+
     def mask_path(self, index: int) -> Path:
         """The mask file of an image."""
         return self.masks / f"{self.path(index).stem}.png"
