@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from scipy.sparse import csr_array
 from torch import Tensor, nn
 
 from backbones.errors import UserError
 from backbones.scaling import scale_of
+from data.balance import median_frequency_weights
 from data.batch import IGNORE, Batch, Sample
 from data.formats.masks import MaskFolders
 from data.reader import LabelledDataset
@@ -18,7 +20,7 @@ from engine.checkpoint import RunInfo, describe_data
 from engine.config import parse_size
 from engine.record import write_json
 from engine.task import Task
-from segmentation.classes import check_same_classes
+from segmentation.classes import check_same_classes, pixel_counts
 from segmentation.config import METRIC, NAME, EvalConfig, PredictConfig, TrainConfig
 from segmentation.decoders import spec_of
 from segmentation.draw import OPACITY, beside, legend, overlay, palette_of, palette_png
@@ -109,6 +111,12 @@ class SegmentationTask(Task):
         config, crop, vflip = self.config, tuple(self.info.extra["crop"]), 0.5 if self.config.vflip else 0.0
         augment = segmentation_train(crop, config.jitter, self.fill, vflip=vflip, max_share=config.max_share)
         return train.with_transform(augment), val.with_transform(self.transform())
+
+    def label_counts(self, train: MaskFolders) -> csr_array:
+        return pixel_counts(train)
+
+    def automatic_weights(self, labels: csr_array) -> np.ndarray:
+        return median_frequency_weights(labels)
 
     @classmethod
     def from_run(cls, info: RunInfo, state: dict[str, Tensor], config: EvalConfig | PredictConfig) -> SegmentationTask:

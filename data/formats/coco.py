@@ -80,6 +80,11 @@ class CocoDetection(ImageReader):
         """All training boxes: (N,) index of the image of each box, and (N, 4) x1 y1 x2 y2 in original pixels."""
         return np.repeat(np.arange(len(self)), np.diff(self._starts)), self._boxes
 
+    @property
+    def box_labels(self) -> np.ndarray:
+        """(N,) class indices of the boxes of `boxes_by_image`."""
+        return self._labels
+
     def read(self, index: int) -> Sample:
         """The labelled image in original pixels. Raises BadInput if it is unreadable or not of the annotated size."""
         image = read_image(self.path(index))
