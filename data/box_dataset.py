@@ -102,6 +102,11 @@ class BoxDataset(ImageReader):
         """All training boxes: (N,) index of the image of each box, and (N, 4) x1 y1 x2 y2 in original pixels."""
         return np.repeat(np.arange(len(self)), np.diff(self._starts)), self._boxes
 
+    @property
+    def box_labels(self) -> np.ndarray:
+        """(N,) class indices of the boxes of `boxes_by_image`."""
+        return self._labels
+
     def read(self, index: int) -> Sample:
         """The labelled image in original pixels. Raises BadInput if it is unreadable or not of the annotated size."""
         height, width = (int(side) for side in self.sizes[index])

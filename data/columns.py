@@ -131,10 +131,12 @@ class MaskColumns(Columns):
     Attributes:
         class_map: index -> (H, W) uint8 class indices, `IGNORE` for no class. Raises BadInput naming the mask.
         mask_files: n files that the class maps are read from; empty if they are not files.
+        ignored_classes: indices of classes that no class map has, because their mask value is ignored.
     """
 
     class_map: Callable[[int], np.ndarray]
     mask_files: Sequence[Path] = ()
+    ignored_classes: frozenset[int] = frozenset()
 
     def select(self, rows: np.ndarray) -> Self:
         """The images with these indices, ascending."""

@@ -27,8 +27,7 @@ WARMUP, REPEATS = 3, 10
 
 def write_json(path: Path, content: Any, indent: int | None = 2) -> None:
     """Write `content` to `path` atomically. NaN and infinity become null, because JSON cannot represent them."""
-    write_text(path, json.dumps(plain(content), indent=indent, allow_nan=False) + "
-")
+    write_text(path, json.dumps(plain(content), indent=indent, allow_nan=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from scipy.sparse import csr_array
 from torch import Tensor, nn
 
 from backbones.errors import UserError
 from backbones.scaling import scale_of
+from data.balance import median_frequency_weights
 from data.batch import IGNORE, Batch, Sample
 from data.mask_dataset import MaskDataset
 from data.reader import ImageReader, LabelledDataset
@@ -24,6 +26,7 @@ from segmentation.draw import OPACITY, beside, legend, overlay, palette_of, pale
 from segmentation.evaluator import SegmentationEvaluator
 from segmentation.loss import SegmentationLoss
 from segmentation.model import Segmenter, create_segmenter
+from segmentation.pixel_counts import pixel_counts
 from segmentation.prediction import SegmentationResult
 from segmentation.transforms import ImageLetterbox, segmentation_train
 from segmentation.tta import TTA, label_maps
@@ -96,13 +99,21 @@ class SegmentationTask(Task):
             provenance=provenance.as_dict(),
             extra={"neck": config.decoder, "phi": str(config.phi), "crop": list(crop)},
         )
-        return cls(model, config, info)
+        task = cls(model, config, info)
+        task.score_on(val)
+        return task
 
     def datasets(self, train: MaskDataset, val: MaskDataset) -> tuple[MaskDataset, MaskDataset]:
         """Add the transforms: random crops in training, whole images in validation."""
         config, crop, vflip = self.config, tuple(self.info.extra["crop"]), 0.5 if self.config.vflip else 0.0
         augment = segmentation_train(crop, config.jitter, self.fill, vflip=vflip, max_share=config.max_share)
         return train.with_transform(augment), val.with_transform(self.transform())
+
+    def label_counts(self, train: MaskDataset) -> csr_array:
+        return pixel_counts(train)
+
+    def automatic_weights(self, labels: csr_array) -> np.ndarray:
+        return median_frequency_weights(labels)
 
     @classmethod
     def from_run(cls, info: RunInfo, state: dict[str, Tensor], config: EvalConfig | PredictConfig) -> SegmentationTask:
@@ -114,8 +125,9 @@ class SegmentationTask(Task):
 
     def score_on(self, dataset: MaskDataset) -> MaskDataset:
         """The data set with the model's class indices, and an evaluator for it."""
-        self.evaluator = SegmentationEvaluator(self.info.classes)
-        return dataset.with_classes(self.info.classes, "the model")
+        dataset = dataset.with_classes(self.info.classes, "the model")
+        self.evaluator = SegmentationEvaluator(self.info.classes, dataset.columns.ignored_classes)
+        return dataset
 
     # --- hooks of the base task
 
