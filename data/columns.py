@@ -131,10 +131,12 @@ class MaskColumns(Columns):
     Attributes:
         class_map: index -> (H, W) uint8 class indices, `IGNORE` for no class. Raises BadInput naming the mask.
         mask_files: n files that the class maps are read from; empty if they are not files.
+        ignored: indices of the classes that no class map contains, because settings ignore their value.
     """
 
     class_map: Callable[[int], np.ndarray]
     mask_files: Sequence[Path] = ()
+    ignored: frozenset[int] = frozenset()
 
     def select(self, rows: np.ndarray) -> Self:
         """The images with these indices, ascending."""

@@ -89,7 +89,10 @@ class MaskDataset(ImageReader):
         lookup[: len(index)] = index
         own_map = self.columns.class_map
         dataset = self.with_transform(self.transform)
-        dataset.columns = replace(self.columns, classes=tuple(classes), class_map=lambda i: lookup[own_map(i)])
+        ignored = frozenset(index[i] for i in self.columns.ignored)
+        dataset.columns = replace(
+            self.columns, classes=tuple(classes), class_map=lambda i: lookup[own_map(i)], ignored=ignored
+        )
         dataset.classes = tuple(classes)
         return dataset
 

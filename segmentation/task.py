@@ -96,7 +96,9 @@ class SegmentationTask(Task):
             provenance=provenance.as_dict(),
             extra={"neck": config.decoder, "phi": str(config.phi), "crop": list(crop)},
         )
-        return cls(model, config, info)
+        task = cls(model, config, info)
+        task.evaluator = SegmentationEvaluator(info.classes, val.columns.ignored)
+        return task
 
     def datasets(self, train: MaskDataset, val: MaskDataset) -> tuple[MaskDataset, MaskDataset]:
         """Add the transforms: random crops in training, whole images in validation."""
@@ -114,8 +116,9 @@ class SegmentationTask(Task):
 
     def score_on(self, dataset: MaskDataset) -> MaskDataset:
         """The data set with the model's class indices, and an evaluator for it."""
-        self.evaluator = SegmentationEvaluator(self.info.classes)
-        return dataset.with_classes(self.info.classes, "the model")
+        dataset = dataset.with_classes(self.info.classes, "the model")
+        self.evaluator = SegmentationEvaluator(self.info.classes, dataset.columns.ignored)
+        return dataset
 
     # --- hooks of the base task
 

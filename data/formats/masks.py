@@ -75,6 +75,7 @@ def read(split: Split, options: MaskOptions) -> MaskColumns:
         left_out={"they have no image": [f"{stem}.png" for stem in unused]} if unused else {},
         class_map=class_map,
         mask_files=files,
+        ignored=frozenset(range(len(classes))) - frozenset(lookup.tolist()),
     )
 
 

@@ -140,6 +140,24 @@ def test_same_seed_same_weights(trained, mask_root, tmp_path):
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
+def test_a_class_that_is_ignored_has_no_score(trained, mask_root, tmp_path):
+    """The run was trained with all classes and predicts the class "ground", which the evaluation ignores."""
+    masks = tmp_path / "data" / "annotations" / "val"
+    shutil.copytree(mask_root, tmp_path / "data")
+    for file in masks.glob("*.png"):  # rows without a class become ground
+        mask = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
+        cv2.imwrite(str(file), np.where(mask == 9, 0, mask).astype(np.uint8))
+    run(eval_command, "--checkpoint", trained, "--data.root", tmp_path / "data", "--data.ignore_index", 0, "--output",
+        tmp_path / "s")  # fmt: skip
+    by_class = json.loads((tmp_path / "s" / "per_class.json").read_text())
+    assert by_class.pop("ground") is None
+    metrics = json.loads((tmp_path / "s" / "metrics.json").read_text())
+    assert metrics["mIoU"] == pytest.approx(np.mean(list(by_class.values())))
+    confusion = np.loadtxt(tmp_path / "s" / "confusion.csv", delimiter=",", skiprows=1)
+    assert confusion[0].sum() == 0
+    assert set(np.load(tmp_path / "s" / "images.npy")[:, 1]) <= {1, 2}
+
+
 def test_pretrained_accepts_a_run_for_the_same_and_another_decoder(trained, mask_root, tmp_path):
     checkpoint = trained / "checkpoints" / "last.ckpt"
     run(train_command, "--data.root", mask_root, "--pretrained", checkpoint, "--output", tmp_path / "next",
