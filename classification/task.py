@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from scipy.sparse import csr_array
 from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
@@ -24,6 +25,7 @@ from classification.model import Classifier, create_classifier
 from classification.prediction import ClassificationResult
 from classification.transforms import EvalCrop, TrainCrop, preprocessing
 from classification.weight_imprinting import imprint
+from data.balance import class_balanced
 from data.batch import Batch, Sample
 from data.class_dataset import ClassDataset
 from data.loader import draw_seed
@@ -110,6 +112,9 @@ class ClassificationTask(Task):
             config.vflip,
         )
         return train.with_transform(augment), val.with_transform(self.transform())
+
+    def draws_of(self, labels: csr_array) -> np.ndarray:
+        return class_balanced(labels)
 
     @classmethod
     def _new_model(cls, config: TrainConfig, train: ClassDataset) -> Classifier:

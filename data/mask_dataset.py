@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
+from scipy.sparse import csr_array, vstack
 
 from backbones.errors import BadInput
 from data.batch import IGNORE, Sample
@@ -108,6 +109,25 @@ class MaskDataset(ImageReader):
             for content in pool.map(_digest, self.columns.mask_files):
                 digest.update(content)
         return digest.hexdigest()
+
+    def label_counts(self) -> csr_array:
+        """(n, K) number of pixels of each class in each image. Reads all masks.
+
+        A mask that cannot be read has no pixels if `skip_bad` allows unreadable images; otherwise raises BadInput.
+        """
+        classes = len(self.classes)
+
+        def counts(index: int) -> csr_array:
+            try:
+                mask = self.columns.class_map(index)
+            except BadInput:
+                if not self.skip_bad:
+                    raise
+                mask = np.zeros(0, np.uint8)
+            return csr_array(np.bincount(mask[mask != IGNORE], minlength=classes)[None])
+
+        with ThreadPoolExecutor(THREADS) as pool:
+            return vstack(list(pool.map(counts, range(len(self)))), format="csr")
 
     def read(self, index: int) -> Sample:
         """Image and mask in original pixels. Raises BadInput if they differ in size or cannot be read."""

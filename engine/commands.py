@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -31,12 +32,14 @@ from engine.task import Task
 from engine.trainer import device_of, fit, seed_everything
 
 PICTURES = 8  # validation images to draw after training
+MAX_LISTED = 10  # class weights to print
 MAX_CLASSES = 25  # with more classes, the table of classes is not printed
 
 
 def train(spec: TaskSpec, config: TrainConfig) -> dict[str, Any]:
     """Train a new run or resume one. Returns the record."""
     log_to_terminal(spec.name)
+    config = config.with_files()
     config = _resume_config(config) if config.resume else config
     config.check()
     if isinstance(config.pretrained, str) and Path(config.pretrained).is_dir():
@@ -54,13 +57,19 @@ def train(spec: TaskSpec, config: TrainConfig) -> dict[str, Any]:
         f"{len(val_set)} validation images of {root}; {config.epochs} epochs on {device} ({execution}) -> {output}"
     )
     command = f"python -m {spec.name}.train --resume {output}"
+    if (weights_by_class := task.info.extra.get("class_weights")) is not None:
+        err.print(f"class weights: {_listed(weights_by_class)}", markup=False)
+    if (draws := task.expected_draws) is not None:
+        err.print(
+            f"balanced sampling draws each image {draws.min():.2g} to {draws.max():.2g} times per epoch on average"
+        )
     sources: tuple[Source, Source] = (train_set, val_set)
     started = time.perf_counter()
     if config.data.cached_augmentations:
         sources = cached_features(task.to(device), train_set, val_set, err)
     record = fit(
         task,
-        train_loader(sources[0], config.batch_size, config.seed, config.data.workers),
+        train_loader(sources[0], config.batch_size, config.seed, config.data.workers, expected=task.expected_draws),
         eval_loader(sources[1], config.batch_size, config.data.workers),
         output,
         resume=bool(config.resume),
@@ -185,6 +194,14 @@ def _print_scores(task: Task, metrics: dict[str, float]) -> None:
         for name, value in sorted(per_class.items(), key=lambda item: -item[1] if item[1] == item[1] else 1):
             table.add_row(name.replace("[", r"\["), _percent(value))
         out.print(table)
+
+
+def _listed(values: Mapping[str, float]) -> str:
+    """Some of the values by name, the smallest and largest among them."""
+    ordered = sorted(values, key=lambda name: values[name])
+    shown = ordered if len(ordered) <= MAX_LISTED else [*ordered[: MAX_LISTED // 2], *ordered[-MAX_LISTED // 2 :]]
+    rest = f" and {len(ordered) - len(shown)} between them" if len(shown) < len(ordered) else ""
+    return ", ".join(f"{name} {values[name]:.3g}" for name in shown) + rest
 
 
 def _percent(value: float | None) -> str:

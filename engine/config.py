@@ -7,13 +7,14 @@ trainings from ImageNet weights. Each task's presets override them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from typing import Any, ClassVar, Literal, Self
 
 from backbones.errors import UserError
 from data.options import ReadOptions
 from engine.schema import RENAMED_DATA
+from engine.setting_files import read_class_weights
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Protocol = Literal["finetune", "linear", "frozen", "scratch"]
@@ -41,6 +42,9 @@ class TrainData(DataConfig):
     holdout: float = 0.0
     """Fraction of the training images to evaluate on instead of the validation split, a random sample that depends on
     the seed."""
+    balance: bool = False
+    """Draw images with rare classes more often. Epochs keep their number of images. Classification draws all classes
+    equally often; detection and segmentation use repeat factor sampling."""
     cached_augmentations: int = 0
     """Number of augmented versions of each image. The backbone's features of them are computed once and cached, and
     epochs use them in turn. Needs --protocol linear or frozen, and a task that supports it. 0 caches nothing, so that
@@ -91,6 +95,9 @@ class TrainConfig:
     ema_decay: float = 0.99
     """Decay of the exponential moving average of the weights. The averaged weights are evaluated and saved. 0 disables
     it."""
+    class_weights: str | dict[str, float] = "none"
+    """Weights of the classes in the loss: none, auto to compute them from the training labels, or a YAML, JSON or CSV
+    file of class names and weights. Only their ratios matter."""
     norm_momentum: float = 0.1
     """Momentum of batch norm: the weight of each batch in the running statistics. Small values need long schedules."""
     clip: float = 10.0
@@ -127,6 +134,10 @@ class TrainConfig:
         """Convert settings that an earlier version stored to the names and meanings of this version."""
         data = {RENAMED_DATA.get(name, name): value for name, value in values["data"].items()}
         return {**values, "data": data}
+
+    def with_files(self) -> Self:
+        """The settings with the content of the files that they name instead of the files' names. Raises BadInput."""
+        return replace(self, class_weights=read_class_weights(self.class_weights))
 
     def check(self) -> None:
         """Raise UserError for values out of range and for settings that contradict each other."""

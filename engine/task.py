@@ -13,10 +13,12 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule
+from scipy.sparse import csr_array
 from torch import Tensor, nn
 
 from backbones.base import CachedFeatures
 from backbones.errors import BadInput, UserError
+from data.balance import effective_number_weights, repeat_factors, scaled
 from data.batch import Batch, Sample, normalise
 from data.loader import draw_seed
 from data.open import read_scored, read_split
@@ -28,6 +30,7 @@ from engine.execution import execution_for
 from engine.memory import release_freed_memory
 from engine.optimization import apply_protocol, create_optimizer, freeze_early, parameter_groups, warmup_cosine
 from engine.schema import SCHEMA
+from engine.setting_files import in_order
 from engine.system_errors import out_of_memory
 
 log = logging.getLogger(__name__)
@@ -67,6 +70,7 @@ class Task(LightningModule):
     headline: ClassVar[tuple[str, ...]]  # the metrics to print
     dataset_class: ClassVar[type[ImageReader]]
     evaluator: Any
+    criterion: Any  # a module; its buffer `class_weights`, (K,) or None, weighs the classes
 
     def __init__(self, model: nn.Module, config: TrainConfig, info: RunInfo, evaluator: Evaluator | None = None):
         super().__init__()
@@ -78,6 +82,7 @@ class Task(LightningModule):
         self._step_image_ids: list[Tensor] = []  # images of the current optimiser step
         self._max_images = 0  # number of images that fit in memory in evaluation; 0 while no limit is known
         self.step_losses: dict[str, Tensor] = {}  # losses of the last batch
+        self.expected_draws: np.ndarray | None = None  # (N,) of each training image in an epoch; None: each once
         self.total_steps = 0  # Lightning's own count would set up its loaders before it restores their state
         for module in model.modules():
             if isinstance(module, BatchNorm):
@@ -89,12 +94,14 @@ class Task(LightningModule):
     def prepare(cls, config: Any, root: Path) -> tuple[Task, LabelledDataset, LabelledDataset]:
         """The task of a new run, and the training and validation images in the folder `root`.
 
-        There are three steps. Each needs the result of the step before: `read` finds files, labels and classes; `build`
-        creates the model, which needs the classes; `datasets` adds the transforms, which need the normalisation of the
-        model's weights.
+        There are four steps. Each needs the results of earlier ones: `read` finds files, labels and classes; `build`
+        creates the model, which needs the classes; `balance` computes what depends on the counts of labels; `datasets`
+        adds the transforms, which need the normalisation of the model's weights.
         """
+        config = config.with_files()
         train, val = cls.read(config, root)
         task = cls.build(config, root, train, val)
+        task.balance(train)
         return task, *task.datasets(train, val)
 
     @classmethod
@@ -155,6 +162,32 @@ class Task(LightningModule):
         dataset = kind(columns, self.transform(), data.skip_bad, options, tuple(levels) if levels else None)
         dataset.check_scored()
         return self.score_on(dataset)
+
+    def balance(self, train: ImageReader) -> None:
+        """Compute the class weights and the expected draws of the images that `read` returned, if they are set.
+
+        Raises BadInput if the setting `class_weights` does not have exactly the classes of the data.
+        """
+        weights = self.config.class_weights
+        if weights == "none" and not self.config.data.balance:
+            return
+        labels = train.label_counts()
+        if weights != "none":
+            classes = self.info.classes
+            listed = None if isinstance(weights, str) else np.array(in_order(weights, classes), np.float64)
+            by_class = scaled(self.automatic_weights(labels) if listed is None else listed, labels)
+            self.criterion.class_weights = torch.from_numpy(by_class).float()
+            self.info.extra["class_weights"] = dict(zip(classes, by_class.tolist(), strict=True))
+        if self.config.data.balance:
+            self.expected_draws = self.draws_of(labels)
+
+    def automatic_weights(self, labels: csr_array) -> np.ndarray:
+        """(K,) class weights for `class_weights="auto"`, from the label counts, of any scale."""
+        return effective_number_weights(labels)
+
+    def draws_of(self, labels: csr_array) -> np.ndarray:
+        """(N,) expected number of draws of each image in an epoch with `data.balance`, from the label counts."""
+        return repeat_factors(labels)
 
     # --- training and scoring
 

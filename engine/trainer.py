@@ -175,6 +175,7 @@ def fit(
         "config": task.info.config,
         "seed": config.seed,
         "setting": str(execution),
+        "class_weights": task.info.extra.get("class_weights"),
         "metrics": history.scores,
         "best": history.best,
         **cost(task.model.to(device), tuple(task.info.preprocessing["size"]), device),

@@ -62,7 +62,11 @@ class TrainConfig(engine.TrainConfig):
         """Raise UserError for values out of range and for settings that contradict each other."""
         super().check()
         scale_of(self.phi)
-        parse_losses(self.losses)
+        losses = parse_losses(self.losses)
+        if self.class_weights != "none" and not losses.keys() & {"ce", "focal"}:
+            raise UserError(
+                f"--class_weights applies to the losses ce and focal: --losses {' '.join(self.losses)} has neither"
+            )
         for name in ("hard_pixels", "max_share"):
             if not 0 < getattr(self, name) <= 1:
                 raise UserError(f"--{name} {getattr(self, name)} must be above 0 and at most 1")

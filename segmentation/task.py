@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from scipy.sparse import csr_array
 from torch import Tensor, nn
 
 from backbones.errors import UserError
 from backbones.scaling import scale_of
+from data.balance import median_frequency_weights
 from data.batch import IGNORE, Batch, Sample
 from data.mask_dataset import MaskDataset
 from data.reader import ImageReader, LabelledDataset
@@ -105,6 +107,9 @@ class SegmentationTask(Task):
         config, crop, vflip = self.config, tuple(self.info.extra["crop"]), 0.5 if self.config.vflip else 0.0
         augment = segmentation_train(crop, config.jitter, self.fill, vflip=vflip, max_share=config.max_share)
         return train.with_transform(augment), val.with_transform(self.transform())
+
+    def automatic_weights(self, labels: csr_array) -> np.ndarray:
+        return median_frequency_weights(labels)
 
     @classmethod
     def from_run(cls, info: RunInfo, state: dict[str, Tensor], config: EvalConfig | PredictConfig) -> SegmentationTask:
