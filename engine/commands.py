@@ -85,9 +85,11 @@ def train(spec: TaskSpec, config: TrainConfig) -> dict[str, Any]:
     curves(output / "metrics.csv", task.monitor, pictures / "curves.png")
     _print_scores(task, record["metrics"])
     best = record["best"]
+    epoch = record["stopped_early"]
+    stopped = f"stopped early after epoch {epoch}, {config.patience} evaluations without a new best; " if epoch else ""
     features = f", features in {record['feature_seconds']:.0f} s" if config.data.cached_augmentations else ""
     out.print(
-        f"best {task.monitor} {100 * best[task.monitor]:.1f} after epoch {best['epoch']} of {config.epochs}; "
+        f"best {task.monitor} {_percent(best[task.monitor])} after epoch {best['epoch']} of {config.epochs}; {stopped}"
         f"trained in {record['train_seconds']:.0f} s{features}; {record['params'] / 1e6:.2f} M parameters, "
         f"{record['macs'] / 1e9:.2f} G multiply-adds, {record['latency_ms']:.0f} ms per image\n"
         f"run folder {output}, pictures in {pictures}"

@@ -107,6 +107,8 @@ class TrainConfig:
     eval_every: int = 0
     """Number of epochs between evaluations. 0 evaluates about six times in the run. The last epoch is always
     evaluated."""
+    patience: int = 0
+    """Stop after this number of evaluations in a row without a new best score. 0 trains all epochs."""
     seed: int = 0
     """Random seed for initialisation, order of images and augmentation."""
     precision: Precision = "fp32"
@@ -141,7 +143,8 @@ class TrainConfig:
 
     def check(self) -> None:
         """Raise UserError for values out of range and for settings that contradict each other."""
-        for name, least in (("epochs", 1), ("batch_size", 1), ("accumulate", 1), ("eval_every", 0), ("clip", 0)):
+        lowest = {"epochs": 1, "batch_size": 1, "accumulate": 1, "eval_every": 0, "patience": 0, "clip": 0}
+        for name, least in lowest.items():
             if getattr(self, name) < least:
                 raise UserError(f"--{name} {getattr(self, name)} is too small: it must be at least {least}")
         if not self.lr > 0:

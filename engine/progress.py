@@ -16,10 +16,11 @@ class TrainingProgress(Callback):
 
     Args:
         monitor: name of the metric to show, a fraction in 0..1 shown in percent.
+        may_stop: whether the run may end before its last epoch, so that the remaining time is an upper bound.
     """
 
-    def __init__(self, monitor: str) -> None:
-        self.monitor = monitor
+    def __init__(self, monitor: str, may_stop: bool = False) -> None:
+        self.monitor, self.may_stop = monitor, may_stop
         self.console = Console(file=sys.stderr)
         self.loss = float("nan")
         self.started = 0.0
@@ -65,7 +66,7 @@ class TrainingProgress(Callback):
 
     def _text(self, trainer: Any) -> str:
         score = trainer.callback_metrics.get(self.monitor)
-        shown = "--" if score is None else f"{100 * float(score):.1f}"
+        shown = "--" if score is None or score != score else f"{100 * float(score):.1f}"
         epoch = min(trainer.current_epoch + 1, trainer.max_epochs)
         return f"epoch {epoch}/{trainer.max_epochs}  loss {self.loss:.3f}  {self.monitor} {shown}"
 
@@ -75,4 +76,4 @@ class TrainingProgress(Callback):
             return ""
         seconds = (time.monotonic() - self.started) / done * (module.total_steps - trainer.global_step)
         minutes, seconds = divmod(round(seconds), 60)
-        return f"{minutes}:{seconds:02d} left"
+        return f"{'at most ' if self.may_stop else ''}{minutes}:{seconds:02d} left"

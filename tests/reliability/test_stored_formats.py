@@ -206,7 +206,11 @@ def test_a_style_counts_where_version_1_had_the_other(backbone, style, counts):
 @pytest.mark.case("formats")
 @pytest.mark.parametrize(
     ("flag", "value", "name"),
-    [("--class_weights", "auto", "class_weights"), ("--data.balance", "true", "data.balance")],
+    [
+        ("--class_weights", "auto", "class_weights"),
+        ("--data.balance", "true", "data.balance"),
+        ("--patience", "3", "patience"),
+    ],
 )
 @pytest.mark.parametrize("task", TASKS)
 def test_a_setting_that_version_1_lacked_counts_unless_it_has_its_default(task, flag, value, name):
