@@ -113,10 +113,6 @@ class ClassificationTask(Task):
         )
         return train.with_transform(augment), val.with_transform(self.transform())
 
-    def label_counts(self, train: ClassDataset) -> csr_array:
-        entries = np.ones(len(train)), (np.arange(len(train)), train.labels)
-        return csr_array(entries, shape=(len(train), len(self.info.classes)))
-
     def draws_of(self, labels: csr_array) -> np.ndarray:
         return class_balanced(labels)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from backbones.errors import BadInput
 from data.batch import Sample
@@ -102,10 +103,11 @@ class BoxDataset(ImageReader):
         """All training boxes: (N,) index of the image of each box, and (N, 4) x1 y1 x2 y2 in original pixels."""
         return np.repeat(np.arange(len(self)), np.diff(self._starts)), self._boxes
 
-    @property
-    def box_labels(self) -> np.ndarray:
-        """(N,) class indices of the boxes of `boxes_by_image`."""
-        return self._labels
+    def label_counts(self) -> csr_array:
+        """(n, K) number of training boxes of each class in each image."""
+        image, _ = self.boxes_by_image()
+        entries = np.ones(len(image), np.int64), (image, self._labels)
+        return csr_array(entries, shape=(len(self), len(self.classes)))
 
     def read(self, index: int) -> Sample:
         """The labelled image in original pixels. Raises BadInput if it is unreadable or not of the annotated size."""

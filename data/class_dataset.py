@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from backbones.errors import BadInput
 from data.batch import Sample
@@ -73,6 +74,11 @@ class ClassDataset(ImageReader):
             empty_classes=tuple(name for name, count in zip(self.classes, counts, strict=True) if not count),
             images_per_class=(int(counts.min()), int(counts.max())),
         )
+
+    def label_counts(self) -> csr_array:
+        """(n, K) number of labels of each class in each image, one per image."""
+        entries = np.ones(len(self), np.int64), (np.arange(len(self)), self.labels)
+        return csr_array(entries, shape=(len(self), len(self.classes)))
 
     def with_classes(self, classes: Sequence[str], of: str) -> Self:
         """The same images with the class indices of a model or of other data, matched by name.

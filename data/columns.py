@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 
@@ -22,7 +22,7 @@ Fraction = float | tuple[float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """n images of one split. Subclasses add the labels.
+    """n images of one split. Subclasses add the labels. Can be sent to other processes, so functions are no closures.
 
     Attributes:
         source: the file or folder that messages name.
@@ -55,9 +55,20 @@ class Columns:
 
     def select(self, rows: np.ndarray) -> Self:
         """The images with these indices, ascending."""
-        names, content = [self.names[i] for i in rows], self.content
-        selected = None if content is None else (lambda index: content(int(rows[index])))
-        return replace(self, names=names, image_ids=self.image_ids[rows], content=selected)
+        content = None if self.content is None else Selected(self.content, rows)
+        return replace(self, names=[self.names[i] for i in rows], image_ids=self.image_ids[rows], content=content)
+
+
+@dataclass(frozen=True)
+class Selected:
+    """A function of an index, for some of the indices. Can be sent to other processes, as a lambda cannot."""
+
+    function: Callable[[int], Any]
+    rows: np.ndarray
+
+    def __call__(self, index: int) -> Any:
+        """The function at the index of the `index`th row."""
+        return self.function(int(self.rows[index]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,18 +142,17 @@ class MaskColumns(Columns):
     Attributes:
         class_map: index -> (H, W) uint8 class indices, `IGNORE` for no class. Raises BadInput naming the mask.
         mask_files: n files that the class maps are read from; empty if they are not files.
-        ignored_classes: indices of classes that no class map has, because their mask value is ignored.
+        ignored: indices of the classes that no class map contains, because settings ignore their value.
     """
 
     class_map: Callable[[int], np.ndarray]
     mask_files: Sequence[Path] = ()
-    ignored_classes: frozenset[int] = frozenset()
+    ignored: frozenset[int] = frozenset()
 
     def select(self, rows: np.ndarray) -> Self:
         """The images with these indices, ascending."""
-        class_map = self.class_map
         files = [self.mask_files[i] for i in rows] if self.mask_files else ()
-        return replace(super().select(rows), class_map=lambda index: class_map(int(rows[index])), mask_files=files)
+        return replace(super().select(rows), class_map=Selected(self.class_map, rows), mask_files=files)
 
 
 def subset_indices(total: int, fraction: Fraction, seed: int | tuple[int, ...]) -> np.ndarray:

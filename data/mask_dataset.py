@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
+from scipy.sparse import csr_array, vstack
 
 from backbones.errors import BadInput
 from data.batch import IGNORE, Sample
@@ -87,13 +88,10 @@ class MaskDataset(ImageReader):
             )
         lookup = np.full(256, IGNORE, np.uint8)
         lookup[: len(index)] = index
-        own_map = self.columns.class_map
         dataset = self.with_transform(self.transform)
+        ignored = frozenset(index[i] for i in self.columns.ignored)
         dataset.columns = replace(
-            self.columns,
-            classes=tuple(classes),
-            class_map=lambda i: lookup[own_map(i)],
-            ignored_classes=frozenset(index[i] for i in self.columns.ignored_classes),
+            self.columns, classes=tuple(classes), class_map=_Renumbered(self.columns.class_map, lookup), ignored=ignored
         )
         dataset.classes = tuple(classes)
         return dataset
@@ -110,6 +108,25 @@ class MaskDataset(ImageReader):
             for content in pool.map(_digest, self.columns.mask_files):
                 digest.update(content)
         return digest.hexdigest()
+
+    def label_counts(self) -> csr_array:
+        """(n, K) number of pixels of each class in each image. Reads all masks.
+
+        A mask that cannot be read has no pixels if `skip_bad` allows unreadable images; otherwise raises BadInput.
+        """
+        classes = len(self.classes)
+
+        def counts(index: int) -> csr_array:
+            try:
+                mask = self.columns.class_map(index)
+            except BadInput:
+                if not self.skip_bad:
+                    raise
+                mask = np.zeros(0, np.uint8)
+            return csr_array(np.bincount(mask[mask != IGNORE], minlength=classes)[None])
+
+        with ThreadPoolExecutor(THREADS) as pool:
+            return vstack(list(pool.map(counts, range(len(self)))), format="csr")
 
     def read(self, index: int) -> Sample:
         """Image and mask in original pixels. Raises BadInput if they differ in size or cannot be read."""
@@ -146,6 +163,17 @@ class MaskDataset(ImageReader):
             labels=np.zeros(0, np.int64),
             mask=mask,
         )
+
+
+@dataclass(frozen=True)
+class _Renumbered:
+    """Class maps with other class indices. `lookup`: (256,) uint8, the new index of each index."""
+
+    class_map: Callable[[int], np.ndarray]
+    lookup: np.ndarray
+
+    def __call__(self, index: int) -> np.ndarray:
+        return self.lookup[self.class_map(index)]
 
 
 def _digest(file: Path) -> bytes:

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 import torch
+from scipy.sparse import csr_array
 
 from backbones.errors import BadInput
 from data.batch import Draw, Sample
@@ -157,6 +158,10 @@ class ImageReader:
 
     def with_classes_of(self, train: Self) -> Self:
         """The same images with the classes of the training images, matched by name. Raises BadInput if they differ."""
+        raise NotImplementedError
+
+    def label_counts(self) -> csr_array:
+        """(n, K) number of labels of each class in each image: its class, its boxes, or its pixels."""
         raise NotImplementedError
 
     def with_transform(self, transform: Transform | None) -> Self:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from scipy.sparse import csr_array
 from torch import Tensor, nn
 
 from backbones.errors import BadInput
@@ -94,11 +93,6 @@ class DetectionTask(Task):
         size, vflip = tuple(self.info.preprocessing["size"]), 0.5 if self.config.vflip else 0.0
         augment = detection_train(size, self.config.jitter, self.fill, vflip=vflip)
         return train.with_transform(augment), val.with_transform(self.transform())
-
-    def label_counts(self, train: BoxDataset) -> csr_array:
-        image, _ = train.boxes_by_image()
-        entries = np.ones(len(image)), (image, train.box_labels)
-        return csr_array(entries, shape=(len(train), len(self.info.classes)))
 
     @classmethod
     def from_run(cls, info: RunInfo, state: dict[str, Tensor], config: EvalConfig | PredictConfig) -> DetectionTask:

@@ -163,7 +163,7 @@ class Task(LightningModule):
         dataset.check_scored()
         return self.score_on(dataset)
 
-    def balance(self, train: Any) -> None:
+    def balance(self, train: ImageReader) -> None:
         """Compute the class weights and the expected draws of the images that `read` returned, if they are set.
 
         Raises BadInput if the setting `class_weights` does not have exactly the classes of the data.
@@ -171,7 +171,7 @@ class Task(LightningModule):
         weights = self.config.class_weights
         if weights == "none" and not self.config.data.balance:
             return
-        labels = self.label_counts(train)
+        labels = train.label_counts()
         if weights != "none":
             classes = self.info.classes
             listed = None if isinstance(weights, str) else np.array(in_order(weights, classes), np.float64)
@@ -180,10 +180,6 @@ class Task(LightningModule):
             self.info.extra["class_weights"] = dict(zip(classes, by_class.tolist(), strict=True))
         if self.config.data.balance:
             self.expected_draws = self.draws_of(labels)
-
-    def label_counts(self, train: Any) -> csr_array:
-        """(N, K) number of labels of each class in each training image."""
-        raise NotImplementedError
 
     def automatic_weights(self, labels: csr_array) -> np.ndarray:
         """(K,) class weights for `class_weights="auto"`, from the label counts, of any scale."""

@@ -26,7 +26,6 @@ from segmentation.draw import OPACITY, beside, legend, overlay, palette_of, pale
 from segmentation.evaluator import SegmentationEvaluator
 from segmentation.loss import SegmentationLoss
 from segmentation.model import Segmenter, create_segmenter
-from segmentation.pixel_counts import pixel_counts
 from segmentation.prediction import SegmentationResult
 from segmentation.transforms import ImageLetterbox, segmentation_train
 from segmentation.tta import TTA, label_maps
@@ -100,7 +99,7 @@ class SegmentationTask(Task):
             extra={"neck": config.decoder, "phi": str(config.phi), "crop": list(crop)},
         )
         task = cls(model, config, info)
-        task.score_on(val)
+        task.evaluator = SegmentationEvaluator(info.classes, val.columns.ignored)
         return task
 
     def datasets(self, train: MaskDataset, val: MaskDataset) -> tuple[MaskDataset, MaskDataset]:
@@ -108,9 +107,6 @@ class SegmentationTask(Task):
         config, crop, vflip = self.config, tuple(self.info.extra["crop"]), 0.5 if self.config.vflip else 0.0
         augment = segmentation_train(crop, config.jitter, self.fill, vflip=vflip, max_share=config.max_share)
         return train.with_transform(augment), val.with_transform(self.transform())
-
-    def label_counts(self, train: MaskDataset) -> csr_array:
-        return pixel_counts(train)
 
     def automatic_weights(self, labels: csr_array) -> np.ndarray:
         return median_frequency_weights(labels)
@@ -126,7 +122,7 @@ class SegmentationTask(Task):
     def score_on(self, dataset: MaskDataset) -> MaskDataset:
         """The data set with the model's class indices, and an evaluator for it."""
         dataset = dataset.with_classes(self.info.classes, "the model")
-        self.evaluator = SegmentationEvaluator(self.info.classes, dataset.columns.ignored_classes)
+        self.evaluator = SegmentationEvaluator(self.info.classes, dataset.columns.ignored)
         return dataset
 
     # --- hooks of the base task

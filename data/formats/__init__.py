@@ -69,7 +69,7 @@ def formats() -> tuple[Format, ...]:
     """All formats, sorted by name."""
     found: list[Format] = []
     for module in pkgutil.iter_modules(__path__):
-        content = import_module(f"{__name__}.{module.name}")
+        content = import_module(f"data.formats.{module.name}")
         found += [*getattr(content, "FORMATS", ()), *([content.FORMAT] if hasattr(content, "FORMAT") else [])]
     return tuple(sorted(found, key=lambda form: form.name))
 

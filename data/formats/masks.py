@@ -12,6 +12,7 @@ import io
 import os
 import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -61,9 +62,6 @@ def read(split: Split, options: MaskOptions) -> MaskColumns:
     files = [masks / by_stem.get(stem, f"{stem}.png") for stem in stems]
     described = f"{class_file} names" if class_file.is_file() else "ADE20K has"
 
-    def class_map(index: int) -> np.ndarray:
-        return _class_map(files[index], lookup, is_valid, f"{described} {len(classes)} classes")
-
     unused = sorted(by_stem.keys() - set(stems))
     return MaskColumns(
         source=masks,
@@ -73,9 +71,9 @@ def read(split: Split, options: MaskOptions) -> MaskColumns:
         classes=classes,
         label_digest=digest_of(classes, lookup),
         left_out={"they have no image": [f"{stem}.png" for stem in unused]} if unused else {},
-        class_map=class_map,
+        class_map=_ClassMaps(files, lookup, is_valid, f"{described} {len(classes)} classes"),
         mask_files=files,
-        ignored_classes=frozenset(range(len(classes))) - frozenset(lookup.tolist()),
+        ignored=frozenset(range(len(classes))) - frozenset(lookup.tolist()),
     )
 
 
@@ -91,20 +89,37 @@ FORMAT = Format(
 )
 
 
-def _class_map(path: Path, lookup: np.ndarray, is_valid: np.ndarray, classes: str) -> np.ndarray:
-    """(H, W) uint8 class indices and `IGNORE`. Raises BadInput if it is unreadable or has an unknown value."""
-    values = read_indices(path)
-    counts = np.bincount(values.ravel(), minlength=256)
-    unknown = np.flatnonzero((counts > 0) & ~is_valid)
-    if len(unknown):
-        value, last = int(unknown[0]), int(np.flatnonzero(is_valid)[-1])
-        raise BadInput(
-            f"mask {path} has {counts[value]} pixels of value {value}, but {classes}, with values up to {last}. If "
-            f"these pixels have no class, set `ignore_index={value}`.",
-            settings=("data.ignore_index",),
-        )
-    # A lookup table, since `mask - 1` in uint8 would turn ADE20K's 0 into 255.
-    return lookup[values]
+@dataclass(frozen=True)
+class _ClassMaps:
+    """Reads the class maps of the mask files.
+
+    Attributes:
+        files: PNG files of class indices.
+        lookup: (256,) uint8, class index of each mask value.
+        is_valid: (256,) bool, whether a mask value is known.
+        classes: what lists how many classes, for messages.
+    """
+
+    files: Sequence[Path]
+    lookup: np.ndarray
+    is_valid: np.ndarray
+    classes: str
+
+    def __call__(self, index: int) -> np.ndarray:
+        """(H, W) uint8 class indices and `IGNORE`. Raises BadInput if it is unreadable or has an unknown value."""
+        path = self.files[index]
+        values = read_indices(path)
+        counts = np.bincount(values.ravel(), minlength=256)
+        unknown = np.flatnonzero((counts > 0) & ~self.is_valid)
+        if len(unknown):
+            value, last = int(unknown[0]), int(np.flatnonzero(self.is_valid)[-1])
+            raise BadInput(
+                f"mask {path} has {counts[value]} pixels of value {value}, but {self.classes}, with values up to "
+                f"{last}. If these pixels have no class, set `ignore_index={value}`.",
+                settings=("data.ignore_index",),
+            )
+        # A lookup table, since `mask - 1` in uint8 would turn ADE20K's 0 into 255.
+        return self.lookup[values]
 
 
 def read_indices(path: Path) -> np.ndarray:

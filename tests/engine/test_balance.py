@@ -51,7 +51,7 @@ def unequal(folders, tmp_path_factory):  # noqa: F811
 def test_classification_counts_images(unequal):
     config = ClassificationConfig(pretrained=False, image_size=64, class_weights="auto", data=TrainData(balance=True))
     task, train_set, _ = ClassificationTask.prepare(config, unequal)
-    labels = task.label_counts(train_set)
+    labels = train_set.label_counts()
     assert labels.sum(axis=0).tolist() == [6, 2, 1]
     expected = effective_number_weights(labels)
     weights = task.criterion.class_weights.numpy()
@@ -67,7 +67,7 @@ def test_classification_counts_images(unequal):
 def test_detection_counts_boxes(coco_root):  # noqa: F811
     config = DetectionConfig(pretrained=False, image_size=64, class_weights="auto", data=TrainData(balance=True))
     task, train_set, _ = DetectionTask.prepare(config, coco_root)
-    labels = task.label_counts(train_set)
+    labels = train_set.label_counts()
     _, boxes = train_set.boxes_by_image()
     assert labels.sum() == len(boxes)
     by_hand = np.zeros(labels.shape, int)
@@ -82,9 +82,9 @@ def test_segmentation_counts_pixels(mask_root):  # noqa: F811
     data = MaskTrainData(ignore_index=9, balance=True)
     config = SegmentationConfig(pretrained=False, image_size=64, class_weights="auto", data=data)
     task, train_set, _ = SegmentationTask.prepare(config, mask_root)
-    labels = task.label_counts(train_set)
+    labels = train_set.label_counts()
     for index in range(len(train_set)):
-        mask = train_set.mask(index)
+        mask = train_set.columns.class_map(index)
         assert labels[[index]].toarray()[0].tolist() == [(mask == c).sum() for c in range(3)]
     expected = median_frequency_weights(labels)
     weights = task.criterion.class_weights.numpy()
