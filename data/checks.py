@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import PurePath
 
 import numpy as np
@@ -93,6 +94,19 @@ def warn_about_empty_classes(columns: BoxColumns | ClassColumns) -> None:
             len(columns.classes),
             ", ".join(empty[:EXAMPLES]),
             ", ..." if len(empty) > EXAMPLES else "",
+        )
+
+
+def warn_about_unscored_classes(columns: ClassColumns, missing: Sequence[str], total: int) -> None:
+    """Warn about classes of the training images that the images to score lack."""
+    if missing:
+        log.warning(
+            "%s: %d of the %d classes have no image, so their accuracy is not measured: %s%s",
+            columns.source,
+            len(missing),
+            total,
+            ", ".join(missing[:EXAMPLES]),
+            ", ..." if len(missing) > EXAMPLES else "",
         )
 
 

@@ -11,6 +11,7 @@ from scipy.sparse import csr_array
 
 from backbones.errors import BadInput
 from data.batch import Sample
+from data.checks import warn_about_unscored_classes
 from data.class_names import match_names
 from data.columns import ClassColumns, Kind
 from data.options import ClassOptions, ReadOptions
@@ -62,7 +63,9 @@ class ClassDataset(ImageReader):
     def check_training(self) -> None:
         """Raise BadInput for a single class."""
         if len(self.classes) < 2:
-            raise BadInput(f"{self.folder} has a single class, '{self.classes[0]}': there is nothing to tell apart")
+            raise BadInput(
+                f"{self.columns.source} has a single class, '{self.classes[0]}': a classifier needs at least two"
+            )
 
     @property
     def report(self) -> ClassificationReport:
@@ -112,8 +115,13 @@ class ClassDataset(ImageReader):
         return self.with_classes(names, "the model") if self.columns.numbered else self
 
     def with_classes_of(self, train: Self) -> Self:
-        """The same images with the class indices of the training images. Raises BadInput for an unknown class."""
-        return self.with_classes(train.classes, f"the training images in {train.folder}")
+        """The same images with the class indices of the training images. Raises BadInput for an unknown class.
+
+        Warns about classes without an image here: their accuracy is not measured.
+        """
+        dataset = self.with_classes(train.classes, f"the training images in {train.folder}")
+        warn_about_unscored_classes(self.columns, dataset.report.empty_classes, len(train.classes))
+        return dataset
 
     def read(self, index: int) -> Sample:
         """The image with its class, in original pixels."""

@@ -122,6 +122,6 @@ def _splits(kind: Kind, root: Path, options: ReadOptions) -> tuple[Format | None
     """The format and splits of the folder; None if it is not recognised, as with training data named by path."""
     try:
         form, _ = recognise(root, kind, options.format)
+        return form, form.splits(root)
     except BadInput:
         return None, []
-    return form, form.splits(root)

@@ -142,7 +142,9 @@ class ImageReader:
         options = cls.options.of(data)  # type: ignore[arg-type]
         train_columns, val_columns, holdout = read_train_val(cls.kind, root, options, data.holdout)
         selected = train_columns.subset((0.0, data.fraction * (1 - holdout)), seed)
-        warn_about_left_out(train_columns)
+        for columns in (train_columns, val_columns):
+            if columns is not None:
+                warn_about_left_out(columns)
         train = cls(selected, None, data.skip_bad, options, measure_levels(selected))
         train.check_training()
         scored = held_out(train_columns, holdout, seed) if val_columns is None else val_columns

@@ -122,6 +122,7 @@ def _layouts(known: list[Format]) -> str:
 
 
 def split_of(splits: list[str], wanted: str) -> str | None:
-    """The split of this name, or of another usual name for it, such as `valid` for `val`; None if there is none."""
-    names = next((names for names in ALIASES if wanted in names), (wanted,))
-    return next((name for name in (wanted, *names) if name in splits), None)
+    """The split of this name, or of another usual name for it, such as `Valid` for `val`; None if there is none."""
+    names = next((names for names in ALIASES if wanted.lower() in names), ())
+    by_lower = {name.lower(): name for name in reversed(splits)}
+    return wanted if wanted in splits else next((by_lower[n] for n in (wanted.lower(), *names) if n in by_lower), None)

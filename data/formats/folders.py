@@ -9,7 +9,7 @@ into the class names, as in Caffe's `val.txt`.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,60 +17,82 @@ import numpy as np
 from backbones.errors import BadInput
 from data.columns import ClassColumns, digest_of
 from data.formats import ALIASES, Format, Sniffed, Split
+from data.formats.listing import entries, folders, has_class_folders, has_images, images_in, is_image_name
 from data.images import IMAGE_SUFFIXES
 from data.options import ClassOptions
 
 DEVKIT = "ILSVRC2012_validation_ground_truth.txt"
 SPLIT_NAMES = {name for names in ALIASES for name in names}
-NO_IMAGE = "their suffix is not that of an image"
-ENOUGH = 50  # entries of a folder that are inspected to recognise the layout
+STRAY = "they are in no class folder"
+DEPTH = 4  # levels of folders in which a data set inside of `root` is searched
 
 
 def sniff(root: Path) -> Sniffed | None:
     """Folders of images in a folder."""
     if not root.is_dir():
         return None
-    for name in splits(root):
-        folder = _folder(root, name)
-        if _has_classes(folder):
+    for folder in [*_split_folders(root), root]:
+        if _label_file_of(folder).is_file() and has_images(folder):
+            return Sniffed(0.6, f"{_label_file_of(folder).name} has the classes of the images in {folder}")
+        if folder != root and _has_classes(folder):
             return Sniffed(0.6, f"{folder} has one folder of images per class")
-        if (root / f"{name}_labels.txt").is_file():
-            return Sniffed(0.6, f"{name}_labels.txt has the classes of the images in {folder}")
-    return Sniffed(0.5, f"{root} has one folder of images per class") if _has_classes(root) else None
+    if has_class_folders(root):
+        return Sniffed(0.5, f"{root} has one folder of images per class")
+    inner = _inner(root)
+    return Sniffed(0.2, f"{inner[0]} has one folder of images per class") if inner else None
 
 
 def splits(root: Path) -> list[str]:
-    """Folders with class folders or a label file; `train` if the class folders are directly in `root`."""
-    folders = [Path(entry.path) for entry in _entries(root) if entry.is_dir()] if root.is_dir() else []
-    found = [folder.name for folder in sorted(folders) if _is_split(folder)]
-    return found or (["train"] if _has_classes(root) else [])
+    """Folders with class folders or a label file; `train` if the class folders are directly in `root`.
+
+    Raises BadInput, naming the folder to pass, if the data set is in a folder inside of `root`.
+    """
+    if not root.is_dir():
+        return []
+    if found := _split_folders(root):
+        others = [folder for folder in folders(root) if folder not in found and _has_classes(folder)]
+        return sorted(folder.name for folder in found + others)
+    if inner := _inner(root):
+        raise _nested(root, inner)
+    return ["train"] if _has_classes(root) else []
 
 
 def read(split: Split, options: ClassOptions) -> ClassColumns:
-    """Images in class folders, or in a flat folder with a label file. Images in subfolders belong to the class too."""
+    """Images in class folders, or in a flat folder with a label file. Images in subfolders belong to the class too.
+
+    Raises BadInput if the folder has no images, or if its folders are not classes.
+    """
     folder = _folder(split.root, split.name)
-    boundary = folder.resolve()
+    label_file = _label_file_of(folder)
+    if split.images is not None:
+        raise BadInput(
+            f"{folder} has the images of its classes: a second folder {split.images} can be named for label files only"
+        )
+    if not split.name and (own_splits := _split_folders(folder)):
+        raise BadInput(
+            f"{folder} is a data set with the splits {', '.join(path.name for path in own_splits)}: name one of them, "
+            f"as in `train={own_splits[0]}`, or the data set with `root={folder}`",
+            settings=("data.train", "data.root"),
+        )
     follow = bool(options.follow_links)
     left_out: dict[str, list[str]] = {}
-    entries = sorted(_entries(folder), key=lambda entry: entry.name)
-    classes = tuple(entry.name for entry in entries if entry.is_dir())
-    label_file = folder.with_name(f"{folder.name}_labels.txt")
-    if classes:
-        _refuse_nested(folder, classes)
-        files = [_images(folder, name, boundary, follow, left_out) for name in classes]
-        names = [name for own in files for name in own]
-        labels = np.repeat(np.arange(len(classes)), [len(own) for own in files])
-        numbered = False
-        if not names:
-            raise BadInput(f"no class folder in {folder} has an image: expected {', '.join(IMAGE_SUFFIXES)} files")
-    else:
-        found = [name for name in _images(folder, "", boundary, follow, left_out) if os.sep not in name]
+    class_folders = [path.name for path in folders(folder)]
+    if (label_file.is_file() and has_images(folder)) or not class_folders:
+        found = [name for name in images_in(folder, "", follow, left_out) if os.sep not in name]
         class_of = _label_file(folder, found, label_file)
         names = sorted(class_of)
-        numbered = all(class_of[name].isdecimal() for name in names)
-        classes = tuple(sorted(set(class_of.values()), key=(lambda name: (int(name), name)) if numbered else None))
-        index = {name: i for i, name in enumerate(classes)}
-        labels = np.array([index[class_of[name]] for name in names], np.int64)
+        classes, labels, numbered = indexed([class_of[name] for name in names])
+    else:
+        boundary = folder.resolve()
+        files = [images_in(folder, name, follow, left_out, boundary) for name in class_folders]
+        _refuse_nested(folder, files)
+        if stray := sorted(entry.name for entry in entries(folder) if is_image_name(entry.name)):
+            left_out[STRAY] = stray
+        names = [name for own in files for name in own]
+        labels = np.repeat(np.arange(len(files)), [len(own) for own in files])
+        classes, numbered = tuple(class_folders), False
+        if not names:
+            raise BadInput(f"no class folder in {folder} has an image: expected {', '.join(IMAGE_SUFFIXES)} files")
     return ClassColumns(
         source=label_file if numbered else folder,
         folder=folder,
@@ -94,83 +116,91 @@ FORMAT = Format(
 )
 
 
+def indexed(names: Sequence[str]) -> tuple[tuple[str, ...], np.ndarray, bool]:
+    """Classes, (n,) int64 index of the class of each image, and whether the classes are whole numbers.
+
+    Classes are sorted: numbers by value, names by letters.
+    """
+    numbered = all(name.isdecimal() for name in names)
+    classes = tuple(sorted(set(names), key=(lambda name: (int(name), name)) if numbered else None))
+    index = {name: i for i, name in enumerate(classes)}
+    return classes, np.array([index[name] for name in names], np.int64), numbered
+
+
 def _folder(root: Path, split: str) -> Path:
     return root / split if split and (root / split).is_dir() else root
 
 
-def _is_split(folder: Path) -> bool:
-    if folder.with_name(f"{folder.name}_labels.txt").is_file() or _has_classes(folder):
-        return True
-    return folder.name in SPLIT_NAMES and any(entry.is_dir() or _is_image(entry) for entry in _first(_entries(folder)))
+def _label_file_of(folder: Path) -> Path:
+    return folder.parent / f"{folder.name}_labels.txt"
 
 
-def _first(entries: Iterable[os.DirEntry[str]]) -> list[os.DirEntry[str]]:
-    return [entry for _, entry in zip(range(ENOUGH), entries, strict=False)]
+def _split_folders(root: Path) -> list[Path]:
+    """Folders that have a usual name of a split, or a label file."""
+    return [
+        folder
+        for folder in folders(root)
+        if _label_file_of(folder).is_file()
+        or (folder.name.lower() in SPLIT_NAMES and (has_images(folder) or folders(folder)))
+    ]
 
 
 def _has_classes(folder: Path) -> bool:
-    """Whether some of the folders in this folder contain images, directly or one level below."""
-    children = [Path(entry.path) for entry in _first(_entries(folder)) if entry.is_dir()]
-    return any(_is_image(entry) for child in children[:8] for entry in _first(_entries(child)))
+    """Whether the folders in this folder contain images, directly or in folders of their own."""
+    return has_class_folders(folder) or any(has_class_folders(child) for child in folders(folder)[:2])
 
 
-def _is_image(entry: os.DirEntry[str]) -> bool:
-    return entry.name.lower().endswith(IMAGE_SUFFIXES) and entry.is_file()
+def _inner(root: Path) -> list[Path]:
+    """Folders below `root` that are data sets, or splits of unusual names, while `root` has no class folders.
+
+    Class folders may have folders of their own. They are not data sets: each has other folders.
+    """
+    if has_class_folders(root) or _split_folders(root):
+        return []
+    children = _with_content(root)
+    for _ in range(DEPTH):
+        if found := [child for child in children if any(_has_classes(split) for split in _split_folders(child))]:
+            return found
+        if len(children) != 1:
+            break
+        if has_class_folders(children[0]):
+            return children
+        children = _with_content(children[0])
+    names = [{path.name for path in folders(child) if has_images(path)} for child in children]
+    return children if len(children) > 1 and len(names[0]) > 1 and all(own == names[0] for own in names) else []
 
 
-def _refuse_nested(folder: Path, classes: tuple[str, ...]) -> None:
-    """Raise BadInput if the only folder is not a class but contains the class folders."""
-    if len(classes) == 1 and _has_classes(folder / classes[0]):
-        inner = folder / classes[0]
-        others = [path / classes[0] for path in sorted(folder.parent.iterdir()) if (path / classes[0]).is_dir()]
-        rest = [str(path) for path in others if path != inner]
-        raise BadInput(
-            f"{folder} has a single folder, {classes[0]}, and the class folders are in it: name the inner folders, as "
-            f"in `train={inner}`" + (f" and `val={rest[0]}`" if rest else ""),
+def _with_content(folder: Path) -> list[Path]:
+    """The folders in a folder that have folders or images."""
+    return [child for child in folders(folder) if has_images(child) or folders(child)]
+
+
+def _nested(root: Path, inner: list[Path]) -> BadInput:
+    named = ", ".join(str(path) for path in inner[:3])
+    if len(inner) > 1 and not any(_split_folders(path) for path in inner):
+        return BadInput(
+            f"{named} have the same class folders: if they are splits of one data set, name them, as in "
+            f"`train={inner[0]}` and `val={inner[1]}`",
             settings=("data.train", "data.val"),
         )
+    which = f"{named} is" if len(inner) == 1 else f"one of {named} is"
+    return BadInput(
+        f"{root} has no class folders. Probably {which} the data set: pass `root={inner[0]}`", settings=("data.root",)
+    )
 
 
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    """Files and folders in a folder, without hidden ones. Raises BadInput if it cannot be listed."""
-    try:
-        with os.scandir(folder) as entries:
-            return [entry for entry in entries if not entry.name.startswith(".")]
-    except OSError as error:
-        raise BadInput(f"cannot list {folder}: {error.strerror}") from error
-
-
-def _images(folder: Path, subfolder: str, boundary: Path, follow: bool, left_out: dict[str, list[str]]) -> list[str]:
-    """Sorted names, relative to `folder`, of the images in `subfolder` and the folders below it.
-
-    Other files are added to `left_out`. Raises BadInput for a link that forms a cycle or, unless `follow`, leads out of
-    `boundary`.
-    """
-    if os.path.islink(folder / subfolder) and subfolder:
-        _check_link(folder / subfolder, boundary, follow)
-    names = []
-    for entry in _entries(folder / subfolder):
-        name = os.path.join(subfolder, entry.name)
-        if entry.is_dir():
-            names += _images(folder, name, boundary, follow, left_out)
-        elif entry.name.lower().endswith(IMAGE_SUFFIXES):
-            if entry.is_symlink():
-                _check_link(Path(entry.path), boundary, follow)
-            names.append(name)
-        else:
-            left_out.setdefault(NO_IMAGE, []).append(name)
-    return sorted(names)
-
-
-def _check_link(path: Path, boundary: Path, follow: bool) -> None:
-    target = path.resolve()
-    if not follow and not target.is_relative_to(boundary):
+def _refuse_nested(folder: Path, files: list[list[str]]) -> None:
+    """Raise BadInput if the only folder with images is not a class but contains the class folders."""
+    with_images = [own for own in files if own]
+    if len(with_images) == 1 and all(name.count(os.sep) > 1 for name in with_images[0]):
+        name = with_images[0][0].split(os.sep)[0]
+        inner = folder / name
+        others = [path / name for path in folders(folder.parent) if path != folder and (path / name).is_dir()]
         raise BadInput(
-            f"{path} is a link that leads out of {boundary}: refused. To read it, pass `follow_links=True`",
-            settings=("data.follow_links",),
+            f"{folder} has images only in the folders of {name}, so {name} is not a class. Name the folder that has "
+            f"the class folders: `train={inner}`" + (f" and `val={others[-1]}`" if others else ""),
+            settings=("data.train", "data.val"),
         )
-    if path.parent.resolve().is_relative_to(target):
-        raise BadInput(f"{path} is a link to a folder that contains it: refused, since listing it would never end")
 
 
 def _label_file(folder: Path, files: list[str], label_file: Path) -> dict[str, str]:
