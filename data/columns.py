@@ -159,10 +159,11 @@ class MaskColumns(Columns):
 
 
 def subset_indices(total: int, fraction: Fraction, seed: int | tuple[int, ...]) -> np.ndarray:
-    """Sorted indices of a random subset of `total` items, at least one.
+    """Sorted indices of a random subset of `total` items.
 
-    The items are shuffled by `seed` alone. A number selects the first part of that order: 0.8 selects the first 80%. A
-    pair such as (0.8, 1.0) selects from 80% to the end. Subsets of ranges that do not overlap have no item in common.
+    The items are shuffled by `seed` alone. A number selects the first part of that order: 0.8 selects the first 80%, at
+    least one item. A pair such as (0.8, 1.0) selects from 80% to the end, possibly nothing. Subsets of ranges that do
+    not overlap have no item in common.
 
     Raises UserError if the fraction is not within 0..1 or selects nothing.
     """
@@ -171,8 +172,8 @@ def subset_indices(total: int, fraction: Fraction, seed: int | tuple[int, ...]) 
         raise UserError(f"`fraction` must be above 0 and at most 1, not {fraction}", settings=("data.fraction",))
     if (start, stop) == (0, 1):
         return np.arange(total)
-    first = min(round(start * total), total - 1)
-    return np.sort(np.random.default_rng(seed).permutation(total)[first : max(first + 1, round(stop * total))])
+    first, last = (max(1, round(share * total)) if share else 0 for share in (start, stop))
+    return np.sort(np.random.default_rng(seed).permutation(total)[first:last])
 
 
 def digest_of(*parts: bytes | str | np.ndarray | Sequence[str]) -> bytes:

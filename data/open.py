@@ -70,8 +70,14 @@ def read_scored(kind: Kind, root: Path, options: ReadOptions, holdout: float, se
 
 
 def held_out(train: Columns, holdout: float, seed: int) -> Columns:
-    """The part of the training split that is not trained on."""
-    return train.subset((1 - holdout, 1.0), seed)
+    """The part of the training split that is not trained on. Raises BadInput if it is empty."""
+    part = train.subset((1 - holdout, 1.0), seed)
+    if not len(part):
+        raise BadInput(
+            f"`holdout={holdout}` of {len(train)} training images is none: hold out a larger share, or add images",
+            settings=("data.holdout",),
+        )
+    return part
 
 
 def locate(

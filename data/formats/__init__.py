@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from backbones.errors import BadInput, unknown_name
 from data.columns import Columns, Kind
 
+SURE = 0.5  # a format with a lower score guesses
 TASKS = {"boxes": "object detection", "classes": "image classification", "masks": "semantic segmentation"}
 ALIASES = (("train", "training", "train2017"), ("val", "valid", "validation", "val2017", "dev"), ("test", "testing"))
 
@@ -99,18 +100,25 @@ def recognise(root: Path, kind: Kind | None = None, name: str | None = None) -> 
         several = "; ".join(f"{form.name}, since {sniffed.why}" for form, sniffed in first)
         raise BadInput(f"{root} can be read in several formats: {several}. Choose one with `format`",
                        settings=("data.format",))  # fmt: skip
+    if best < SURE and kind is not None:
+        _refuse_other_kind(root, kind, best)
     if not first:
-        raise _unrecognised(root, kind, known)
+        raise _unrecognised(root, known)
     return first[0][0], first[0][1].why
 
 
-def _unrecognised(root: Path, kind: Kind | None, known: list[Format]) -> BadInput:
-    other = [(form, sniffed) for form in formats() if form not in known and (sniffed := form.sniff(root)) is not None]
-    if other:
-        form, sniffed = max(other, key=lambda pair: pair[1].score)
-        return BadInput(
-            f"{root} is a data set for {TASKS[form.kind]} ({form.name}: {sniffed.why}), not for {TASKS[str(kind)]}"
+def _refuse_other_kind(root: Path, kind: Kind, score: float) -> None:
+    """Raise BadInput if a format of another kind is surer than `score` that it can read these data."""
+    others = [(form, form.sniff(root)) for form in formats() if form.kind != kind]
+    surer = [(form, sniffed) for form, sniffed in others if sniffed is not None and sniffed.score > max(score, SURE)]
+    if surer:
+        form, sniffed = max(surer, key=lambda pair: pair[1].score)
+        raise BadInput(
+            f"{root} is a data set for {TASKS[form.kind]} ({form.name}: {sniffed.why}), not for {TASKS[kind]}"
         )
+
+
+def _unrecognised(root: Path, known: list[Format]) -> BadInput:
     content = sorted(path.name for path in root.iterdir())[:8] if root.is_dir() else []
     contains = f" It contains {', '.join(content)}." if content else " It is empty." if root.is_dir() else ""
     return BadInput(f"the layout of {root} is not recognised.{contains} {_layouts(known)}")

@@ -36,6 +36,8 @@ def sniff(root: Path) -> Sniffed | None:
             return Sniffed(0.6, f"{_label_file_of(folder).name} has the classes of the images in {folder}")
         if folder != root and _has_classes(folder):
             return Sniffed(0.6, f"{folder} has one folder of images per class")
+    if flat := _split_folders(root):
+        return Sniffed(0.3, f"{flat[0]} has images, without their classes")
     if has_class_folders(root):
         return Sniffed(0.5, f"{root} has one folder of images per class")
     inner = _inner(root)

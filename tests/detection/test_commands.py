@@ -1,10 +1,13 @@
 """The command line as users type it: train, eval and predict, the files they write, and their errors."""
 
+import contextlib
 import csv
+import io
 import json
 import shutil
 import signal
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,12 +15,15 @@ import torch
 import yaml
 from effdet import create_model
 from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from backbones import create_backbone
 from detection import eval as eval_command
 from detection import predict as predict_command
 from detection import train as train_command
 from detection.config import PRESETS, TrainConfig
+from detection.results import read_image_results
 from detection.task import DetectionTask
 from engine.cli import parse
 from tests.commands import fails, loads, run
@@ -291,3 +297,36 @@ def test_finetune_preset_is_the_default():
 @pytest.mark.parametrize("preset", sorted(PRESETS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_presets_parse(preset):
     parse("detection.train", TrainConfig, ["--config", preset.stem], presets=PRESETS).check()
+
+
+# --- results that others can check
+
+
+def test_pycocotools_computes_the_recorded_ap_from_the_files_of_a_run(trained):
+    """From `detections.json` and `truth.json`, or from the annotation file that was scored, whose ids the files have."""
+    record = json.loads((trained / "record.json").read_text())
+    for truth in (trained / "truth.json", Path(record["dataset"]["root"]) / "annotations" / "instances_val.json"):
+        with contextlib.redirect_stdout(io.StringIO()):
+            coco = COCO(str(truth))
+            evaluation = COCOeval(coco, coco.loadRes(str(trained / "detections.json")), "bbox")
+            evaluation.evaluate()
+            evaluation.accumulate()
+            evaluation.summarize()
+        assert record["metrics"]["AP"] == pytest.approx(evaluation.stats[0], abs=1e-9)
+    scores = [detection["score"] for detection in json.loads((trained / "detections.json").read_text())]
+    assert len(set(scores)) > 0.9 * len(scores)  # not rounded
+
+
+def test_held_out_images_are_scored_again_by_eval_and_by_the_bootstrap(coco_root, tmp_path):
+    held = tmp_path / "held"
+    run(train_command, "--data.root", coco_root, "--output", held, "--data.holdout", 0.5, *TINY)
+    run(eval_command, "--checkpoint", held, "--output", tmp_path / "again")
+    record = json.loads((held / "record.json").read_text())
+    again = json.loads((tmp_path / "again" / "metrics.json").read_text())
+    assert again["AP"] == pytest.approx(record["metrics"]["AP"], abs=1e-9)
+    results = read_image_results(held, record)
+    truth = json.loads((held / "truth.json").read_text())
+    assert len(results.keys) == len(truth["images"]) == 4  # half of the eight training images
+    assert results.score(np.ones((1, 4), int))[0] == pytest.approx(record["metrics"]["AP"], abs=1e-9)
+    (held / "truth.json").unlink()  # as in runs of earlier versions
+    assert read_image_results(held, record).keys == results.keys
