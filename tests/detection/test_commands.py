@@ -303,7 +303,7 @@ def test_presets_parse(preset):
 
 
 def test_pycocotools_computes_the_recorded_ap_from_the_files_of_a_run(trained):
-    """From `detections.json` and `truth.json`, or from the annotation file that was scored, whose ids the files have."""
+    """From `detections.json` and `truth.json`, or from the scored annotation file, whose ids the files have."""
     record = json.loads((trained / "record.json").read_text())
     for truth in (trained / "truth.json", Path(record["dataset"]["root"]) / "annotations" / "instances_val.json"):
         with contextlib.redirect_stdout(io.StringIO()):
