@@ -211,14 +211,15 @@ def _frame_values(image: Image.Image, data: bytes, number: int, path: str | os.P
         fits = gray.dtype.kind in "iu" and gray.min() >= 0 and gray.max() <= 0xFFFF
         return gray.astype(np.uint16) if fits else gray
     coded = np.frombuffer(data, np.uint8)
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
     if image.format == "TIFF":
-        pages = cv2.imdecodemulti(coded, cv2.IMREAD_UNCHANGED, range=(number, number + 1))[1]
+        pages = cv2.imdecodemulti(coded, flags, range=(number, number + 1))[1]
         values = pages[0] if pages else None
     else:
-        values = cv2.imdecode(coded, cv2.IMREAD_UNCHANGED) if number == 0 else None
+        values = cv2.imdecode(coded, flags) if number == 0 else None
     if values is None or values.dtype != np.uint16 or image.mode == "CMYK":
         raise BadInput(f"image {path} has 16-bit pixels in a layout that cannot be read ({image.format} {image.mode})")
-    return values[..., None] if values.ndim == 2 else values[..., 2::-1]  # OpenCV's order is blue, green, red
+    return values[..., ::-1]  # OpenCV's order is blue, green, red
 
 
 def _scaled(values: np.ndarray, levels: Levels) -> np.ndarray:
