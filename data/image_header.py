@@ -22,7 +22,11 @@ FORMATS = tuple(
     name for name in ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "JXL") if name in Image.OPEN
 )
 PNG_START = b"\x89PNG\r\n\x1a\n"
-ERRORS = (OSError, SyntaxError, ValueError, TypeError, KeyError, EOFError, struct.error, Image.DecompressionBombError)
+# What Pillow and its plugins raise for damaged files.
+ERRORS = (
+    *(OSError, SyntaxError, ValueError, TypeError, KeyError, EOFError, RuntimeError),
+    *(struct.error, Image.DecompressionBombError),
+)
 
 ORIENTATION, _EXTRA_SAMPLES = 0x0112, 338  # EXIF and TIFF tags
 _JPEG_SIZES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0..15 without DHT, JPG, DAC
@@ -56,7 +60,7 @@ class ImageHeader(NamedTuple):
 def read_header(source: bytes | str | os.PathLike[str]) -> ImageHeader:
     """The header of an image file, from its path or its content. Thread-safe.
 
-    Of a JPEG or PNG only the bytes before the pixels are read: about 50 us for each file.
+    Of most formats only the bytes before the pixels are read, in about 10 us (JPEG), 30 us (PNG) or 100 us (TIFF).
 
     Raises BadInput with the file's name if it is missing or not an image.
     """

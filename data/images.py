@@ -139,11 +139,15 @@ def upright(image: np.ndarray, tag: int) -> np.ndarray:
     return image if flip is None else cv2.flip(image, flip)
 
 
-def to_rgb(image: Image.Image, path: str | os.PathLike[str]) -> np.ndarray:
+def to_rgb(image: Image.Image, path: str | os.PathLike[str], levels: Levels | None = None) -> np.ndarray:
     """A PIL image as (H, W, 3) uint8 RGB, with the conversions of `read_image`, in the orientation that Pillow loads.
+
+    `levels` apply to gray images with more than 8 bits. Pillow has reduced colour images to 8 bits.
 
     Raises BadInput with `path` for pixels whose range is undefined.
     """
+    if levels is not None and image.mode[0] in "IF":
+        return _scaled(_gray_values(image), levels)
     if image.mode.startswith("I"):  # 16-bit gray, which older versions of Pillow convert to 32 bits
         gray = np.asarray(image)
         if gray.min() < 0 or gray.max() > 0xFFFF:
@@ -207,18 +211,24 @@ def _frame_values(image: Image.Image, data: bytes, number: int, path: str | os.P
     """
     image.load()
     if image.mode[0] in "IF":
-        gray = np.asarray(image)[..., None]
-        fits = gray.dtype.kind in "iu" and gray.min() >= 0 and gray.max() <= 0xFFFF
-        return gray.astype(np.uint16) if fits else gray
+        return _gray_values(image)
     coded = np.frombuffer(data, np.uint8)
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
     if image.format == "TIFF":
-        pages = cv2.imdecodemulti(coded, cv2.IMREAD_UNCHANGED, range=(number, number + 1))[1]
+        pages = cv2.imdecodemulti(coded, flags, range=(number, number + 1))[1]
         values = pages[0] if pages else None
     else:
-        values = cv2.imdecode(coded, cv2.IMREAD_UNCHANGED) if number == 0 else None
+        values = cv2.imdecode(coded, flags) if number == 0 else None
     if values is None or values.dtype != np.uint16 or image.mode == "CMYK":
         raise BadInput(f"image {path} has 16-bit pixels in a layout that cannot be read ({image.format} {image.mode})")
-    return values[..., None] if values.ndim == 2 else values[..., 2::-1]  # OpenCV's order is blue, green, red
+    return values[..., ::-1]  # OpenCV's order is blue, green, red
+
+
+def _gray_values(image: Image.Image) -> np.ndarray:
+    """(H, W, 1) values of a PIL image of mode I or F: uint16 if they fit, else int32 or float32."""
+    gray = np.asarray(image)[..., None]
+    fits = gray.dtype.kind in "iu" and gray.min() >= 0 and gray.max() <= 0xFFFF
+    return gray.astype(np.uint16) if fits else gray
 
 
 def _scaled(values: np.ndarray, levels: Levels) -> np.ndarray:

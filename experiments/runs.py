@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from backbones.errors import BadInput, UserError
 from data.image_header import ORIENTATION
-from data.images import read_image, to_rgb, upright
+from data.images import Levels, read_image, to_rgb, upright
 from engine.checkpoint import RunInfo, find_checkpoint, is_run, read_run
 from engine.predictor import Predictor
 from engine.task import Task
@@ -90,7 +90,7 @@ class Run:
         return self._predict(images, exif == "apply")  # type: ignore[arg-type]
 
     def _predict(self, source: ImageLike, exif: bool) -> Result:
-        image = as_array(source, exif)
+        image = as_array(source, exif, self._predictor.levels)
         return self._predictor.task.result(image, self._predictor(self._predictor.prepare(image)))
 
     @cached_property
@@ -123,8 +123,10 @@ def load_run(path: str | os.PathLike[str]) -> Run:
     return Run(info, lambda: spec.load_task().from_run(info, state, spec.predict_config()))
 
 
-def as_array(image: ImageLike, exif: bool = True) -> np.ndarray:
+def as_array(image: ImageLike, exif: bool = True, levels: Levels | None = None) -> np.ndarray:
     """An image from a file, from PIL, or as an array -> (H, W, 3) uint8 RGB, upright if `exif`, else as stored.
+
+    `levels` are the 16-bit values that become 0 and 255, see `read_image`.
 
     Raises BadInput for an image that cannot be read and for a folder, TypeError for anything that is not an image.
     """
@@ -134,9 +136,9 @@ def as_array(image: ImageLike, exif: bool = True) -> np.ndarray:
                 f"{os.fspath(image)} is a folder: pass a list of its files, such as "
                 f"sorted(Path({os.fspath(image)!r}).glob('*.jpg'))"
             )
-        return read_image(image, exif=exif)
+        return read_image(image, exif=exif, levels=levels)
     if isinstance(image, Image.Image):
-        return _from_pil(image, exif)
+        return _from_pil(image, exif, levels)
     if not isinstance(image, np.ndarray):
         raise TypeError(f"{_FORMS}, not {_described(image)}")
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)) or not image.size:
@@ -144,12 +146,12 @@ def as_array(image: ImageLike, exif: bool = True) -> np.ndarray:
     return np.ascontiguousarray(image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2))
 
 
-def _from_pil(image: Image.Image, exif: bool) -> np.ndarray:
+def _from_pil(image: Image.Image, exif: bool, levels: Levels | None) -> np.ndarray:
     """Convert as `read_image` converts the file."""
     name = getattr(image, "filename", "") or f"in mode {image.mode}"
     try:
         tag = image.getexif().get(ORIENTATION) or 1  # before the pixels are loaded: loading a TIFF removes it
-        pixels = to_rgb(image, name)
+        pixels = to_rgb(image, name, levels)
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise BadInput(f"cannot decode image {name}: {error}") from error
     if image.format == "TIFF":  # Pillow has turned it upright

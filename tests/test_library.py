@@ -198,6 +198,17 @@ def test_photographs_are_turned_upright(loaded, tmp_path):
 
 
 @pytest.mark.parametrize("trained", ["detection"], indirect=True)
+def test_sixteen_bits_are_read_as_in_the_training(loaded, tmp_path, monkeypatch):
+    values = np.arange(40 * 60, dtype=np.uint16).reshape(40, 60)
+    Image.fromarray(values).save(tmp_path / "deep.png")
+    assert np.unique(loaded.predict(tmp_path / "deep.png").image).tolist() == list(range(10))  # the high bytes
+    monkeypatch.setattr(loaded._predictor, "levels", [0, 2399])
+    result = loaded.predict(tmp_path / "deep.png")
+    assert np.unique(result.image).tolist() == list(range(256))
+    assert loaded.predict(Image.open(tmp_path / "deep.png")) == result
+
+
+@pytest.mark.parametrize("trained", ["detection"], indirect=True)
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [

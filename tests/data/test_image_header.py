@@ -5,12 +5,13 @@ import struct
 import zlib
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, TiffImagePlugin
 
 from backbones.errors import BadInput
-from data.images import orientation, read_frames, read_header, read_image, upright
+from data.images import orientation, read_frames, read_header, read_image, read_values, upright
 
 # Two rows of three pixels; each letter is one pixel.
 STORED = np.array([[1, 2, 3], [4, 5, 6]], np.uint8)
@@ -123,6 +124,37 @@ def test_an_exif_chunk_after_the_pixels() -> None:
     assert orientation(plain[:-12] + chunk[:-1] + b"?" + plain[-12:]) == 1
 
 
+def test_sixteen_bits_are_turned_as_well(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(3).integers(0, 4096, (4, 6, 3), np.uint16)
+    plain = cv2.imencode(".png", pixels[..., ::-1])[1].tobytes()
+    body = b"eXIf" + exif_block(entry(0x0112, 3, 1, b"\0\6"))
+    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    path = tmp_path / "deep.png"
+    path.write_bytes(plain[:33] + chunk + plain[33:])
+    np.testing.assert_array_equal(read_values(path), pixels)
+    expected = np.clip(np.round(pixels / 16), 0, 255).astype(np.uint8)
+    np.testing.assert_array_equal(read_image(path, levels=(0, 255 * 16)), expected)
+    np.testing.assert_array_equal(read_image(path, levels=(0, 255 * 16), exif=True), np.rot90(expected, -1))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels[..., 0]).save(tmp_path / "deep.tif", exif=exif)
+    np.testing.assert_array_equal(read_values(tmp_path / "deep.tif"), pixels[..., :1])
+    turned = read_image(tmp_path / "deep.tif", levels=(0, 255 * 16), exif=True)
+    np.testing.assert_array_equal(turned[..., 0], np.rot90(expected[..., 0], -1))
+
+
+def test_an_orientation_in_a_big_tiff(tmp_path: Path) -> None:
+    """One page with 64-bit offsets: 20 bytes for each tag."""
+    tags = [(256, 3, 3), (257, 3, 2), (258, 3, 8), (259, 3, 1), (262, 3, 1), (273, 3, 256), (274, 3, 8), (277, 3, 1),
+            (278, 3, 2), (279, 3, 6)]  # fmt: skip
+    directory = struct.pack("<Q", len(tags)) + b"".join(struct.pack("<HHQQ", tag, kind, 1, v) for tag, kind, v in tags)
+    content = (b"II+\0" + struct.pack("<HHQ", 8, 0, 16) + directory + bytes(8)).ljust(256, b"\0") + STORED.tobytes()
+    (tmp_path / "big.tif").write_bytes(content)
+    assert read_header(tmp_path / "big.tif")[:5] == (3, 2, 8, 8, 1)
+    np.testing.assert_array_equal(read_image(tmp_path / "big.tif")[..., 0], STORED)
+    np.testing.assert_array_equal(read_image(tmp_path / "big.tif", exif=True)[..., 0], UPRIGHT[8])
+
+
 def test_files_that_are_not_images(tmp_path: Path) -> None:
     for content in (b"", b"words", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\0\0\0\0WEBPVP8X", b"II*\0"):
         assert orientation(content) == 1
@@ -173,9 +205,24 @@ def test_pages_and_frames(tmp_path: Path) -> None:
     assert [frame[0, 0, 0] for frame in read_frames(tmp_path / "pages.tif")] == [10, 20, 30]
     assert next(read_frames(tmp_path / "pages.tif")).shape == (4, 6, 3)
     assert next(read_frames(tmp_path / "pages.tif", exif=True)).shape == (6, 4, 3)
-    pages[1].encoderinfo = {"tiffinfo": {254: 1}}
-    pages[0].save(tmp_path / "pyramid.tif", save_all=True, append_images=pages[1:])
+    with TiffImagePlugin.AppendingTiffWriter(str(tmp_path / "pyramid.tif"), new=True) as file:
+        for page, is_copy in zip(pages, (0, 1, 0), strict=True):
+            page.save(file, "TIFF", tiffinfo={254: is_copy})
+            file.newFrame()
     assert [frame[0, 0, 0] for frame in read_frames(tmp_path / "pyramid.tif")] == [10, 30]
+
+
+def test_pages_with_sixteen_bits(tmp_path: Path) -> None:
+    pages = [np.random.default_rng(i).integers(0, 4096, (4, 6, 3), np.uint16) for i in range(3)]
+    cv2.imwritemulti(str(tmp_path / "colour.tif"), [page[..., ::-1] for page in pages])
+    gray = [Image.fromarray(page[..., 0]) for page in pages]
+    gray[0].save(tmp_path / "gray.tif", save_all=True, append_images=gray[1:])
+    for name, channels in (("colour.tif", 3), ("gray.tif", 1)):
+        found = list(read_frames(tmp_path / name, levels=(0, 255 * 16)))
+        assert len(found) == 3
+        for frame, page in zip(found, pages, strict=True):
+            expected = np.clip(np.round(page[..., :channels] / 16), 0, 255)
+            np.testing.assert_array_equal(frame, np.repeat(expected, 3 // channels, axis=2))
 
 
 @pytest.mark.parametrize("name", ["moving.gif", "moving.webp", "moving.png"])
