@@ -41,7 +41,7 @@ def in_label_frame(columns: BoxColumns, exif: str, scale_boxes: bool, skip_bad: 
         columns = _from_headers(columns, headers, exif, scale_boxes)
     elif exif == "auto":
         columns = _turned_where_boxes_fit_only_then(columns)
-    _check_sample(columns, exif, unknown, skip_bad)
+    _check_sample(columns, exif, unknown | columns.sizes_of_files, skip_bad)
     return columns
 
 

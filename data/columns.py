@@ -66,6 +66,8 @@ class BoxColumns(Columns):
 
     Attributes:
         sizes: (n, 2) int64, height and width of the images in pixels, as annotated; 0 if not annotated.
+        sizes_of_files: whether the labels state no sizes, and `sizes` are those of the files, by which a format has
+            turned fractions into pixels: as they are stored or, with `exif="apply"`, upright. 0 if unreadable.
         category_ids: K ids of the classes in result files.
         image: (N,) int64, index of the image of each box.
         label: (N,) int64, index of its class.
@@ -84,6 +86,7 @@ class BoxColumns(Columns):
     crowd: np.ndarray
     difficult: np.ndarray
     areas: np.ndarray
+    sizes_of_files: bool = False
 
     def select(self, rows: np.ndarray) -> Self:
         """The images with these indices, ascending, and their boxes."""
