@@ -91,9 +91,11 @@ def _within(folder: Path, has_labels: Callable[..., bool]) -> LabelFolder:
 
 
 def _images(labels: Path, root: Path) -> Path:
-    """The folder of the images of a split's label folder: itself, or a folder of this name elsewhere in `root`."""
-    if has_images(labels):
-        return labels
+    """The folder of the images of a split's label folder: itself, one beside it, or one of its name elsewhere in `root`."""
+    siblings = [folder for folder in _folders(labels.parent) if folder.name.lower() in IMAGE_FOLDERS]
+    for folder in (labels, *siblings):
+        if has_images(folder):
+            return folder
     trees = [tree for tree in _folders(root) if tree != labels.parent]
     named = [tree for tree in trees if tree.name.lower() in IMAGE_FOLDERS]
     for tree in [root, *named, *(tree for tree in trees if tree not in named)]:
