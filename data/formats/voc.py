@@ -26,7 +26,7 @@ from data.columns import BoxColumns
 from data.formats import Format, Sniffed, Split
 from data.formats.box_table import BoxTable, natural
 from data.formats.coco_json import is_safe
-from data.formats.image_files import NO_IMAGE, NO_LABELS, ImageFiles, children, parts_of
+from data.formats.image_files import NO_IMAGE, NO_LABELS, ImageFiles, files_in, folders_in, parts_of
 from data.formats.label_files import find_splits, folder_of, label_files
 from data.formats.records import Record, read_text, read_xml, start_of, text_of
 from data.formats.shapes import Box, around, turned
@@ -100,9 +100,8 @@ def _image_sets(root: Path) -> dict[str, Path]:
     """The list of each split. Lists of single classes, with 1 or -1 for each image, are not splits."""
     found = {}
     folder = root / "ImageSets"
-    for entry in children(folder / "Main" if (folder / "Main").is_dir() else folder):
-        file = Path(entry.path)
-        if file.suffix.lower() == ".txt" and not _is_class_list(file):
+    for file in files_in(folder / "Main" if (folder / "Main").is_dir() else folder, (".txt",)):
+        if not _is_class_list(file):
             found[file.stem] = file
     return {"train": next(iter(found.values()))} if list(found) == ["default"] else found  # CVAT's name for all images
 
@@ -115,7 +114,7 @@ def _is_class_list(file: Path) -> bool:
 def _listed(split: Split, follow: bool) -> _Pairs:
     """The images of a list in ImageSets/Main."""
     lists = _image_sets(split.root)
-    folders = {entry.name.lower(): Path(entry.path) for entry in children(split.root) if entry.is_dir()}
+    folders = {folder.name.lower(): folder for folder in folders_in(split.root)}
     xml_folder = folders.get("annotations", split.root)
     images = ImageFiles(folders.get("jpegimages", folders.get("images", split.root)), follow)
     files, source = {}, lists[split.name]
