@@ -30,8 +30,10 @@ class BoxTable:
         self._sizes: list[tuple[int, int]] = []
         self._rows: list[tuple[int, str, Box, bool, bool]] = []
 
-    def __len__(self) -> int:
-        return len(self._images)
+    @property
+    def labels(self) -> set[str]:
+        """The classes of the boxes."""
+        return {row[1] for row in self._rows}
 
     def image(self, name: str, size: tuple[int, int] = (0, 0)) -> int:
         """Its number; the image is added if it is new. `size`: height and width as annotated, 0 if they are not."""
@@ -72,7 +74,7 @@ class BoxTable:
         names = sorted(self._images)
         position = np.empty(len(names), np.int64)
         position[[self._images[name] for name in names]] = np.arange(len(names))
-        found = sorted({row[1] for row in self._rows}, key=natural)
+        found = sorted(self.labels, key=natural)
         listed = list(classes) if classes is not None else found
         listed += [name for name in found if name not in set(listed)]
         ids = list(category_ids) if category_ids is not None else list(range(1, len(listed) + 1))

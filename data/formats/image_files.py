@@ -21,7 +21,7 @@ NO_LABELS = "they have no label file"
 OTHER_SUFFIXES = (".txt", ".xml", ".json", ".csv", ".tsv", ".yaml", ".yml", ".md", ".cache", ".names", ".data", ".npy",
                   ".html", ".pdf", ".zip", ".labels", ".pbtxt", ".record", ".py", ".ipynb", ".db", ".ini")  # fmt: skip
 MAX_DEPTH = 12  # folders below a folder in which images are searched
-PEEK = 200  # entries of a folder that are inspected to recognise a layout
+PEEK = 20  # files or folders in a folder that are inspected to recognise a layout
 
 
 class ImageFiles:
@@ -97,26 +97,33 @@ def parts_of(name: str) -> list[str]:
     return [part for part in re.split(r"[\\/]+", text) if part not in ("", ".", "..") and not part.endswith(":")]
 
 
-def children(folder: Path) -> list[os.DirEntry[str]]:
-    """Sorted files and folders in a folder, without hidden ones; none if it cannot be listed."""
-    return sorted(peek(folder, None), key=lambda entry: entry.name)
+def files_in(folder: Path, suffixes: tuple[str, ...], most: int | None = None) -> list[Path]:
+    """The files in a folder with one of the suffixes, without hidden ones: all of them, sorted, or some.
+
+    A folder that cannot be listed has none.
+    """
+    found = (entry for entry in _entries(folder) if entry.name.lower().endswith(suffixes) and entry.is_file())
+    return sorted(Path(entry.path) for entry in islice(found, most))
 
 
-def peek(folder: Path, most: int | None = PEEK) -> list[os.DirEntry[str]]:
-    """Some files and folders in a folder, without hidden ones; none if it cannot be listed."""
-    try:
-        with os.scandir(folder) as entries:
-            return list(islice((entry for entry in entries if not entry.name.startswith(".")), most))
-    except OSError:
-        return []
+def folders_in(folder: Path) -> list[Path]:
+    """The folders in a folder, sorted, without hidden ones; none if it cannot be listed."""
+    return sorted(Path(entry.path) for entry in _entries(folder) if entry.is_dir())
 
 
 def has_images(folder: Path, depth: int = 1) -> bool:
-    """Whether there are images in a folder, or in the folders up to `depth` levels below it."""
-    entries = peek(folder)
-    if any(entry.name.lower().endswith(IMAGE_SUFFIXES) and entry.is_file() for entry in entries):
+    """Whether there are images in a folder, or in some folders up to `depth` levels below it."""
+    if files_in(folder, IMAGE_SUFFIXES, 1):
         return True
-    return depth > 0 and any(has_images(Path(entry.path), depth - 1) for entry in entries[:20] if entry.is_dir())
+    return depth > 0 and any(has_images(inner, depth - 1) for inner in folders_in(folder)[:PEEK])
+
+
+def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            yield from (entry for entry in entries if not entry.name.startswith("."))
+    except OSError:
+        return
 
 
 def _walk(folder: Path, follow_links: bool) -> Iterator[str]:

@@ -7,17 +7,15 @@ ROOT/                         without split folders: one split, `train`
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from data.formats import Split
-from data.formats.image_files import SPLIT_NAMES, children, has_images, peek
+from data.formats.image_files import PEEK, SPLIT_NAMES, files_in, folders_in, has_images
 
 IMAGE_FOLDERS = ("images", "jpegimages", "image", "imgs", "img", "data", "pictures", "photos")
-TRIES = 20  # label files of a folder that are inspected to recognise the layout
 
 
 @dataclass(frozen=True)
@@ -42,14 +40,14 @@ def find_splits(root: Path, is_label: Callable[[Path], bool], suffix: str) -> di
         suffix: of label files, in lower case.
     """
     has_labels = partial(_has_labels, is_label=is_label, suffix=suffix)
-    folders = _folders(root)
+    folders = folders_in(root)
     found = {
         folder.name.lower(): _within(folder, has_labels)
         for folder in folders
         if folder.name.lower() in SPLIT_NAMES and has_labels(folder)
     }
     for tree in [] if found else folders:
-        for labels in _folders(tree):
+        for labels in folders_in(tree):
             if labels.name.lower() in SPLIT_NAMES and has_labels(labels):
                 found.setdefault(labels.name.lower(), LabelFolder(labels, _images(labels, root)))
     return found or ({"train": _within(root, has_labels)} if has_labels(root) else {})
@@ -59,31 +57,30 @@ def folder_of(split: Split, is_label: Callable[[Path], bool], suffix: str) -> La
     """The label folder of a split: one of `find_splits`, or all of the split's root."""
     if split.name:
         return find_splits(split.root, is_label, suffix)[split.name]
-    above = split.root.absolute().parent.parent
+    above = split.root.absolute().parent
+    above = above.parent if split.root.name.lower() in SPLIT_NAMES else above
     return LabelFolder(split.root, split.images or _images(split.root, above))
 
 
 def label_files(folder: Path, suffix: str) -> Iterator[tuple[str, Path]]:
     """Name relative to the folder, without suffix and with slashes, and path of each label file below it, sorted."""
-    for entry in children(folder):
-        if entry.is_dir(follow_symlinks=False):
-            yield from ((f"{entry.name}/{name}", path) for name, path in label_files(Path(entry.path), suffix))
-        elif entry.name.lower().endswith(suffix) and entry.is_file():
-            yield os.path.splitext(entry.name)[0], Path(entry.path)
+    for file in files_in(folder, (suffix,)):
+        yield file.stem, file
+    for inner in folders_in(folder):
+        if not inner.is_symlink():
+            yield from ((f"{inner.name}/{name}", path) for name, path in label_files(inner, suffix))
 
 
 def _has_labels(folder: Path, is_label: Callable[[Path], bool], suffix: str, depth: int = 2) -> bool:
-    entries = peek(folder)
-    files = [Path(entry.path) for entry in entries if entry.name.lower().endswith(suffix) and entry.is_file()]
-    if any(is_label(file) for file in files[:TRIES]):
+    if any(is_label(file) for file in files_in(folder, (suffix,), PEEK)):
         return True
-    below = [Path(entry.path) for entry in entries if entry.is_dir()]
-    return depth > 0 and any(_has_labels(folder, is_label, suffix, depth - 1) for folder in below[:TRIES])
+    below = folders_in(folder)[:PEEK] if depth > 0 else []
+    return any(_has_labels(inner, is_label, suffix, depth - 1) for inner in below)
 
 
 def _within(folder: Path, has_labels: Callable[..., bool]) -> LabelFolder:
     """The label files and images below a folder: in a folder each, or together."""
-    inner = _folders(folder)
+    inner = folders_in(folder)
     labels, images = [path for path in inner if has_labels(path)], [path for path in inner if has_images(path)]
     images = [path for path in images if path.name.lower() in IMAGE_FOLDERS] or images
     separate = len(labels) == len(images) == 1 and not has_labels(folder, depth=0) and not has_images(folder, 0)
@@ -91,17 +88,15 @@ def _within(folder: Path, has_labels: Callable[..., bool]) -> LabelFolder:
 
 
 def _images(labels: Path, root: Path) -> Path:
-    """The folder of the images of a split's label folder: itself, or a folder of this name elsewhere in `root`."""
-    if has_images(labels):
-        return labels
-    trees = [tree for tree in _folders(root) if tree != labels.parent]
+    """The folder of the images of a label folder: itself, one beside it, or one of its name elsewhere in `root`."""
+    siblings = [folder for folder in folders_in(labels.parent) if folder.name.lower() in IMAGE_FOLDERS]
+    for folder in (labels, *siblings):
+        if has_images(folder):
+            return folder
+    trees = [tree for tree in folders_in(root) if tree != labels.parent]
     named = [tree for tree in trees if tree.name.lower() in IMAGE_FOLDERS]
     for tree in [root, *named, *(tree for tree in trees if tree not in named)]:
-        for folder in _folders(tree):
+        for folder in folders_in(tree):
             if folder.name.lower() == labels.name.lower() and has_images(folder):
                 return folder
     return next((tree for tree in named if has_images(tree)), root)
-
-
-def _folders(folder: Path) -> list[Path]:
-    return [Path(entry.path) for entry in children(folder) if entry.is_dir()]

@@ -26,7 +26,7 @@ from backbones.errors import BadInput
 from data.columns import BoxColumns
 from data.formats import Format, Sniffed, Split
 from data.formats.box_table import BoxTable
-from data.formats.image_files import NO_IMAGE, PEEK, ImageFiles, has_images, parts_of, peek
+from data.formats.image_files import NO_IMAGE, PEEK, ImageFiles, files_in, folders_in, has_images, parts_of
 from data.formats.label_files import LabelFolder, find_splits, folder_of, label_files
 from data.formats.records import Record, read_text, start_of
 from data.formats.shapes import around
@@ -48,7 +48,7 @@ def sniff(root: Path) -> Sniffed | None:
         if is_config(root):
             return Sniffed(0.9, f"{root.name} is a YOLO configuration")
         return Sniffed(0.8, f"{root.name} is a list of images") if _is_list(root) else None
-    if any(is_config(Path(entry.path)) for entry in peek(root)):
+    if configs_in(root):
         return Sniffed(0.9, "it has a YOLO configuration")
     found = [place.labels for place in find_splits(root, _is_label, ".txt").values()] or _parallel(root)
     return Sniffed(0.7, f"{found[0]} has YOLO label files") if found else None
@@ -193,17 +193,17 @@ class _LabelFolders:
                 break
         candidates.append(images)
         real = [folder for path in candidates if (folder := self._config.resolved(path, self._follow)) is not None]
-        with_labels = [folder for folder in real if folder.is_dir() and _text_files(folder, PEEK)]
+        with_labels = [folder for folder in real if files_in(folder, (".txt",), 1)]
         return (with_labels or real or candidates)[0]
 
 
 def _parallel(folder: Path) -> list[Path]:
     """The folder of the label files of the images in a folder, or in a folder of it; empty if there is none."""
     above = _LabelFolders(Config(folder.absolute().parent / "images", {}), follow=True)
-    for images in (folder, *(Path(entry.path) for entry in peek(folder) if entry.is_dir())):
+    for images in (folder, *folders_in(folder)):
         if has_images(images, depth=0):
             labels = above.of(images)
-            return [labels] if any(_is_label(file) for file in _text_files(labels, PEEK).values()) else []
+            return [labels] if any(_is_label(file) for file in files_in(labels, (".txt",), PEEK)) else []
     return []
 
 
@@ -291,8 +291,7 @@ def _config(root: Path) -> Config | None:
 def _config_above(root: Path) -> Config | None:
     """The configuration or class names in the folders around a split's folder or list."""
     folders = [root, *root.absolute().parents[:3]] if root.is_dir() else list(root.absolute().parents[:3])
-    inner = [Path(entry.path) for entry in peek(root) if entry.is_dir()][:8] if root.is_dir() else []
-    if (found := find_names([*folders[:1], *inner])) is not None:
+    if (found := find_names([*folders[:1], *folders_in(root)[:PEEK]])) is not None:
         return found
     for folder in folders[1:] if root.is_dir() else folders:
         if len(configs := configs_in(folder)) == 1:
@@ -332,7 +331,6 @@ def _is_list(file: Path) -> bool:
     return os.path.splitext(first)[1].lower() in IMAGE_SUFFIXES and bool(parts_of(first))
 
 
-def _text_files(folder: Path, most: int | None = None) -> dict[str, Path]:
+def _text_files(folder: Path) -> dict[str, Path]:
     """The text files in a folder by their names without suffix."""
-    found = [os.path.splitext(entry.name) for entry in peek(folder, most)]
-    return {stem: folder / f"{stem}{suffix}" for stem, suffix in found if suffix.lower() == ".txt"}
+    return {file.stem: file for file in files_in(folder, (".txt",))}

@@ -17,11 +17,12 @@ from typing import Any
 import yaml
 
 from backbones.errors import BadInput
-from data.formats.image_files import children, parts_of
+from data.formats.image_files import files_in, parts_of
 from data.formats.records import Record, read_bytes, read_text, shown, start_of
 
 NAME_FILES = ("classes.txt", "obj.names", "names.txt", "class_names.txt", "_darknet.labels", "labels.txt")
 PREFERRED = ("data.yaml", "dataset.yaml", "config.yaml", "data.yml", "dataset.yml", "config.yml")
+CONFIG_SUFFIXES = (".yaml", ".yml", ".data")
 SPLITS = ("train", "val", "valid", "validation", "test", "minival")
 LINK_SIZE = 1024  # bytes up to which a file may be a link that git wrote as a text
 MAX_LINKS = 40  # as in Linux
@@ -100,7 +101,7 @@ def find_config(root: Path) -> Path | None:
 
 def configs_in(root: Path) -> list[Path]:
     """The configurations in a folder: the one with a usual name, else all."""
-    found = [Path(entry.path) for entry in children(root) if is_config(Path(entry.path))]
+    found = [file for file in files_in(root, CONFIG_SUFFIXES) if is_config(file)]
     preferred = [file for name in (*PREFERRED, f"{root.name}.yaml") for file in found if file.name.lower() == name]
     return preferred[:1] or found
 
@@ -108,7 +109,7 @@ def configs_in(root: Path) -> list[Path]:
 def is_config(file: Path) -> bool:
     """Whether a file is a configuration, from its first lines."""
     suffix = file.suffix.lower()
-    if suffix not in (".yaml", ".yml", ".data") or not file.is_file():
+    if suffix not in CONFIG_SUFFIXES or not file.is_file():
         return False
     start = start_of(file)
     if suffix == ".data":
