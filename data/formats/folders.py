@@ -37,7 +37,8 @@ def sniff(root: Path) -> Sniffed | None:
         if folder != root and _has_classes(folder):
             return Sniffed(0.6, f"{folder} has one folder of images per class")
     if has_class_folders(root):
-        return Sniffed(0.5, f"{root} has one folder of images per class")
+        several = len(_with_content(root)) > 1  # a single folder is rather the images of a table
+        return Sniffed(0.5 if several else 0.15, f"{root} has one folder of images per class")
     inner = _inner(root)
     return Sniffed(0.2, f"{inner[0]} has one folder of images per class") if inner else None
 
