@@ -38,7 +38,7 @@ class ReadOptions:
 
         Settings that say where data are apply to `stored`'s data only, so they are taken if `same_data`.
         """
-        places = () if same_data else ("format", "train", "val")
+        places = () if same_data else ("format", "train", "val", "label_column")
         values = {
             field.name: getattr(stored, field.name, None)
             for field in fields(self)
@@ -63,6 +63,9 @@ class BoxOptions(ReadOptions):
 @dataclass
 class ClassOptions(ReadOptions):
     """Settings of data sets with one class per image."""
+
+    label_column: str | None = None
+    """Column with the class, in a table or a Hugging Face data set with several that may be it."""
 
 
 @dataclass
