@@ -26,6 +26,8 @@ LOSSES: dict[str, Callable[[], nn.Module]] = {
 class SegmentationLoss(nn.Module):
     """Weighted losses over the pixels with a class. They are 0 if no pixel has a class.
 
+    With a single class, all except focal are 0: its probability is always 1.
+
     Args:
         losses: any of ce, dice, focal and lovasz, each with an optional `=WEIGHT`.
         smoothing: label smoothing of the cross entropy, in 0..1.
@@ -57,6 +59,8 @@ class SegmentationLoss(nn.Module):
         for name, weight in self.weights.items():
             if name == "ce":
                 terms[name] = weight * self._cross_entropy(logits, masks)
+            elif name == "lovasz" and logits.shape[1] == 1:  # the class has probability 1; smp raises an error
+                terms[name] = 0 * logits.sum()
             else:
                 terms[name] = weight * self.regional[name](*_subsample(logits, masks))
         return terms

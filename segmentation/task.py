@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
@@ -9,7 +10,6 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor, nn
 
-from backbones.errors import UserError
 from backbones.scaling import scale_of
 from data.batch import IGNORE, Batch, Sample
 from data.formats.masks import MaskFolders
@@ -20,7 +20,6 @@ from engine.record import write_json
 from engine.task import Task
 from segmentation.classes import check_same_classes
 from segmentation.config import METRIC, NAME, EvalConfig, PredictConfig, TrainConfig
-from segmentation.decoders import spec_of
 from segmentation.draw import OPACITY, beside, legend, overlay, palette_of, palette_png
 from segmentation.evaluator import SegmentationEvaluator
 from segmentation.loss import SegmentationLoss
@@ -28,6 +27,8 @@ from segmentation.model import Segmenter, create_segmenter
 from segmentation.prediction import SegmentationResult
 from segmentation.transforms import ImageLetterbox, segmentation_train
 from segmentation.tta import TTA, label_maps
+
+log = logging.getLogger(__name__)
 
 POWER = 0.9  # exponent of the polynomial schedule: DeepLab (arXiv:1606.00915, section 4.1)
 MIN_LR = 0.01  # final factor of the polynomial schedule: mmsegmentation decays from 1e-2 to 1e-4
@@ -66,21 +67,22 @@ class SegmentationTask(Task):
 
     @classmethod
     def read(cls, config: TrainConfig, root: Path) -> tuple[MaskFolders, MaskFolders]:
-        """Training and validation images. Raises UserError if the batch size is too small for the decoder."""
+        """Training and validation images."""
         data, (split, fraction) = config.data, config.data.scored_on()
         train = MaskFolders(root, "train", None, data.trained_on(), config.seed, data.skip_bad, data.ignore_index)
         val = MaskFolders(root, split, None, fraction, config.seed, data.skip_bad, data.ignore_index)
-        if spec_of(config.decoder).pools_to_one and min(config.batch_size, len(train)) < 2:
-            raise UserError(
-                f"`decoder={config.decoder}` applies batch norm to single pixels and needs two images per batch: "
-                "increase `batch_size`, or add training images",
-                settings=("decoder", "batch_size"),
-            )
         return train, val
 
     @classmethod
     def build(cls, config: TrainConfig, root: Path, train: MaskFolders, val: MaskFolders) -> SegmentationTask:
         """The task of a new run."""
+        if len(train.classes) == 1:
+            log.warning(
+                "%s has a single class, '%s'. Every pixel is predicted as this class, and its IoU is 100 whatever the "
+                "network learns. Add the other pixels as a class, such as background",
+                root,
+                train.classes[0],
+            )
         crop = parse_size(config.image_size or scale_of(config.phi).size)
         size = parse_size(config.eval_size) if config.eval_size else crop
         model = create_segmenter(
@@ -89,6 +91,7 @@ class SegmentationTask(Task):
             config.decoder,
             config.phi,
             False if config.protocol == "scratch" else config.pretrained,
+            train.classes,
         )
         provenance = model.backbone.provenance
         info = RunInfo(
