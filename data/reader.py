@@ -30,15 +30,21 @@ class LabelledDataset(Protocol):
     classes: class names in the order of the class indices.
     image_ids: (n,) int64.
     fingerprint: equal for equal images and labels, see `ImageReader.fingerprint`.
+    fingerprint_version: fingerprints and digests of different versions are not comparable.
+    digests: digests of parts of the data, see `ImageReader.digests`.
     report: a dataclass that counts what was read and what was left out.
     """
 
     classes: tuple[str, ...]
     image_ids: np.ndarray
     report: Any
+    fingerprint_version: int
 
     @property
     def fingerprint(self) -> str: ...
+
+    @property
+    def digests(self) -> dict[str, str]: ...
 
     def __len__(self) -> int: ...
 
@@ -81,6 +87,8 @@ class ImageReader:
         skip_bad: number of images that may be unreadable, see `__getitem__`.
         label_bytes: all labels, or a digest of them, as bytes for the fingerprint.
     """
+
+    fingerprint_version = 1  # raise it if equal data get another fingerprint, so that stored ones are not compared
 
     def __init__(
         self,
@@ -130,6 +138,19 @@ class ImageReader:
             lengths = [path.stat().st_size if path.exists() else -1 for path in self.files(index)]
             digest.update(b"%s\0%s\0" % (self._names[index], b" ".join(b"%d" % length for length in lengths)))
         return digest.hexdigest()
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """SHA-256 (hex) of parts of what the fingerprint covers, to find out what differs between two data sets.
+
+        `names` of the images, `sizes` in bytes of their files, and `labels` with the sizes of files of labels.
+        """
+        names, sizes, labels = hashlib.sha256(), hashlib.sha256(), hashlib.sha256(self._label_bytes)
+        for index, name in enumerate(self._names.tolist()):
+            names.update(b"%s\0" % name)
+            for digest, path in zip((sizes, labels), self.files(index), strict=False):
+                digest.update(b"%d\0" % (path.stat().st_size if path.exists() else -1))
+        return {"names": names.hexdigest(), "sizes": sizes.hexdigest(), "labels": labels.hexdigest()}
 
     @property
     def skipped(self) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -49,11 +50,11 @@ class History(Callback):
     def best(self) -> dict[str, float]:
         """Scores of the best evaluation, the first one of several equal, and its `epoch`, counted from 1.
 
-        Empty before the first evaluation.
+        An undefined score, NaN, is worse than any other. Empty before the first evaluation.
         """
         if not self._scored():
             return {}
-        row = max(self._scored(), key=lambda row: row[self.monitor] if row[self.monitor] == row[self.monitor] else -1.0)
+        row = max(self._scored(), key=lambda row: -math.inf if math.isnan(row[self.monitor]) else row[self.monitor])
         return self._scores_in(row) | {"epoch": int(row["epoch"]) + 1}
 
     def _scored(self) -> list[dict[str, float]]:

@@ -27,6 +27,7 @@ from engine.execution import execution_for
 from engine.memory import release_freed_memory
 from engine.optimization import apply_protocol, create_optimizer, freeze_early, parameter_groups, warmup_cosine
 from engine.schema import SCHEMA
+from engine.single_values import SingleValueNorms
 from engine.system_errors import out_of_memory
 
 log = logging.getLogger(__name__)
@@ -74,6 +75,7 @@ class Task(LightningModule):
         self.evaluator = evaluator
         self._frozen_modules: list[nn.Module] = []
         self._step_image_ids: list[Tensor] = []  # images of the current optimiser step
+        self._single_value_norms = SingleValueNorms(model)
         self._max_images = 0  # number of images that fit in memory in evaluation; 0 while no limit is known
         self.step_losses: dict[str, Tensor] = {}  # losses of the last batch
         self.total_steps = 0  # Lightning's own count would set up its loaders before it restores their state
@@ -223,7 +225,9 @@ class Task(LightningModule):
         if batch_idx % self.config.accumulate == 0:
             self._step_image_ids = []
         self._step_image_ids.append(batch.image_ids)
-        losses = self.losses(self.normalised(batch), batch)
+        images = self.normalised(batch)
+        with self._single_value_norms.in_evaluation_mode(images):
+            losses = self.losses(images, batch)
         total = torch.stack(list(losses.values())).sum()
         terms = {f"loss_{name}": value.detach() for name, value in losses.items()}
         if not torch.isfinite(total):
@@ -250,7 +254,7 @@ class Task(LightningModule):
     def _diverged(self, what: str, terms: str = "") -> Diverged:
         ids = ", ".join(str(i) for i in torch.cat(self._step_image_ids).tolist())
         return Diverged(
-            f"{what} is not finite at step {self.global_step}{terms}, images {ids}. The last checkpoint is intact. "
+            f"{what} is not finite at step {self.global_step}{terms}, images {ids}. Earlier checkpoints are intact. "
             "Lower `lr`, increase `warmup_epochs`, or check these images.",
             settings=("lr", "warmup_epochs"),
         )
