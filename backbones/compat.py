@@ -8,6 +8,7 @@ messages name what to look at in the new release. No other module of this packag
 from __future__ import annotations
 
 import contextlib
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -169,3 +170,11 @@ def weights_folder() -> Path:
     Uses `timm.models._hub.get_cache_dir`. timm has no public function for it.
     """
     return Path(get_cache_dir())
+
+
+def python_3_name(module: str, name: str) -> str:
+    """MODULE.NAME, as Python 3 calls it, of an object that a pickle names.
+
+    Pickles of protocol 2, which torch writes, use Python 2's names. `_compat_pickle` has the standard library's tables.
+    """
+    return ".".join(NAME_MAPPING.get((module, name)) or (IMPORT_MAPPING.get(module, module), name))

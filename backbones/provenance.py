@@ -51,8 +51,10 @@ class Provenance:
     """Where a network's weights come from, and the input they expect.
 
     Attributes:
-        source: "random", "packaged:DISTRIBUTION==VERSION", "timm:REPOSITORY" or "file:PATH".
-        tag: the tag of published weights, as in timm's `NAME.TAG`; None for random weights and files.
+        source: "random", "packaged:DISTRIBUTION==VERSION", "timm:REPOSITORY", "file:PATH", or "run:PATH" for the
+            checkpoint of a run.
+        tag: the tag of published weights, as in timm's `NAME.TAG`; None for random weights, and for files that do not
+            state it.
         recipe: training recipe according to the tag, or the format of a weight file; None for random weights.
         data: data sets of pretraining and fine-tuning, in this order; None if unknown.
         top1: published ImageNet-1k accuracy, as a fraction; None if it is not in `TOP1`.
@@ -63,6 +65,9 @@ class Provenance:
         input_size: height and width of that crop, px.
         sha256: digest of the weight file; None for random weights and for files that timm downloads.
         license: license of the weights; None if not stated.
+        run: for weights of a run, its `path`, `task`, `dataset`, `classes` and its own `provenance`.
+        continues: whether all weights of that run are used, the class layer included, so that the new run trains it
+            further.
     """
 
     source: str
@@ -77,6 +82,8 @@ class Provenance:
     input_size: tuple[int, int]
     sha256: str | None
     license: str | None
+    run: dict[str, Any] | None = None
+    continues: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """The fields as plain values, for `record.json`."""

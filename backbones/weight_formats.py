@@ -6,12 +6,17 @@ prefix of their keys. EfficientNet-PyTorch has other keys in the same order.
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
 from backbones.errors import BadInput
 
+logger = logging.getLogger(__name__)
+
+AVERAGES = re.compile(r"(?:^|[._])(?:ema|teacher|averaged?)[._]")  # in prefixes of keys
 CLASS_LAYERS = ("fc", "classifier", "head", "pre_logits", "last_linear", "AuxLogits")
 # File formats by the prefix of the backbone's keys.
 FORMATS = {
@@ -31,14 +36,17 @@ def locate(
     Returns the name of the format, the network's tensors without their prefix, and the network's keys -> keys of these
     tensors. Raises BadInput if the network is not there.
     """
-    best: tuple[int, str, dict[str, str]] = (0, "", {})
+    options: list[tuple[int, str, dict[str, str]]] = []
     # Published files use the names of the whole network, this package's own files those of the module.
     for candidate in (dict(names), {key: key.removeprefix("network.") for key in names}):
         for prefix in _prefixes(state, next(iter(candidate.values()))):
-            found = sum(prefix + key in state for key in candidate.values())
-            best = max(best, (found, prefix, candidate), key=lambda option: option[0])
-    found, prefix, found_names = best
-    if found:
+            options.append((sum(prefix + key in state for key in candidate.values()), prefix, candidate))
+    if options:
+        most = max(found for found, _, _ in options)
+        _, prefix, found_names = next(option for option in options if option[0] == most)
+        copies = dict.fromkeys(f"'{prefix}'" for found, prefix, _ in options if found == most)
+        if len(copies) > 1:
+            logger.warning("%s contains the network as %s: using '%s'", origin, " and ".join(copies), prefix)
         return _format(prefix, state), _without_prefix(prefix, state), found_names
     for prefix in _prefixes(state, "_conv_stem.weight"):
         return "EfficientNet-PyTorch", _renamed_by_order(_without_prefix(prefix, state), whole, origin), dict(names)
@@ -49,9 +57,13 @@ def locate(
 
 
 def _prefixes(state: Iterable[str], key: str) -> list[str]:
-    """The prefixes before `key`, wherever a key of `state` ends with it, shortest first."""
+    """The prefixes before `key`, wherever a key of `state` ends with it: moving averages first, then the shortest.
+
+    Of prefixes of one length the last by name comes first: `encoder_q.` before `encoder_k.`, which momentum contrast
+    (arXiv:1911.05722) does not use after its training.
+    """
     found = {name.removesuffix(key) for name in state if name == key or name.endswith("." + key)}
-    return sorted(found, key=len)
+    return sorted(sorted(found, reverse=True), key=lambda prefix: (AVERAGES.search(prefix) is None, len(prefix)))
 
 
 def _without_prefix(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -6,16 +6,11 @@ Code in a file never runs, and every tensor must fit the network.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib
 import logging
-import pickle
-import zipfile
-from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -23,7 +18,6 @@ import timm
 import torch
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE, PYTORCH_WEIGHTS_NAME, SAFETENSORS_SINGLE_FILE
-from safetensors.torch import load_file
 from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
@@ -33,12 +27,12 @@ from backbones.compat import pretrained_config, weights_folder
 from backbones.errors import BadInput, unknown_name
 from backbones.names import split_tag
 from backbones.provenance import TOP1, Provenance, published_tags, recipe_and_data
+from backbones.weight_facts import weight_facts
+from backbones.weight_files import read_state, weight_file
 from backbones.weight_formats import is_class_layer, locate
 
 logger = logging.getLogger(__name__)
 
-SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".safetensors")
-WRAPPERS = ("ema_state_dict", "state_dict_ema", "model_ema", "state_dict", "model")
 PACKAGED = ("tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2")
 
 
@@ -51,13 +45,51 @@ def load_weights(network: nn.Module, name: str, pretrained: bool | str | Path) -
     Args:
         network: a Backbone, an EfficientNetClassifier or a timm classifier.
         name: name of the architecture, `NAME` or `NAME.TAG`.
-        pretrained: False to leave the network unchanged, True for published weights, or the path of a weight file.
+        pretrained: False to leave the network unchanged, True for published weights, or the path of a weight file or of
+            a folder with one, see `weight_file`.
 
     Raises UserError for an unknown tag, BadInput if weights are absent, unreadable or those of another network.
     """
     architecture, tag = split_tag(name)
     config = _config(architecture, tag)
-    random = Provenance(
+    random = _random(config)
+    if pretrained is False:
+        return random
+    if pretrained is not True:
+        return provenance_of_file(name, pretrained, _load_file(network, architecture, weight_file(pretrained)))
+
+    tag = config.tag or tag
+    recipe, data = recipe_and_data(tag or "")
+    top1 = TOP1.get(f"{architecture}.{tag}")
+    published = replace(random, tag=tag, recipe=recipe, data=data, top1=top1, license=config.license)
+    if architecture in PACKAGED:
+        path, distribution = _packaged(architecture)
+        _load(network, architecture, read_state(path), str(path))
+        source = f"packaged:{distribution}=={version(distribution)}"
+        return replace(published, source=source, sha256=weight_facts(path).digest, license="apache-2.0")
+    _load(network, architecture, _fetch(architecture, config), f"{architecture}.{tag}")
+    return replace(published, source=f"timm:{config.hf_hub_id or config.url}")
+
+
+def provenance_of_file(name: str, path: str | Path, file_format: str) -> Provenance:
+    """The provenance of weights in a file, or in a folder as `weight_file` describes it.
+
+    Facts that the file states replace those of timm: a run's normalisation is that of its training.
+
+    Args:
+        name: name of the architecture, `NAME` or `NAME.TAG`.
+        path: the file.
+        file_format: format of the file, which is recorded as the recipe.
+    """
+    facts = weight_facts(path)
+    source = f"{'file' if facts.run is None else 'run'}:{facts.file}"
+    random = _random(_config(*split_tag(name)))
+    return replace(random, source=source, recipe=file_format, sha256=facts.digest, **facts.known)
+
+
+def _random(config: PretrainedCfg) -> Provenance:
+    """The provenance of random weights, with the normalisation that published weights of the network expect."""
+    return Provenance(
         source="random",
         tag=None,
         recipe=None,
@@ -71,70 +103,6 @@ def load_weights(network: nn.Module, name: str, pretrained: bool | str | Path) -
         sha256=None,
         license=None,
     )
-    if pretrained is False:
-        return random
-    if pretrained is not True:
-        path = Path(pretrained)
-        file_format = _load(network, architecture, read_state(path), str(path))
-        return replace(random, source=f"file:{path}", recipe=file_format, sha256=_digest(path))
-
-    tag = config.tag or tag
-    recipe, data = recipe_and_data(tag or "")
-    top1 = TOP1.get(f"{architecture}.{tag}")
-    published = replace(random, tag=tag, recipe=recipe, data=data, top1=top1, license=config.license)
-    if architecture in PACKAGED:
-        path, distribution = _packaged(architecture)
-        _load(network, architecture, read_state(path), str(path))
-        source = f"packaged:{distribution}=={version(distribution)}"
-        return replace(published, source=source, sha256=_digest(path), license="apache-2.0")
-    _load(network, architecture, _fetch(architecture, config), f"{architecture}.{tag}")
-    return replace(published, source=f"timm:{config.hf_hub_id or config.url}")
-
-
-def read_file(path: str | Path) -> Any:
-    """The content of a weight file or checkpoint: tensors on the CPU, plain values, and containers of both.
-
-    Uses safetensors or torch's restricted unpickler, so that code in the file never runs. Raises BadInput if the file
-    is absent, truncated or in another format, and if it contains other Python objects.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise BadInput(f"no weight file at {path}: check the path.")
-    if path.suffix not in SUFFIXES:
-        raise BadInput(f"{path} is not a weight file: its name must end with one of {', '.join(SUFFIXES)}.")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path, device="cpu")
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        raise BadInput(
-            f"{path} is damaged, or it contains Python objects other than tensors. Such objects could run code, so "
-            f"they are not read. Save only its state dict, preferably as .safetensors. ({_first_line(error)})"
-        ) from error
-    except Exception as error:  # for damaged content, the unpickler raises errors of any kind
-        raise BadInput(f"{path} is truncated or not a weight file. Copy it again. ({_first_line(error)})") from error
-
-
-def read_state(path: str | Path) -> dict[str, Tensor]:
-    """The state dict of a weight file or checkpoint: key -> tensor on the CPU.
-
-    Prefers moving averages of the weights, and logs it when it uses them. Reads the file as `read_file` does, and
-    raises BadInput for the same reasons and if there is no state dict.
-    """
-    path = Path(path)
-    content = read_file(path)
-    for wrapper in WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            logger.info("%s: using its '%s'", path, wrapper)
-            content = content[wrapper]
-            break
-    items = content.items() if isinstance(content, Mapping) else ()
-    state = {key: value for key, value in items if isinstance(key, str) and torch.is_tensor(value)}
-    if not state:
-        raise BadInput(
-            f"{path} contains no state dict, neither at its top level nor under one of {', '.join(WRAPPERS)}."
-        )
-    return {key.removeprefix("module."): value for key, value in state.items()}
 
 
 def _config(architecture: str, tag: str | None) -> PretrainedCfg:
@@ -187,6 +155,29 @@ def _fetch(architecture: str, config: PretrainedCfg) -> dict[str, Tensor]:
         ) from error
 
 
+def _load_file(network: nn.Module, architecture: str, path: Path) -> str:
+    """Load a file's weights into the network. Returns the format of the file.
+
+    Raises BadInput if they are those of another network, with the name of that network if the file states it.
+    """
+    try:
+        return _load(network, architecture, read_state(path), str(path))
+    except BadInput as error:
+        facts = weight_facts(path)
+        if facts.network is not None and split_tag(facts.network)[0] != architecture:
+            raise BadInput(
+                f"{path} has weights of '{facts.network}', not of '{architecture}': use `backbone={facts.network!r}`, "
+                "or other weights.",
+                settings=("backbone",),
+            ) from error
+        if facts.library is not None:
+            raise BadInput(
+                f"{path} was written by the library {facts.library}, whose names of parameters differ from timm's. Use "
+                "weights of the same network in timm's format."
+            ) from error
+        raise
+
+
 def _load(network: nn.Module, architecture: str, state: dict[str, Tensor], origin: str) -> str:
     """Load the tensors of `state` that belong to the network. Returns the name of the file's format.
 
@@ -233,11 +224,6 @@ def _published_names(network: nn.Module) -> dict[str, str]:
     return (
         network.published_names() if isinstance(network, TimmBackbone) else {key: key for key in network.state_dict()}
     )
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _first_line(error: BaseException) -> str:

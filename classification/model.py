@@ -6,7 +6,6 @@ accuracy. With a neck, the feature maps of the neck are pooled.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,6 +22,7 @@ from backbones.adapter import TimmBackbone, build_backbone
 from backbones.amoebanet import is_amoebanet
 from backbones.architecture import is_efficientnet
 from backbones.base import CachedFeatures, select
+from backbones.class_layers import fit_class_layer
 from backbones.efficientnet import EfficientNet, EfficientNetClassifier
 from backbones.errors import BadInput, UserError
 from backbones.mbconv import StochasticDepth
@@ -31,7 +31,9 @@ from backbones.names import is_custom, split_tag
 from backbones.necks import create_neck
 from backbones.provenance import Provenance
 from backbones.scaling import scale_of
-from backbones.weights import load_weights, read_state
+from backbones.weight_facts import weight_facts
+from backbones.weight_files import read_state
+from backbones.weights import load_weights, provenance_of_file
 
 logger = logging.getLogger(__name__)
 
@@ -125,6 +127,7 @@ def create_classifier(
     pretrained: bool | str | Path = False,
     neck: str | None = None,
     stochastic_depth: float | None = None,
+    classes: Sequence[str] | None = None,
 ) -> Classifier:
     """Create a classifier on any backbone. A class layer without weights starts from zero.
 
@@ -135,11 +138,13 @@ def create_classifier(
     Args:
         backbone: a name from `list_backbones()`, or NAME.TAG.
         num_classes: number of classes K.
-        pretrained: True for published weights; a path for a weight file, or for a checkpoint of a run of any task. From
-            a run, the backbone is loaded, and the head if it fits. If the number of classes differs, the class layer of
-            the file is dropped and a warning is logged.
+        pretrained: True for published weights; a path for a weight file, or for a run of any task or its checkpoint.
+            From a run, the backbone is loaded, and the head if it fits. If the classes differ, the class layer of the
+            file is dropped and a warning is logged.
         neck: a name from `backbones.necks.NECKS`; None for the network's own head.
         stochastic_depth: drop rate of the last residual branch; None for the network's own rate.
+        classes: names of the classes. The class layer of a run is then matched by name, otherwise by the number of
+            classes.
 
     Raises UserError for unknown names, for `stochastic_depth` on a network without residual branches, and for a network
     without neck whose head is not one linear layer; BadInput for weights that are missing or do not fit.
@@ -159,9 +164,16 @@ def create_classifier(
         model = build(False)
         run_state = {key.removeprefix(RUN): value for key, value in state.items()}
         if run_state.keys() == model.state_dict().keys():
-            _load_run(model, run_state, Path(str(pretrained)))
-        else:  # only one of the two has a neck: load the backbone
-            model = build(pretrained)
+            _load_run(model, run_state, backbone, str(pretrained), classes)
+        else:
+            model = build(pretrained)  # raises for another backbone, so that only the neck can differ
+            stored = ((weight_facts(str(pretrained)).run or {}).get("config") or {"neck": "?"})["neck"]
+            logger.warning(
+                "%s is a run %s: only its backbone is used. To use all of its weights, pass --neck %s",
+                pretrained,
+                f"with the neck {stored}" if stored else "without a neck",
+                stored or "null",
+            )
     else:
         model = build(pretrained)
     if stochastic_depth is not None:
@@ -250,21 +262,20 @@ def _load(network: nn.Module, name: str, pretrained: bool | str | Path) -> Prove
     return provenance
 
 
-def _load_run(model: Classifier, state: dict[str, Tensor], file: Path) -> None:
-    """Load the whole classifier of a run, except a class layer of another shape.
+def _load_run(model: Classifier, state: dict[str, Tensor], name: str, path: str, classes: Sequence[str] | None) -> None:
+    """Load the whole classifier of a run, except a class layer for other classes, and record its provenance.
 
     Raises BadInput if other parameters have another shape.
     """
-    own = model.state_dict()
-    differing = [key for key, value in state.items() if value.shape != own[key].shape]
-    if any(not key.startswith(CLASS_LAYER) for key in differing):
-        raise BadInput(f"{file} is a run of another network: choose it with `backbone`", settings=("backbone",))
-    for key in differing:
-        logger.warning("%s: '%s' is dropped, because the number of classes differs", file, key)
-    model.load_state_dict(own | {key: value for key, value in state.items() if key not in differing})
-    with file.open("rb") as content:
-        digest = hashlib.file_digest(content, "sha256").hexdigest()
-    model.provenance = replace(model.provenance, source=f"file:{file}", recipe="run checkpoint", sha256=digest)
+    own, facts = model.state_dict(), weight_facts(path)
+    stored = (facts.run or {}).get("classes")
+    is_whole = fit_class_layer(state, own, (CLASS_LAYER + "weight", CLASS_LAYER + "bias"), stored, classes, path)
+    if any(value.shape != own[key].shape for key, value in state.items()):
+        known = "" if facts.network is None else f"={facts.network!r}"
+        raise BadInput(f"{path} is a run of another network: choose it with `backbone{known}`", settings=("backbone",))
+    model.load_state_dict(state)
+    provenance = provenance_of_file(name, path, "run checkpoint")
+    model.provenance = replace(provenance, continues=is_whole and provenance.run is not None)
 
 
 def _set_stochastic_depth(model: Classifier, name: str, rate: float) -> None:

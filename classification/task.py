@@ -76,8 +76,14 @@ class ClassificationTask(Task):
     def build(cls, config: TrainConfig, root: Path, train: ClassDataset, val: ClassDataset) -> ClassificationTask:
         """The task of a new run. Its class layer may be initialised from the training images, see `imprint`.
 
-        Raises UserError if `freeze_stride` is set and the backbone does not know its strides.
+        Raises BadInput for a single class, UserError if `freeze_stride` is set and the backbone does not know its
+        strides.
         """
+        if len(train.classes) == 1:
+            raise BadInput(
+                f"{train.folder} has a single class, '{train.classes[0]}'. A classifier needs at least two: add a "
+                "folder with images of everything else"
+            )
         model = cls._new_model(config, train)
         if config.freeze_stride and not isinstance(model.backbone, Backbone):
             raise UserError(
@@ -123,7 +129,8 @@ class ClassificationTask(Task):
         published = get_pretrained_cfg(config.backbone)
         imprints = pretrained is True and config.neck is None and config.class_layer == "published"
         outputs = published.num_classes if imprints and published is not None else len(train.classes)
-        model = create_classifier(config.backbone, outputs, pretrained, config.neck, config.stochastic_depth)
+        classes = None if imprints else train.classes
+        model = create_classifier(config.backbone, outputs, pretrained, config.neck, config.stochastic_depth, classes)
         if imprints and train.classes != imagenet.synsets(outputs):
             settings = preprocessing(config.backbone, model.provenance, config.image_size)
             imprint(model.to(device_of(config.device)), train, EvalCrop.of(settings), settings)

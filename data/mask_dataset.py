@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -100,14 +99,13 @@ class MaskDataset(ImageReader):
         """The same images with the class indices of the training images. Raises BadInput for an unknown class."""
         return self.with_classes(train.classes, f"the training images in {train.folder}")
 
-    @cached_property
-    def fingerprint(self) -> str:
-        """SHA-256 (hex) of the labels, of names and sizes of the image files, and of the contents of the mask files."""
-        digest = hashlib.sha256(super().fingerprint.encode())
+    def _label_digest(self) -> bytes:
+        """SHA-256 of class names, mask values and the contents of the mask files."""
+        digest = hashlib.sha256(self.columns.label_digest)
         with ThreadPoolExecutor(THREADS) as pool:
             for content in pool.map(_digest, self.columns.mask_files):
                 digest.update(content)
-        return digest.hexdigest()
+        return digest.digest()
 
     def label_counts(self) -> csr_array:
         """(n, K) number of pixels of each class in each image. Reads all masks.

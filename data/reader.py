@@ -39,6 +39,8 @@ class LabelledDataset(Protocol):
     folder: folder of the images.
     image_ids: (n,) int64.
     fingerprint: equal for equal images and labels, see `ImageReader.fingerprint`.
+    fingerprint_version: fingerprints and digests of different versions are not comparable.
+    digests: digests of parts of the data, see `ImageReader.digests`.
     report: a dataclass that counts what was read and what was left out.
     """
 
@@ -46,12 +48,16 @@ class LabelledDataset(Protocol):
     classes: tuple[str, ...]
     folder: Path
     image_ids: np.ndarray
+    fingerprint_version: int
 
     @property
     def report(self) -> Any: ...
 
     @property
     def fingerprint(self) -> str: ...
+
+    @property
+    def digests(self) -> dict[str, str]: ...
 
     def __len__(self) -> int: ...
 
@@ -94,6 +100,7 @@ class ImageReader:
 
     kind: ClassVar[Kind]
     options: ClassVar[type[ReadOptions]]
+    fingerprint_version = 2  # raise it if equal data get another fingerprint, so that stored ones are not compared
 
     def __init__(
         self,
@@ -222,15 +229,28 @@ class ImageReader:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of the labels, and of names and sizes in bytes of the image files."""
-        digest = hashlib.sha256(self.columns.label_digest)
+        return hashlib.sha256(" ".join(self.digests.values()).encode()).hexdigest()
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """SHA-256 (hex) of the parts of the fingerprint, to find out what differs between two data sets.
+
+        `names` of the images, `sizes` in bytes of their files, and `labels`. Moving the data changes none of them.
+        """
+        names, sizes = hashlib.sha256(), hashlib.sha256()
         folder = os.fsencode(self.folder) + os.fsencode(os.sep)
         for name in self._names.tolist():
             length = -1  # of absent files, and of images that are not files of their own
             if self.columns.content is None:
                 with suppress(FileNotFoundError):
                     length = os.stat(folder + name).st_size
-            digest.update(b"%s\0%d\0" % (name, length))
-        return digest.hexdigest()
+            names.update(b"%s\0" % name)
+            sizes.update(b"%d\0" % length)
+        return {"names": names.hexdigest(), "sizes": sizes.hexdigest(), "labels": self._label_digest().hex()}
+
+    def _label_digest(self) -> bytes:
+        """SHA-256 of the labels."""
+        return self.columns.label_digest
 
     @property
     def skipped(self) -> list[int]:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
+from backbones.class_layers import fit_class_layer
 from backbones.errors import BadInput
 from backbones.scaling import SCALES
 
-logger = logging.getLogger(__name__)
+CLASS_LAYER = ("class_head.predict.pointwise.weight", "class_head.predict.pointwise.bias")
 
 
 def is_detector(state: Mapping[str, Tensor]) -> bool:
@@ -71,18 +72,36 @@ def style_of(state: Mapping[str, Tensor]) -> Literal["pytorch", "tensorflow"]:
     return "tensorflow" if any(key.endswith(biases) for key in state) else "pytorch"
 
 
-def load(detector: nn.Module, state: Mapping[str, Tensor], file: str) -> None:
-    """Load the weights of a complete detector, with effdet's names or ours.
+def normalisation(phi: int | str, file: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and std by channel, for images in 0..1, of a published detector, by compound coefficient and file name.
 
-    If the number of classes differs, the class layer is not loaded, and a warning is logged. Raises BadInput if other
-    names or shapes differ.
+    google/automl trained the Lite and AdvProp detectors on inputs in -1..1.
+    """
+    if "lite" in str(phi) or "_ap" in file:
+        return (0.5,) * 3, (0.5,) * 3
+    return IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+
+def load(
+    detector: nn.Module,
+    state: Mapping[str, Tensor],
+    file: str,
+    stored: Sequence[str] | None = None,
+    wanted: Sequence[str] | None = None,
+) -> bool:
+    """Load the weights of a complete detector, with effdet's names or ours. Returns whether the class layer is loaded.
+
+    Args:
+        detector: the model.
+        state: state dict of the file.
+        file: name of the file, for messages.
+        stored, wanted: class names of the file and of the detector, see `fit_class_layer`.
+
+    Raises BadInput if other names or shapes differ.
     """
     current = detector.state_dict()
     loaded = convert(state) if any("class_net." in key for key in state) else _normalised_keys(state)
-    for key in ("class_head.predict.pointwise.weight", "class_head.predict.pointwise.bias"):
-        if key in loaded and loaded[key].shape != current[key].shape:
-            logger.warning("%s: '%s' not loaded, since the number of classes differs", file, key)
-            loaded[key] = current[key]
+    is_whole = fit_class_layer(loaded, current, CLASS_LAYER, stored, wanted, file)
     missing = sorted(key for key in current.keys() - loaded.keys() if not key.endswith("num_batches_tracked"))
     unknown = sorted(loaded.keys() - current.keys())
     reshaped = sorted(key for key in current.keys() & loaded.keys() if current[key].shape != loaded[key].shape)
@@ -94,10 +113,11 @@ def load(detector: nn.Module, state: Mapping[str, Tensor], file: str) -> None:
                 for what, keys in (("missing", missing), ("unknown", unknown), ("of another shape", reshaped))
                 if keys
             )
-            + ". Pass `backbone` and `phi` of the detector that the file belongs to.",
-            settings=("backbone", "phi"),
+            + ". Pass `backbone`, `phi` and `neck` of the detector that the file belongs to.",
+            settings=("backbone", "phi", "neck"),
         )
     detector.load_state_dict(current | loaded)
+    return is_whole
 
 
 def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

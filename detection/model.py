@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -10,17 +11,18 @@ from torch import Tensor, nn
 
 from backbones import create_backbone
 from backbones.base import Backbone, select
+from backbones.errors import BadInput
 from backbones.memory_efficient import ACTIVATIONS
 from backbones.necks import create_neck
 from backbones.scaling import scale_of
-from backbones.weights import read_state
+from backbones.weight_facts import weight_facts
+from backbones.weight_files import read_state
+from backbones.weights import load_weights, provenance_of_file
 from detection import effdet
 from detection.anchors import Anchors
 from detection.head import PRIOR, Head
 from detection.loss import DetectionLoss
 from detection.postprocess import Detections, Suppression, candidates, suppress
-
-logger = logging.getLogger(__name__)
 
 Style = Literal["pytorch", "tensorflow"]
 
@@ -116,6 +118,7 @@ def create_detector(
     anchor_scale: float | None = None,
     nms: Suppression = "soft",
     style: Style = "pytorch",
+    classes: Sequence[str] | None = None,
 ) -> Detector:
     """An EfficientDet of compound coefficient `phi` with any backbone.
 
@@ -125,13 +128,15 @@ def create_detector(
         phi: determines neck, heads and anchors: 0..7, "7x", "lite0".."lite4". It does not change the backbone.
         neck: a name of `backbones.necks.NECKS`. With "bifpn", `phi` determines the fusion.
         pretrained: True for published weights of the backbone; or a file with weights of the backbone, or of a complete
-            detector in effdet's format or ours. If the number of classes differs, the class layer is not loaded, and a
-            warning is logged.
+            detector in effdet's format or ours; or the folder of a run. If the classes differ, the class layer is not
+            loaded, and a warning is logged.
         anchor_scale: side of the smallest square anchor of a level, in strides; by default as published for `phi`.
         nms: non-maximum suppression, "soft" or "hard".
         style: padding of the neck's pooling, and biases before batch norm in neck and heads. "pytorch" pads
             symmetrically and has no such biases. "tensorflow" pads as TensorFlow does and has them, as the weights of
             google/automl need. It does not depend on the backbone. Weights of a complete detector override it.
+        classes: names of the classes. The class layer of a run is then matched by name, otherwise by the number of
+            classes.
 
     Raises UserError for unknown names, and BadInput if weights are missing or do not fit.
     """
@@ -140,6 +145,8 @@ def create_detector(
     is_complete = state is not None and effdet.is_detector(state)
     if isinstance(backbone, str):
         backbone = create_backbone(backbone, False if is_complete else pretrained)
+    elif state is not None and not is_complete:
+        backbone.provenance = load_weights(backbone, backbone.name, pretrained)
     if is_complete and state is not None:
         style = effdet.style_of(state)
     tensorflow = style == "tensorflow"
@@ -165,5 +172,52 @@ def create_detector(
 
     detector = Detector(backbone, fusion, head(num_classes, PRIOR), head(4), anchors, nms, style)
     if is_complete and state is not None:
-        effdet.load(detector, state, str(pretrained))
+        _load(detector, state, str(pretrained), {"backbone": backbone.name, "phi": str(phi), "neck": neck}, classes)
     return detector
+
+
+def _load(
+    detector: Detector, state: Mapping[str, Tensor], path: str, own: Mapping[str, str], classes: Sequence[str] | None
+) -> None:
+    """Load a complete detector and record its provenance. `own`: the settings of the detector.
+
+    Raises BadInput if it does not fit, with the settings of the file that differ, as far as they are known.
+    """
+    facts = weight_facts(path)
+    run = facts.run or {}
+    is_published = any("class_net." in key for key in state)
+    try:
+        is_whole = effdet.load(detector, state, path, run.get("classes"), classes)
+    except BadInput as error:
+        stored = run.get("config") or (_published_settings(state, facts.file.name) if is_published else {})
+        wrong = {name: str(stored[name]) for name in own if name in stored and str(stored[name]) != own[name]}
+        if not wrong:
+            raise
+        raise BadInput(
+            f"{path} is a detector with {', '.join(f'{name} {value}' for name, value in wrong.items())}: pass "
+            f"{' and '.join(f'`{name}={value!r}`' for name, value in wrong.items())}, or other weights.",
+            settings=tuple(wrong),
+        ) from error
+    recipe = "effdet" if is_published else "run checkpoint" if run else "state dict of a detector"
+    provenance = provenance_of_file(detector.backbone.name, path, recipe)
+    if is_published:
+        mean, std = effdet.normalisation(own["phi"], facts.file.name)
+        provenance = replace(provenance, mean=mean, std=std)
+    detector.backbone.provenance = replace(provenance, continues=is_whole and bool(run))
+
+
+def run_anchor_scale(pretrained: bool | str, size: tuple[int, int]) -> float | None:
+    """The anchor scale of the detection run in the file `pretrained`, if its images had this (height, width)."""
+    run = (weight_facts(pretrained).run if isinstance(pretrained, str) else None) or {}
+    if run.get("task") != "detection" or tuple(run["preprocessing"]["size"]) != size:
+        return None
+    return run["extra"]["anchor_scale"]
+
+
+def _published_settings(state: Mapping[str, Tensor], file: str) -> dict[str, str]:
+    """Settings of a detector in effdet's format; none where they cannot be told apart."""
+    try:
+        backbone, phi, _ = effdet.describe(state, file)
+    except BadInput:
+        return {}
+    return {"backbone": backbone, "phi": phi, "neck": "bifpn"}

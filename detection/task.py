@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from backbones.errors import BadInput
 from backbones.scaling import scale_of
-from backbones.weights import read_state
+from backbones.weight_files import read_state
 from data.batch import Batch, Sample
 from data.box_dataset import BoxDataset
 from data.reader import ImageReader
@@ -23,7 +23,7 @@ from detection.config import METRIC, MIN_SCORE, NAME, EvalConfig, PredictConfig,
 from detection.draw import above_score, draw_boxes, side_by_side
 from detection.evaluator import CocoEvaluator
 from detection.loss import DetectionLoss
-from detection.model import Detector, create_detector
+from detection.model import Detector, create_detector, run_anchor_scale
 from detection.postprocess import Detections, to_original
 from detection.prediction import DetectionResult
 from detection.transforms import detection_train, letterbox
@@ -32,8 +32,6 @@ from engine.checkpoint import RunInfo, describe_data, levels_of
 from engine.config import parse_size
 from engine.record import write_json
 from engine.task import Task
-
-IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 
 
 class DetectionTask(Task):
@@ -54,9 +52,14 @@ class DetectionTask(Task):
 
     @classmethod
     def build(cls, config: TrainConfig, root: Path, train: BoxDataset, val: BoxDataset) -> DetectionTask:
-        """The task of a new run. Without an anchor scale in the settings, anchors are fitted to the training boxes."""
+        """The task of a new run.
+
+        Without an anchor scale in the settings, it is that of the run in `pretrained`, whose heads know these anchors,
+        or is fitted to the training boxes.
+        """
         size = parse_size(config.image_size or scale_of(config.phi).size)
-        scale = config.anchor_scale or fit_scale(network_sizes(train, size), pyramid_strides(config.phi))
+        scale = config.anchor_scale or run_anchor_scale(config.pretrained, size)
+        scale = scale or fit_scale(network_sizes(train, size), pyramid_strides(config.phi))
         model = create_detector(
             config.backbone,
             len(train.classes),
@@ -66,6 +69,7 @@ class DetectionTask(Task):
             anchor_scale=scale,
             nms=config.nms,
             style=config.style,
+            classes=train.classes,
         )
         config = replace(config, style=model.style)  # weights of a complete detector override it
         provenance = model.backbone.provenance
@@ -121,16 +125,14 @@ class DetectionTask(Task):
         coco = classes == COCO_OUTPUTS
         names = [COCO_CLASSES.get(i, f"({i} is unused)") if coco else str(i) for i in range(1, classes + 1)]
         size = scale_of(phi).size
-        # google/automl trained the Lite and AdvProp detectors on inputs in -1..1.
-        is_half = "lite" in phi or "_ap" in file.name
-        normalisation = {"mean": [0.5] * 3, "std": [0.5] * 3} if is_half else IMAGENET
+        provenance = model.backbone.provenance
         info = RunInfo(
             task=cls.name,
             dataset={"root": None, "published": "COCO" if coco else None},
             config=asdict(TrainConfig(backbone=backbone, phi=phi, style=model.style)),
             classes=names,
-            preprocessing=normalisation | {"size": [size, size]},
-            provenance={"source": f"file:{file}", "recipe": "effdet"},
+            preprocessing={"mean": list(provenance.mean), "std": list(provenance.std), "size": [size, size]},
+            provenance=provenance.as_dict(),
             extra={
                 "neck": "bifpn",
                 "phi": phi,

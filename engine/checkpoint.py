@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -13,19 +15,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from backbones.errors import BadInput, UserError
-from backbones.weights import read_file
+from backbones.weight_files import read_file
 from data.lock import lock_or_warn
 from data.reader import ImageReader, LabelledDataset
 from engine.compat import TorchCheckpointIO
 from engine.schema import run_fields
 from engine.system_errors import loader_died
 
+log = logging.getLogger(__name__)
+
 RUNS = Path("runs")
 PATIENCE = 15.0  # seconds to wait for the loader processes of a killed trainer to exit
 # The file whose lock a trainer holds. On Windows other processes cannot read a locked file.
 LOCKED = ".lock" if sys.platform == "win32" else "config.yaml"
+# What a run and its trackers write before the first checkpoint.
+BEGUN = (
+    "config.yaml", ".config.yaml.*", ".lock", "metrics.csv", ".metrics.csv.*", "checkpoints", "events.out.tfevents.*",
+    "mlflow.id", "wandb.id", "wandb",
+)  # fmt: skip
 
 
 @dataclass
@@ -52,10 +62,12 @@ class RunInfo:
 
 
 def describe_data(root: Path, train: LabelledDataset, val: LabelledDataset) -> dict[str, Any]:
-    """`RunInfo.dataset` for these training and validation sets: root folder, fingerprints and reports."""
+    """`RunInfo.dataset` for these training and validation sets: root folder, fingerprints, digests and reports."""
     return {
         "root": str(root),
         "fingerprint": {"train": train.fingerprint, "val": val.fingerprint},
+        "fingerprint_version": train.fingerprint_version,
+        "digests": {"train": train.digests, "val": val.digests},
         "train": asdict(train.report),
         "val": asdict(val.report),
     }
@@ -88,7 +100,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 raise
             raise BadInput(
                 f"cannot write {target}: {_first_line(error)}. Earlier checkpoints are intact. Free some space, then "
-                "resume the run with `resume`.",
+                "resume the run with `resume`, or start it again if it had no checkpoint.",
                 settings=("resume",),
             ) from error
 
@@ -117,17 +129,67 @@ def occupied(folder: Path) -> Iterator[None]:
 
 
 def new_run_folder(task: str, backbone: str, output: str | None) -> Path:
-    """Create the folder of a new run: `output`, or runs/TASK/BACKBONE-TIME.
+    """The folder for a new run: `output`, or runs/TASK/BACKBONE-TIME. Creates nothing, see `begin_run`.
 
-    Raises UserError if it exists and is not empty, BadInput if it cannot be created.
+    Raises UserError if it exists and holds anything but a run that stopped before its first checkpoint.
     """
     path = Path(output) if output else RUNS / task / f"{Path(backbone).name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if path.exists() and not (path.is_dir() and (_is_begun(path) or not any(path.iterdir()))):
         raise UserError(
             f"`output={path}` already exists: choose another folder, or resume that run with `resume={path}`",
             settings=("output", "resume"),
         )
-    return make_folder(path)
+    return path
+
+
+@contextmanager
+def begin_run(path: Path) -> Iterator[None]:
+    """Create the folder of a new run. If the block fails before the first checkpoint, remove what it wrote there.
+
+    So a corrected command can use the same folder. Also removes the files of a run that was killed before its first
+    checkpoint. Raises UserError if that run is still in progress, BadInput if the folder cannot be created.
+    """
+    exists = path.exists()
+    if exists and _is_begun(path):
+        with occupied(path):
+            log.warning("%s holds a run that stopped before its first checkpoint: this run replaces it", path)
+            _remove_begun(path)
+    make_folder(path)
+    try:
+        yield
+    except BaseException:
+        if not has_checkpoint(path):
+            _remove_begun(path)
+            if not exists and not any(path.iterdir()):
+                path.rmdir()
+        raise
+
+
+def has_checkpoint(path: Path) -> bool:
+    """Whether a run folder has a checkpoint."""
+    return any((path / "checkpoints").glob("[!.]*.ckpt"))
+
+
+def _is_begun(path: Path) -> bool:
+    """Whether a folder holds a run without a checkpoint, and nothing else. Settings by hand have no `resume`."""
+    if not (path / "config.yaml").is_file() or has_checkpoint(path):
+        return False
+    if any(not any(entry.match(pattern) for pattern in BEGUN) for entry in path.iterdir()):
+        return False
+    try:
+        config = yaml.safe_load((path / "config.yaml").read_text())
+    except (OSError, ValueError, yaml.YAMLError):
+        return False
+    return isinstance(config, dict) and "resume" in config
+
+
+def _remove_begun(path: Path) -> None:
+    """Delete what a run writes before its first checkpoint. Other files stay."""
+    for entry in [entry for pattern in BEGUN for entry in path.glob(pattern)]:
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
 
 
 def make_folder(path: str | Path) -> Path:

@@ -1,4 +1,4 @@
-"""Save `last.ckpt`, from which an interrupted run resumes."""
+"""Save `last.ckpt`, from which an interrupted run resumes, and `best.ckpt`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+
+from engine.history import History
 
 MINUTES = 10.0  # the most training time that a killed process can lose within an epoch
 
@@ -70,3 +72,21 @@ class LastCheckpoint(Checkpoint):
         self._saved = time.monotonic()
         if self._stop_requested and not last_epoch:
             raise KeyboardInterrupt
+
+
+class BestCheckpoint(Checkpoint):
+    """Saves a checkpoint after each evaluation that is the best so far.
+
+    An undefined score is worse than any other. If no score is defined, the first evaluation counts as the best.
+
+    Args:
+        file: the checkpoint file to write.
+        history: history of the run, whose `best` decides. This callback must run after it.
+    """
+
+    def __init__(self, file: Path, history: History) -> None:
+        self.file, self.history = file, history
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.history.best.get("epoch") == trainer.current_epoch + 1:
+            trainer.save_checkpoint(self.file)

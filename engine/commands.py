@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,18 +16,29 @@ from rich.progress import track
 from rich.table import Table
 
 from backbones.errors import BadInput, UserError
+from backbones.weight_files import weight_file
 from data.batch import collate
 from data.loader import Source, eval_loader, train_loader
 from data.reader import LabelledDataset
 from engine.cached_features import cached_features
-from engine.checkpoint import find_checkpoint, latest_run, make_folder, new_run_folder
+from engine.checkpoint import (
+    begin_run,
+    find_checkpoint,
+    has_checkpoint,
+    latest_run,
+    make_folder,
+    new_run_folder,
+    read_run,
+)
 from engine.config import EvalConfig, TrainConfig
 from engine.console import err, log_to_terminal, out
+from engine.data_changes import data_changes
 from engine.execution import execution_for
 from engine.leaderboard import print_leaderboard, read_records
 from engine.plots import curves
 from engine.record import write_json
 from engine.restore import restore_task
+from engine.schema import flat
 from engine.spec import TaskSpec
 from engine.task import Task
 from engine.trainer import device_of, fit, seed_everything
@@ -34,28 +46,43 @@ from engine.trainer import device_of, fit, seed_everything
 PICTURES = 8  # validation images to draw after training
 MAX_LISTED = 10  # class weights to print
 MAX_CLASSES = 25  # with more classes, the table of classes is not printed
+# Settings that may differ when a run is resumed. Of data, what they contain is compared, not where they are.
+NOT_COMPARED = {"resume", "output", "logger", "data.root", "data.train", "data.val", "data.workers"}
 
 
 def train(spec: TaskSpec, config: TrainConfig) -> dict[str, Any]:
     """Train a new run or resume one. Returns the record."""
     log_to_terminal(spec.name)
     config = config.with_files()
-    config = _resume_config(config) if config.resume else config
+    if config.resume:
+        _check_resume(spec, config)
     config.check()
-    if isinstance(config.pretrained, str) and Path(config.pretrained).is_dir():
-        config = replace(config, pretrained=str(find_checkpoint(config.pretrained)))
+    if isinstance(config.pretrained, str):
+        config = replace(config, pretrained=str(weight_file(config.pretrained)))
+    output = Path(config.resume) if config.resume else new_run_folder(spec.name, config.backbone, config.output)
+    resume = bool(config.resume) and has_checkpoint(output)
     device = device_of(config.device)
     execution = execution_for(device.type, config.precision, "train")
     execution.begin()
     root = spec.data_root(config)
     seed_everything(config.seed)
     task, train_set, val_set = spec.load_task().prepare(replace(config, resume=None), root)
-    output = Path(config.resume) if config.resume else new_run_folder(spec.name, config.backbone, config.output)
-    weights = task.info.provenance
+    if resume:
+        _check_data(task, output, root)
     err.print(
-        f"{spec.name}: {config.backbone}, weights {weights['source']}; {len(train_set)} training and "
+        f"{spec.name}: {config.backbone}, weights {task.info.provenance['source']}; {len(train_set)} training and "
         f"{len(val_set)} validation images of {root}; {config.epochs} epochs on {device} ({execution}) -> {output}"
     )
+    with nullcontext() if config.resume else begin_run(output):
+        return _train(spec, task, train_set, val_set, output, resume)
+
+
+def _train(
+    spec: TaskSpec, task: Task, train_set: LabelledDataset, val_set: LabelledDataset, output: Path, resume: bool
+) -> dict[str, Any]:
+    """Train a task in the folder `output`, which exists, and write all results. Returns the record."""
+    config = task.config
+    device = device_of(config.device)
     command = f"python -m {spec.name}.train --resume {output}"
     if (weights_by_class := task.info.extra.get("class_weights")) is not None:
         err.print(f"class weights: {_listed(weights_by_class)}", markup=False)
@@ -72,7 +99,7 @@ def train(spec: TaskSpec, config: TrainConfig) -> dict[str, Any]:
         train_loader(sources[0], config.batch_size, config.seed, config.data.workers, expected=task.expected_draws),
         eval_loader(sources[1], config.batch_size, config.data.workers),
         output,
-        resume=bool(config.resume),
+        resume=resume,
         if_interrupted=f"stopped. To resume, run: {command}",
         feature_seconds=time.perf_counter() - started if config.data.cached_augmentations else 0.0,
     )
@@ -151,8 +178,8 @@ def _data_root(task: Task, spec: TaskSpec, root: str | None) -> Path:
     return Path(trained_on) if trained_on else spec.load_demo()
 
 
-def _resume_config(config: TrainConfig) -> TrainConfig:
-    """The settings of the run to resume.
+def _check_resume(spec: TaskSpec, config: TrainConfig) -> None:
+    """Check that the settings are those of the run to resume, except where they do not change its results.
 
     Raises BadInput if `config.resume` is not a run folder, UserError if the run is complete or a flag contradicts it.
     """
@@ -160,21 +187,39 @@ def _resume_config(config: TrainConfig) -> TrainConfig:
     file = folder / "config.yaml"
     if not file.is_file():
         raise BadInput(f"--resume {folder} is not a run folder: it has no config.yaml")
-    if (folder / "record.json").is_file():
-        raise UserError(f"--resume {folder}: this run is complete. Its scores are in record.json.")
     try:
         run_config = type(config).of(yaml.safe_load(file.read_text()))  # adds defaults for settings that it lacks
     except (TypeError, AttributeError, KeyError, yaml.YAMLError) as error:
         raise BadInput(f"{file} does not contain settings that this version can read ({error})") from error
+    if (folder / "record.json").is_file():
+        protocol = " --protocol finetune" if run_config.protocol == "scratch" else ""
+        raise UserError(
+            f"--resume {folder}: this run is complete. Its scores are in record.json. To train it further, start a new "
+            f"run from its weights: python -m {spec.name}.train --config {file} --pretrained {folder}{protocol} "
+            "--output NEW_FOLDER"
+        )
     # YAML turns tuples into lists, so both must go through it before they are compared.
-    stored, requested = (yaml.safe_load(yaml.safe_dump(asdict(settings))) for settings in (run_config, config))
-    for name in requested.keys() - {"resume", "output", "logger"}:
+    stored, requested = (
+        dict(flat(yaml.safe_load(yaml.safe_dump(asdict(settings))))) for settings in (run_config, config)
+    )
+    for name in requested.keys() - NOT_COMPARED:
         if requested[name] != stored[name]:
             raise UserError(
                 f"--resume continues {folder} with the settings of that run: --{name} {requested[name]} contradicts "
                 f"{stored[name]}. Omit the flag, or start a new run."
             )
-    return config
+
+
+def _check_data(task: Task, folder: Path, root: Path) -> None:
+    """Raise BadInput unless the data of `task`, in the folder `root`, are those of the run in `folder`."""
+    stored, _ = read_run(folder)
+    if changes := data_changes(stored, task.info):
+        raise BadInput(
+            f"--resume {folder}: the data in {root} are not those that this run was trained on: {'; '.join(changes)}. "
+            "To resume, restore the data, or name the folder of the unchanged data with --data.root. To train on the "
+            f"changed data, start a new run from the weights of this one with --pretrained {folder}."
+        )
+    task.info.provenance = stored.provenance  # of the weights at its start; their file may have changed since
 
 
 def _picture(task: Task, dataset: LabelledDataset, index: int, device: torch.device) -> Image.Image:

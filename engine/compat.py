@@ -5,12 +5,15 @@ tests/engine/test_compat.py checks each of them. If one changes, the failure mes
 
 from __future__ import annotations
 
+import sys
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
-__all__ = ["BatchNorm", "TorchCheckpointIO", "copy_all_", "lerp_all_"]
+__all__ = ["BatchNorm", "TorchCheckpointIO", "copy_all_", "lerp_all_", "without_compilation"]
 
 
 def lerp_all_(tensors: list[Tensor], ends: list[Tensor], weight: float) -> None:
@@ -24,3 +27,11 @@ def lerp_all_(tensors: list[Tensor], ends: list[Tensor], weight: float) -> None:
 def copy_all_(tensors: list[Tensor], sources: list[Tensor]) -> None:
     """Copy tensors in place: `tensor.copy_(source)` for each pair, in one kernel for all of them."""
     torch._foreach_copy_(tensors, sources)
+
+
+def without_compilation() -> AbstractContextManager[None]:
+    """A context in which compiled models run uncompiled, so that they call hooks.
+
+    Importing `torch._dynamo` takes a second. Before anything has imported it, no model is compiled.
+    """
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()

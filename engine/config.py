@@ -69,7 +69,8 @@ class TrainConfig:
     backbone: str = "tf_efficientnet_lite0"
     """Backbone: a name that `python -m backbones` lists, or MODULE:FUNCTION for your own network."""
     pretrained: bool | str = True
-    """Initial weights: true for published weights, false for random weights, or a weight file or run folder."""
+    """Initial weights: true for published weights, false for random weights, or a weight file, a folder with one, or a
+    run folder. A run of the same task is trained further."""
     protocol: Protocol = "finetune"
     """What to train: everything from pretrained weights (finetune), only the last layer (linear), everything except the
     backbone (frozen), or everything from random weights (scratch)."""
@@ -175,6 +176,11 @@ class TrainConfig:
         if self.protocol in ("linear", "frozen") and self.pretrained is False:
             raise UserError(
                 f"--protocol {self.protocol} needs pretrained weights: it cannot be used with --pretrained false"
+            )
+        if self.protocol == "scratch" and isinstance(self.pretrained, str):
+            raise UserError(
+                f"--protocol scratch starts from random weights: it cannot be used with --pretrained "
+                f"{self.pretrained}. Use --protocol finetune"
             )
         if self.image_size is not None:
             parse_size(self.image_size)

@@ -49,7 +49,7 @@ class History(Callback):
     def best(self) -> dict[str, float]:
         """Scores of the best evaluation, the first one of several equal, and its `epoch`, counted from 1.
 
-        Empty before the first evaluation.
+        An undefined score, NaN, is worse than any other. Empty before the first evaluation.
         """
         if not self._scored():
             return {}

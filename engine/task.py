@@ -32,6 +32,7 @@ from engine.memory import release_freed_memory
 from engine.optimization import apply_protocol, create_optimizer, freeze_early, parameter_groups, warmup_cosine
 from engine.schema import SCHEMA
 from engine.setting_files import in_order
+from engine.single_values import SingleValueNorms
 from engine.system_errors import out_of_memory
 
 log = logging.getLogger(__name__)
@@ -81,6 +82,7 @@ class Task(LightningModule):
         self.evaluator = evaluator
         self._frozen_modules: list[nn.Module] = []
         self._step_image_ids: list[Tensor] = []  # images of the current optimiser step
+        self._single_value_norms = SingleValueNorms(model)
         self._max_images = 0  # number of images that fit in memory in evaluation; 0 while no limit is known
         self.step_losses: dict[str, Tensor] = {}  # losses of the last batch
         self.expected_draws: np.ndarray | None = None  # (N,) of each training image in an epoch; None: each once
@@ -284,7 +286,9 @@ class Task(LightningModule):
         if batch_idx % self.config.accumulate == 0:
             self._step_image_ids = []
         self._step_image_ids.append(batch.image_ids)
-        losses = self.losses(self.normalised(batch), batch)
+        images = self.normalised(batch)
+        with self._single_value_norms.in_evaluation_mode(images):
+            losses = self.losses(images, batch)
         total = torch.stack(list(losses.values())).sum()
         terms = {f"loss_{name}": value.detach() for name, value in losses.items()}
         if not torch.isfinite(total):
@@ -311,7 +315,7 @@ class Task(LightningModule):
     def _diverged(self, what: str, terms: str = "") -> Diverged:
         ids = ", ".join(str(i) for i in torch.cat(self._step_image_ids).tolist())
         return Diverged(
-            f"{what} is not finite at step {self.global_step}{terms}, images {ids}. The last checkpoint is intact. "
+            f"{what} is not finite at step {self.global_step}{terms}, images {ids}. Earlier checkpoints are intact. "
             "Lower `lr`, increase `warmup_epochs`, or check these images.",
             settings=("lr", "warmup_epochs"),
         )

@@ -12,12 +12,12 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 import yaml
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, WeightAveraging
+from lightning.pytorch.callbacks import Callback, WeightAveraging
 from torch import Tensor
 
 from backbones.errors import UserError
 from engine.checkpoint import AtomicCheckpointIO, find_checkpoint, occupied, read_run, sweep
-from engine.checkpoint_callback import LastCheckpoint
+from engine.checkpoint_callback import BestCheckpoint, LastCheckpoint
 from engine.compat import copy_all_, lerp_all_
 from engine.early_stopping import EarlyStopping
 from engine.execution import execution_for
@@ -115,8 +115,9 @@ def fit(
     device = device_of(config.device)
     execution = execution_for(device.type, config.precision, "train")
     checkpoints = output / "checkpoints"
-    if not resume:
-        write_text(output / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False))
+    settings, settings_file = yaml.safe_dump(asdict(config), sort_keys=False), output / "config.yaml"
+    if not settings_file.exists():
+        write_text(settings_file, settings)
     history, last_checkpoint = History(output, task.monitor), LastCheckpoint(checkpoints / "last.ckpt")
     callbacks: list[Callback] = [
         *([EMA(config.ema_decay)] if config.ema_decay else []),
@@ -125,7 +126,7 @@ def fit(
         history,
         EarlyStopping(history, config.patience),
         Trackers(config.logger, history, task.info.task, task.info.config),
-        ModelCheckpoint(checkpoints, "best", monitor=task.monitor, mode="max", enable_version_counter=False),
+        BestCheckpoint(checkpoints / "best.ckpt", history),
         last_checkpoint,
     ]
     task.total_steps = config.epochs * math.ceil(len(train_loader) / config.accumulate)
@@ -155,11 +156,14 @@ def fit(
         read_run(stored)  # raises for a file that this version cannot resume
     try:
         with occupied(output), last_checkpoint.handle_signals():
+            if settings_file.read_text() != settings:  # the data have moved; in place, because this file is locked
+                settings_file.write_text(settings)
             sweep(checkpoints)
             trainer.fit(task, train_loader, val_loader, ckpt_path=stored, weights_only=True)
     except SystemExit as stop:  # Lightning raises it after Ctrl-C
         saved = last_checkpoint.file.exists()
-        raise KeyboardInterrupt(if_interrupted if saved else "stopped before the first checkpoint") from stop
+        message = if_interrupted if saved else "stopped before the first checkpoint: nothing is saved"
+        raise KeyboardInterrupt(message) from stop
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise

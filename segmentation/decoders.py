@@ -51,7 +51,6 @@ class Spec:
             other than the training's.
         corners: upsample logits with `align_corners=True`, as smp does.
         dilated: the last feature map has stride 16 instead of 32.
-        pools_to_one: it applies batch norm to maps of a single pixel, which needs two images per batch in training.
     """
 
     strides: tuple[int, ...]
@@ -62,7 +61,6 @@ class Spec:
     multiple: int = 32
     corners: bool = True
     dilated: bool = False
-    pools_to_one: bool = False
 
 
 DECODERS: dict[str, Spec] = {
@@ -88,10 +86,9 @@ DECODERS: dict[str, Spec] = {
         ),
         multiple=16,
         dilated=True,
-        pools_to_one=True,
     ),
     "pspnet": Spec((8,), stride=8, build=PSPDecoder, channels=512, kernel=3, multiple=8),
-    "upernet": Spec((4, 8, 16, 32), build=UPerNetDecoder, pools_to_one=True),
+    "upernet": Spec((4, 8, 16, 32), build=UPerNetDecoder),
     "segformer": Spec((2, 4, 8, 16, 32), build=SegformerDecoder),
 }
 

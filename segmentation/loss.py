@@ -28,6 +28,8 @@ LOSSES: dict[str, Callable[[], nn.Module]] = {
 class SegmentationLoss(nn.Module):
     """Weighted losses over the pixels with a class. They are 0 if no pixel has a class.
 
+    With a single class, all except focal are 0: its probability is always 1.
+
     Args:
         losses: any of ce, dice, focal and lovasz, each with an optional `=WEIGHT`.
         smoothing: label smoothing of the cross entropy, in 0..1.
@@ -68,6 +70,8 @@ class SegmentationLoss(nn.Module):
                 terms[name] = weight * self._cross_entropy(logits, masks)
             elif name == "focal" and self.class_weights is not None:
                 terms[name] = weight * _weighted_focal(*_subsample(logits, masks), self.class_weights)
+            elif name == "lovasz" and logits.shape[1] == 1:  # the class has probability 1; smp raises an error
+                terms[name] = 0 * logits.sum()
             else:
                 terms[name] = weight * self.regional[name](*_subsample(logits, masks))
         return terms

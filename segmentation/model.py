@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch.nn.functional as F
@@ -11,13 +12,18 @@ from torch import Tensor, nn
 
 from backbones import create_backbone
 from backbones.base import Backbone, select
+from backbones.class_layers import fit_class_layer
 from backbones.dilation import create_dilated
 from backbones.errors import BadInput, UserError
 from backbones.scaling import scale_of
-from backbones.weights import load_weights, read_state
+from backbones.weight_facts import weight_facts
+from backbones.weight_files import read_state
+from backbones.weights import load_weights
 from segmentation.decoders import PyramidDecoder, SmpDecoder, Spec, last_layer, spec_of
 
 logger = logging.getLogger(__name__)
+
+LAST_LAYER = ("head.weight", "head.bias")
 
 
 class Segmenter(nn.Module):
@@ -71,6 +77,7 @@ def create_segmenter(
     decoder: str = "bifpn",
     phi: int | str = 0,
     pretrained: bool | str | Path = False,
+    classes: Sequence[str] | None = None,
 ) -> Segmenter:
     """Create a segmentation network with EfficientDet's decoder or one of segmentation-models-pytorch (smp).
 
@@ -81,8 +88,10 @@ def create_segmenter(
         phi: compound coefficient, 0..7, "7x" or "lite0".."lite4". It sets width, depth, fusion and activation of the
             decoder "bifpn". It changes neither the backbone nor other decoders.
         pretrained: True for the backbone's published weights; a path for a weight file of the backbone, or of a whole
-            segmentation network in smp's format or our own. If the number of classes differs, the last layer of the
-            file is dropped and a warning is logged.
+            segmentation network in smp's format or our own, or for the folder of a run. If the classes differ, the last
+            layer of the file is dropped and a warning is logged.
+        classes: names of the classes. The last layer of a run is then matched by name, otherwise by the number of
+            classes.
 
     Raises UserError for unknown names and for a backbone that does not fit the decoder, BadInput for weights that are
     missing or do not fit.
@@ -96,7 +105,9 @@ def create_segmenter(
     network = PyramidDecoder(levels, scale) if spec.build is None else SmpDecoder(spec, levels)
     segmenter = Segmenter(backbone, network, last_layer(spec, network.channels, num_classes), spec)
     if not isinstance(pretrained, bool):
-        _load(segmenter, read_state(pretrained), str(pretrained))
+        settings = {"decoder": decoder, "phi": str(phi)}
+        is_whole = _load(segmenter, read_state(pretrained), str(pretrained), settings, classes)
+        backbone.provenance = replace(backbone.provenance, continues=is_whole and backbone.provenance.run is not None)
     return segmenter
 
 
@@ -118,35 +129,39 @@ def _available(backbone: Backbone, spec: Spec) -> tuple[int, ...]:
     return tuple(s for s in spec.strides if s != 2 or any(level.stride == 2 for level in backbone.levels))
 
 
-def _load(segmenter: Segmenter, state: Mapping[str, Tensor], file: str) -> None:
+def _load(
+    segmenter: Segmenter, state: Mapping[str, Tensor], file: str, own: Mapping[str, str], classes: Sequence[str] | None
+) -> bool:
     """Load decoder and last layer, if the file has them. The backbone has its weights already.
 
-    Raises BadInput if the file has another decoder.
+    `own` are the settings of the decoder. Returns whether all of the file's weights are used. Raises BadInput if the
+    file has another decoder.
     """
-    given = {new: value for key, value in state.items() if (new := _name(key)) is not None}
-    if not any(key.startswith("decoder.") for key in given):
-        return  # a file of a backbone, or a run of another task
-    own = segmenter.state_dict()
-    for key in ("head.weight", "head.bias"):
-        if key in given and given[key].shape != own[key].shape and given[key].shape[1:] == own[key].shape[1:]:
-            logger.warning("%s: '%s' is dropped, because the number of classes differs", file, key)
-            given[key] = own[key]
-    wanted = {key for key in own if not key.startswith("backbone.")}
+    loaded = {new: value for key, value in state.items() if (new := _name(key)) is not None}
+    if not any(key.startswith("decoder.") for key in loaded):
+        return False  # a file of a backbone, or a run of another task
+    current, run = segmenter.state_dict(), weight_facts(file).run
+    wanted = {key for key in current if not key.startswith("backbone.")} - set(LAST_LAYER)
     wrong = sorted(
-        key for key in wanted | given.keys()
-        if (key not in own or key not in given or own[key].shape != given[key].shape)
+        key for key in wanted | loaded.keys() - set(LAST_LAYER)
+        if (key not in current or key not in loaded or current[key].shape != loaded[key].shape)
         and not key.endswith("num_batches_tracked")
     )  # fmt: skip
     if wrong and any(key.startswith("model.backbone.") for key in state):
-        logger.warning("%s is a run with another decoder: only its backbone is used", file)
-        return
+        stored = (run or {}).get("config", {})
+        settings = [f"--{name} {stored[name]}" for name in own if str(stored.get(name, own[name])) != own[name]]
+        advice = f". To use all of its weights, pass {' '.join(settings)}" if settings else ""
+        logger.warning("%s is a run with another decoder: only its backbone is used%s", file, advice)
+        return False
     if wrong:
         raise BadInput(
             f"{file} contains another decoder: {len(wrong)} tensors are missing, unknown or of another shape, such as "
             f"{', '.join(wrong[:2])}. Choose the file's decoder with `decoder`.",
             settings=("decoder",),
         )
-    segmenter.load_state_dict(own | given)
+    is_whole = fit_class_layer(loaded, current, LAST_LAYER, (run or {}).get("classes"), classes, file)
+    segmenter.load_state_dict(current | loaded)
+    return is_whole
 
 
 def _name(key: str) -> str | None:

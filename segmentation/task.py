@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,7 +11,6 @@ import numpy as np
 from scipy.sparse import csr_array
 from torch import Tensor, nn
 
-from backbones.errors import UserError
 from backbones.scaling import scale_of
 from data.balance import median_frequency_weights
 from data.batch import IGNORE, Batch, Sample
@@ -21,7 +21,6 @@ from engine.config import parse_size
 from engine.record import write_json
 from engine.task import Task
 from segmentation.config import METRIC, NAME, EvalConfig, PredictConfig, TrainConfig
-from segmentation.decoders import spec_of
 from segmentation.draw import OPACITY, beside, legend, overlay, palette_of, palette_png
 from segmentation.evaluator import SegmentationEvaluator
 from segmentation.loss import SegmentationLoss
@@ -29,6 +28,8 @@ from segmentation.model import Segmenter, create_segmenter
 from segmentation.prediction import SegmentationResult
 from segmentation.transforms import ImageLetterbox, segmentation_train
 from segmentation.tta import TTA, label_maps
+
+log = logging.getLogger(__name__)
 
 POWER = 0.9  # exponent of the polynomial schedule: DeepLab (arXiv:1606.00915, section 4.1)
 MIN_LR = 0.01  # final factor of the polynomial schedule: mmsegmentation decays from 1e-2 to 1e-4
@@ -65,19 +66,20 @@ class SegmentationTask(Task):
 
     @classmethod
     def read(cls, config: TrainConfig, root: Path) -> tuple[MaskDataset, MaskDataset]:
-        """Training and validation images. Raises UserError if the batch size is too small for the decoder."""
+        """Training and validation images. Warns about a single class."""
         train, val = super().read(config, root)
-        if spec_of(config.decoder).pools_to_one and min(config.batch_size, len(train)) < 2:
-            raise UserError(
-                f"`decoder={config.decoder}` applies batch norm to single pixels and needs two images per batch: "
-                "increase `batch_size`, or add training images",
-                settings=("decoder", "batch_size"),
-            )
         return train, val
 
     @classmethod
     def build(cls, config: TrainConfig, root: Path, train: MaskDataset, val: MaskDataset) -> SegmentationTask:
         """The task of a new run."""
+        if len(train.classes) == 1:
+            log.warning(
+                "%s has a single class, '%s'. Every pixel is predicted as this class, and its IoU is 100 whatever the "
+                "network learns. Add the other pixels as a class, such as background",
+                root,
+                train.classes[0],
+            )
         crop = parse_size(config.image_size or scale_of(config.phi).size)
         size = parse_size(config.eval_size) if config.eval_size else crop
         model = create_segmenter(
@@ -86,6 +88,7 @@ class SegmentationTask(Task):
             config.decoder,
             config.phi,
             False if config.protocol == "scratch" else config.pretrained,
+            train.classes,
         )
         provenance = model.backbone.provenance
         info = RunInfo(

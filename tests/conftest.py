@@ -26,7 +26,7 @@ CASES = {
     "R16": "`../`, absolute paths and links out of the data set: refused, nothing touched outside",
     "R17": "Hostile YAML: read as data only. HTML in names: shown as text",
     "R18": "No network: every test passes; the error for missing weights says where to put them",
-    "resume": "`--resume` refuses settings that contradict the run's",
+    "resume": "`--resume` refuses settings that contradict the run's, and changed data; it accepts data that moved",
     "seed": "The same seed leads to the same numbers, with any number of loader processes",
     "geometry": "Boxes stay inside, flips and letterbox invert, masks and boxes move together",
     "formats": "Files of earlier versions load with the same results; files of a newer version are refused",

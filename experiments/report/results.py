@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -93,8 +94,9 @@ class Row:
 
     @property
     def spread(self) -> float | None:
-        """Standard deviation of the score over seeds; None for fewer than two."""
-        return statistics.stdev(self.scores) if len(self.runs) > 1 else None
+        """Standard deviation of the score over seeds; None for fewer than two, and where a score is undefined."""
+        defined = len(self.runs) > 1 and self.mean == self.mean
+        return statistics.stdev(self.scores) if defined else None
 
     @property
     def provenance(self) -> str:
@@ -150,10 +152,10 @@ class Comparison:
         for task in self.tasks:
             names = dict.fromkeys(cell["backbone"] for cell in self.cells if cell["task"] == task)
             found = [self._row(task, name) for name in names]
-            best = {row.provenance: max(r.mean for r in found if r.provenance == row.provenance) for row in found}
-            rows += sorted(
-                found, key=lambda row: (_descending(best[row.provenance]), row.provenance, _descending(row.mean))
-            )
+            best: dict[str, float] = {}
+            for row in found:
+                best[row.provenance] = min(best.get(row.provenance, math.inf), _descending(row.mean))
+            rows += sorted(found, key=lambda row: (best[row.provenance], row.provenance, _descending(row.mean)))
         return rows
 
     def rows_of(self, task: str) -> list[Row]:

@@ -198,3 +198,11 @@ def test_weights_folder(tmp_path, monkeypatch):
     message = "look at timm.models._hub.get_cache_dir: an error message names this folder to users"
     assert compat.weights_folder() == tmp_path / "hub" / "checkpoints", message
     assert compat.weights_folder().is_dir(), message
+
+
+def test_python_3_name():
+    message = "look at the tables of _compat_pickle, with which pickle writes Python 2's names in protocol 2"
+    assert compat.python_3_name("commands", "Popen") == "subprocess.Popen", message
+    assert compat.python_3_name("__builtin__", "long") == "builtins.int", message
+    assert compat.python_3_name("copy_reg", "_reconstructor") == "copyreg._reconstructor", message
+    assert compat.python_3_name("argparse", "Namespace") == "argparse.Namespace", message

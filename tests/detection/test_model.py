@@ -155,7 +155,7 @@ def test_another_class_count_drops_the_class_layer_with_a_warning(tmp_path, capl
 def test_weights_of_another_network_are_refused(tmp_path):
     file = tmp_path / "tf_efficientdet_d0.pth"
     torch.save(effdet_model("tf_efficientdet_d0", 256).state_dict(), file)
-    with pytest.raises(BadInput, match="`backbone` and `phi`"):
+    with pytest.raises(BadInput, match="pass `backbone='tf_efficientnet_b0'` and `phi='0'`"):
         create_detector("tf_efficientnet_b1", 90, 1, pretrained=file)
 
 

@@ -222,7 +222,6 @@ def test_unknown_and_abbreviated_flags(capsys):
         (["--backbone", "resnet51"], "resnet50"),
         (["--decoder", "unett"], "unet"),
         (["--decoder", "deeplabv3plus", "--backbone", "vgg11", "--pretrained", "false"], "dilated"),
-        (["--decoder", "upernet", "--batch_size", "1"], "--batch_size"),
         (["--phi", "9"], "phi"),
         (["--losses", "lovas"], "lovasz"),
         (["--losses", "ce", "dice=0"], "dice"),
