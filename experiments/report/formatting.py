@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from engine.published import Count
 from experiments.costs.counts import classifier_counts
 from experiments.report.results import Row
-from experiments.report.statistics import Difference
+from experiments.report.statistics import FEWEST, Difference
 from experiments.tasks import TASKS
 
 
@@ -92,6 +92,13 @@ def sentences(rows: Sequence[Row], baseline_name: str) -> list[Sentence]:
             found.append(Sentence(row.backbone, f"scores {score_text(row)}."))
         else:
             verdict = row.difference.verdict
+            if verdict == "too little data":
+                text = (
+                    f"scores {score_text(row)}, the baseline {score_text(baseline)}: {row.difference.images} images are "
+                    f"too few for a verdict, which needs {FEWEST}."
+                )
+                found.append(Sentence(row.backbone, text))
+                continue
             rest = (
                 f" {'from' if verdict.startswith('not') else 'than'} the baseline: {score_text(row)}, "
                 f"{difference_text(row.difference)} points, with {_times(row, baseline, 'params')} the parameters, "

@@ -21,19 +21,25 @@ from experiments.records import config_of
 from experiments.tasks import task_spec
 
 CHUNK = 256  # resamples in memory at once
+# Images below which there is no verdict. A bootstrap interval is too narrow by a factor of about sqrt((n - 1) / n), and
+# of one image it has no width at all.
+FEWEST = 10
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A difference of two scores, as fractions, with its confidence interval."""
+    """A difference of two scores, as fractions, with its confidence interval over `images` images."""
 
     value: float
     low: float
     high: float
+    images: int = FEWEST
 
     @property
     def verdict(self) -> str:
-        """`better`, `worse`, or `not distinguishable` if the interval contains 0."""
+        """`better`, `worse`, `not distinguishable` if the interval contains 0, or `too little data`."""
+        if self.images < FEWEST or not np.isfinite([self.value, self.low, self.high]).all():
+            return "too little data"
         return "better" if self.low > 0 else "worse" if self.high < 0 else "not distinguishable"
 
 
@@ -79,7 +85,7 @@ def bootstrap(
             sides.append(center + widening * ((seed_shares * scores).sum(0) - center))
         differences.append(sides[0] - sides[1])
     low, high = np.nanquantile(np.concatenate(differences), [(1 - level) / 2, (1 + level) / 2])
-    return Difference(value, float(low), float(high))
+    return Difference(value, float(low), float(high), images)
 
 
 def read_images(run: Path) -> ImageResults:

@@ -218,10 +218,12 @@ def test_the_number_of_resamples():
 
 def test_equal_results_do_not_differ_and_other_images_are_an_error():
     correct = np.arange(50) % 3 == 0
-    assert bootstrap([top1(correct)], [top1(correct)]) == Difference(0, 0, 0)
+    assert bootstrap([top1(correct)], [top1(correct)]) == Difference(0, 0, 0, images=len(correct))
     assert Difference(0, 0, 0).verdict == "not distinguishable"
     assert Difference(-0.1, -0.2, -0.05).verdict == "worse"
     assert Difference(0.1, 0.05, 0.2).verdict == "better"
+    assert Difference(0.013, 0.013, 0.013, images=1).verdict == "too little data"
+    assert Difference(float("nan"), float("nan"), float("nan")).verdict == "too little data"
     for value in (-0.1, 0.1):
         assert Difference(value, -0.2, 0.2).verdict == "not distinguishable"
     with pytest.raises(BadInput, match="same images"):
