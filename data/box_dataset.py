@@ -82,6 +82,9 @@ class BoxDataset(ImageReader):
         dataset.classes, dataset.category_ids = dataset.columns.classes, dataset.columns.category_ids
         return dataset
 
+    def check_headers(self) -> None:
+        """Nothing: `in_label_frame` checks headers whenever boxes are read."""
+
     def check_training(self) -> None:
         """Raise BadInput if there is nothing to train on; warn about likely mistakes."""
         check_training_boxes(self._annotated, self.columns, len(self._boxes))

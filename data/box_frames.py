@@ -13,6 +13,7 @@ import numpy as np
 
 from backbones.errors import BadInput
 from data.columns import BoxColumns
+from data.image_checks import warn_about_bands, warn_about_orientation
 from data.scan import Headers, sample_of, scan
 
 SLACK = 1.0  # px by which boxes may exceed the image they fit
@@ -114,11 +115,9 @@ def _check_sample(columns: BoxColumns, exif: str, unknown: np.ndarray, skip_bad:
     if len(wrong) > skip_bad:
         _refuse(columns, headers, int(wrong[0]), len(wrong))
     if exif == "auto":
-        tagged = readable & (headers.orientation != 1)
-        is_square = headers.sizes[:, 0] == headers.sizes[:, 1]
-        unclear = tagged & (~headers.turned | is_square | unknown[headers.index])
-        if unclear.any():
-            warn_about_orientation(int(unclear.sum()), len(headers.index), columns)
+        unclear = headers.tagged & (~headers.turned | headers.is_square | unknown[headers.index])
+        warn_about_orientation(columns, headers, readable & unclear)
+    warn_about_bands(columns, headers)
 
 
 def _refuse(columns: BoxColumns, headers: Headers, row: int, count: int) -> None:
@@ -134,16 +133,4 @@ def _refuse(columns: BoxColumns, headers: Headers, row: int, count: int) -> None
         f"{width} x {height} pixels, but its annotation says {labelled_width} x {labelled_height} ({count} of the "
         f"{len(headers.index)} checked images contradict). {advice}",
         settings=("data.scale_boxes",),
-    )
-
-
-def warn_about_orientation(count: int, checked: int, columns: BoxColumns) -> None:
-    """Warn that the labels do not show whether they were made on the stored or on the upright image."""
-    log.warning(
-        "%d of %d checked images in %s have an EXIF orientation, and their size does not show whether they were "
-        "labelled upright. They are read as stored. If the labels belong to the upright images, pass --data.exif "
-        "apply; if not, --data.exif ignore",
-        count,
-        checked,
-        columns.folder,
     )

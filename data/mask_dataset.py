@@ -18,6 +18,7 @@ from data.class_names import match_names
 from data.columns import Kind, MaskColumns
 from data.options import MaskOptions, ReadOptions
 from data.reader import ImageReader, Transform
+from data.scan import Headers
 
 BLANK = (64, 64)  # height and width of the black image that replaces an unreadable image and mask, px
 THREADS = 8
@@ -69,6 +70,10 @@ class MaskDataset(ImageReader):
         """Counts of the images."""
         unused = sum(len(files) for files in self.columns.left_out.values())
         return SegmentationReport(len(self), unused)
+
+    def has_unclear_orientation(self, headers: Headers) -> np.ndarray:
+        """(n,) bool: the size of the mask does not resolve a half turn, and nothing in a square image."""
+        return headers.tagged & (~headers.turned | headers.is_square)
 
     def with_classes(self, classes: Sequence[str], of: str) -> Self:
         """The same images with the class indices of a model or of other data, matched by name.

@@ -21,10 +21,12 @@ from backbones.errors import BadInput
 from data.batch import Draw, Sample
 from data.checks import warn_about_left_out
 from data.columns import Fraction, Kind
+from data.image_checks import warn_about_bands, warn_about_orientation
 from data.images import decode_image, orientation, upright
 from data.levels import measure_levels
 from data.open import held_out, read_split, read_train_val
 from data.options import ReadOptions
+from data.scan import Headers, sample_of, scan
 
 log = logging.getLogger(__name__)
 
@@ -153,11 +155,23 @@ class ImageReader:
             if columns is not None:
                 warn_about_left_out(columns)
         train = cls(selected, None, data.skip_bad, options, measure_levels(selected))
+        train.check_headers()
         train.check_training()
         scored = held_out(train_columns, holdout, seed) if val_columns is None else val_columns
         val = cls(scored, None, data.skip_bad, options, train.levels)
         val.check_scored()
         return train, val.with_classes_of(train)
+
+    def check_headers(self) -> None:
+        """Warn about orientations that the labels do not resolve, and about bands that are not read."""
+        headers = scan(self.columns, sample_of(self.columns))
+        if self.exif == "auto":
+            warn_about_orientation(self.columns, headers, self.has_unclear_orientation(headers))
+        warn_about_bands(self.columns, headers)
+
+    def has_unclear_orientation(self, headers: Headers) -> np.ndarray:
+        """(n,) bool, whether an image has an orientation that its labels do not resolve."""
+        return headers.tagged
 
     def check_training(self) -> None:
         """Raise BadInput if there is nothing to train on; warn about likely mistakes."""

@@ -164,6 +164,7 @@ class Task(LightningModule):
             columns = read_split(kind.kind, root, data.split or "val", options, data.split is not None)
         warn_about_left_out(columns)
         dataset = kind(columns, self.transform(), data.skip_bad, options, tuple(levels) if levels else None)
+        dataset.check_headers()
         dataset.check_scored()
         return self.score_on(dataset)
 

@@ -94,8 +94,8 @@ def sentences(rows: Sequence[Row], baseline_name: str) -> list[Sentence]:
             verdict = row.difference.verdict
             if verdict == "too little data":
                 text = (
-                    f"scores {score_text(row)}, the baseline {score_text(baseline)}: {row.difference.images} images are "
-                    f"too few for a verdict, which needs {FEWEST}."
+                    f"scores {score_text(row)}, the baseline {score_text(baseline)}: too little data for a verdict, "
+                    f"which needs {FEWEST} images, not {row.difference.images}."
                 )
                 found.append(Sentence(row.backbone, text))
                 continue
