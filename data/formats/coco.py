@@ -1,11 +1,11 @@
 """COCO's instances files, in COCO's own folders and as other tools export them.
 
-ROOT/annotations/instances_{train,val}[2017].json    images in ROOT/{train,val}[2017]/ or ROOT/images/[{train,val}/]
-ROOT/{train,valid,test}/_annotations.coco.json       beside the images: Roboflow
-ROOT/{train,val}/labels.json                         images in ROOT/{train,val}/data/: FiftyOne
-ROOT/[annotations/]{train,val}.json                  any name with that of a split in it
-ROOT/[annotations/]NAME.json alone                   one split, `train`: CVAT's instances_default.json, Label Studio's
-result.json; images in ROOT/images/ or ROOT/data/
+    ROOT/annotations/instances_{train,val}[2017].json    images in ROOT/{train,val}[2017]/, ROOT/images/[{train,val}/]
+    ROOT/{train,valid,test}/_annotations.coco.json       beside the images: Roboflow
+    ROOT/{train,val}/labels.json                         images in ROOT/{train,val}/data/: FiftyOne
+    ROOT/[annotations/]{train,val}.json                  any name with that of a split in it
+    ROOT/[annotations/]NAME.json alone                   one split, `train`: CVAT's instances_default.json and Label
+                                                         Studio's result.json; images in ROOT/images/ or ROOT/data/
 """
 
 from __future__ import annotations
@@ -18,15 +18,12 @@ from backbones.errors import BadInput
 from data.columns import BoxColumns
 from data.formats import Format, Sniffed, Split
 from data.formats.coco_json import parse
-from data.formats.image_files import SPLIT_NAMES, files_in, folders_in
+from data.formats.image_files import files_in, folders_in
 from data.formats.split_files import any_file, find_files
 from data.options import BoxOptions
 
-ROBOFLOW = "_annotations.coco.json"
-BESIDE = (ROBOFLOW, "labels.json")  # files in the folder of a split
 # Keys that occur early in a COCO file. Files of other tools do not have them at the top.
 _HEAD = re.compile(rb'^(\xef\xbb\xbf)?\s*\{\s*"(info|licenses|images|annotations|categories|type)"\s*:')
-_SPLIT_NAMES = SPLIT_NAMES | {"default", "minival"}
 _OTHER_TASKS = ("panoptic", "captions", "image_info")  # COCO's files without boxes
 _SAMPLE = 8  # images whose existence decides which folder is the image folder
 
