@@ -24,7 +24,8 @@ AREA_TOLERANCE = 1.1
 def parse(file: Path, boxes_are: Literal["xyxy", "xywh", "cxcywh"] = "xywh") -> BoxColumns:
     """The content of a COCO JSON file as columns; `folder` is the folder of the file.
 
-    Classes are sorted by id; two classes may have the same name. COCO's boxes are xywh; some files have others.
+    Classes are sorted by id; two classes may have the same name. The category that Roboflow adds is left out. COCO's
+    boxes are xywh; some files have others.
 
     Raises BadInput with the file and the cause if it is malformed.
     """
@@ -37,6 +38,8 @@ def parse(file: Path, boxes_are: Literal["xyxy", "xywh", "cxcywh"] = "xywh") -> 
     names = file_names(records.values("images", "file_name"), file)
     ids = records.unique("categories", "id")
     by_id = np.argsort(ids)
+    if _has_phantom(records, ids):
+        by_id = by_id[1:]
     category_names = records.values("categories", "name")
     classes = tuple(str(category_names[i]) for i in by_id)
     boxes = corners(records.boxes(), boxes_are)
@@ -60,6 +63,17 @@ def parse(file: Path, boxes_are: Literal["xyxy", "xywh", "cxcywh"] = "xywh") -> 
         difficult=np.zeros(len(boxes), bool),
         areas=areas,
     )
+
+
+def _has_phantom(records: Records, ids: np.ndarray) -> bool:
+    """Whether Roboflow added its category 0 without boxes, whose name is the supercategory of all others."""
+    if len(ids) < 2 or ids.min() != 0:
+        return False
+    first = int(ids.argmin())
+    name = records.values("categories", "name")[first]
+    above = records.values("categories", "supercategory", default=None)
+    is_above = all(other == name for i, other in enumerate(above) if i != first)
+    return is_above and not (records.integers("annotations", "category_id") == 0).any()
 
 
 def corners(boxes: np.ndarray, are: Literal["xyxy", "xywh", "cxcywh"]) -> np.ndarray:
