@@ -143,14 +143,17 @@ class MaskColumns(Columns):
     """Images with a class for every pixel.
 
     Attributes:
-        class_map: index -> (H, W) uint8 class indices, `IGNORE` for no class. Raises BadInput naming the mask.
+        class_map: index -> (H, W) uint8 class indices, `IGNORE` for no class. Raises BadInput naming the mask. Can be
+            sent to other processes.
         mask_files: n files that the class maps are read from; empty if they are not files.
         ignored: indices of the classes that no class map contains, because settings ignore their value.
+        notes: what a person should know about the classes, one sentence each.
     """
 
     class_map: Callable[[int], np.ndarray]
     mask_files: Sequence[Path] = ()
     ignored: frozenset[int] = frozenset()
+    notes: tuple[str, ...] = ()
 
     def select(self, rows: np.ndarray) -> Self:
         """The images with these indices, ascending."""

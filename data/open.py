@@ -7,7 +7,7 @@ from pathlib import Path
 
 from backbones.errors import BadInput, UserError
 from data.columns import Columns, Kind
-from data.formats import Format, Split, recognise, split_of
+from data.formats import Format, Split, formats, recognise, split_of
 from data.options import ReadOptions
 
 HOLDOUT = 0.2  # share of the training images that `val="auto"` holds out
@@ -105,7 +105,18 @@ def locate(
             present = f"it has {', '.join(sorted(splits)[:8])}" if splits else "it has none"
             raise BadInput(f"data set {root} ({form.name}) has no split '{wanted}'; {present}. Expected {layout}")
     file, images = place
-    return recognise(file, kind, options.format)[0], Split(file, "", images)
+    return _format_of_split(file, images, kind, options), Split(file, "", images)
+
+
+def _format_of_split(file: Path, images: Path | None, kind: Kind, options: ReadOptions) -> Format:
+    """The format of a split that is named by path. A folder of labels alone may show no layout."""
+    try:
+        return recognise(file, kind, options.format)[0]
+    except BadInput:
+        fitting = [form for form in formats() if form.kind == kind and form.label_folders]
+        if images is None or not file.is_dir() or len(fitting) != 1:
+            raise
+        return fitting[0]
 
 
 def place_of(text: str, root: Path) -> tuple[Path, Path | None] | None:

@@ -55,6 +55,7 @@ class Format:
             The root is the folder of a data set, or the file or folder of a single split (`--data.train FILE`).
         splits: root -> names of the splits that it finds; none if the root is a single split.
         read: split, options -> columns. Raises BadInput naming the file and the cause.
+        label_folders: whether it reads any folder of label files if the folder of the images is named, too.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Format:
     sniff: Callable[[Path], Sniffed | None]
     splits: Callable[[Path], list[str]]
     read: Callable[[Split, Any], Columns]
+    label_folders: bool = False
 
 
 @cache
