@@ -18,6 +18,7 @@ from backbones.errors import BadInput, UserError
 from classification.config import PRESETS as classification
 from classification.config import TrainConfig as ClassificationConfig
 from data.box_dataset import BoxDataset
+from data.class_dataset import ClassDataset
 from data.images import read_image
 from data.mask_dataset import MaskDataset
 from detection.config import PRESETS as detection
@@ -142,6 +143,34 @@ def test_annotations(coco_root, tmp_path, amount, measured):
     assert 0 < worked < cases
     assert files(coco_root) == before
     measured(f"{cases} annotation files: {worked} read, {cases - worked} refused")
+
+
+def test_class_tables(tmp_path, amount, measured):
+    draw, worked, cases = random.Random(5), 0, amount(200, 2000)
+    (tmp_path / "images").mkdir()
+    for name in "abcd":
+        Image.new("RGB", (8, 6)).save(tmp_path / "images" / f"{name}.png")
+    contents = [
+        b"image,label,split\na.png,cat,train\nb.png,dog,train\nc.png,cat,val\nd.png,dog,val\n",
+        "file;class\r\na;cat\r\nb;dog\r\nc;cat\r\nd;dog\r\n".encode("utf-16"),
+        b"images/a.png cat\nimages/b.png dog\nimages/c.png cat\n",
+        b"filename,cat,dog\na.png,1,0\nb.png,0,1\nd.png,1,0\n",
+    ]
+    before = files(tmp_path / "images")
+
+    def use():
+        data = ClassDataset.open(tmp_path / "labels.txt", "train")
+        assert len({data.name(index) for index in range(len(data))}) == len(data) > 0
+        for index in range(len(data)):
+            assert data[index].image.shape == (6, 8, 3)
+            assert 0 <= data.labels[index] < len(data.classes)
+
+    for _ in range(cases):
+        (tmp_path / "labels.txt").write_bytes(damaged(draw.choice(contents), draw))
+        worked += succeeds(use)
+    assert 0 < worked < cases
+    assert files(tmp_path / "images") == before
+    measured(f"{cases} tables of classes: {worked} read, {cases - worked} refused")
 
 
 def image_contents(tmp_path):
