@@ -45,6 +45,7 @@ class Columns:
     label_digest: bytes
     left_out: dict[str, list[str]] = field(default_factory=dict)
     content: Callable[[int], bytes] | None = None
+    format: str = ""
 
     def __len__(self) -> int:
         return len(self.names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 from backbones.errors import BadInput, UserError
@@ -28,7 +29,7 @@ def read_split(kind: Kind, root: Path, wanted: str, options: ReadOptions, may_be
     Raises BadInput if the format is not recognised, the split is missing, or a file of it is malformed.
     """
     form, split = locate(kind, root, wanted, options, may_be_path)
-    return form.read(split, options)
+    return _read(form, split, options)
 
 
 def read_train_val(
@@ -47,7 +48,7 @@ def read_train_val(
         return train, read_split(kind, root, str(options.val), options, True), 0.0
     form, own_splits = _splits(kind, root, options)
     if form is not None and (name := split_of(own_splits, "val")) is not None:
-        return train, form.read(Split(root, name), options), 0.0
+        return train, _read(form, Split(root, name), options), 0.0
     if options.val == "auto":
         log.warning("%s has no validation split: %d%% of its training images are held out", root, 100 * HOLDOUT)
         return train, None, HOLDOUT
@@ -133,6 +134,10 @@ def place_of(text: str, root: Path) -> tuple[Path, Path | None] | None:
     first, _, second = text.rpartition(":")
     file, images = existing(first), existing(second)
     return (file, images) if file is not None and images is not None else None
+
+
+def _read(form: Format, split: Split, options: ReadOptions) -> Columns:
+    return replace(form.read(split, options), format=form.name)
 
 
 def _splits(kind: Kind, root: Path, options: ReadOptions) -> tuple[Format | None, list[str]]:

@@ -40,6 +40,7 @@ class LabelledDataset(Protocol):
     classes: class names in the order of the class indices.
     folder: folder of the images.
     image_ids: (n,) int64.
+    exif: whether images are turned by their EXIF orientation: "auto", "apply" or "ignore".
     fingerprint: equal for equal images and labels, see `ImageReader.fingerprint`.
     fingerprint_version: fingerprints and digests of different versions are not comparable.
     digests: digests of parts of the data, see `ImageReader.digests`.
@@ -50,6 +51,7 @@ class LabelledDataset(Protocol):
     classes: tuple[str, ...]
     folder: Path
     image_ids: np.ndarray
+    exif: str
     fingerprint_version: int
 
     @property

@@ -1,11 +1,11 @@
 """COCO's instances files, in COCO's own folders and as other tools export them.
 
-    ROOT/annotations/instances_{train,val}[2017].json    images in ROOT/{train,val}[2017]/, ROOT/images/[{train,val}/]
-    ROOT/{train,valid,test}/_annotations.coco.json       beside the images: Roboflow
-    ROOT/{train,val}/labels.json                         images in ROOT/{train,val}/data/: FiftyOne
-    ROOT/[annotations/]{train,val}.json                  any name with that of a split in it
-    ROOT/[annotations/]NAME.json alone                   one split, `train`: CVAT's instances_default.json and Label
-                                                         Studio's result.json; images in ROOT/images/ or ROOT/data/
+ROOT/annotations/instances_{train,val}[2017].json    images in ROOT/{train,val}[2017]/, ROOT/images/[{train,val}/]
+ROOT/{train,valid,test}/_annotations.coco.json       beside the images: Roboflow
+ROOT/{train,val}/labels.json                         images in ROOT/{train,val}/data/: FiftyOne
+ROOT/[annotations/]{train,val}.json                  any name with that of a split in it
+ROOT/[annotations/]NAME.json alone                   one split, `train`: CVAT's instances_default.json and Label
+Studio's result.json; images in ROOT/images/ or ROOT/data/
 """
 
 from __future__ import annotations
