@@ -11,6 +11,7 @@ from data.options import ClassOptions
 from engine import config as engine
 
 NAME, METRIC = "classification", "top1"
+METRICS = ("top1", "top5", "balanced", "balanced_accuracy", "precision", "recall", "F1")
 PRESETS = Path(__file__).parent / "presets"
 
 
@@ -29,6 +30,7 @@ class TrainConfig(engine.TrainConfig):
     """Train a classifier."""
 
     caches_features: ClassVar[bool] = True
+    metrics: ClassVar[tuple[str, ...]] = METRICS
 
     neck: str | None = None
     """Neck before the pooling: bifpn, fpn or panet. By default none, with the network's own head."""
@@ -87,7 +89,7 @@ class TrainConfig(engine.TrainConfig):
 
 @dataclass
 class EvalConfig(engine.EvalConfig):
-    """Evaluate a classifier: top-1, top-5, accuracy of each class, and confusion matrix."""
+    """Evaluate a classifier: top-1, top-5, precision, recall and F1 of each class, and confusion matrix."""
 
     pretrained: bool | str = True
     """Weights of --backbone: true for the published weights, or a weight file."""

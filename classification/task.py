@@ -32,7 +32,6 @@ from data.loader import draw_seed
 from data.reader import ImageReader, LabelledDataset
 from engine.checkpoint import RunInfo, describe_data, levels_of
 from engine.config import parse_size
-from engine.record import write_json
 from engine.task import Task
 from engine.trainer import device_of
 
@@ -51,9 +50,9 @@ class ClassificationTask(Task):
     """
 
     name: ClassVar[str] = NAME
-    monitor: ClassVar[str] = METRIC
+    metric: ClassVar[str] = METRIC
     dataset_class: ClassVar[type[ImageReader]] = ClassDataset
-    headline: ClassVar[tuple[str, ...]] = ("top1", "top5")
+    headline: ClassVar[tuple[str, ...]] = ("top1", "top5", "balanced_accuracy", "precision", "F1")
     config: TrainConfig
     model: Classifier
     evaluator: AccuracyEvaluator
@@ -239,14 +238,10 @@ class ClassificationTask(Task):
 
     # --- results and pictures
 
-    def per_class(self) -> dict[str, float]:
-        """Top-1 accuracy of each class in the last evaluation, in 0..1."""
-        return self.evaluator.per_class
-
     def write_results(self, folder: Path) -> None:
-        """Write `per_class.json`, `images.csv` with the prediction for each image, and `pictures/confusion.png`."""
+        """Write scores by class, `images.csv` with the prediction for each image, and `pictures/confusion.png`."""
         evaluator = self.evaluator
-        write_json(folder / "per_class.json", self.per_class())
+        super().write_results(folder)
         positions = {image_id: i for i, image_id in enumerate(self.dataset.image_ids.tolist())}
         with (folder / "images.csv").open("w", newline="") as file:
             table = csv.writer(file)

@@ -165,9 +165,9 @@ class MaskColumns(Columns):
 def subset_indices(total: int, fraction: Fraction, seed: int | tuple[int, ...]) -> np.ndarray:
     """Sorted indices of a random subset of `total` items.
 
-    The items are shuffled by `seed` alone. A number selects the first part of that order: 0.8 selects the first 80%, at
-    least one item. A pair such as (0.8, 1.0) selects from 80% to the end, possibly nothing. Subsets of ranges that do
-    not overlap have no item in common.
+    The items are shuffled by `seed` alone. A number selects the first part of that order: 0.8 selects the first 80%. A
+    pair such as (0.8, 1.0) selects from 80% to the end. Both select at least one of two or more items; of a single item,
+    a range that does not start at 0 selects nothing. Subsets of ranges that do not overlap have no item in common.
 
     Raises UserError if the fraction is not within 0..1 or selects nothing.
     """
@@ -176,8 +176,15 @@ def subset_indices(total: int, fraction: Fraction, seed: int | tuple[int, ...]) 
         raise UserError(f"`fraction` must be above 0 and at most 1, not {fraction}", settings=("data.fraction",))
     if (start, stop) == (0, 1):
         return np.arange(total)
-    first, last = (max(1, round(share * total)) if share else 0 for share in (start, stop))
+    first, last = (_position(share, total) for share in (start, stop))
     return np.sort(np.random.default_rng(seed).permutation(total)[first:last])
+
+
+def _position(share: float, total: int) -> int:
+    """Number of items before `share` of them: at least one, and not all, for shares between 0 and 1."""
+    if share in (0, 1):
+        return int(share * total)
+    return min(max(1, round(share * total)), max(1, total - 1))
 
 
 def digest_of(*parts: bytes | str | np.ndarray | Sequence[str]) -> bytes:

@@ -75,7 +75,7 @@ def held_out(train: Columns, holdout: float, seed: int) -> Columns:
     part = train.subset((1 - holdout, 1.0), seed)
     if not len(part):
         raise BadInput(
-            f"`holdout={holdout}` of {len(train)} training images is none: hold out a larger share, or add images",
+            f"`holdout={holdout}` of the {len(train)} training images is none, because there are too few: add images",
             settings=("data.holdout",),
         )
     return part

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from backbones.scaling import scale_of
 from data.options import BoxOptions
 from engine import config as engine
 
 NAME, METRIC = "detection", "AP"
+# The twelve metrics in the order of pycocotools' `COCOeval.summarize`.
+COCO_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+AR_DETECTIONS = (1, 10, 100)  # detections per image and class of AR1, AR10 and AR100
+METRICS = (*COCO_METRICS, "precision", "recall", "F1")
 MIN_SCORE = 0.3  # lowest score of detections that are drawn and printed
 PRESETS = Path(__file__).parent / "presets"
 
@@ -29,6 +33,8 @@ class BoxEvalData(engine.EvalData, BoxOptions):
 @dataclass
 class TrainConfig(engine.TrainConfig):
     """Train a detector."""
+
+    metrics: ClassVar[tuple[str, ...]] = METRICS
 
     neck: str = "bifpn"
     """Network that fuses the feature pyramid: bifpn, bifpn_softmax, bifpn_sum, fpn or panet."""
@@ -73,7 +79,7 @@ def style_by_name(backbone: str) -> Literal["pytorch", "tensorflow"]:
 
 @dataclass
 class EvalConfig(engine.EvalConfig):
-    """Evaluate a detector with COCO's twelve metrics."""
+    """Evaluate a detector with COCO's twelve metrics, and precision, recall and F1 at the best score threshold."""
 
     phi: int | str | None = None
     """Compound coefficient of a published detector. Needed only if its file fits several coefficients."""

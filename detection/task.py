@@ -38,7 +38,7 @@ class DetectionTask(Task):
     """Training of EfficientDets, and evaluation with COCO's metrics."""
 
     name: ClassVar[str] = NAME
-    monitor: ClassVar[str] = METRIC
+    metric: ClassVar[str] = METRIC
     dataset_class: ClassVar[type[ImageReader]] = BoxDataset
     headline: ClassVar[tuple[str, ...]] = ("AP", "AP50", "AP75", "APs", "APm", "APl")
     config: TrainConfig
@@ -166,17 +166,13 @@ class DetectionTask(Task):
 
     # --- result files and pictures
 
-    def per_class(self) -> dict[str, float]:
-        """AP of each class in the last evaluation."""
-        return self.evaluator.per_class
-
     def write_results(self, folder: Path) -> None:
         """Write the scores of each class, and the detections with the boxes that they were scored against.
 
         `per_class.json`: AP of each class. `detections.json`: COCO's result format. `truth.json`: COCO's instances
         format, with the ids of the data set; with both files, pycocotools computes the recorded AP.
         """
-        write_json(folder / "per_class.json", self.per_class())
+        super().write_results(folder)
         truth = self.evaluator.truth
         image_ids, boxes, scores, labels = np.split(self.evaluator.detections, [1, 5, 6], axis=1)
         categories = np.array(self.category_ids)[labels.astype(int)]

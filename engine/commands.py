@@ -235,12 +235,18 @@ def _print_scores(task: Task, metrics: dict[str, float]) -> None:
     table = Table(*task.headline, title=f"{task.name}, percent", title_justify="left")
     table.add_row(*(_percent(metrics[name]) for name in task.headline))
     out.print(table)
-    per_class = task.per_class()
-    if 1 < len(per_class) <= MAX_CLASSES:
-        table = Table("class", task.monitor)
-        for name, value in sorted(per_class.items(), key=lambda item: -item[1] if item[1] == item[1] else 1):
-            table.add_row(name.replace("[", r"\["), _percent(value))
+    by_class, rows = task.per_class(), task.class_table()
+    if 1 < len(rows) <= MAX_CLASSES:
+        columns = next(iter(rows.values()))
+        table = Table("class", *columns)
+        for name in sorted(rows, key=lambda name: -by_class[name] if by_class[name] == by_class[name] else 1):
+            table.add_row(name.replace("[", r"\["), *(_cell(value) for value in rows[name].values()))
         out.print(table)
+
+
+def _cell(value: float) -> str:
+    """A count as it is, or a fraction in percent."""
+    return str(value) if isinstance(value, int) else _percent(value)
 
 
 def _listed(values: Mapping[str, float]) -> str:

@@ -64,6 +64,7 @@ class EvalData(DataConfig):
 class TrainConfig:
     """Settings of `train`, for all tasks."""
 
+    metrics: ClassVar[tuple[str, ...]] = ()  # names of the task's metrics, the headline metric first
     caches_features: ClassVar[bool] = False  # whether the task has --data.cached_augmentations
 
     backbone: str = "tf_efficientnet_lite0"
@@ -108,6 +109,9 @@ class TrainConfig:
     eval_every: int = 0
     """Number of epochs between evaluations. 0 evaluates about six times in the run. The last epoch is always
     evaluated."""
+    monitor: str | None = None
+    """Metric that selects the best epoch and that --patience watches. By default the task's headline metric; an unknown
+    name lists all."""
     patience: int = 0
     """Stop after this number of evaluations in a row without a new best score. 0 trains all epochs."""
     seed: int = 0
@@ -148,6 +152,8 @@ class TrainConfig:
         for name, least in lowest.items():
             if getattr(self, name) < least:
                 raise UserError(f"--{name} {getattr(self, name)} is too small: it must be at least {least}")
+        if self.monitor is not None and self.monitor not in self.metrics:
+            raise UserError(f"--monitor {self.monitor}: there are {', '.join(self.metrics)}")
         if not self.lr > 0:
             raise UserError(f"--lr {self.lr} must be positive")
         if not 0 <= self.ema_decay < 1:

@@ -46,9 +46,9 @@ class SegmentationTask(Task):
     """
 
     name: ClassVar[str] = NAME
-    monitor: ClassVar[str] = METRIC
+    metric: ClassVar[str] = METRIC
     dataset_class: ClassVar[type[ImageReader]] = MaskDataset
-    headline: ClassVar[tuple[str, ...]] = ("mIoU", "pixel_accuracy", "mean_accuracy", "fwIoU")
+    headline: ClassVar[tuple[str, ...]] = ("mIoU", "pixel_accuracy", "mean_accuracy", "fwIoU", "Dice")
     config: TrainConfig
     model: Segmenter
     evaluator: SegmentationEvaluator
@@ -152,18 +152,14 @@ class SegmentationTask(Task):
 
     # --- results and pictures
 
-    def per_class(self) -> dict[str, float]:
-        """IoU of each class in the last evaluation, in 0..1."""
-        return self.evaluator.per_class
-
     def write_results(self, folder: Path) -> None:
         """Write the scores of each class and image.
 
-        `per_class.json`: IoU of each class. `confusion.csv`: pixels by true class (rows) and predicted class (columns).
+        `confusion.csv`: pixels by true class (rows) and predicted class (columns).
         `images.json`: worst and best images. `images.npy`: counts of each image, see
         `SegmentationEvaluator.write_images`.
         """
-        write_json(folder / "per_class.json", self.per_class())
+        super().write_results(folder)
         self.evaluator.write_images(folder / "images.npy")
         header = ",".join(f'"{name}"' for name in self.info.classes)
         np.savetxt(folder / "confusion.csv", self.evaluator.matrix(), "%d", ",", header=header, comments="")

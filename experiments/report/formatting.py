@@ -9,13 +9,12 @@ from engine.published import Count
 from experiments.costs.counts import classifier_counts
 from experiments.report.results import Row
 from experiments.report.statistics import FEWEST, Difference
-from experiments.tasks import TASKS
 
 
-def column_headings(task: str) -> list[str]:
+def column_headings(metric: str) -> list[str]:
     """Column headings of a task's table."""
     costs = "parameters", "multiply-adds", "latency", "memory", "training"
-    return ["backbone", f"{TASKS[task].metric}, %", "difference", "verdict", *costs]
+    return ["backbone", f"{metric}, %", "difference", "verdict", *costs]
 
 
 def row_texts(row: Row, baseline: str) -> list[str]:
@@ -60,7 +59,7 @@ def published_row_texts(row: Row) -> list[str]:
         scores = ", ".join(f"{name} {percent(value)}" for name, value in known.scores.items())
         on = ", ".join(part for part in (known.dataset, known.neck, known.training) if part)
         source = known.source if source in ("", known.source) else f"{known.source}; counts: {source}"
-    return [row.backbone, f"{TASKS[row.task].metric} {score_text(row)}", scores, on, *counts, source]
+    return [row.backbone, f"{row.metric} {score_text(row)}", scores, on, *counts, source]
 
 
 def _count_text(known: Count | None, counted: float, text: Callable[[float], str]) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from backbones.errors import BadInput
+from backbones.errors import BadInput, UserError
 from engine.image_results import ImageResults
 from engine.schema import read_record
 from experiments.records import config_of
@@ -88,11 +88,20 @@ def bootstrap(
     return Difference(value, float(low), float(high), images)
 
 
-def read_images(run: Path) -> ImageResults:
-    """Read the results by image from the folder of a finished run. Raises BadInput if they are absent or damaged."""
+def read_images(run: Path, metric: str | None = None) -> ImageResults:
+    """Read the results by image from the folder of a finished run, for a metric; by default the headline metric.
+
+    Raises BadInput if they are absent or damaged, and UserError if they are not sufficient to compute the metric.
+    """
     try:
         record = read_record(run / "record.json", config_of)
-        return task_spec(record["task"]).read_images(run, record)
+        spec = task_spec(record["task"])
+        if metric is not None and metric not in spec.image_metrics:
+            raise UserError(
+                f"{metric} cannot be computed from the stored results of each image of {spec.name}: use "
+                f"{', '.join(spec.image_metrics)}"
+            )
+        return spec.read_images(run, record, metric or spec.metric)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{run} has no results by image that can be read ({error}): train it again") from error
 
