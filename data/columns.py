@@ -166,8 +166,8 @@ def subset_indices(total: int, fraction: Fraction, seed: int | tuple[int, ...]) 
     """Sorted indices of a random subset of `total` items.
 
     The items are shuffled by `seed` alone. A number selects the first part of that order: 0.8 selects the first 80%. A
-    pair such as (0.8, 1.0) selects from 80% to the end. Both select at least one of two or more items; of a single item,
-    a range that does not start at 0 selects nothing. Subsets of ranges that do not overlap have no item in common.
+    pair such as (0.8, 1.0) selects from 80% to the end. Both select at least one of two or more items; of one item, a
+    range that does not start at 0 selects nothing. Subsets of ranges that do not overlap have no item in common.
 
     Raises UserError if the fraction is not within 0..1 or selects nothing.
     """
