@@ -98,3 +98,17 @@ def test_names_and_weights():
     for wrong in (["lovas"], ["ce=x"], ["ce=0"], ["ce=-1"], ["ce=nan"], []):
         with pytest.raises(UserError):
             parse_losses(wrong)
+
+
+@pytest.mark.parametrize("loss", ["ce", "dice", "focal", "lovasz"])
+def test_a_single_class(loss):
+    """Its probability is always 1. Every loss is finite, and its gradient too."""
+    logits = torch.randn(2, 1, 8, 8, requires_grad=True)
+    masks = torch.zeros(2, 8, 8, dtype=torch.long)
+    masks[:, :2] = IGNORE
+    value = SegmentationLoss([loss])(logits, masks)[loss]
+    value.backward()
+    assert value.isfinite()
+    assert logits.grad.isfinite().all()
+    if loss != "focal":
+        assert value.item() == pytest.approx(0)
