@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from backbones.errors import UserError
+from data.options import ClassOptions
 from engine import config as engine
 
 NAME, METRIC = "classification", "top1"
 PRESETS = Path(__file__).parent / "presets"
+
+
+@dataclass
+class ClassTrainData(engine.TrainData, ClassOptions):
+    """Which images to read, and how."""
+
+
+@dataclass
+class ClassEvalData(engine.EvalData, ClassOptions):
+    """Which images to read, and how."""
 
 
 @dataclass
@@ -50,6 +61,7 @@ class TrainConfig(engine.TrainConfig):
     """Alpha of the beta distribution of MixUp, which blends pairs of images. 0 disables it."""
     cutmix: float = 0.0
     """Alpha of the beta distribution of CutMix, which pastes a rectangle of another image. 0 disables it."""
+    data: ClassTrainData = field(default_factory=ClassTrainData)
 
     def check(self) -> None:
         """Raise UserError for values out of range and for settings that contradict each other."""
@@ -81,6 +93,7 @@ class EvalConfig(engine.EvalConfig):
     """Weights of --backbone: true for the published weights, or a weight file."""
     batch_size: int = 32
     """Number of images per batch."""
+    data: ClassEvalData = field(default_factory=ClassEvalData)
 
 
 @dataclass

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
-FONT = Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")
+from engine.text import font_of, plot_labels
+
 SIDE = 448  # px: longer side of the drawn image
 PANEL = 380  # px: width of the list of classes
 ROW = 56  # px: height of a row of the list
@@ -40,13 +40,14 @@ def draw_scores(
     picture.paste(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
     canvas, left, room = ImageDraw.Draw(picture), width + 20, PANEL - 40
     if truth is not None:
-        canvas.text((left, 14), _truncate(f"truth: {truth}", 18, room), fill="black", font=_font(18))
+        text, font = _truncated(f"truth: {truth}", 18, room)
+        canvas.text((left, 14), text, fill="black", font=font)
     for i, (name, share) in enumerate(zip(names, probabilities, strict=True)):
         y = top + ROW * i
-        percent = f"{100 * share:.1f}%"
-        space = room - _font(17).getlength(percent) - 12
-        canvas.text((left, y), _truncate(name, 17, space), fill="black", font=_font(17))
-        canvas.text((left + room, y), percent, fill="black", font=_font(17), anchor="ra")
+        percent, plain = font_of(f"{100 * share:.1f}%", 17)
+        text, font = _truncated(name, 17, room - plain.getlength(percent) - 12)
+        canvas.text((left, y), text, fill="black", font=font)
+        canvas.text((left + room, y), percent, fill="black", font=plain, anchor="ra")
         canvas.rectangle((left, y + 27, left + room, y + 37), fill=GRAY)
         if round(room * share) > 0:
             color = GREEN if name == truth else BLUE
@@ -54,18 +55,14 @@ def draw_scores(
     return np.asarray(picture)
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(FONT, size)
-
-
-def _truncate(text: str, size: int, width: float) -> str:
-    """Shorten the text with dots to a width of `width` px."""
-    font = _font(size)
+def _truncated(text: str, size: int, width: float) -> tuple[str, ImageFont.FreeTypeFont]:
+    """The text, shortened with dots to a width of `width` px, and its font."""
+    text, font = font_of(text, size)
     if font.getlength(text) <= width:
-        return text
+        return text, font
     while text and font.getlength(text + "...") > width:
         text = text[:-1]
-    return text + "..."
+    return text + "...", font
 
 
 def draw_confusion(counts: np.ndarray, names: Sequence[str], file: Path) -> None:
@@ -88,9 +85,9 @@ def draw_confusion(counts: np.ndarray, names: Sequence[str], file: Path) -> None
     axes.set_xlabel("predicted")
     axes.set_ylabel("true class")
     if classes <= MAX_LABELS:
-        literal = [name.replace("$", r"\$") for name in names]
-        axes.set_xticks(range(columns), [*literal, "other"][:columns], rotation=90, fontsize=8)
-        axes.set_yticks(range(classes), literal, fontsize=8)
+        labels, families = plot_labels(names)
+        axes.set_xticks(range(columns), [*labels, "other"][:columns], rotation=90, fontsize=8, fontfamily=families)
+        axes.set_yticks(range(classes), labels, fontsize=8, fontfamily=families)
         for row, column in np.argwhere(counts):
             color = "white" if shares[row, column] > 0.5 else "black"
             axes.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=7, color=color)

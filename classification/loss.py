@@ -18,11 +18,17 @@ class ClassificationLoss(nn.Module):
         label_smoothing: fraction of the target that is spread evenly over all classes, in 0..1.
         mixup, cutmix: alpha of the beta distribution of the mixing ratio; 0 disables the method. If both are enabled,
             each batch uses one of them at random.
+
+    Attributes:
+        class_weights: (K,) weights of the classes, or None. With weights the loss is a weighted mean over the images.
     """
+
+    class_weights: Tensor | None
 
     def __init__(self, num_classes: int, label_smoothing: float = 0.0, mixup: float = 0.0, cutmix: float = 0.0) -> None:
         super().__init__()
         self.label_smoothing = label_smoothing
+        self.register_buffer("class_weights", None, persistent=False)
         self._mixes = [
             mix(alpha=alpha, num_classes=num_classes)
             for mix, alpha in ((v2.MixUp, mixup), (v2.CutMix, cutmix))
@@ -47,4 +53,9 @@ class ClassificationLoss(nn.Module):
 
     def forward(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Logits (B, K) and class indices (B,) or class probabilities (B, K) -> `cross_entropy`, a scalar."""
-        return {"cross_entropy": F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)}
+        weights = self.class_weights
+        loss = F.cross_entropy(logits, targets, weights, label_smoothing=self.label_smoothing)
+        if weights is not None and targets.is_floating_point():
+            # torch divides by the sum of the targets' weights for class indices, but by the number of images here.
+            loss = loss * len(targets) / (targets @ weights).sum()
+        return {"cross_entropy": loss}

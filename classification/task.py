@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from scipy.sparse import csr_array
 from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
@@ -24,11 +25,12 @@ from classification.model import Classifier, create_classifier
 from classification.prediction import ClassificationResult
 from classification.transforms import EvalCrop, TrainCrop, preprocessing
 from classification.weight_imprinting import imprint
+from data.balance import class_balanced
 from data.batch import Batch, Sample
-from data.formats.folders import ClassFolders
+from data.class_dataset import ClassDataset
 from data.loader import draw_seed
-from data.reader import LabelledDataset
-from engine.checkpoint import RunInfo, describe_data
+from data.reader import ImageReader, LabelledDataset
+from engine.checkpoint import RunInfo, describe_data, levels_of
 from engine.config import parse_size
 from engine.record import write_json
 from engine.task import Task
@@ -50,27 +52,28 @@ class ClassificationTask(Task):
 
     name: ClassVar[str] = NAME
     monitor: ClassVar[str] = METRIC
+    dataset_class: ClassVar[type[ImageReader]] = ClassDataset
     headline: ClassVar[tuple[str, ...]] = ("top1", "top5")
     config: TrainConfig
     model: Classifier
     evaluator: AccuracyEvaluator
-    dataset: ClassFolders  # the images that the evaluator scores
+    dataset: ClassDataset  # the images that the evaluator scores
 
     def __init__(self, model: Classifier, config: TrainConfig, info: RunInfo) -> None:
         super().__init__(model, config, info)
         self.criterion = ClassificationLoss(len(info.classes), config.label_smoothing, config.mixup, config.cutmix)
 
     @classmethod
-    def read(cls, config: TrainConfig, root: Path) -> tuple[ClassFolders, ClassFolders]:
-        """Training and validation images. Raises BadInput if their classes differ."""
-        data, (split, fraction) = config.data, config.data.scored_on()
-        train = ClassFolders(root, "train", None, data.trained_on(), config.seed, data.skip_bad)
-        val = ClassFolders(root, split, None, fraction, config.seed, data.skip_bad, known=train.classes)
-        _check_classes(train, val)
+    def read(cls, config: TrainConfig, root: Path) -> tuple[ClassDataset, ClassDataset]:
+        """Training and validation images. Raises BadInput if a class has no training image."""
+        train, val = super().read(config, root)
+        if train.report.empty_classes:
+            empty = ", ".join(train.report.empty_classes[:5])
+            raise BadInput(f"{train.folder} has no image of {empty}: add images, or remove the folder there and in val")
         return train, val
 
     @classmethod
-    def build(cls, config: TrainConfig, root: Path, train: ClassFolders, val: ClassFolders) -> ClassificationTask:
+    def build(cls, config: TrainConfig, root: Path, train: ClassDataset, val: ClassDataset) -> ClassificationTask:
         """The task of a new run. Its class layer may be initialised from the training images, see `imprint`.
 
         Raises BadInput for a single class, UserError if `freeze_stride` is set and the backbone does not know its
@@ -94,15 +97,15 @@ class ClassificationTask(Task):
             dataset=describe_data(root, train, val),
             config=asdict(config),
             classes=list(train.classes),
-            preprocessing=preprocessing(config.backbone, provenance, config.image_size),
+            preprocessing=preprocessing(config.backbone, provenance, config.image_size) | levels_of(train),
             provenance=provenance.as_dict(),
             extra={"neck": config.neck},
         )
         task = cls(model, config, info)
-        task._create_evaluator(val)
+        task.score_on(val)
         return task
 
-    def datasets(self, train: ClassFolders, val: ClassFolders) -> tuple[ClassFolders, ClassFolders]:
+    def datasets(self, train: ClassDataset, val: ClassDataset) -> tuple[ClassDataset, ClassDataset]:
         """Add the transforms: random crops in training, the published crop in validation."""
         config, provenance = self.config, self.model.provenance
         augment = TrainCrop(
@@ -116,8 +119,11 @@ class ClassificationTask(Task):
         )
         return train.with_transform(augment), val.with_transform(self.transform())
 
+    def draws_of(self, labels: csr_array) -> np.ndarray:
+        return class_balanced(labels)
+
     @classmethod
-    def _new_model(cls, config: TrainConfig, train: ClassFolders) -> Classifier:
+    def _new_model(cls, config: TrainConfig, train: ClassDataset) -> Classifier:
         """The model to train. With `class_layer="published"`, its class layer is the published one or made from it."""
         pretrained = False if config.protocol == "scratch" else config.pretrained
         published = get_pretrained_cfg(config.backbone)
@@ -177,29 +183,21 @@ class ClassificationTask(Task):
         )
         return cls(model, config, info)
 
-    def eval_dataset(self, root: Path, split: str, skip_bad: int) -> ClassFolders:
-        """The images of `split`, and an evaluator for them. Raises BadInput for a class unknown to the model."""
-        known = imagenet.synsets(len(self.info.classes)) if self._is_published else self.info.classes
-        dataset = ClassFolders(root, split, self.transform(), skip_bad=skip_bad, known=known)
-        self._create_evaluator(dataset)
-        return dataset
+    def score_on(self, dataset: ClassDataset) -> ClassDataset:
+        """The data set, and an evaluator for it. Raises BadInput for a class that the model does not know.
 
-    def _create_evaluator(self, dataset: ClassFolders) -> None:
-        """Create the evaluator for these images. Raises BadInput for a class that the model does not know."""
+        Data for a published network keep their classes, since ImageNet's classes have several names each.
+        """
+        total = len(self.info.classes)
         if self._is_published:
-            outputs = imagenet.match(dataset.classes, len(self.info.classes))
+            dataset = dataset.with_names(imagenet.synsets(total))
+            outputs = imagenet.match(dataset.classes, total)
         else:
-            indices = {name: i for i, name in enumerate(self.info.classes)}
-            unknown = [name for name in dataset.classes if name not in indices]
-            if unknown:
-                raise BadInput(
-                    f"the model was not trained on {len(unknown)} of the classes in {dataset.folder}, such as "
-                    f"{', '.join(unknown[:3])}. Its classes are {', '.join(self.info.classes[:5])}"
-                    + (", ..." if len(self.info.classes) > 5 else "")
-                )
-            outputs = [indices[name] for name in dataset.classes]
+            dataset = dataset.with_classes(self.info.classes, "the model")
+            outputs = list(range(total))
         self.dataset = dataset
-        self.evaluator = AccuracyEvaluator(dataset.classes, outputs, len(self.info.classes))
+        self.evaluator = AccuracyEvaluator(dataset.classes, outputs, total)
+        return dataset
 
     @property
     def _is_published(self) -> bool:
@@ -294,19 +292,6 @@ class ClassificationTask(Task):
         """Names and probabilities of the first image's most probable classes, the most probable first."""
         values, best = predictions[0].topk(min(TOP, len(self.info.classes)))
         return [self.info.classes[i] for i in best.tolist()], values.exp().tolist()
-
-
-def _check_classes(train: ClassFolders, val: ClassFolders) -> None:
-    """Raise BadInput if training and validation have different classes, or if a class has no training image."""
-    if differing := sorted(set(train.classes) ^ set(val.classes)):
-        where = train.folder if differing[0] in train.classes else val.folder
-        raise BadInput(
-            f"{train.folder} and {val.folder} do not have the same classes: {', '.join(differing[:5])} "
-            f"{'is' if len(differing) == 1 else 'are'} in only one of them ({differing[0]} in {where})"
-        )
-    if train.report.empty_classes:
-        empty = ", ".join(train.report.empty_classes[:5])
-        raise BadInput(f"{train.folder} has no image of {empty}: add images, or remove the folder there and in val")
 
 
 def by_depth(groups: list[dict[str, Any]], layers: list[nn.Parameter], first: float) -> Iterator[dict[str, Any]]:

@@ -11,14 +11,14 @@ from torch import nn
 from classification.model import Classifier
 from classification.transforms import EvalCrop
 from data.batch import collate, normalise
-from data.formats.folders import ClassFolders
+from data.class_dataset import ClassDataset
 
 PER_CLASS, TOTAL = 16, 256  # largest numbers of images to use; each class has at least one
 BATCH_SIZE = 16
 
 
 @torch.no_grad()
-def imprint(model: Classifier, dataset: ClassFolders, crop: EvalCrop, settings: dict[str, Any]) -> None:
+def imprint(model: Classifier, dataset: ClassDataset, crop: EvalCrop, settings: dict[str, Any]) -> None:
     """Replace the published class layer by one for the classes of `dataset`.
 
     The weights of each new class are a mixture of the published weights W. With P (new, published), the mean

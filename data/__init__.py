@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 __all__ = [
     "Batch",
-    "ClassFolders",
-    "CocoDetection",
+    "BoxDataset",
+    "ClassDataset",
     "Draw",
     "LabelledDataset",
-    "MaskFolders",
+    "MaskDataset",
     "Sample",
     "collate",
     "eval_loader",
@@ -25,20 +25,20 @@ __all__ = [
 
 if TYPE_CHECKING:
     from data.batch import Batch, Draw, Sample, collate, normalise
-    from data.formats.coco import CocoDetection
-    from data.formats.folders import ClassFolders
-    from data.formats.masks import MaskFolders
+    from data.box_dataset import BoxDataset
+    from data.class_dataset import ClassDataset
     from data.images import read_image
     from data.loader import eval_loader, train_loader
+    from data.mask_dataset import MaskDataset
     from data.reader import LabelledDataset
 else:
     _MODULES = {
         "Batch": "data.batch",
-        "ClassFolders": "data.formats.folders",
-        "CocoDetection": "data.formats.coco",
+        "ClassDataset": "data.class_dataset",
+        "BoxDataset": "data.box_dataset",
         "Draw": "data.batch",
         "LabelledDataset": "data.reader",
-        "MaskFolders": "data.formats.masks",
+        "MaskDataset": "data.mask_dataset",
         "Sample": "data.batch",
         "collate": "data.batch",
         "eval_loader": "data.loader",

@@ -20,7 +20,10 @@ IGNORE = 255  # mask value of pixels without a class, such as padding
 
 
 class Draw(NamedTuple):
-    """A request for one training sample: index of the image, seed of its augmentation, and epoch (from 0)."""
+    """A request for one training sample: index of the image, seed of its augmentation, and epoch (from 0).
+
+    If an epoch draws an image again, the epoch of that draw is higher, so that its cached augmentation differs.
+    """
 
     index: int  # type: ignore[assignment]  # replaces tuple.index, which nobody calls on a Draw
     seed: int

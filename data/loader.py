@@ -21,6 +21,7 @@ import torch.distributed
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from backbones.errors import BadInput
+from data.balance import draw_images
 from data.batch import Batch, Draw, Sample, collate
 
 
@@ -43,16 +44,28 @@ class TrainBatches(Sampler[list[Draw]]):
     With `drop_last`, a last batch of less than `batch_size` is dropped unless it is the only batch. Lightning calls
     `sampler.set_epoch`; its Trainer needs `use_distributed_sampler=False`.
 
+    An epoch has `length` draws. By default each image is drawn once. With `expected`, the (length,) expected number of
+    draws of each image, some are drawn several times and others not at all: see `data.balance.draw_images`. Repeated
+    draws of an image have different seeds.
+
     Raises `BadInput` if there are fewer images than processes.
     """
 
     def __init__(
-        self, length: int, batch_size: int, seed: int, drop_last: bool = True, rank: int = 0, world: int = 1
+        self,
+        length: int,
+        batch_size: int,
+        seed: int,
+        drop_last: bool = True,
+        rank: int = 0,
+        world: int = 1,
+        expected: np.ndarray | None = None,
     ) -> None:
         if length < world:
             raise BadInput(f"{length} training images are too few for {world} processes: each needs one")
         self.length, self.batch_size, self.seed = length, batch_size, seed
         self.drop_last, self.rank, self.world = drop_last, rank, world
+        self.expected = expected
         self.epoch = self.start_batch = 0
 
     @property
@@ -66,13 +79,19 @@ class TrainBatches(Sampler[list[Draw]]):
         return full + bool(rest and not (self.drop_last and full))
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
+        random = np.random.default_rng((self.seed, self.epoch))
+        order = random.permutation(self.length) if self.expected is None else draw_images(self.expected, random)
         # Equal numbers of images: a process with one batch more would wait forever for the others.
         own = order[self.rank :: self.world][: self.length // self.world]
+        repeats = _earlier_occurrences(order)[self.rank :: self.world][: len(own)]
         epoch, first, self.start_batch = self.epoch, self.start_batch, 0
         for batch in range(first, len(self)):
-            indices = own[batch * self.batch_size : (batch + 1) * self.batch_size].tolist()
-            yield [Draw(index, draw_seed(self.seed, epoch, index), epoch) for index in indices]
+            part = slice(batch * self.batch_size, (batch + 1) * self.batch_size)
+            yield [
+                # A repeat has the seed of an index beyond the images, and the cached augmentation of a later epoch.
+                Draw(index, draw_seed(self.seed, epoch, index + repeat * self.length), epoch + repeat)
+                for index, repeat in zip(own[part].tolist(), repeats[part].tolist(), strict=True)
+            ]
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of the next iteration. A loaded `start_batch` applies only to its own epoch."""
@@ -92,6 +111,16 @@ class TrainBatches(Sampler[list[Draw]]):
         if state["seed"] != self.seed:
             raise BadInput(f"the stored run used seed {state['seed']}, this run uses seed {self.seed}")
         self.epoch, self.start_batch = state["epoch"], state["start_batch"]
+
+
+def _earlier_occurrences(values: np.ndarray) -> np.ndarray:
+    """For each value, how often it occurs before this position: [7, 3, 7, 7] -> [0, 0, 1, 2]."""
+    by_value = values.argsort(kind="stable")
+    ordered = values[by_value]
+    starts = np.searchsorted(ordered, ordered, side="left")
+    counts = np.empty(len(values), np.int64)
+    counts[by_value] = np.arange(len(values)) - starts
+    return counts
 
 
 class EvalBatches(Sampler[list[int]]):
@@ -172,7 +201,12 @@ def _collate(samples: list[Sample | BadInput]) -> Batch | Exception:
 
 
 def train_loader(
-    dataset: Source, batch_size: int, seed: int, workers: int | None = None, drop_last: bool = True
+    dataset: Source,
+    batch_size: int,
+    seed: int,
+    workers: int | None = None,
+    drop_last: bool = True,
+    expected: np.ndarray | None = None,
 ) -> Loader:
     """Shuffled and augmented batches. Call `loader.batch_sampler.set_epoch(epoch)` before each epoch.
 
@@ -183,11 +217,12 @@ def train_loader(
         workers: processes that load data; `default_workers()` by default. Where they are spawned, a script needs
             `if __name__ == "__main__":`.
         drop_last: drop a short last batch, unless it is the only one.
+        expected: (N,) expected number of draws of each image in an epoch; by default each is drawn once.
 
     Raises `BadInput` if there are fewer images than processes.
     """
     rank, world = _rank_and_world()
-    return _loader(dataset, TrainBatches(len(dataset), batch_size, seed, drop_last, rank, world), workers)
+    return _loader(dataset, TrainBatches(len(dataset), batch_size, seed, drop_last, rank, world, expected), workers)
 
 
 def eval_loader(dataset: Source, batch_size: int, workers: int | None = None) -> Loader:

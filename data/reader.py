@@ -1,4 +1,4 @@
-"""Base of the readers of image files: access by index or draw, tolerance of unreadable files, and a fingerprint."""
+"""Base of the data sets: images by index or draw, tolerance of unreadable files, and a fingerprint."""
 
 from __future__ import annotations
 
@@ -6,28 +6,37 @@ import copy
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 import torch
+from scipy.sparse import csr_array
 
-from backbones.errors import BadInput, UserError
+from backbones.errors import BadInput
 from data.batch import Draw, Sample
+from data.checks import warn_about_left_out
+from data.columns import Fraction, Kind
+from data.images import decode_image, orientation, upright
+from data.levels import measure_levels
+from data.open import held_out, read_split, read_train_val
+from data.options import ReadOptions
 
 log = logging.getLogger(__name__)
 
-Fraction = float | tuple[float, float]
 Transform = Callable[[Sample, int], Sample]  # (sample in original pixels, seed) -> sample in network pixels
 
 
 class LabelledDataset(Protocol):
     """A data set of images with labels, as the engine uses it.
 
+    columns: files and labels, see `data.columns`.
     classes: class names in the order of the class indices.
+    folder: folder of the images.
     image_ids: (n,) int64.
     fingerprint: equal for equal images and labels, see `ImageReader.fingerprint`.
     fingerprint_version: fingerprints and digests of different versions are not comparable.
@@ -35,10 +44,14 @@ class LabelledDataset(Protocol):
     report: a dataclass that counts what was read and what was left out.
     """
 
+    columns: Any
     classes: tuple[str, ...]
+    folder: Path
     image_ids: np.ndarray
-    report: Any
     fingerprint_version: int
+
+    @property
+    def report(self) -> Any: ...
 
     @property
     def fingerprint(self) -> str: ...
@@ -50,66 +63,126 @@ class LabelledDataset(Protocol):
 
     def __getitem__(self, draw: int | Draw, /) -> Sample: ...
 
-    def files(self, index: int) -> list[Path]: ...
-
     def path(self, index: int) -> Path: ...
 
     def with_transform(self, transform: Transform | None) -> Self: ...
 
 
-def subset_indices(total: int, fraction: Fraction, seed: int | tuple[int, ...]) -> np.ndarray:
-    """Sorted indices of a random subset of `total` items, at least one.
+class TrainingData(Protocol):
+    """The settings of a training's data that decide which images it reads; `engine.config.TrainData` has them."""
 
-    The items are shuffled by `seed` alone. A number selects the first part of that order: 0.8 selects the first 80%. A
-    pair such as (0.8, 1.0) selects from 80% to the end. Subsets of ranges that do not overlap have no item in common.
-
-    Raises UserError if the fraction is not within 0..1 or selects nothing.
-    """
-    start, stop = fraction if isinstance(fraction, tuple) else (0.0, fraction)
-    if not 0 <= start < stop <= 1:
-        raise UserError(f"`fraction` must be above 0 and at most 1, not {fraction}", settings=("data.fraction",))
-    if (start, stop) == (0, 1):
-        return np.arange(total)
-    first = min(round(start * total), total - 1)
-    return np.sort(np.random.default_rng(seed).permutation(total)[first : max(first + 1, round(stop * total))])
+    format: str | None
+    train: str | None
+    val: str | None
+    fraction: float
+    holdout: float
+    skip_bad: int
 
 
 class ImageReader:
-    """Images of one folder; `dataset[index]` for evaluation, `dataset[Draw(index, seed)]` for training.
+    """Images with labels; `dataset[index]` for evaluation, `dataset[Draw(index, seed)]` for training.
 
-    Subclasses implement `read` and `blank`.
+    Subclasses implement `read`, `blank`, `report` and `with_classes_of`.
+
+    Attributes:
+        columns: files and labels. File names are also stored as one array of bytes, which forked workers share.
+        classes, image_ids, folder: of the columns.
 
     Args:
-        folder: folder of the images.
-        names: image files, relative to `folder`. Stored as one array of bytes, which forked workers share.
-        image_ids: (n,) int64, one for each name.
+        columns: the images of a split, or some of them.
         transform: maps a `Sample` in original pixels to network pixels; None returns it unchanged.
         skip_bad: number of images that may be unreadable, see `__getitem__`.
-        label_bytes: all labels, or a digest of them, as bytes for the fingerprint.
+        options: how to read; see `data.options`.
+        levels: lowest and highest value of 16-bit pixels, which are mapped to 0..255; None maps 0..65535.
+
+    Raises BadInput for missing images, and for links that lead out of the folder.
     """
 
-    fingerprint_version = 1  # raise it if equal data get another fingerprint, so that stored ones are not compared
+    kind: ClassVar[Kind]
+    options: ClassVar[type[ReadOptions]]
+    fingerprint_version = 2  # raise it if equal data get another fingerprint, so that stored ones are not compared
 
     def __init__(
         self,
-        folder: Path,
-        names: Sequence[str],
-        image_ids: np.ndarray,
+        columns: Any,
         transform: Transform | None = None,
         skip_bad: int = 0,
-        label_bytes: bytes = b"",
+        options: Any = None,
+        levels: tuple[int, int] | None = None,
     ) -> None:
-        self.folder, self.image_ids, self.transform, self.skip_bad = folder, image_ids, transform, skip_bad
-        self._names = np.array([os.fsencode(name) for name in names])
-        self._label_bytes = label_bytes
+        self.columns, self.transform, self.skip_bad, self.levels = columns, transform, skip_bad, levels
+        self.exif = getattr(options, "exif", None) or "auto"
+        self.folder: Path = columns.folder
+        self.image_ids: np.ndarray = columns.image_ids
+        self.classes: tuple[str, ...] = columns.classes
+        self._names = np.array([os.fsencode(name) for name in columns.names])
         # One byte per image in shared memory, so that `skip_bad` counts the unreadable images of all workers together.
-        self._bad = torch.zeros(len(names) if skip_bad else 0, dtype=torch.uint8).share_memory_()
+        self._bad = torch.zeros(len(columns) if skip_bad else 0, dtype=torch.uint8).share_memory_()
+        if columns.content is None:
+            self._check_files(bool(getattr(options, "follow_links", None)))
+
+    @classmethod
+    def open(
+        cls,
+        root: str | os.PathLike[str],
+        split: str,
+        transform: Transform | None = None,
+        fraction: Fraction = 1.0,
+        seed: int = 0,
+        skip_bad: int = 0,
+        options: ReadOptions | None = None,
+    ) -> Self:
+        """The images of a split of the data set in `root`, or a random subset of them, see `subset_indices`."""
+        options = options or cls.options()
+        columns = read_split(cls.kind, Path(root), split, options)
+        return cls(columns.subset(fraction, seed), transform, skip_bad, options)
+
+    @classmethod
+    def open_train_val(cls, root: Path, data: TrainingData, seed: int) -> tuple[Self, Self]:
+        """The training images and the images to score, without transforms. They never overlap.
+
+        16-bit pixels are read with the range of values in the training images. Classes of the images to score are those
+        of the training images, matched by name.
+
+        Raises BadInput if there are no images to score, or if their classes do not match.
+        """
+        options = cls.options.of(data)  # type: ignore[arg-type]
+        train_columns, val_columns, holdout = read_train_val(cls.kind, root, options, data.holdout)
+        selected = train_columns.subset((0.0, data.fraction * (1 - holdout)), seed)
+        for columns in (train_columns, val_columns):
+            if columns is not None:
+                warn_about_left_out(columns)
+        train = cls(selected, None, data.skip_bad, options, measure_levels(selected))
+        train.check_training()
+        scored = held_out(train_columns, holdout, seed) if val_columns is None else val_columns
+        val = cls(scored, None, data.skip_bad, options, train.levels)
+        val.check_scored()
+        return train, val.with_classes_of(train)
+
+    def check_training(self) -> None:
+        """Raise BadInput if there is nothing to train on; warn about likely mistakes."""
+
+    def check_scored(self) -> None:
+        """Raise BadInput if there is nothing to score."""
+
+    def with_classes_of(self, train: Self) -> Self:
+        """The same images with the classes of the training images, matched by name. Raises BadInput if they differ."""
+        raise NotImplementedError
+
+    def label_counts(self) -> csr_array:
+        """(n, K) number of labels of each class in each image: its class, its boxes, or its pixels."""
+        raise NotImplementedError
 
     def with_transform(self, transform: Transform | None) -> Self:
         """The same images with another transform. The two share labels and the count of unreadable images."""
         dataset = copy.copy(self)
         dataset.transform = transform
         return dataset
+
+    @property
+    def report(self) -> Any:
+        """A dataclass that counts what was read and what was left out."""
+        raise NotImplementedError
 
     def read(self, index: int) -> Sample:
         """The labelled image in original pixels. Raises BadInput naming the file."""
@@ -119,38 +192,65 @@ class ImageReader:
         """A black image with the labels of the image that cannot be read."""
         raise NotImplementedError
 
-    def files(self, index: int) -> list[Path]:
-        """The files that the sample is read from."""
-        return [self.path(index)]
+    def pixels(self, index: int, labelled_size: tuple[int, int] | None) -> np.ndarray:
+        """The image, (H, W, 3) uint8 RGB, in the orientation in which it was labelled.
+
+        With `exif="auto"`, its EXIF orientation is applied if only then the image has `labelled_size`, (height, width).
+        """
+        content = self._content(index)
+        image = decode_image(content, self.path(index), levels=self.levels)
+        tag = 1 if self.exif == "ignore" else orientation(content)
+        if tag == 1:
+            return image
+        turned = upright(image, tag)
+        fits_only_turned = image.shape[:2] != labelled_size and turned.shape[:2] == labelled_size
+        return turned if self.exif == "apply" or fits_only_turned else image
+
+    def _content(self, index: int) -> bytes:
+        if self.columns.content is not None:
+            return self.columns.content(index)
+        path = self.path(index)
+        try:
+            return path.read_bytes()
+        except (OSError, ValueError) as error:
+            raise BadInput(f"cannot read image {path}: {getattr(error, 'strerror', None) or error}") from error
 
     def path(self, index: int) -> Path:
         """The image file."""
         return self.folder / os.fsdecode(self._names[index])
+
+    def name(self, index: int) -> str:
+        """The image file relative to its folder, with slashes."""
+        return Path(os.fsdecode(self._names[index])).as_posix()
 
     def __len__(self) -> int:
         return len(self.image_ids)
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of the labels, and of names and sizes in bytes of the selected files."""
-        digest = hashlib.sha256(self._label_bytes)
-        for index in range(len(self)):
-            lengths = [path.stat().st_size if path.exists() else -1 for path in self.files(index)]
-            digest.update(b"%s\0%s\0" % (self._names[index], b" ".join(b"%d" % length for length in lengths)))
-        return digest.hexdigest()
+        """SHA-256 (hex) of the labels, and of names and sizes in bytes of the image files."""
+        return hashlib.sha256(" ".join(self.digests.values()).encode()).hexdigest()
 
     @cached_property
     def digests(self) -> dict[str, str]:
-        """SHA-256 (hex) of parts of what the fingerprint covers, to find out what differs between two data sets.
+        """SHA-256 (hex) of the parts of the fingerprint, to find out what differs between two data sets.
 
-        `names` of the images, `sizes` in bytes of their files, and `labels` with the sizes of files of labels.
+        `names` of the images, `sizes` in bytes of their files, and `labels`. Moving the data changes none of them.
         """
-        names, sizes, labels = hashlib.sha256(), hashlib.sha256(), hashlib.sha256(self._label_bytes)
-        for index, name in enumerate(self._names.tolist()):
+        names, sizes = hashlib.sha256(), hashlib.sha256()
+        folder = os.fsencode(self.folder) + os.fsencode(os.sep)
+        for name in self._names.tolist():
+            length = -1  # of absent files, and of images that are not files of their own
+            if self.columns.content is None:
+                with suppress(FileNotFoundError):
+                    length = os.stat(folder + name).st_size
             names.update(b"%s\0" % name)
-            for digest, path in zip((sizes, labels), self.files(index), strict=False):
-                digest.update(b"%d\0" % (path.stat().st_size if path.exists() else -1))
-        return {"names": names.hexdigest(), "sizes": sizes.hexdigest(), "labels": labels.hexdigest()}
+            sizes.update(b"%d\0" % length)
+        return {"names": names.hexdigest(), "sizes": sizes.hexdigest(), "labels": self._label_digest().hex()}
+
+    def _label_digest(self) -> bytes:
+        """SHA-256 of the labels."""
+        return self.columns.label_digest
 
     @property
     def skipped(self) -> list[int]:
@@ -189,3 +289,33 @@ class ImageReader:
         if (count := len(self.skipped)) > self.skip_bad:
             message = f"{count} images cannot be read, more than `skip_bad={self.skip_bad}`; the last: {error}"
             raise BadInput(message, settings=("data.skip_bad", *error.settings))
+
+    def _check_files(self, follow_links: bool) -> None:
+        """Raise BadInput for links that lead out of the folder, and for missing images. Lists each folder once."""
+        folder, existing, linked = self.folder.resolve(), set(), set()
+        names = self._names.tolist()
+        for parent in {os.path.dirname(name) for name in names}:
+            path = self.folder / os.fsdecode(parent)
+            if not follow_links and not path.resolve().is_relative_to(folder):
+                raise self._leads_out(path)
+            if not path.is_dir():
+                continue
+            for entry in os.scandir(path):
+                name = os.path.join(parent, os.fsencode(entry.name))
+                existing.add(name)
+                if not follow_links and entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(folder):
+                    linked.add(name)
+        if linked and (refused := sorted(linked.intersection(names))):
+            raise self._leads_out(self.folder / os.fsdecode(refused[0]))
+        missing = [os.fsdecode(name) for name in names if name not in existing]
+        if len(missing) > self.skip_bad:
+            examples = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+            raise BadInput(
+                f"{len(missing)} of {len(self)} images of {self.columns.source} are not in {self.folder}: {examples}"
+            )
+
+    def _leads_out(self, path: Path) -> BadInput:
+        return BadInput(
+            f"{path} is a link that leads out of {self.folder}: refused. To read it, pass `follow_links=True`",
+            settings=("data.follow_links",),
+        )

@@ -1,11 +1,6 @@
-"""COCO's classes, and the category of a data set for each output of a model."""
+"""COCO's classes."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-
-from backbones.errors import BadInput
-from data.formats.coco import CocoDetection
 
 # COCO's 80 categories by original id, 1..90 with gaps. The published class heads have 90 outputs, one for each id.
 # fmt: off
@@ -24,31 +19,3 @@ COCO_CLASSES = {
 }
 # fmt: on
 COCO_OUTPUTS = 90
-
-
-def output_categories(
-    dataset: CocoDetection, classes: Sequence[str], category_ids: Sequence[int], published: str | None
-) -> list[int]:
-    """The category id in `dataset` of each output of a model; -1 for an output without one.
-
-    Args:
-        dataset: data set on which the model is evaluated.
-        classes: class names of the model's outputs.
-        category_ids: category ids of the model's outputs in its training data.
-        published: "COCO" for a published COCO detector. Its outputs are matched by id, those of other models by name.
-
-    Raises BadInput if model and data set do not have the same classes.
-    """
-    by_name = dict(zip(dataset.classes, dataset.category_ids, strict=True))
-    ids = list(category_ids)
-    if published == "COCO":
-        missing = [str(i) for i in sorted(set(dataset.category_ids) - set(COCO_CLASSES))]
-    else:
-        missing = [name for name in classes if name not in by_name]
-        ids = [by_name.get(name, -1) for name in classes]
-    if missing:
-        raise BadInput(
-            f"the model and {dataset.annotation_file} do not have the same classes: "
-            f"{', '.join(missing[:5])} {'is' if len(missing) == 1 else 'are'} in only one of them"
-        )
-    return ids

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from backbones.scaling import scale_of
+from data.options import BoxOptions
 from engine import config as engine
 
 NAME, METRIC = "detection", "AP"
 MIN_SCORE = 0.3  # lowest score of detections that are drawn and printed
 PRESETS = Path(__file__).parent / "presets"
+
+
+@dataclass
+class BoxTrainData(engine.TrainData, BoxOptions):
+    """Which images to read, and how."""
+
+
+@dataclass
+class BoxEvalData(engine.EvalData, BoxOptions):
+    """Which images to read, and how."""
 
 
 @dataclass
@@ -42,6 +53,7 @@ class TrainConfig(engine.TrainConfig):
     """Also flip images vertically at random, for data without a fixed orientation."""
     nms: Literal["soft", "hard"] = "soft"
     """Non-maximum suppression of overlapping detections."""
+    data: BoxTrainData = field(default_factory=BoxTrainData)
 
     @classmethod
     def upgrade(cls, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,6 +79,7 @@ class EvalConfig(engine.EvalConfig):
     """Compound coefficient of a published detector. Needed only if its file fits several coefficients."""
     nms: Literal["soft", "hard"] | None = None
     """Non-maximum suppression of overlapping detections. By default as in the training."""
+    data: BoxEvalData = field(default_factory=BoxEvalData)
 
 
 @dataclass

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Sequence
-from pathlib import Path
 
-import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from detection.postprocess import Detections
+from engine.colors import class_colors
+from engine.text import font_of
 
-FONT = Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")
 LEGIBLE = 480  # px; smaller images are enlarged to this length of the longer side, so that text is legible
-
-
-def colors(count: int) -> list[tuple[int, int, int]]:
-    """`count` RGB colours in 0..255. Hues differ by the golden ratio, so that consecutive colours differ clearly."""
-    hues = [(0.58 + i * 0.618034) % 1 for i in range(count)]
-    return [tuple(round(255 * c) for c in colorsys.hsv_to_rgb(hue, 0.75, 0.95)) for hue in hues]  # type: ignore[misc]
 
 
 def draw_boxes(
@@ -43,13 +35,13 @@ def draw_boxes(
     picture = Image.fromarray(image).resize((round(width * zoom), round(height * zoom)), Image.Resampling.LANCZOS)
     canvas = ImageDraw.Draw(picture)
     size = max(11, round(max(picture.size) / 55))
-    font = ImageFont.truetype(FONT, size)
-    palette = colors(len(names))
+    palette = class_colors(len(names)).tolist()
     for i in reversed(range(len(boxes))):
         x1, y1, x2, y2 = (float(v) * zoom for v in boxes[i])
-        color = palette[int(labels[i])]
+        color = tuple(palette[int(labels[i])])
         canvas.rectangle((x1, y1, max(x1, x2), max(y1, y2)), outline=color, width=max(2, size // 7))
-        text = names[int(labels[i])] + (f" {100 * float(scores[i]):.0f}" if scores is not None else "")
+        text, font = font_of(names[int(labels[i])], size)
+        text += f" {100 * float(scores[i]):.0f}" if scores is not None else ""
         left, top, right, bottom = canvas.textbbox((0, 0), text, font=font)
         x = min(max(0.0, x1), picture.width - (right - left) - 4)
         y = y1 - (bottom - top) - 4
@@ -65,10 +57,10 @@ def side_by_side(left: np.ndarray, right: np.ndarray, captions: tuple[str, str],
     height, width = left.shape[:2]
     band = 28
     picture = Image.new("RGB", (width + gap + right.shape[1], height + band), "white")
-    font = ImageFont.truetype(FONT, 16)
     for x, part, caption in ((0, left, captions[0]), (width + gap, right, captions[1])):
+        text, font = font_of(caption, 16)
         picture.paste(Image.fromarray(part), (x, band))
-        ImageDraw.Draw(picture).text((x + 4, 4), caption, fill="black", font=font)
+        ImageDraw.Draw(picture).text((x + 4, 4), text, fill="black", font=font)
     return np.asarray(picture)
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 
-from backbones.errors import BadInput
 from data.batch import Batch
+from data.columns import BoxColumns
 from detection.postprocess import Detections
+from detection.truth import coco_document
 
 # The twelve metrics in the order of pycocotools' `COCOeval.summarize`.
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -21,17 +20,19 @@ class CocoEvaluator:
     """Average precision and recall, computed as in pycocotools. Crowds are ignored as there.
 
     Args:
-        annotation_file: COCO JSON file with the ground truth.
-        image_ids: images to evaluate. Images that are not passed to `update` count as images without detections.
-        category_ids: original category id of each class of the model.
+        truth: images and boxes to score. Images that are not passed to `update` count as images without detections.
+            Its classes are the outputs of the model.
+        listed: (K,) bool, classes that the data list. `per_class` has no others. All by default.
     """
 
-    def __init__(self, annotation_file: Path, image_ids: Sequence[int], category_ids: Sequence[int]) -> None:
-        self.annotation_file = annotation_file
-        self.image_ids = [int(i) for i in image_ids]
-        self.category_ids = np.asarray(category_ids)
+    def __init__(self, truth: BoxColumns, listed: np.ndarray | None = None) -> None:
+        self.truth = truth
+        self.listed = np.ones(len(truth.classes), bool) if listed is None else listed
         self.per_class: dict[str, float] = {}
-        self._truth: COCO | None = None
+        self._coco: COCO | None = None
+        # Images are numbered in the order of their ids: pycocotools sorts detections of equal scores by image.
+        self._sorted_ids = np.sort(truth.image_ids)
+        self._numbers = np.searchsorted(self._sorted_ids, truth.image_ids) + 1
         self.reset()
 
     def reset(self) -> None:
@@ -44,66 +45,63 @@ class CocoEvaluator:
         valid = (labels >= 0) & batch.readable.cpu()[:, None]
         image_ids = batch.image_ids.cpu()[:, None].expand_as(labels)[valid].numpy()
         x1, y1, x2, y2 = boxes[valid].double().numpy().T
-        categories = self.category_ids[labels[valid].numpy()]
         self._rows.append(
-            np.stack([image_ids, x1, y1, x2 - x1, y2 - y1, scores[valid].double().numpy(), categories], axis=1)
+            np.stack([image_ids, x1, y1, x2 - x1, y2 - y1, scores[valid].double().numpy(), labels[valid]], axis=1)
         )
 
     @property
     def detections(self) -> np.ndarray:
-        """(N, 7): image id, x, y, width, height in original pixels, score, category id."""
+        """(N, 7): image id, x, y, width, height in original pixels, score, class index."""
         return np.concatenate(self._rows) if self._rows else np.zeros((0, 7))
 
     def compute(self) -> dict[str, float]:
-        """The twelve metrics as fractions in 0..1; NaN if there is no ground truth of that size.
-
-        Raises BadInput if the annotation file has no annotations.
-        """
-        if self._truth is None:
-            self._truth = self._read()
+        """The twelve metrics as fractions in 0..1; NaN if there is no ground truth of that size."""
+        if self._coco is None:
+            self._coco = _coco(coco_document(self.truth, self._numbers, list(range(1, len(self.truth.classes) + 1))))
         rows = self.detections
-        columns = [
-            column.tolist()
-            for column in (rows[:, [0, 6]].astype(int), rows[:, 1:5], rows[:, 3] * rows[:, 4], rows[:, 5])
-        ]
-        results = COCO()
-        results.dataset = {
-            "images": self._truth.dataset["images"],
-            "categories": self._truth.dataset["categories"],
-            "annotations": [
-                {
-                    "id": i,
-                    "image_id": image,
-                    "category_id": category,
-                    "bbox": box,
-                    "area": area,
-                    "score": score,
-                    "iscrowd": 0,
-                }
-                for i, ((image, category), box, area, score) in enumerate(zip(*columns, strict=True), start=1)
-            ],
-        }
-        results.createIndex()
-        evaluation = COCOeval_faster(self._truth, results, "bbox", print_function=_print_nothing)
-        evaluation.params.imgIds = self.image_ids
+        images = np.searchsorted(self._sorted_ids, rows[:, 0].astype(np.int64)) + 1
+        columns = (
+            images.tolist(),
+            (rows[:, 6].astype(int) + 1).tolist(),
+            rows[:, 1:5].tolist(),
+            (rows[:, 3] * rows[:, 4]).tolist(),
+            rows[:, 5].tolist(),
+        )
+        results = _coco(
+            {
+                "images": self._coco.dataset["images"],
+                "categories": self._coco.dataset["categories"],
+                "annotations": [
+                    {
+                        "id": i,
+                        "image_id": image,
+                        "category_id": category,
+                        "bbox": box,
+                        "area": area,
+                        "score": score,
+                        "iscrowd": 0,
+                    }
+                    for i, (image, category, box, area, score) in enumerate(zip(*columns, strict=True), start=1)
+                ],
+            }
+        )
+        evaluation = COCOeval_faster(self._coco, results, "bbox", print_function=_print_nothing)
         evaluation.run()
         precision = evaluation.eval["precision"][:, :, :, 0, -1]  # (IoU, recall, class), all sizes, 100 detections
         self.per_class = {
-            category["name"]: _mean(precision[:, :, index])
-            for index, category in enumerate(
-                sorted(self._truth.dataset["categories"], key=lambda category: category["id"])
-            )
+            name: _mean(precision[:, :, index]) for index, name in enumerate(self.truth.classes) if self.listed[index]
         }
         return {
             name: float(value) if value >= 0 else float("nan")
             for name, value in zip(METRICS, evaluation.stats, strict=True)
         }
 
-    def _read(self) -> COCO:
-        truth = COCO(str(self.annotation_file))
-        if not truth.dataset.get("annotations"):
-            raise BadInput(f"{self.annotation_file} has no annotations: no metric can be computed")
-        return truth
+
+def _coco(document: dict[str, Any]) -> COCO:
+    coco = COCO()
+    coco.dataset = document
+    coco.createIndex()
+    return coco
 
 
 def _mean(precision: np.ndarray) -> float:

@@ -99,12 +99,20 @@ class DetectionLoss(nn.Module):
         assignment: "iou" with focal loss, whose targets are 0 and 1; or "atss" with quality focal loss, whose targets
             are the IoUs of the predicted boxes.
         box_loss: "huber" on encoded offsets, as published; "giou" or "ciou" on decoded boxes.
+
+    Attributes:
+        class_weights: (K,) weights of the classes, or None. The classification loss of an anchor that learns an object
+            is multiplied by the weight of the object's class, as in class-balanced focal loss (arXiv:1901.05555).
+            Background has weight 1.
     """
+
+    class_weights: Tensor | None
 
     def __init__(self, assignment: str = "iou", box_loss: str = "huber") -> None:
         super().__init__()
         self.assignment = assignment
         self.box_loss = box_loss
+        self.register_buffer("class_weights", None, persistent=False)
 
     def forward(
         self, logits: Tensor, deltas: Tensor, anchors: Anchors, size: tuple[int, int], boxes: Tensor, labels: Tensor
@@ -147,15 +155,21 @@ class DetectionLoss(nn.Module):
         if self.assignment == "atss":
             score = _paired_iou(decode(predicted.detach(), positive_anchors), target_box)
         target[image_index, anchor_index, torch.cat(classes)] = score
+        weights = None
+        if self.class_weights is not None:
+            weights = torch.ones_like(logits[..., :1])
+            weights[image_index, anchor_index, 0] = self.class_weights[torch.cat(classes)]
         count = len(anchor_index) + 1
         return {
-            "class": self._class_loss(logits, target) / count,
+            "class": self._class_loss(logits, target, weights) / count,
             "box": self._box_loss(predicted, target_box, positive_anchors).sum() / count,
         }
 
-    def _class_loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Sum of the focal loss over (B, A, K) logits and target scores in 0..1."""
+    def _class_loss(self, logits: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Sum of the focal loss over (B, A, K) logits and target scores in 0..1, with weights (B, A, 1) of anchors."""
         cross_entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+        if weights is not None:
+            cross_entropy = cross_entropy * weights
         error = (target - logits.sigmoid()).abs()
         if self.assignment == "iou":
             balance = torch.where(target > 0, ALPHA, 1 - ALPHA)

@@ -14,24 +14,44 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from data.formats.coco_json import locate
-from detection.config import METRIC
+from data.box_dataset import BoxDataset
+from data.columns import BoxColumns
+from data.open import read_scored
+from data.options import BoxOptions
+from detection.config import METRIC, TrainConfig
+from detection.truth import coco_document
 from engine.image_results import ImageResults
 
 
 def read_image_results(run: Path, record: dict[str, Any]) -> ImageResults:
-    """AP from the run's `detections.json`, on the validation split of the data set in its record."""
+    """AP from the run's `detections.json`, on the images and boxes that the run was scored on.
+
+    They are in its `truth.json`. Runs of earlier versions have no such file: the data set is read again.
+    """
     detections = json.loads((run / "detections.json").read_text())
-    return match_detections(locate(Path(record["dataset"]["root"]), "val")[0], detections)
+    if (run / "truth.json").is_file():
+        return match_detections(json.loads((run / "truth.json").read_text()), detections)
+    config = TrainConfig.of(record["config"])
+    options = BoxOptions.of(config.data)
+    columns = read_scored("boxes", Path(record["dataset"]["root"]), options, config.data.holdout, config.seed)
+    assert isinstance(columns, BoxColumns)
+    truth = BoxDataset(columns, None, config.data.skip_bad, options).columns
+    return match_detections(coco_document(truth, truth.image_ids, list(truth.category_ids)), detections)
 
 
-def match_detections(annotation_file: Path, detections: list[dict[str, Any]]) -> ImageResults:
+def match_detections(truth_document: dict[str, Any], detections: list[dict[str, Any]]) -> ImageResults:
     """COCO's AP from detections in COCO's result format. They are matched once, with pycocotools.
 
     The score of `ImageResults` maps (R, N) counts of the N images in R resamples to (R,) APs in 0..1.
+
+    Args:
+        truth_document: content of a COCO instances file, as `coco_document` returns it.
+        detections: content of a COCO results file.
     """
     with redirect_stdout(io.StringIO()):
-        truth = COCO(str(annotation_file))
+        truth = COCO()
+        truth.dataset = truth_document
+        truth.createIndex()
         evaluation = COCOeval(truth, truth.loadRes(detections) if detections else COCO(), "bbox")
         params = evaluation.params
         params.imgIds, params.catIds = sorted(truth.getImgIds()), sorted(truth.getCatIds())

@@ -13,11 +13,12 @@ from backbones.errors import BadInput
 from backbones.scaling import scale_of
 from backbones.weight_files import read_state
 from data.batch import Batch, Sample
-from data.formats.coco import CocoDetection
+from data.box_dataset import BoxDataset
+from data.reader import ImageReader
 from data.transforms import Transform
 from detection import effdet
 from detection.anchors import fit_scale
-from detection.classes import COCO_CLASSES, COCO_OUTPUTS, output_categories
+from detection.classes import COCO_CLASSES, COCO_OUTPUTS
 from detection.config import METRIC, MIN_SCORE, NAME, EvalConfig, PredictConfig, TrainConfig
 from detection.draw import above_score, draw_boxes, side_by_side
 from detection.evaluator import CocoEvaluator
@@ -26,7 +27,8 @@ from detection.model import Detector, create_detector, run_anchor_scale
 from detection.postprocess import Detections, to_original
 from detection.prediction import DetectionResult
 from detection.transforms import detection_train, letterbox
-from engine.checkpoint import RunInfo, describe_data
+from detection.truth import coco_document
+from engine.checkpoint import RunInfo, describe_data, levels_of
 from engine.config import parse_size
 from engine.record import write_json
 from engine.task import Task
@@ -37,29 +39,19 @@ class DetectionTask(Task):
 
     name: ClassVar[str] = NAME
     monitor: ClassVar[str] = METRIC
+    dataset_class: ClassVar[type[ImageReader]] = BoxDataset
     headline: ClassVar[tuple[str, ...]] = ("AP", "AP50", "AP75", "APs", "APm", "APl")
     config: TrainConfig
     model: Detector
     evaluator: CocoEvaluator
 
-    def __init__(
-        self, model: Detector, config: TrainConfig, info: RunInfo, evaluator: CocoEvaluator | None = None
-    ) -> None:
-        super().__init__(model, config, info, evaluator)
+    def __init__(self, model: Detector, config: TrainConfig, info: RunInfo) -> None:
+        super().__init__(model, config, info)
+        self.category_ids = tuple(info.extra["category_ids"])  # in result files
         self.criterion = DetectionLoss(config.assignment, config.box_loss)
 
     @classmethod
-    def read(cls, config: TrainConfig, root: Path) -> tuple[CocoDetection, CocoDetection]:
-        """Training and validation images, without transforms. Raises BadInput if their categories differ."""
-        data, (split, fraction) = config.data, config.data.scored_on()
-        train = CocoDetection(root, "train", None, data.trained_on(), config.seed, data.skip_bad)
-        val = CocoDetection(root, split, None, fraction, config.seed, data.skip_bad)
-        if train.category_ids != val.category_ids:
-            raise BadInput(f"{train.annotation_file} and {val.annotation_file} do not have the same categories")
-        return train, val
-
-    @classmethod
-    def build(cls, config: TrainConfig, root: Path, train: CocoDetection, val: CocoDetection) -> DetectionTask:
+    def build(cls, config: TrainConfig, root: Path, train: BoxDataset, val: BoxDataset) -> DetectionTask:
         """The task of a new run.
 
         Without an anchor scale in the settings, it is that of the run in `pretrained`, whose heads know these anchors,
@@ -86,7 +78,8 @@ class DetectionTask(Task):
             dataset=describe_data(root, train, val),
             config=asdict(config),
             classes=list(train.classes),
-            preprocessing={"mean": list(provenance.mean), "std": list(provenance.std), "size": list(size)},
+            preprocessing={"mean": list(provenance.mean), "std": list(provenance.std), "size": list(size)}
+            | levels_of(train),
             provenance=provenance.as_dict(),
             extra={
                 "neck": config.neck,
@@ -95,9 +88,11 @@ class DetectionTask(Task):
                 "anchor_scale": scale,
             },
         )
-        return cls(model, config, info, cls.evaluator_for(val, info))
+        task = cls(model, config, info)
+        task.score_on(val)
+        return task
 
-    def datasets(self, train: CocoDetection, val: CocoDetection) -> tuple[CocoDetection, CocoDetection]:
+    def datasets(self, train: BoxDataset, val: BoxDataset) -> tuple[BoxDataset, BoxDataset]:
         """The data sets with their transforms: scale jitter, crops and flips in training; letterbox in validation."""
         size, vflip = tuple(self.info.preprocessing["size"]), 0.5 if self.config.vflip else 0.0
         augment = detection_train(size, self.config.jitter, self.fill, vflip=vflip)
@@ -147,20 +142,12 @@ class DetectionTask(Task):
         )
         return cls(model, TrainConfig.of(info.config), info)
 
-    def eval_dataset(self, root: Path, split: str, skip_bad: int) -> CocoDetection:
-        """The images of `split`. Also creates the evaluator for them."""
-        dataset = CocoDetection(root, split, self.transform(), skip_bad=skip_bad)
-        self.evaluator = self.evaluator_for(dataset, self.info)
+    def score_on(self, dataset: BoxDataset) -> BoxDataset:
+        """The data set with the model's class indices, and an evaluator for it."""
+        dataset = dataset.with_classes(self.info.classes, self.info.extra["category_ids"], "the model")
+        self.evaluator = CocoEvaluator(dataset.columns, dataset.listed)
+        self.category_ids = dataset.category_ids
         return dataset
-
-    @staticmethod
-    def evaluator_for(dataset: CocoDetection, info: RunInfo) -> CocoEvaluator:
-        """The evaluator for a data set. It maps the classes of the model to the data set's category ids.
-
-        Raises BadInput if model and data set do not have the same classes.
-        """
-        ids = output_categories(dataset, info.classes, info.extra["category_ids"], info.dataset.get("published"))
-        return CocoEvaluator(dataset.annotation_file, dataset.image_ids.tolist(), ids)
 
     # --- hooks of the base task
 
@@ -184,10 +171,17 @@ class DetectionTask(Task):
         return self.evaluator.per_class
 
     def write_results(self, folder: Path) -> None:
-        """Write `per_class.json`, and `detections.json` in COCO's result format."""
+        """Write the scores of each class, and the detections with the boxes that they were scored against.
+
+        `per_class.json`: AP of each class. `detections.json`: COCO's result format. `truth.json`: COCO's instances
+        format, with the ids of the data set; with both files, pycocotools computes the recorded AP.
+        """
         write_json(folder / "per_class.json", self.per_class())
-        detections = self.evaluator.detections
-        write_json(folder / "detections.json", coco_results(*np.split(detections, [1, 5, 6], axis=1)))
+        truth = self.evaluator.truth
+        image_ids, boxes, scores, labels = np.split(self.evaluator.detections, [1, 5, 6], axis=1)
+        categories = np.array(self.category_ids)[labels.astype(int)]
+        write_json(folder / "detections.json", coco_results(image_ids, boxes, scores, categories), indent=None)
+        write_json(folder / "truth.json", coco_document(truth, truth.image_ids, list(self.category_ids)), indent=None)
 
     def result(self, image: np.ndarray, predictions: Detections) -> DetectionResult:
         """The objects in one image."""
@@ -198,7 +192,7 @@ class DetectionTask(Task):
         """The detections of one image in COCO's result format."""
         boxes, scores, labels = above_score(predictions, 0.0)
         boxes[:, 2:] -= boxes[:, :2]
-        ids = np.array(self.info.extra["category_ids"])[labels]
+        ids = np.array(self.category_ids)[labels]
         return coco_results(np.full(len(boxes), image_id), boxes, scores, ids)
 
     def picture(
@@ -216,18 +210,18 @@ class DetectionTask(Task):
 def coco_results(image_ids: np.ndarray, boxes: np.ndarray, scores: np.ndarray, categories: np.ndarray) -> list[dict]:
     """COCO's result format of (N,) image ids, (N, 4) x, y, width, height in original px, (N,) scores, category ids."""
     return [
-        {"image_id": int(image), "category_id": int(category), "bbox": [round(v, 2) for v in box], "score": score}
+        {"image_id": int(image), "category_id": int(category), "bbox": box, "score": score}
         for image, box, score, category in zip(
             image_ids.ravel().tolist(),
             boxes.tolist(),
-            scores.ravel().round(5).tolist(),
+            scores.ravel().tolist(),
             categories.ravel().tolist(),
             strict=True,
         )
     ]
 
 
-def network_sizes(dataset: CocoDetection, size: tuple[int, int]) -> np.ndarray:
+def network_sizes(dataset: BoxDataset, size: tuple[int, int]) -> np.ndarray:
     """(N, 2) widths and heights in px of all training boxes, after a letterbox of their images to `size`."""
     image, boxes = dataset.boxes_by_image()
     scale = np.min(np.asarray(size) / dataset.sizes, axis=1)

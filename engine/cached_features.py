@@ -96,8 +96,8 @@ def _modification_times(dataset: LabelledDataset) -> str:
     """
     digest = hashlib.sha256()
     for index in range(len(dataset)):
-        for file in dataset.files(index):
-            digest.update(b"%d " % (file.stat().st_mtime_ns if file.exists() else -1))
+        file = dataset.path(index)
+        digest.update(b"%d " % (file.stat().st_mtime_ns if file.exists() else -1))
     return digest.hexdigest()
 
 

@@ -20,7 +20,7 @@ import yaml
 from backbones.errors import BadInput, UserError
 from backbones.weight_files import read_file
 from data.lock import lock_or_warn
-from data.reader import LabelledDataset
+from data.reader import ImageReader, LabelledDataset
 from engine.compat import TorchCheckpointIO
 from engine.schema import run_fields
 from engine.system_errors import loader_died
@@ -71,6 +71,11 @@ def describe_data(root: Path, train: LabelledDataset, val: LabelledDataset) -> d
         "train": asdict(train.report),
         "val": asdict(val.report),
     }
+
+
+def levels_of(train: ImageReader) -> dict[str, list[int]]:
+    """The entry of `RunInfo.preprocessing` for 16-bit images: the range of values that is mapped to 0..255."""
+    return {} if train.levels is None else {"levels": list(train.levels)}
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

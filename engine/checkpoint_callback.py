@@ -65,7 +65,7 @@ class LastCheckpoint(Checkpoint):
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._save(trainer, last_epoch=trainer.current_epoch + 1 == trainer.max_epochs)
+        self._save(trainer, last_epoch=trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs)
 
     def _save(self, trainer: Trainer, last_epoch: bool = False) -> None:
         trainer.save_checkpoint(self.file)

@@ -5,6 +5,7 @@ Exit codes: 0 success; 2 wrong usage; 3 missing or bad data, weights or checkpoi
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import textwrap
@@ -117,9 +118,9 @@ def _refuse_null(config: Any, prefix: str = "--") -> None:
 
 
 def _join_lists(arguments: list[str], config: type) -> list[str]:
-    """Rewrite `--losses ce dice` as `--losses=[ce, dice]` for list fields, and `--vflip` as `--vflip=true`."""
+    """Rewrite `--losses ce dice` as `--losses=["ce", "dice"]` for list fields, and `--vflip` as `--vflip=true`."""
     hints = get_type_hints(config)
-    flags = {f"--{name}" for name, hint in hints.items() if get_origin(hint) in (list, tuple)}
+    flags = {f"--{name}": get_args(hint) for name, hint in hints.items() if get_origin(hint) in (list, tuple)}
     switches = {f"--{name}" for name, hint in hints.items() if hint is bool}
     arguments = [
         f"{argument}=true" if argument in switches and following.startswith("--") else argument
@@ -129,20 +130,31 @@ def _join_lists(arguments: list[str], config: type) -> list[str]:
     values: list[str] | None = None  # of the current list flag
     for argument in [*arguments, "--"]:
         if values is not None and argument.startswith("--"):
-            bracketed = len(values) == 1 and values[0].startswith(("[", "("))
-            joined.append(f"{joined.pop()}={values[0] if bracketed else '[' + ', '.join(values) + ']'}")
+            joined.append(f"{joined[-1]}={_as_list(values, flags[joined.pop()])}")
             values = None
+        flag, equals, value = argument.partition("=")
         if values is not None:
             values.append(argument)
+        elif equals and flag in flags:
+            joined.append(f"{flag}={_as_list([value], flags[flag])}")
         else:
             joined.append(argument)
             values = [] if argument in flags else None
     return joined[:-1]
 
 
+def _as_list(values: list[str], types: tuple[Any, ...]) -> str:
+    """The values of a list field as one YAML list. Texts are quoted, since a path may have any character."""
+    if len(values) == 1 and values[0].startswith(("[", "(")):
+        return values[0]
+    if types[0] is str:
+        values = [json.dumps(value, ensure_ascii=False) for value in values]
+    return f"[{', '.join(values)}]"
+
+
 def demo_unless_root(arguments: list[str]) -> str | None:
     """The preset "demo", which is made for the demo scenes, if the arguments name no data set and no run."""
-    named = any(argument.split("=")[0] in ("--data.root", "--resume") for argument in arguments)
+    named = any(argument.split("=")[0] in ("--data.root", "--data.train", "--resume") for argument in arguments)
     return None if named else "demo"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -43,6 +44,7 @@ from engine.task import Task
 from engine.trainer import device_of, fit, seed_everything
 
 PICTURES = 8  # validation images to draw after training
+MAX_LISTED = 10  # class weights to print
 MAX_CLASSES = 25  # with more classes, the table of classes is not printed
 # Settings that may differ when a run is resumed. Of data, what they contain is compared, not where they are.
 NOT_COMPARED = {"resume", "output", "logger", "data.root", "data.train", "data.val", "data.workers"}
@@ -51,6 +53,7 @@ NOT_COMPARED = {"resume", "output", "logger", "data.root", "data.train", "data.v
 def train(spec: TaskSpec, config: TrainConfig) -> dict[str, Any]:
     """Train a new run or resume one. Returns the record."""
     log_to_terminal(spec.name)
+    config = config.with_files()
     if config.resume:
         _check_resume(spec, config)
     config.check()
@@ -81,13 +84,19 @@ def _train(
     config = task.config
     device = device_of(config.device)
     command = f"python -m {spec.name}.train --resume {output}"
+    if (weights_by_class := task.info.extra.get("class_weights")) is not None:
+        err.print(f"class weights: {_listed(weights_by_class)}", markup=False)
+    if (draws := task.expected_draws) is not None:
+        err.print(
+            f"balanced sampling draws each image {draws.min():.2g} to {draws.max():.2g} times per epoch on average"
+        )
     sources: tuple[Source, Source] = (train_set, val_set)
     started = time.perf_counter()
     if config.data.cached_augmentations:
         sources = cached_features(task.to(device), train_set, val_set, err)
     record = fit(
         task,
-        train_loader(sources[0], config.batch_size, config.seed, config.data.workers),
+        train_loader(sources[0], config.batch_size, config.seed, config.data.workers, expected=task.expected_draws),
         eval_loader(sources[1], config.batch_size, config.data.workers),
         output,
         resume=resume,
@@ -103,9 +112,11 @@ def _train(
     curves(output / "metrics.csv", task.monitor, pictures / "curves.png")
     _print_scores(task, record["metrics"])
     best = record["best"]
+    epoch = record["stopped_early"]
+    stopped = f"stopped early after epoch {epoch}, {config.patience} evaluations without a new best; " if epoch else ""
     features = f", features in {record['feature_seconds']:.0f} s" if config.data.cached_augmentations else ""
     out.print(
-        f"best {task.monitor} {_percent(best[task.monitor])} after epoch {best['epoch']} of {config.epochs}; "
+        f"best {task.monitor} {_percent(best[task.monitor])} after epoch {best['epoch']} of {config.epochs}; {stopped}"
         f"trained in {record['train_seconds']:.0f} s{features}; {record['params'] / 1e6:.2f} M parameters, "
         f"{record['macs'] / 1e9:.2f} G multiply-adds, {record['latency_ms']:.0f} ms per image\n"
         f"run folder {output}, pictures in {pictures}"
@@ -122,12 +133,12 @@ def evaluate(spec: TaskSpec, config: EvalConfig) -> dict[str, float]:
     execution.begin()
     task = restore_task(spec, config)
     root = _data_root(task, spec, config.data.root)
-    dataset = task.eval_dataset(root, config.data.split, config.data.skip_bad)
+    dataset = task.eval_dataset(root, config.data)
     execution.place(task.to(device).eval().model)
     loader = eval_loader(dataset, config.batch_size, config.data.workers)
     tracked = track(loader, f"evaluating {len(dataset)} images", console=err, transient=True)
     metrics = task.evaluate(tracked, config.precision)
-    out.print(f"{root}, split {config.data.split}, {len(dataset)} images; on {device} ({execution})")
+    out.print(f"{dataset.columns.source}, {len(dataset)} images; on {device} ({execution})")
     _print_scores(task, metrics)
     _print_leaderboard(task, spec, config, dataset, metrics)
     if config.output:
@@ -230,6 +241,14 @@ def _print_scores(task: Task, metrics: dict[str, float]) -> None:
         for name, value in sorted(per_class.items(), key=lambda item: -item[1] if item[1] == item[1] else 1):
             table.add_row(name.replace("[", r"\["), _percent(value))
         out.print(table)
+
+
+def _listed(values: Mapping[str, float]) -> str:
+    """Some of the values by name, the smallest and largest among them."""
+    ordered = sorted(values, key=lambda name: values[name])
+    shown = ordered if len(ordered) <= MAX_LISTED else [*ordered[: MAX_LISTED // 2], *ordered[-MAX_LISTED // 2 :]]
+    rest = f" and {len(ordered) - len(shown)} between them" if len(shown) < len(ordered) else ""
+    return ", ".join(f"{name} {values[name]:.3g}" for name in shown) + rest
 
 
 def _percent(value: float | None) -> str:

@@ -7,12 +7,14 @@ trainings from ImageNet weights. Each task's presets override them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from typing import Any, ClassVar, Literal, Self
 
 from backbones.errors import UserError
+from data.options import ReadOptions
 from engine.schema import RENAMED_DATA
+from engine.setting_files import read_class_weights
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Protocol = Literal["finetune", "linear", "frozen", "scratch"]
@@ -20,11 +22,11 @@ Tracker = Literal["tensorboard", "mlflow", "wandb"]
 
 
 @dataclass
-class DataConfig:
+class DataConfig(ReadOptions):
     """Which images to read, and how."""
 
     root: str | None = None
-    """Folder of the data set. By default the demo scenes, which are included."""
+    """Folder of the data set, or its configuration file. By default the demo scenes, which are included."""
     workers: int | None = None
     """Number of data loader processes. By default it depends on the number of CPU cores."""
     skip_bad: int = 0
@@ -40,26 +42,22 @@ class TrainData(DataConfig):
     holdout: float = 0.0
     """Fraction of the training images to evaluate on instead of the validation split, a random sample that depends on
     the seed."""
+    balance: bool = False
+    """Draw images with rare classes more often. Epochs keep their number of images. Classification draws all classes
+    equally often; detection and segmentation use repeat factor sampling."""
     cached_augmentations: int = 0
     """Number of augmented versions of each image. The backbone's features of them are computed once and cached, and
     epochs use them in turn. Needs --protocol linear or frozen, and a task that supports it. 0 caches nothing, so that
     each epoch draws new augmentations."""
-
-    def trained_on(self) -> tuple[float, float]:
-        """Start and end of the images to train on, as fractions of all training images in a random order."""
-        return 0.0, self.fraction * (1 - self.holdout)
-
-    def scored_on(self) -> tuple[str, tuple[float, float]]:
-        """The split to evaluate on during training, and start and end as in `trained_on`. The two never overlap."""
-        return ("train", (1 - self.holdout, 1.0)) if self.holdout else ("val", (0.0, 1.0))
 
 
 @dataclass
 class EvalData(DataConfig):
     """Which images to read, and how."""
 
-    split: str = "val"
-    """Split to evaluate on: the name of its folder or annotation file, such as val or test."""
+    split: str | None = None
+    """Split to evaluate on: the name of its folder or annotation file, such as val or test; or FILE[:IMAGES]. By
+    default the images that the training was scored on."""
 
 
 @dataclass
@@ -98,6 +96,9 @@ class TrainConfig:
     ema_decay: float = 0.99
     """Decay of the exponential moving average of the weights. The averaged weights are evaluated and saved. 0 disables
     it."""
+    class_weights: str | dict[str, float] = "none"
+    """Weights of the classes in the loss: none, auto to compute them from the training labels, or a YAML, JSON or CSV
+    file of class names and weights. Only their ratios matter."""
     norm_momentum: float = 0.1
     """Momentum of batch norm: the weight of each batch in the running statistics. Small values need long schedules."""
     clip: float = 10.0
@@ -107,6 +108,8 @@ class TrainConfig:
     eval_every: int = 0
     """Number of epochs between evaluations. 0 evaluates about six times in the run. The last epoch is always
     evaluated."""
+    patience: int = 0
+    """Stop after this number of evaluations in a row without a new best score. 0 trains all epochs."""
     seed: int = 0
     """Random seed for initialisation, order of images and augmentation."""
     precision: Precision = "fp32"
@@ -135,9 +138,14 @@ class TrainConfig:
         data = {RENAMED_DATA.get(name, name): value for name, value in values["data"].items()}
         return {**values, "data": data}
 
+    def with_files(self) -> Self:
+        """The settings with the content of the files that they name instead of the files' names. Raises BadInput."""
+        return replace(self, class_weights=read_class_weights(self.class_weights))
+
     def check(self) -> None:
         """Raise UserError for values out of range and for settings that contradict each other."""
-        for name, least in (("epochs", 1), ("batch_size", 1), ("accumulate", 1), ("eval_every", 0), ("clip", 0)):
+        lowest = {"epochs": 1, "batch_size": 1, "accumulate": 1, "eval_every": 0, "patience": 0, "clip": 0}
+        for name, least in lowest.items():
             if getattr(self, name) < least:
                 raise UserError(f"--{name} {getattr(self, name)} is too small: it must be at least {least}")
         if not self.lr > 0:
@@ -213,8 +221,14 @@ class EvalConfig(ScoreConfig):
 class PredictConfig(ScoreConfig):
     """Settings of `predict`, for all tasks."""
 
-    images: str = ""
-    """Image file or folder of images."""
+    images: list[str] = field(default_factory=list)
+    """Images: one or several files, folders, patterns in quotes such as 'photos/*.jpg', or .txt files with one path per
+    line. Or a COCO file, as FILE.json or FILE.json:FOLDER, whose image ids the results then have."""
+    recursive: bool = False
+    """Read the sub-folders of folders, too."""
+    exif: Literal["auto", "apply", "ignore"] = "auto"
+    """EXIF orientation of photographs: apply turns them upright, ignore keeps the pixels as stored. auto turns them,
+    unless a COCO file states the size of the stored pixels. Boxes and masks refer to the image as it was predicted."""
     output: str = "predictions"
     """Folder for the results."""
     pictures: bool = True

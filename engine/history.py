@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 import time
 from pathlib import Path
 from typing import Any
@@ -54,8 +53,22 @@ class History(Callback):
         """
         if not self._scored():
             return {}
-        row = max(self._scored(), key=lambda row: -math.inf if math.isnan(row[self.monitor]) else row[self.monitor])
+        row = self._scored()[self._best_position()]
         return self._scores_in(row) | {"epoch": int(row["epoch"]) + 1}
+
+    @property
+    def evaluations_since_best(self) -> int:
+        """Number of evaluations after the best one."""
+        return len(self._scored()) - 1 - self._best_position() if self._scored() else 0
+
+    @property
+    def epochs(self) -> int:
+        """Number of completed epochs."""
+        return len(self.rows)
+
+    def _best_position(self) -> int:
+        scores = [row[self.monitor] if row[self.monitor] == row[self.monitor] else -1.0 for row in self._scored()]
+        return scores.index(max(scores))
 
     def _scored(self) -> list[dict[str, float]]:
         return [row for row in self.rows if self.monitor in row]

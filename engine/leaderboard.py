@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,16 @@ from backbones.errors import BadInput
 from engine.checkpoint import RUNS
 from engine.config import TrainConfig
 from engine.published import published
-from engine.schema import read_record
+from engine.schema import flat, read_record
 from engine.spec import TaskSpec
 
 log = logging.getLogger(__name__)
 
 # Runs are comparable only if these settings are equal, besides data set and kind of weights, see `_key`.
-BUDGET = ("image_size", "epochs", "batch_size", "protocol", "style")
+BUDGET = (
+    "image_size", "epochs", "batch_size", "protocol", "style", "patience", "class_weights",
+    "data.fraction", "data.holdout", "data.balance", "data.cached_augmentations",
+)  # fmt: skip
 RESNET = "resnet50"  # the backbone to suggest if there is no ResNet run
 MAX_RIVALS = 5  # other runs in the table
 REPLACED_FLAGS = ("--backbone", "--output", "--resume", "--pretrained")  # see `resnet_command`
@@ -68,7 +72,7 @@ def comparable(record: dict[str, Any], folder: Path, settings: type[TrainConfig]
     }
     best: dict[str, dict[str, Any]] = {}
     for other in read_records(sorted(files - {(folder / "record.json").resolve()}), settings):
-        if _key(other) == _key(record) and other["backbone"] != record["backbone"]:
+        if _key(other, settings) == _key(record, settings) and other["backbone"] != record["backbone"]:
             known = best.get(other["backbone"])
             if known is None or _score(other) > _score(known):
                 best[other["backbone"]] = other
@@ -84,7 +88,7 @@ def read_records(files: Iterable[Path], settings: type[TrainConfig]) -> list[dic
     for file in files:
         try:
             record = read_record(file, lambda task: settings)
-            _key(record)
+            _key(record, settings)
             _score(record)
             records.append(record)
         except BadInput as error:
@@ -127,14 +131,12 @@ def _table(record: dict[str, Any], rivals: Sequence[dict[str, Any]], metric: str
     return table
 
 
-def _key(record: dict[str, Any]) -> tuple:
-    """A key that is equal for runs that are comparable."""
-    config, weights = record["config"], record["pretrained"]
-    budget = tuple(str(config.get(name)) for name in BUDGET)
-    data = config["data"]
-    fraction = data["fraction"], data.get("holdout", 0.0), data.get("cached_augmentations", 0)  # older ones lack some
+def _key(record: dict[str, Any], settings: type[TrainConfig]) -> tuple:
+    """A key that is equal for runs that are comparable. Settings that a record lacks have their defaults."""
+    values, weights = dict(flat(asdict(settings()))) | dict(flat(record["config"])), record["pretrained"]
+    budget = tuple(str(values.get(name)) for name in BUDGET)
     kind = None if weights["source"] == "random" else weights["data"] or weights["source"]
-    return record["task"], record["neck"], tuple(record["dataset"]["fingerprint"].values()), budget, fraction, kind
+    return record["task"], record["neck"], tuple(record["dataset"]["fingerprint"].values()), budget, kind
 
 
 def _score(record: dict[str, Any]) -> float:

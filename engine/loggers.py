@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, W
 
 from backbones.errors import UserError
 from engine.history import History
+from engine.schema import flat
 
 PROJECT = "backbone-swap"
 
@@ -65,14 +66,6 @@ class Trackers(Callback):
                 logger.experiment.finish(exit_code=0 if status == "finished" else 1)
 
 
-def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings under their flags' names, such as `data.root`."""
-    found: dict[str, Any] = {}
-    for name, value in settings.items():
-        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return found
-
-
 def _tensorboard(folder: Path, task: str, settings: dict[str, Any], step: int) -> Logger:
     """Write event files to the run folder. Settings are logged as text: hyperparameters would need a final score."""
     logger = TensorBoardLogger(folder, name="", version="", default_hp_metric=False, purge_step=step + 1)
@@ -97,7 +90,7 @@ def _mlflow(folder: Path, task: str, settings: dict[str, Any], step: int) -> Log
     try:
         if known is None:
             (folder / "mlflow.id").write_text(f"{logger.run_id}\n")
-            logger.log_hyperparams(flat(settings))
+            logger.log_hyperparams(dict(flat(settings)))
         else:
             logger.experiment.update_run(known, status="RUNNING")
     except MlflowException as error:

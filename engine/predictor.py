@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from data.batch import Sample, collate
+from data.images import Levels
 from engine.execution import execution_for
 from engine.task import Task
 
@@ -28,6 +29,8 @@ class Predictor:
         self.task = task.to(device).eval()
         self.task.model = self.execution.place(task.model)
         self._transform = task.transform()
+        # Stored values of 16-bit images that became 0 and 255 in training, or None.
+        self.levels: Levels | None = task.info.preprocessing.get("levels")
 
     def prepare(self, image: np.ndarray, number: int = 0) -> Sample:
         """Convert an image, (H, W, 3) uint8 RGB, to the network's input. Other threads may call this.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 from typing import Any
@@ -17,10 +16,11 @@ class TrainingProgress(Callback):
 
     Args:
         monitor: name of the metric to show, a fraction in 0..1 shown in percent.
+        may_stop: whether the run may end before its last epoch, so that the remaining time is an upper bound.
     """
 
-    def __init__(self, monitor: str) -> None:
-        self.monitor = monitor
+    def __init__(self, monitor: str, may_stop: bool = False) -> None:
+        self.monitor, self.may_stop = monitor, may_stop
         self.console = Console(file=sys.stderr)
         self.loss = float("nan")
         self.started = 0.0
@@ -45,15 +45,13 @@ class TrainingProgress(Callback):
             self.bar.update(
                 self.row,
                 completed=trainer.global_step,
-                description=self._text(trainer, module),
+                description=self._text(trainer),
                 left=self._left(trainer, module),
             )
 
     def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
         if self.bar is None:
-            self.console.print(
-                f"{self._text(trainer, module)}  {self._left(trainer, module)}", highlight=False, soft_wrap=True
-            )
+            self.console.print(f"{self._text(trainer)}  {self._left(trainer, module)}", highlight=False, soft_wrap=True)
 
     def on_train_end(self, trainer: Any, module: Any) -> None:
         self._stop()
@@ -66,9 +64,9 @@ class TrainingProgress(Callback):
             self.bar.stop()
             self.bar = None
 
-    def _text(self, trainer: Any, module: Any) -> str:
-        score = getattr(module, "scores", {}).get(self.monitor, math.nan)  # no scores before the first evaluation
-        shown = "--" if math.isnan(score) else f"{100 * score:.1f}"
+    def _text(self, trainer: Any) -> str:
+        score = trainer.callback_metrics.get(self.monitor)
+        shown = "--" if score is None or score != score else f"{100 * float(score):.1f}"
         epoch = min(trainer.current_epoch + 1, trainer.max_epochs)
         return f"epoch {epoch}/{trainer.max_epochs}  loss {self.loss:.3f}  {self.monitor} {shown}"
 
@@ -78,4 +76,4 @@ class TrainingProgress(Callback):
             return ""
         seconds = (time.monotonic() - self.started) / done * (module.total_steps - trainer.global_step)
         minutes, seconds = divmod(round(seconds), 60)
-        return f"{minutes}:{seconds:02d} left"
+        return f"{'at most ' if self.may_stop else ''}{minutes}:{seconds:02d} left"

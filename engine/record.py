@@ -25,9 +25,9 @@ PACKAGES = ("torch", "torchvision", "timm", "lightning", "albumentations", "open
 WARMUP, REPEATS = 3, 10
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: Any, indent: int | None = 2) -> None:
     """Write `content` to `path` atomically. NaN and infinity become null, because JSON cannot represent them."""
-    write_text(path, json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
+    write_text(path, json.dumps(plain(content), indent=indent, allow_nan=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -41,11 +41,11 @@ def write_text(path: Path, text: str) -> None:
         raise
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,6 +33,16 @@ CHANGES = {
     "and biases of a detector's neck and heads follow the backbone's name.",
     2: "Settings: `data.views` became `data.cached_augmentations`; detection has `style` for padding and biases.",
 }
+# Settings that version 1 stored, of all tasks.
+VERSION_1 = frozenset(
+    """
+    accumulate anchor_scale assignment augment backbone backbone_lr batch_size box_loss class_layer clip color cutmix
+    data decoder device ema_decay epochs eval_every eval_size first_layer_lr freeze_stride hard_pixels image_size jitter
+    label_smoothing losses lr max_share min_crop mixup neck nms norm_momentum optimizer output phi precision pretrained
+    protocol resume schedule seed stochastic_depth vflip warmup_epochs weight_decay
+    data.fraction data.holdout data.ignore_index data.root data.skip_bad data.views data.workers
+    """.split()  # noqa: SIM905 - a list would take 50 lines
+)
 RENAMED_DATA = {"views": "cached_augmentations"}  # settings in `data`: earlier name -> name
 
 
@@ -93,28 +104,32 @@ def hashed_settings(settings: Mapping[str, Any], kind: type[Settings]) -> dict[s
     """Convert settings to the form that version 1 stored. The key of a training is a hash of this form.
 
     A training therefore keeps its key as long as its settings mean the same. A renamed setting has its earlier name. A
-    setting that earlier versions did not have is left out if it equals the value that `kind.upgrade` fills in: with
-    that value, the training is the same as in those versions.
+    setting that version 1 did not have is left out if its value means the same as its absence: the value that
+    `kind.upgrade` fills in, or else the default.
     """
-    filled = kind.upgrade({"backbone": settings["backbone"], "data": {}})
+    absent = absent_settings(kind, settings["backbone"])
     earlier = {name: before for before, name in RENAMED_DATA.items()}
-    kept = {
-        name: value
-        for name, value in settings.items()
-        if name == "backbone" or name not in filled or filled[name] != value
-    }
-    data = settings["data"].items()
-    data = {name: value for name, value in data if name not in filled["data"] or filled["data"][name] != value}
-    return kept | {"data": {earlier.get(name, name): value for name, value in data.items()}}
+    kept = {name for name, value in flat(settings) if name not in absent or value != absent[name]}
+    data = {earlier.get(name, name): value for name, value in settings["data"].items() if f"data.{name}" in kept}
+    return {name: value for name, value in settings.items() if name in kept} | {"data": data}
 
 
-def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield nested settings under the names of their flags, such as `data.root`."""
+def absent_settings(kind: type[Settings], backbone: str) -> dict[str, Any]:
+    """The settings that version 1 did not have, by flag, with the value that means the same as their absence."""
+    filled = kind.upgrade({"backbone": backbone, "data": {}})
+    defaults = asdict(kind())  # type: ignore[call-overload]
+    values = dict(flat(defaults | filled | {"data": defaults["data"] | filled["data"]}))
+    earlier = {f"data.{name}": f"data.{before}" for before, name in RENAMED_DATA.items()}
+    return {name: value for name, value in values.items() if earlier.get(name, name) not in VERSION_1}
+
+
+def flat(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield settings under the names of their flags, such as `data.root`. Values that are dictionaries stay whole."""
     for name, value in settings.items():
-        if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{name}.")
+        if name == "data":
+            yield from ((f"data.{inner}", content) for inner, content in value.items())
         else:
-            yield prefix + name, value
+            yield name, value
 
 
 def _nested(settings: Mapping[str, Any], backbone: str) -> dict[str, Any]:

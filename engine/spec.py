@@ -66,8 +66,12 @@ class TaskSpec:
     sized_by_backbone: bool = False
 
     def data_root(self, config: TrainConfig) -> Path:
-        """Root folder of the training data: `config.data.root`, or the demo data."""
-        return Path(config.data.root) if config.data.root else self.load_demo()
+        """Root folder of the training data: `config.data.root`, the folder of `config.data.train`, or the demo data."""
+        if config.data.root:
+            return Path(config.data.root)
+        if config.data.train:
+            return Path(config.data.train.rpartition(":")[0] or config.data.train).parent
+        return self.load_demo()
 
     def load_demo(self) -> Path:
         """Root folder of the task's demo data. The first call creates the data."""

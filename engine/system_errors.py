@@ -58,6 +58,11 @@ def explain(error: BaseException) -> UserError | None:
     return None
 
 
+def cannot_write(path: object, error: OSError) -> UserError:
+    """The error for a file or folder that could not be written."""
+    return explain(error) or BadInput(f"cannot write {path}: {error.strerror or error}")
+
+
 def smaller_batch(batch_size: int, accumulate: int) -> UserError:
     """The error for a training step that does not fit in memory. It suggests settings that compute the same steps."""
     if batch_size == 1:

@@ -13,20 +13,25 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule
+from scipy.sparse import csr_array
 from torch import Tensor, nn
 
 from backbones.base import CachedFeatures
 from backbones.errors import BadInput, UserError
+from data.balance import effective_number_weights, repeat_factors, scaled
 from data.batch import Batch, Sample, normalise
+from data.checks import warn_about_left_out
 from data.loader import draw_seed
-from data.reader import LabelledDataset, Transform
+from data.open import read_scored, read_split
+from data.reader import ImageReader, LabelledDataset, Transform
 from engine.checkpoint import RunInfo
 from engine.compat import BatchNorm
-from engine.config import TrainConfig
+from engine.config import EvalData, TrainConfig
 from engine.execution import execution_for
 from engine.memory import release_freed_memory
 from engine.optimization import apply_protocol, create_optimizer, freeze_early, parameter_groups, warmup_cosine
 from engine.schema import SCHEMA
+from engine.setting_files import in_order
 from engine.single_values import SingleValueNorms
 from engine.system_errors import out_of_memory
 
@@ -65,7 +70,9 @@ class Task(LightningModule):
     name: ClassVar[str]
     monitor: ClassVar[str]  # the metric that selects the best epoch
     headline: ClassVar[tuple[str, ...]]  # the metrics to print
+    dataset_class: ClassVar[type[ImageReader]]
     evaluator: Any
+    criterion: Any  # a module; its buffer `class_weights`, (K,) or None, weighs the classes
 
     def __init__(self, model: nn.Module, config: TrainConfig, info: RunInfo, evaluator: Evaluator | None = None):
         super().__init__()
@@ -78,6 +85,7 @@ class Task(LightningModule):
         self._single_value_norms = SingleValueNorms(model)
         self._max_images = 0  # number of images that fit in memory in evaluation; 0 while no limit is known
         self.step_losses: dict[str, Tensor] = {}  # losses of the last batch
+        self.expected_draws: np.ndarray | None = None  # (N,) of each training image in an epoch; None: each once
         self.total_steps = 0  # Lightning's own count would set up its loaders before it restores their state
         for module in model.modules():
             if isinstance(module, BatchNorm):
@@ -89,18 +97,20 @@ class Task(LightningModule):
     def prepare(cls, config: Any, root: Path) -> tuple[Task, LabelledDataset, LabelledDataset]:
         """The task of a new run, and the training and validation images in the folder `root`.
 
-        There are three steps. Each needs the result of the step before: `read` finds files, labels and classes; `build`
-        creates the model, which needs the classes; `datasets` adds the transforms, which need the normalisation of the
-        model's weights.
+        There are four steps. Each needs the results of earlier ones: `read` finds files, labels and classes; `build`
+        creates the model, which needs the classes; `balance` computes what depends on the counts of labels; `datasets`
+        adds the transforms, which need the normalisation of the model's weights.
         """
+        config = config.with_files()
         train, val = cls.read(config, root)
         task = cls.build(config, root, train, val)
+        task.balance(train)
         return task, *task.datasets(train, val)
 
     @classmethod
     def read(cls, config: Any, root: Path) -> tuple[Any, Any]:
-        """Files, labels, classes and sizes of the training and validation images in the folder `root`."""
-        raise NotImplementedError
+        """Training images and images to score, without transforms, see `ImageReader.open_train_val`."""
+        return cls.dataset_class.open_train_val(root, config.data, config.seed)
 
     @classmethod
     def build(cls, config: Any, root: Path, train: Any, val: Any) -> Task:
@@ -135,6 +145,54 @@ class Task(LightningModule):
             settings=("checkpoint",),
         )
 
+    def eval_dataset(self, root: Path, data: EvalData) -> LabelledDataset:
+        """The images that `data` selects in `root`, with the transform. Also sets `self.evaluator` for them.
+
+        Without a split, they are the images that the training was scored on if `root` is the root of the training, else
+        the validation split. Settings of reading that `data` does not have are those of the training.
+
+        Raises BadInput if the data cannot be read or have a class that the model does not know.
+        """
+        stored, kind = self.config.data, self.dataset_class
+        trained_on = self.info.dataset.get("root")
+        same = trained_on is not None and root.resolve() == Path(trained_on).resolve()
+        options = kind.options.of(data).over(kind.options.of(stored), same)
+        levels = self.info.preprocessing.get("levels")
+        if data.split is None and same:
+            columns = read_scored(kind.kind, root, options, stored.holdout, self.config.seed)
+        else:
+            columns = read_split(kind.kind, root, data.split or "val", options, data.split is not None)
+        warn_about_left_out(columns)
+        dataset = kind(columns, self.transform(), data.skip_bad, options, tuple(levels) if levels else None)
+        dataset.check_scored()
+        return self.score_on(dataset)
+
+    def balance(self, train: ImageReader) -> None:
+        """Compute the class weights and the expected draws of the images that `read` returned, if they are set.
+
+        Raises BadInput if the setting `class_weights` does not have exactly the classes of the data.
+        """
+        weights = self.config.class_weights
+        if weights == "none" and not self.config.data.balance:
+            return
+        labels = train.label_counts()
+        if weights != "none":
+            classes = self.info.classes
+            listed = None if isinstance(weights, str) else np.array(in_order(weights, classes), np.float64)
+            by_class = scaled(self.automatic_weights(labels) if listed is None else listed, labels)
+            self.criterion.class_weights = torch.from_numpy(by_class).float()
+            self.info.extra["class_weights"] = dict(zip(classes, by_class.tolist(), strict=True))
+        if self.config.data.balance:
+            self.expected_draws = self.draws_of(labels)
+
+    def automatic_weights(self, labels: csr_array) -> np.ndarray:
+        """(K,) class weights for `class_weights="auto"`, from the label counts, of any scale."""
+        return effective_number_weights(labels)
+
+    def draws_of(self, labels: csr_array) -> np.ndarray:
+        """(N,) expected number of draws of each image in an epoch with `data.balance`, from the label counts."""
+        return repeat_factors(labels)
+
     # --- training and scoring
 
     def losses(self, images: Tensor, batch: Batch) -> dict[str, Tensor]:
@@ -158,8 +216,11 @@ class Task(LightningModule):
         """The transform from an image to the network's input in evaluation."""
         raise NotImplementedError
 
-    def eval_dataset(self, root: Path, split: str, skip_bad: int) -> LabelledDataset:
-        """The images of `split` in the folder `root`. Also sets `self.evaluator` for them."""
+    def score_on(self, dataset: Any) -> Any:
+        """The data set with the model's class indices. Also sets `self.evaluator` for it.
+
+        Raises BadInput for a class that the model does not know.
+        """
         raise NotImplementedError
 
     # --- results for people and scripts
@@ -306,7 +367,9 @@ class Task(LightningModule):
     def on_validation_epoch_end(self) -> None:
         assert self.evaluator is not None
         self.scores = self.evaluator.compute()
-        self.log_dict({name: value for name, value in self.scores.items() if value == value}, batch_size=1)
+        # Undefined scores are not shown. The monitor is always logged, because the checkpoint callback needs it.
+        logged = {name: v for name, v in self.scores.items() if v == v or name == self.monitor}
+        self.log_dict(logged, batch_size=1)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         return batch.to(device, non_blocking=True)

@@ -19,6 +19,7 @@ from backbones.errors import UserError
 from engine.checkpoint import AtomicCheckpointIO, find_checkpoint, occupied, read_run, sweep
 from engine.checkpoint_callback import BestCheckpoint, LastCheckpoint
 from engine.compat import copy_all_, lerp_all_
+from engine.early_stopping import EarlyStopping
 from engine.execution import execution_for
 from engine.history import History
 from engine.loggers import Trackers
@@ -121,8 +122,9 @@ def fit(
     callbacks: list[Callback] = [
         *([EMA(config.ema_decay)] if config.ema_decay else []),
         LastEpochValidation(),
-        TrainingProgress(task.monitor),
+        TrainingProgress(task.monitor, may_stop=config.patience > 0),
         history,
+        EarlyStopping(history, config.patience),
         Trackers(config.logger, history, task.info.task, task.info.config),
         BestCheckpoint(checkpoints / "best.ckpt", history),
         last_checkpoint,
@@ -179,8 +181,10 @@ def fit(
         "config": task.info.config,
         "seed": config.seed,
         "setting": str(execution),
+        "class_weights": task.info.extra.get("class_weights"),
         "metrics": history.scores,
         "best": history.best,
+        "stopped_early": history.epochs if history.epochs < config.epochs else None,
         **cost(task.model.to(device), tuple(task.info.preprocessing["size"]), device),
         "peak_memory_mb": peak_memory_mb(device),
         "train_seconds": history.seconds,

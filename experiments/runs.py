@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from backbones.errors import BadInput
-from data.images import read_image, to_rgb
+from backbones.errors import BadInput, UserError
+from data.image_header import ORIENTATION
+from data.images import Levels, read_image, to_rgb, upright
 from engine.checkpoint import RunInfo, find_checkpoint, is_run, read_run
 from engine.predictor import Predictor
 from engine.task import Task
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 
 ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray
 
-_ORIENTATION = 0x0112  # EXIF tag
+Exif = Literal["apply", "ignore"]
+
 _FORMS = "an image is a path, a PIL image, or a uint8 array (H, W, 3) or (H, W)"
 
 
@@ -56,12 +58,12 @@ class Run:
 
     # mypy: a str is an iterable of str as well; the first form applies to it.
     @overload
-    def predict(self, images: ImageLike) -> Result: ...  # type: ignore[overload-overlap]
+    def predict(self, images: ImageLike, *, exif: Exif = "apply") -> Result: ...  # type: ignore[overload-overlap]
 
     @overload
-    def predict(self, images: Iterable[ImageLike]) -> list[Result]: ...
+    def predict(self, images: Iterable[ImageLike], *, exif: Exif = "apply") -> list[Result]: ...
 
-    def predict(self, images: ImageLike | Iterable[ImageLike]) -> Result | list[Result]:
+    def predict(self, images: ImageLike | Iterable[ImageLike], *, exif: Exif = "apply") -> Result | list[Result]:
         """Predict boxes, a class map or class probabilities for one or several images, in pixels of the original.
 
         The results equal those of the task's `predict` command. Runs on the CPU, one image at a time, with the stored
@@ -69,21 +71,26 @@ class Run:
 
         Args:
             images: a path, a PIL image, or an array (H, W, 3) or (H, W), uint8, RGB or gray, in 0..255; or several of
-                them in a list, a generator or any other iterable. Images keep the orientation in which their pixels are
-                stored, from files and from PIL: EXIF orientation is ignored, as in training. For animations,
-                the first frame of a file is used, or the current frame of a PIL image.
+                them in a list, a generator or any other iterable. For animations, the first frame of a file is used, or
+                the current frame of a PIL image.
+            exif: "apply" turns photographs upright by their EXIF orientation, from files and from PIL; "ignore" keeps
+                the pixels as they are stored. Boxes and class maps are in the frame of the result's `image`. Arrays
+                are used as they are.
 
         Returns a `DetectionResult`, `SegmentationResult` or `ClassificationResult`, each with `plot()`; a list of them
         for several images.
 
-        Raises BadInput for a file that cannot be read and for a folder, TypeError for anything that is not an image.
+        Raises BadInput for a file that cannot be read and for a folder, TypeError for anything that is not an image,
+        UserError for another value of `exif`.
         """
+        if exif not in get_args(Exif):
+            raise UserError(f"`exif` must be apply or ignore, not {exif!r}")
         if isinstance(images, Iterable) and not isinstance(images, _SINGLE):
-            return [self._predict(image) for image in images]
-        return self._predict(images)  # type: ignore[arg-type]
+            return [self._predict(image, exif == "apply") for image in images]
+        return self._predict(images, exif == "apply")  # type: ignore[arg-type]
 
-    def _predict(self, source: ImageLike) -> Result:
-        image = as_array(source)
+    def _predict(self, source: ImageLike, exif: bool) -> Result:
+        image = as_array(source, exif, self._predictor.levels)
         return self._predictor.task.result(image, self._predictor(self._predictor.prepare(image)))
 
     @cached_property
@@ -116,8 +123,10 @@ def load_run(path: str | os.PathLike[str]) -> Run:
     return Run(info, lambda: spec.load_task().from_run(info, state, spec.predict_config()))
 
 
-def as_array(image: ImageLike) -> np.ndarray:
-    """An image from a file, from PIL, or as an array -> (H, W, 3) uint8 RGB, in stored orientation.
+def as_array(image: ImageLike, exif: bool = True, levels: Levels | None = None) -> np.ndarray:
+    """An image from a file, from PIL, or as an array -> (H, W, 3) uint8 RGB, upright if `exif`, else as stored.
+
+    `levels` are the 16-bit values that become 0 and 255, see `read_image`.
 
     Raises BadInput for an image that cannot be read and for a folder, TypeError for anything that is not an image.
     """
@@ -127,9 +136,9 @@ def as_array(image: ImageLike) -> np.ndarray:
                 f"{os.fspath(image)} is a folder: pass a list of its files, such as "
                 f"sorted(Path({os.fspath(image)!r}).glob('*.jpg'))"
             )
-        return read_image(image)
+        return read_image(image, exif=exif, levels=levels)
     if isinstance(image, Image.Image):
-        return _from_pil(image)
+        return _from_pil(image, exif, levels)
     if not isinstance(image, np.ndarray):
         raise TypeError(f"{_FORMS}, not {_described(image)}")
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)) or not image.size:
@@ -137,15 +146,17 @@ def as_array(image: ImageLike) -> np.ndarray:
     return np.ascontiguousarray(image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2))
 
 
-def _from_pil(image: Image.Image) -> np.ndarray:
-    """Convert as `read_image` converts the file. Refuses a TIFF that Pillow would rotate when it loads the pixels."""
+def _from_pil(image: Image.Image, exif: bool, levels: Levels | None) -> np.ndarray:
+    """Convert as `read_image` converts the file."""
     name = getattr(image, "filename", "") or f"in mode {image.mode}"
-    if image.format == "TIFF" and image.getexif().get(_ORIENTATION, 1) != 1:
-        raise BadInput(f"image {name} is a TIFF with an orientation tag: store its pixels upright instead")
     try:
-        return to_rgb(image, name)
+        tag = image.getexif().get(ORIENTATION) or 1  # before the pixels are loaded: loading a TIFF removes it
+        pixels = to_rgb(image, name, levels)
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise BadInput(f"cannot decode image {name}: {error}") from error
+    if image.format == "TIFF":  # Pillow has turned it upright
+        return pixels if exif else upright(pixels, {6: 8, 8: 6}.get(tag, tag))
+    return upright(pixels, tag) if exif and image.format != "JXL" else pixels
 
 
 def _described(thing: object) -> str:

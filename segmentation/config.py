@@ -9,6 +9,7 @@ from typing import Literal
 
 from backbones.errors import UserError, unknown_name
 from backbones.scaling import scale_of
+from data.options import MaskOptions
 from engine import config as engine
 
 NAME, METRIC = "segmentation", "mIoU"
@@ -17,19 +18,13 @@ LOSSES = ("ce", "dice", "focal", "lovasz")
 
 
 @dataclass
-class MaskTrainData(engine.TrainData):
+class MaskTrainData(engine.TrainData, MaskOptions):
     """Which images to read, and how."""
-
-    ignore_index: int | None = None
-    """Mask value of pixels without a class, which are ignored. In ADE20K's layout 0 is always ignored."""
 
 
 @dataclass
-class MaskEvalData(engine.EvalData):
+class MaskEvalData(engine.EvalData, MaskOptions):
     """Which images to read, and how."""
-
-    ignore_index: int | None = None
-    """Mask value of pixels without a class, which are ignored. By default the value of the training."""
 
 
 @dataclass
@@ -67,7 +62,11 @@ class TrainConfig(engine.TrainConfig):
         """Raise UserError for values out of range and for settings that contradict each other."""
         super().check()
         scale_of(self.phi)
-        parse_losses(self.losses)
+        losses = parse_losses(self.losses)
+        if self.class_weights != "none" and not losses.keys() & {"ce", "focal"}:
+            raise UserError(
+                f"--class_weights applies to the losses ce and focal: --losses {' '.join(self.losses)} has neither"
+            )
         for name in ("hard_pixels", "max_share"):
             if not 0 < getattr(self, name) <= 1:
                 raise UserError(f"--{name} {getattr(self, name)} must be above 0 and at most 1")

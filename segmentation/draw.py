@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Sequence
-from pathlib import Path
 
-import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from data.batch import IGNORE
 from data.formats import ade20k
+from engine.colors import VARIED, class_colors
+from engine.text import font_of
 
 MIN_SIDE = 480  # px: images with a shorter longest side are enlarged to it
 OPACITY = 0.6
@@ -23,11 +22,7 @@ def palette_of(classes: Sequence[str]) -> np.ndarray:
     """Class colours, (K, 3) uint8 RGB: ADE20K's own, else hues spaced by the golden ratio, in three brightnesses."""
     if tuple(classes) == ade20k.CLASSES:
         return ade20k.PALETTE
-    colors = [
-        colorsys.hsv_to_rgb((0.58 + i * 0.618034) % 1, (0.8, 0.55, 0.9)[i % 3], (0.95, 0.8, 0.6)[i % 3])
-        for i in range(len(classes))
-    ]
-    return np.round(255 * np.array(colors).reshape(-1, 3)).astype(np.uint8)
+    return class_colors(len(classes), VARIED)
 
 
 def colored(labels: np.ndarray, palette: np.ndarray) -> np.ndarray:
@@ -61,16 +56,16 @@ def legend(labels: Sequence[np.ndarray], names: Sequence[str], palette: np.ndarr
     counts = np.sum([np.bincount(part.ravel(), minlength=256) for part in labels], axis=0)[: len(names)]
     size = max(11, min(18, height // 24))
     line = round(1.5 * size)
-    font = ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), size)
     fitting = max(1, (height - GAP) // line)
     shown = [int(i) for i in np.argsort(-counts, kind="stable") if counts[i]][:fitting]
-    width = 3 * GAP + size + max((round(font.getlength(names[i])) for i in shown), default=0)
+    texts = [font_of(names[i], size) for i in shown]
+    width = 3 * GAP + size + max((round(font.getlength(text)) for text, font in texts), default=0)
     picture = Image.new("RGB", (width, height), "white")
     canvas = ImageDraw.Draw(picture)
-    for row, index in enumerate(shown):
+    for row, (index, (text, font)) in enumerate(zip(shown, texts, strict=True)):
         top = GAP // 2 + row * line
         canvas.rectangle((GAP, top, GAP + size, top + size), fill=tuple(palette[index].tolist()))
-        canvas.text((2 * GAP + size, top + size / 2), names[index], fill="black", font=font, anchor="lm")
+        canvas.text((2 * GAP + size, top + size / 2), text, fill="black", font=font, anchor="lm")
     return np.asarray(picture)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,6 +26,9 @@ class SegmentationEvaluator:
 
     Args:
         classes: names by index, at most 255.
+        ignored: indices of classes that the true masks never contain, because their mask value is ignored. They have
+            no score of their own and are left out of means. A pixel of another class that is predicted as one of them
+            is an error of the other class.
 
     Attributes:
         confusion: (K, K) int64, number of pixels by true class (rows) and predicted class (columns), on the device of
@@ -34,8 +37,9 @@ class SegmentationEvaluator:
             mean over the classes in its truth. It only selects images for pictures.
     """
 
-    def __init__(self, classes: Sequence[str]) -> None:
+    def __init__(self, classes: Sequence[str], ignored: Collection[int] = ()) -> None:
         self.classes = tuple(classes)
+        self.scored = np.array([i not in ignored for i in range(len(self.classes))], bool)
         self.reset()
 
     def reset(self) -> None:
@@ -70,14 +74,15 @@ class SegmentationEvaluator:
     def compute(self) -> dict[str, float]:
         """The scores `METRICS`, fractions in 0..1. Raises BadInput if no pixel has a true class.
 
-        mIoU is the mean over the classes that occur in truth or prediction. mean_accuracy is the mean over the classes
-        that occur in the truth. fwIoU is the mean IoU weighted by the number of pixels of each class in the truth.
+        mIoU is the mean over the classes that occur in truth or prediction, without the ignored ones. mean_accuracy is
+        the mean over the classes that occur in the truth. fwIoU is the mean IoU weighted by the number of pixels of
+        each class in the truth.
         """
         matrix = self.matrix()
         total = matrix.sum()
         if not total:
             raise BadInput("no pixel of the ground truth belongs to a class: there is nothing to score against")
-        truth, right, iou = matrix.sum(1), matrix.diagonal(), _iou(matrix)
+        truth, right, iou = matrix.sum(1), matrix.diagonal(), self._iou()
         present = truth > 0
         return {
             "mIoU": float(np.nanmean(iou)),
@@ -93,14 +98,17 @@ class SegmentationEvaluator:
 
     @property
     def per_class(self) -> dict[str, float]:
-        """IoU by class name, in 0..1. NaN for classes that occur in neither truth nor prediction."""
-        return dict(zip(self.classes, _iou(self.matrix()).tolist(), strict=True))
+        """IoU by class name, in 0..1. NaN for ignored classes and for those in neither truth nor prediction."""
+        return dict(zip(self.classes, self._iou().tolist(), strict=True))
+
+    def _iou(self) -> np.ndarray:
+        return np.where(self.scored, _iou(self.matrix()), np.nan)
 
     def write_images(self, file: Path) -> None:
         """Write the counts of each image, for statistics that resample images, as .npy: (M, 5) int64 with `COLUMNS`.
 
-        There is one row for each class that occurs in an image's truth or prediction. The counts are its number of
-        pixels in both, in the truth and in the prediction, among the pixels with a true class.
+        There is one row for each class that occurs in an image's truth or prediction and is not ignored. The counts are
+        its number of pixels in both, in the truth and in the prediction, among the pixels with a true class.
         """
         with file.open("wb") as out:
             count = self._rows.tell() // (8 * len(COLUMNS)) if self._rows is not None else 0
@@ -122,7 +130,7 @@ class SegmentationEvaluator:
         if self._rows is None:
             self._rows = tempfile.TemporaryFile()  # noqa: SIM115 - open until the evaluator is deleted
         truth, prediction = matrix.sum(1), matrix.sum(0)
-        labels = np.flatnonzero(truth + prediction)
+        labels = np.flatnonzero((truth + prediction) * self.scored)
         counts = matrix.diagonal()[labels], truth[labels], prediction[labels]
         columns = np.full(len(labels), image_id), labels, *counts
         self._rows.write(np.stack(columns, axis=1).astype("<i8").tobytes())

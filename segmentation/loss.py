@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
+import torch
 import torch.nn.functional as F
 from segmentation_models_pytorch.losses import DiceLoss, FocalLoss, LovaszLoss
 from torch import Tensor, nn
@@ -34,11 +36,18 @@ class SegmentationLoss(nn.Module):
         hard_pixels: fraction of the pixels, those with the largest loss, that the cross entropy averages. This is
             online hard example mining (Shrivastava et al., arXiv:1604.03540).
 
+    Attributes:
+        class_weights: (K,) weights of the classes in ce and focal, or None. ce is then a weighted mean over pixels. In
+            focal, which is a mean over classes of a loss of each class against all others, the mean is weighted.
+
     Raises UserError for an unknown loss or a bad weight.
     """
 
+    class_weights: Tensor | None
+
     def __init__(self, losses: Sequence[str] = ("ce",), smoothing: float = 0.0, hard_pixels: float = 1.0) -> None:
         super().__init__()
+        self.register_buffer("class_weights", None, persistent=False)
         self.weights = parse_losses(losses)
         self.smoothing = smoothing
         self.hard_pixels = hard_pixels
@@ -59,6 +68,8 @@ class SegmentationLoss(nn.Module):
         for name, weight in self.weights.items():
             if name == "ce":
                 terms[name] = weight * self._cross_entropy(logits, masks)
+            elif name == "focal" and self.class_weights is not None:
+                terms[name] = weight * _weighted_focal(*_subsample(logits, masks), self.class_weights)
             elif name == "lovasz" and logits.shape[1] == 1:  # the class has probability 1; smp raises an error
                 terms[name] = 0 * logits.sum()
             else:
@@ -66,14 +77,25 @@ class SegmentationLoss(nn.Module):
         return terms
 
     def _cross_entropy(self, logits: Tensor, masks: Tensor) -> Tensor:
+        weights = self.class_weights
+        options: dict[str, Any] = {"ignore_index": IGNORE, "label_smoothing": self.smoothing}
         if self.hard_pixels == 1:
-            return F.cross_entropy(logits, masks, ignore_index=IGNORE, label_smoothing=self.smoothing)
-        cost = F.cross_entropy(
-            logits, masks, ignore_index=IGNORE, label_smoothing=self.smoothing, reduction="none"
-        ).flatten()
+            return F.cross_entropy(logits, masks, weights, **options)
+        cost = F.cross_entropy(logits, masks, weights, **options, reduction="none").flatten()
         labelled = int((masks != IGNORE).sum())
         # Ignored pixels have loss 0, so the largest losses belong to labelled pixels.
-        return cost.topk(max(1, round(self.hard_pixels * labelled)), sorted=False).values.mean()
+        hardest, pixels = cost.topk(max(1, round(self.hard_pixels * labelled)), sorted=False)
+        return hardest.mean() if weights is None else hardest.sum() / weights[masks.flatten()[pixels]].sum()
+
+
+def _weighted_focal(logits: Tensor, masks: Tensor, weights: Tensor) -> Tensor:
+    """The mean over classes of the focal loss of each class against all others, weighted by (K,) class weights."""
+    focal = FocalLoss("binary", ignore_index=IGNORE)
+    terms = [
+        focal(logits[:, index], torch.where(masks == IGNORE, IGNORE, (masks == index).long()))
+        for index in range(len(weights))
+    ]
+    return (torch.stack(terms) * weights).sum() / weights.sum()
 
 
 def _subsample(logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ def segmentation_results(file: Path) -> ImageResults:
     """Read the results in an `images.npy`.
 
     The score of a resample is the mean IoU over the pixels of all its images, for the classes that occur in truth or
-    prediction.
+    prediction. The file has no rows of ignored classes.
     """
     ids, classes, *counts_by_row = np.load(file, allow_pickle=False).T
     keys, image = np.unique(ids, return_inverse=True)

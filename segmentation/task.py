@@ -8,17 +8,18 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from scipy.sparse import csr_array
 from torch import Tensor, nn
 
 from backbones.scaling import scale_of
+from data.balance import median_frequency_weights
 from data.batch import IGNORE, Batch, Sample
-from data.formats.masks import MaskFolders
-from data.reader import LabelledDataset
-from engine.checkpoint import RunInfo, describe_data
+from data.mask_dataset import MaskDataset
+from data.reader import ImageReader, LabelledDataset
+from engine.checkpoint import RunInfo, describe_data, levels_of
 from engine.config import parse_size
 from engine.record import write_json
 from engine.task import Task
-from segmentation.classes import check_same_classes
 from segmentation.config import METRIC, NAME, EvalConfig, PredictConfig, TrainConfig
 from segmentation.draw import OPACITY, beside, legend, overlay, palette_of, palette_png
 from segmentation.evaluator import SegmentationEvaluator
@@ -46,6 +47,7 @@ class SegmentationTask(Task):
 
     name: ClassVar[str] = NAME
     monitor: ClassVar[str] = METRIC
+    dataset_class: ClassVar[type[ImageReader]] = MaskDataset
     headline: ClassVar[tuple[str, ...]] = ("mIoU", "pixel_accuracy", "mean_accuracy", "fwIoU")
     config: TrainConfig
     model: Segmenter
@@ -56,25 +58,20 @@ class SegmentationTask(Task):
     ) -> None:
         super().__init__(model, config, info, SegmentationEvaluator(info.classes))
         self.criterion = SegmentationLoss(config.losses, config.label_smoothing, config.hard_pixels)
-        self.ignore_index = config.data.ignore_index
         self.tta = TTA()
         if inference is not None:
             inference.check_scales()
             height, width = info.extra["crop"]
             self.tta = TTA(tuple(inference.scales), inference.flip, (height, width) if inference.slide else None)
-        if isinstance(inference, EvalConfig) and inference.data.ignore_index is not None:
-            self.ignore_index = inference.data.ignore_index
 
     @classmethod
-    def read(cls, config: TrainConfig, root: Path) -> tuple[MaskFolders, MaskFolders]:
-        """Training and validation images."""
-        data, (split, fraction) = config.data, config.data.scored_on()
-        train = MaskFolders(root, "train", None, data.trained_on(), config.seed, data.skip_bad, data.ignore_index)
-        val = MaskFolders(root, split, None, fraction, config.seed, data.skip_bad, data.ignore_index)
+    def read(cls, config: TrainConfig, root: Path) -> tuple[MaskDataset, MaskDataset]:
+        """Training and validation images. Warns about a single class."""
+        train, val = super().read(config, root)
         return train, val
 
     @classmethod
-    def build(cls, config: TrainConfig, root: Path, train: MaskFolders, val: MaskFolders) -> SegmentationTask:
+    def build(cls, config: TrainConfig, root: Path, train: MaskDataset, val: MaskDataset) -> SegmentationTask:
         """The task of a new run."""
         if len(train.classes) == 1:
             log.warning(
@@ -99,17 +96,23 @@ class SegmentationTask(Task):
             dataset=describe_data(root, train, val),
             config=asdict(config),
             classes=list(train.classes),
-            preprocessing={"mean": list(provenance.mean), "std": list(provenance.std), "size": list(size)},
+            preprocessing={"mean": list(provenance.mean), "std": list(provenance.std), "size": list(size)}
+            | levels_of(train),
             provenance=provenance.as_dict(),
             extra={"neck": config.decoder, "phi": str(config.phi), "crop": list(crop)},
         )
-        return cls(model, config, info)
+        task = cls(model, config, info)
+        task.evaluator = SegmentationEvaluator(info.classes, val.columns.ignored)
+        return task
 
-    def datasets(self, train: MaskFolders, val: MaskFolders) -> tuple[MaskFolders, MaskFolders]:
+    def datasets(self, train: MaskDataset, val: MaskDataset) -> tuple[MaskDataset, MaskDataset]:
         """Add the transforms: random crops in training, whole images in validation."""
         config, crop, vflip = self.config, tuple(self.info.extra["crop"]), 0.5 if self.config.vflip else 0.0
         augment = segmentation_train(crop, config.jitter, self.fill, vflip=vflip, max_share=config.max_share)
         return train.with_transform(augment), val.with_transform(self.transform())
+
+    def automatic_weights(self, labels: csr_array) -> np.ndarray:
+        return median_frequency_weights(labels)
 
     @classmethod
     def from_run(cls, info: RunInfo, state: dict[str, Tensor], config: EvalConfig | PredictConfig) -> SegmentationTask:
@@ -119,14 +122,10 @@ class SegmentationTask(Task):
         model.load_state_dict(state)
         return cls(model, stored, info, config)
 
-    def eval_dataset(self, root: Path, split: str, skip_bad: int) -> MaskFolders:
-        """The images of `split`, and an evaluator for them.
-
-        Raises BadInput unless they have the model's classes, in the same order.
-        """
-        dataset = MaskFolders(root, split, self.transform(), skip_bad=skip_bad, ignore_index=self.ignore_index)
-        check_same_classes(self.info.classes, dataset.classes, root)
-        self.evaluator = SegmentationEvaluator(self.info.classes)
+    def score_on(self, dataset: MaskDataset) -> MaskDataset:
+        """The data set with the model's class indices, and an evaluator for it."""
+        dataset = dataset.with_classes(self.info.classes, "the model")
+        self.evaluator = SegmentationEvaluator(self.info.classes, dataset.columns.ignored)
         return dataset
 
     # --- hooks of the base task

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 import experiments
-from backbones.errors import BadInput
+from backbones.errors import BadInput, UserError
 from data.batch import Draw
 from experiments import Run, load_run
 from experiments.tasks import TASKS
@@ -171,20 +171,41 @@ def test_results_print_and_plot(trained, loaded):
 
 
 @pytest.mark.parametrize("trained", ["detection"], indirect=True)
-def test_orientation_is_that_of_the_stored_pixels(loaded, tmp_path):
+def test_photographs_are_turned_upright(loaded, tmp_path):
+    """The right half of the upright image is bright, and the top half of the stored one."""
     pixels = np.zeros((40, 60, 3), np.uint8)
     pixels[:20] = 200
     exif = Image.Exif()
-    exif[0x0112] = 6  # turn by 90 degrees to view
-    for name in ("turned.jpg", "turned.png"):
-        Image.fromarray(pixels).save(tmp_path / name, exif=exif, quality=95)
-        from_file = loaded.predict(tmp_path / name)
-        assert from_file.image.shape == (40, 60, 3)
-        assert loaded.predict(Image.open(tmp_path / name)) == from_file
-    Image.fromarray(pixels).save(tmp_path / "turned.tif", exif=exif)
-    for form in (tmp_path / "turned.tif", Image.open(tmp_path / "turned.tif")):
-        with pytest.raises(BadInput, match=r"turned.tif is a TIFF with an orientation tag"):
-            loaded.predict(form)
+    exif[0x0112] = 6  # turn clockwise by 90 degrees to view
+    for name in ("turned.jpg", "turned.png", "turned.tif"):
+        path = tmp_path / name
+        Image.fromarray(pixels).save(path, exif=exif, **{"quality": 95} if name.endswith("jpg") else {})
+        upright = loaded.predict(path)
+        assert upright.image.shape == (60, 40, 3)
+        assert upright.image[:, 22:].min() > 190 > 10 > upright.image[:, :18].max()
+        stored = loaded.predict(path, exif="ignore")
+        assert stored.image.shape == (40, 60, 3)
+        assert stored.image[:18].min() > 190 > 10 > stored.image[22:].max()
+        assert loaded.predict(Image.open(path)) == upright
+        assert loaded.predict(Image.open(path), exif="ignore") == stored
+        assert loaded.predict([path, path]) == [upright, upright]
+        assert loaded.predict(stored.image) == stored  # an array has no orientation
+    loaded_before = Image.open(tmp_path / "turned.tif")
+    loaded_before.load()  # turns it upright and removes the tag
+    assert loaded.predict(loaded_before, exif="ignore") == loaded.predict(tmp_path / "turned.tif")
+    with pytest.raises(UserError, match="`exif` must be apply or ignore, not 'auto'"):
+        loaded.predict(path, exif="auto")
+
+
+@pytest.mark.parametrize("trained", ["detection"], indirect=True)
+def test_sixteen_bits_are_read_as_in_the_training(loaded, tmp_path, monkeypatch):
+    values = np.arange(40 * 60, dtype=np.uint16).reshape(40, 60)
+    Image.fromarray(values).save(tmp_path / "deep.png")
+    assert np.unique(loaded.predict(tmp_path / "deep.png").image).tolist() == list(range(10))  # the high bytes
+    monkeypatch.setattr(loaded._predictor, "levels", [0, 2399])
+    result = loaded.predict(tmp_path / "deep.png")
+    assert np.unique(result.image).tolist() == list(range(256))
+    assert loaded.predict(Image.open(tmp_path / "deep.png")) == result
 
 
 @pytest.mark.parametrize("trained", ["detection"], indirect=True)
@@ -331,12 +352,12 @@ def test_scripts_without_a_guard(trained, loaded, tmp_path):
         "import multiprocessing as mp, os\n"
         "mp.set_start_method('spawn')\n"
         "os.sched_getaffinity = lambda _: set(range(16))\n"
-        "from data import ClassFolders, train_loader\n"
+        "from data import ClassDataset, train_loader\n"
         "from data.transforms import Transform\n"
         "from experiments import load_run\n"
         f"run = load_run({str(folder)!r})\n"
         f"print(run.predict({str(photo)!r}))\n"
-        f"dataset = ClassFolders({str(root)!r}, 'train').with_transform(run._predictor.task.transform())\n"
+        f"dataset = ClassDataset.open({str(root)!r}, 'train').with_transform(run._predictor.task.transform())\n"
         "loader = train_loader(dataset, 4, seed=0)\n"
         "print('workers', loader.num_workers, 'images', sum(len(batch) for batch in loader))\n"
     )

@@ -1,162 +1,112 @@
-"""Detection data in COCO's layout: `ROOT/annotations/instances_{split}[2017].json`, images in `ROOT/{split}[2017]/`.
+"""COCO's instances files, in COCO's own folders and as other tools export them.
 
-The annotations are a few flat arrays, not one dict per box: forked workers share the memory of arrays with their
-parent. They would copy the memory of 860,000 dicts, because reading a dict changes its reference count.
+ROOT/annotations/instances_{train,val}[2017].json with images in ROOT/{train,val}[2017]/ or ROOT/images/[{train,val}/];
+Roboflow: ROOT/{train,valid,test}/_annotations.coco.json beside the images; ROOT/[annotations/]{train,val}.json; or a
+single file with its image folder.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
-from dataclasses import dataclass
+import re
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from backbones.errors import BadInput
-from data.batch import Sample
-from data.formats.coco_json import Tables, locate, parse, read
-from data.images import read_image
-from data.reader import Fraction, ImageReader, Transform, subset_indices
+from data.columns import BoxColumns
+from data.formats import ALIASES, Format, Sniffed, Split
+from data.formats.coco_json import parse
+from data.options import BoxOptions
+
+ROBOFLOW = "_annotations.coco.json"
+# Keys that occur early in a COCO file. Files of other tools do not have them at the top.
+_HEAD = re.compile(rb'^(\xef\xbb\xbf)?\s*\{\s*"(info|licenses|images|annotations|categories|type)"\s*:')
+_SPLIT_NAMES = {name for names in ALIASES for name in names} | {"default", "minival"}
+_SAMPLE = 8  # images whose existence decides which folder is the image folder
 
 
-@dataclass(frozen=True)
-class DetectionReport:
-    """Counts over the selected images. Boxes completely outside of their image count as degenerate."""
+def sniff(root: Path) -> Sniffed | None:
+    """COCO's file names, or JSON files that start as COCO's do."""
+    if root.is_file():
+        return Sniffed(0.9, "it is a COCO JSON file") if _is_coco(root) else None
+    files = annotation_files(root)
+    if not files:
+        return None
+    name, file = next(iter(files.items()))
+    return Sniffed(0.9, f"{file.relative_to(root)} is the COCO file of {name}")
 
-    images: int
-    images_without_boxes: int
-    boxes: int  # usable as training targets
-    crowd: int  # not used as training targets; the evaluator reads them from the JSON file
-    degenerate: int  # dropped: no area, or not finite
-    clipped: int  # extended beyond the image
+
+def splits(root: Path) -> list[str]:
+    """Names of the splits that have an annotation file."""
+    return list(annotation_files(root)) if root.is_dir() else []
 
 
-class CocoDetection(ImageReader):
-    """Images with boxes; `dataset[index]` for evaluation, `dataset[Draw(index, seed)]` for training.
+def read(split: Split, options: BoxOptions) -> BoxColumns:
+    """Images and boxes of one annotation file."""
+    file = annotation_files(split.root)[split.name] if split.name else split.root
+    if file.is_dir():
+        raise BadInput(f"{file} is a folder: name its annotation file, as in FILE:IMAGES")
+    columns = parse(file, options.boxes or "xywh")
+    return replace(columns, folder=_image_folder(columns, split))
 
-    Attributes:
-        classes, category_ids: class names and original category ids, in the order of the class index; sorted by id.
-        image_ids: (n,) int64.
-        sizes: (n, 2) int64, (height, width) in the annotation file.
-        annotation_file: the JSON file, from which the evaluator reads the ground truth with its crowds.
-        report: a `DetectionReport`.
 
-    Args:
-        root: root of the data set.
-        split: such as "train" or "val".
-        transform: see `ImageReader`.
-        fraction: size of the random subset of the images to use, see `subset_indices`.
-        seed: of the subset.
-        skip_bad: see `ImageReader`.
+FORMAT = Format(
+    name="coco",
+    kind="boxes",
+    layout="""
+        ROOT/annotations/instances_train.json (or train2017) with images in ROOT/train/;
+        or ROOT/train/_annotations.coco.json beside its images""",
+    sniff=sniff,
+    splits=splits,
+    read=read,
+)
 
-    Raises `BadInput` with the file and the cause; if files are missing, also with the expected layout.
-    """
 
-    def __init__(
-        self,
-        root: str | os.PathLike[str],
-        split: str,
-        transform: Transform | None = None,
-        fraction: Fraction = 1.0,
-        seed: int = 0,
-        skip_bad: int = 0,
-    ) -> None:
-        self.annotation_file, folder = locate(Path(root), split)
-        content = read(self.annotation_file)
-        label_digest = hashlib.sha256(content).digest()
-        tables = parse(content, self.annotation_file)
-        del content
+def annotation_files(root: Path) -> dict[str, Path]:
+    """The annotation file of each split."""
+    if not root.is_dir():
+        return {}
+    named = {
+        path.stem.removeprefix("instances_"): path for path in sorted((root / "annotations").glob("instances_*.json"))
+    }
+    if named:
+        return named
+    exported = {path.parent.name: path for path in sorted(root.glob(f"*/{ROBOFLOW}"))}
+    if exported:
+        return exported
+    found = {}
+    for path in [*sorted(root.glob("*.json")), *sorted((root / "annotations").glob("*.json"))]:
+        words = [word for word in re.split(r"[^a-z0-9]+", path.stem.lower()) if word in _SPLIT_NAMES]
+        if len(words) == 1 and words[0] not in found and _is_coco(path):
+            found[words[0]] = path
+    return found
 
-        selected = subset_indices(len(tables.image_ids), fraction, seed)
-        self.classes, self.category_ids = tables.classes, tables.category_ids
-        names, image_ids = [tables.names[i] for i in selected], tables.image_ids[selected]
-        super().__init__(folder, names, image_ids, transform, skip_bad, label_digest)
-        self.sizes = tables.sizes[selected]
-        self._boxes, self._labels, self._starts, self.report = _targets(tables, selected)
-        self._check_files()
 
-    def boxes_by_image(self) -> tuple[np.ndarray, np.ndarray]:
-        """All training boxes: (N,) index of the image of each box, and (N, 4) x1 y1 x2 y2 in original pixels."""
-        return np.repeat(np.arange(len(self)), np.diff(self._starts)), self._boxes
+def _is_coco(file: Path) -> bool:
+    if file.suffix.lower() != ".json" or not file.is_file():
+        return False
+    with file.open("rb") as content:
+        return _HEAD.match(content.read(256)) is not None
 
-    def read(self, index: int) -> Sample:
-        """The labelled image in original pixels. Raises BadInput if it is unreadable or not of the annotated size."""
-        image = read_image(self.path(index))
-        if image.shape[:2] != tuple(self.sizes[index]):
-            height, width = self.sizes[index]
-            rotated = image.shape[1::-1] == (height, width)
-            hint = " (was it annotated after rotating it by its EXIF orientation?)" if rotated else ""
-            raise BadInput(
-                f"image {self.path(index)} is {image.shape[1]} x {image.shape[0]} pixels, but {self.annotation_file} "
-                f"says {width} x {height}{hint}: its boxes would be wrong"
-            )
-        return self._labelled(index, image)
 
-    def _labelled(self, index: int, image: np.ndarray) -> Sample:
-        rows = slice(self._starts[index], self._starts[index + 1])
-        return Sample(
-            image=image,
-            image_id=int(self.image_ids[index]),
-            size=(image.shape[0], image.shape[1]),
-            scale=(1.0, 1.0),
-            boxes=self._boxes[rows],
-            labels=self._labels[rows],
+def _image_folder(columns: BoxColumns, split: Split) -> Path:
+    """The folder of the images. Raises BadInput with the folders that were searched."""
+    file, root = columns.source, split.root
+    if split.images is not None:
+        candidates = [split.images]
+    elif not split.name:
+        candidates = [file.parent, file.parent / "images", file.parent.parent, file.parent.parent / "images"]
+    elif file.name == ROBOFLOW:
+        candidates = [file.parent]
+    else:
+        names = dict.fromkeys([split.name, split.name.removesuffix("2017"), f"{split.name}2017"])
+        candidates = [root / name for name in names] + [root / "images" / name for name in names]
+        candidates += [root / "images", root]
+    existing = [folder for folder in candidates if folder.is_dir()]
+    sample = columns.names[:: max(1, len(columns) // _SAMPLE)]
+    found = [sum((folder / name).is_file() for name in sample) for folder in existing]
+    if not existing or (not max(found) and split.name and existing[0] in (root, root / "images")):
+        raise BadInput(
+            f"data set {root} has no folder {candidates[0]} with the images of {file}; "
+            f"searched: {', '.join(str(folder) for folder in candidates)}"
         )
-
-    def blank(self, index: int) -> Sample:
-        """A black image of the annotated size, with its labels."""
-        height, width = self.sizes[index].tolist()
-        return self._labelled(index, np.zeros((height, width, 3), np.uint8))
-
-    def _check_files(self) -> None:
-        """Raise BadInput for links that leave the split's folder, and for missing images. Lists each folder once."""
-        folder, existing = self.folder.resolve(), set()
-        for parent in {os.path.dirname(name) for name in self._names.tolist()}:
-            path = self.folder / os.fsdecode(parent)
-            if not path.resolve().is_relative_to(folder):
-                raise BadInput(f"{self.annotation_file}: {path} is a link that leads out of {self.folder}")
-            if not path.is_dir():
-                continue
-            for entry in os.scandir(path):
-                name = os.path.join(parent, os.fsencode(entry.name))
-                existing.add(name)
-                if entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(folder):
-                    existing.discard(name)
-                    if name in self._names:
-                        raise BadInput(f"image {entry.path} is a link that leads out of {self.folder}: refused")
-        missing = [os.fsdecode(name) for name in self._names.tolist() if name not in existing]
-        if len(missing) > self.skip_bad:
-            examples = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-            raise BadInput(
-                f"{len(missing)} of {len(self)} images of {self.annotation_file} are not in {self.folder}: {examples}"
-            )
-
-
-def _targets(tables: Tables, selected: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, DetectionReport]:
-    """(N, 4) float32 boxes, xyxy px, and (N,) int64 labels, sorted by image; (n + 1,) first row of each image."""
-    position = np.full(len(tables.image_ids), -1)  # of each image among the selected ones
-    position[selected] = np.arange(len(selected))
-    in_subset = position[tables.image] >= 0
-    rows = np.flatnonzero(in_subset & ~tables.crowd)
-    rows = rows[np.argsort(position[tables.image[rows]], kind="stable")]
-
-    image = tables.image[rows]
-    corners = tables.boxes[rows].copy()
-    corners[:, 2:] += corners[:, :2]
-    limits = tables.sizes[image][:, [1, 0, 1, 0]]
-    with np.errstate(invalid="ignore"):
-        inside = corners.clip(0, limits)
-        boxes = inside.astype(np.float32)
-        usable = np.isfinite(tables.boxes[rows]).all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1)
-        clipped = usable & (inside != corners).any(1)
-    counts = np.bincount(position[image[usable]], minlength=len(selected))
-    report = DetectionReport(
-        images=len(selected),
-        images_without_boxes=int((counts == 0).sum()),
-        boxes=int(usable.sum()),
-        crowd=int((in_subset & tables.crowd).sum()),
-        degenerate=int((~usable).sum()),
-        clipped=int(clipped.sum()),
-    )
-    return boxes[usable], tables.label[rows[usable]], np.concatenate([[0], np.cumsum(counts)]), report
+    return existing[found.index(max(found))]

@@ -1,61 +1,130 @@
-"""COCO annotation files as flat, validated columns. A malformed file raises one error with the file and the cause."""
+"""Parse a COCO JSON file into columns. Every value is checked here, and nothing else reads the file."""
 
 from __future__ import annotations
 
+import codecs
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, Literal
 
+import msgspec
 import numpy as np
+from msgspec import UNSET, Struct
 
 from backbones.errors import BadInput
+from data.columns import BoxColumns, digest_of
 from data.images import MAX_PIXELS
 
 LARGEST = 2**53  # largest integer up to which float64 is exact; JSON does not distinguish 1 from 1.0
+# An area may exceed its box by this factor, since tools round boxes and areas differently.
+AREA_TOLERANCE = 1.1
 
 
-@dataclass(frozen=True)
-class Tables:
-    """The JSON as columns for n images, K categories and N annotations."""
+def parse(file: Path, boxes_are: Literal["xyxy", "xywh", "cxcywh"] = "xywh") -> BoxColumns:
+    """The content of a COCO JSON file as columns; `folder` is the folder of the file.
 
-    image_ids: np.ndarray  # (n,) int64
-    sizes: np.ndarray  # (n, 2) int64: height, width
-    names: list[str]  # n files, relative to the image folder
-    classes: tuple[str, ...]  # K names, sorted by category id
-    category_ids: tuple[int, ...]  # K ids, sorted
-    image: np.ndarray  # (N,) int64: index into the images
-    label: np.ndarray  # (N,) int64: index into the categories
-    boxes: np.ndarray  # (N, 4) float64: x, y, width, height in original pixels
-    crowd: np.ndarray  # (N,) bool
+    Classes are sorted by id; two classes may have the same name. COCO's boxes are xywh; some files have others.
+
+    Raises BadInput with the file and the cause if it is malformed.
+    """
+    records = Records(read(file), file)
+    image_ids = records.unique("images", "id")
+    sizes = np.stack([records.integers("images", side, default=0) for side in ("height", "width")], axis=1)
+    annotated = records.has("images", "height") & records.has("images", "width")
+    impossible = annotated & ((sizes < 1).any(1) | (sizes.prod(1) > MAX_PIXELS))
+    records.refuse(impossible, "images", "an impossible width or height")
+    names = file_names(records.values("images", "file_name"), file)
+    ids = records.unique("categories", "id")
+    by_id = np.argsort(ids)
+    category_names = records.values("categories", "name")
+    classes = tuple(str(category_names[i]) for i in by_id)
+    boxes = corners(records.boxes(), boxes_are)
+    image = records.positions("image_id", image_ids)
+    label = records.positions("category_id", ids[by_id])
+    crowd = records.integers("annotations", "iscrowd", default=0) != 0
+    areas = records.areas(boxes, crowd)
+    return BoxColumns(
+        source=file,
+        folder=file.parent,
+        names=names,
+        image_ids=image_ids,
+        classes=classes,
+        label_digest=digest_of(names, image_ids, sizes, classes, ids[by_id], image, label, boxes, crowd, areas),
+        sizes=np.where(annotated[:, None], sizes, 0),
+        category_ids=tuple(ids[by_id].tolist()),
+        image=image,
+        label=label,
+        boxes=boxes,
+        crowd=crowd,
+        difficult=np.zeros(len(boxes), bool),
+        areas=areas,
+    )
 
 
-def locate(root: Path, split: str) -> tuple[Path, Path]:
-    """The annotation file and image folder of a split. Raises BadInput with the expected layout if one is missing."""
-    layout = f"expected {root}/annotations/instances_{split}.json (or {split}2017) with its images in {root}/{split}/"
-    if not root.is_dir():
-        raise BadInput(f"no data set at {root}: there is no such folder; {layout}")
-    paths = []
-    for kind, pattern in (("file", "annotations/instances_{}.json"), ("folder", "{}")):
-        candidates = [root / pattern.format(split + year) for year in ("", "2017")]
-        existing = [path for path in candidates if (path.is_dir() if kind == "folder" else path.is_file())]
-        if not existing:
-            raise BadInput(f"data set {root} has no {kind} {candidates[0]} or {candidates[1].name}; {layout}")
-        paths.append(existing[0])
-    return paths[0], paths[1]
+def corners(boxes: np.ndarray, are: Literal["xyxy", "xywh", "cxcywh"]) -> np.ndarray:
+    """(N, 4) boxes as x1 y1 x2 y2."""
+    boxes = boxes.copy()
+    with np.errstate(invalid="ignore", over="ignore"):
+        if are == "cxcywh":
+            boxes[:, :2] -= boxes[:, 2:] / 2
+        if are != "xyxy":
+            boxes[:, 2:] += boxes[:, :2]
+    return boxes
 
 
-def read(file: Path) -> bytes:
-    """The content of the file. Raises BadInput if it cannot be read."""
+class _Image(Struct):
+    id: Any = UNSET
+    file_name: Any = UNSET
+    height: Any = UNSET
+    width: Any = UNSET
+
+
+class _Annotation(Struct):
+    image_id: Any = UNSET
+    category_id: Any = UNSET
+    bbox: Any = UNSET
+    area: Any = UNSET
+    iscrowd: Any = UNSET
+
+
+class _Category(Struct):
+    id: Any = UNSET
+    name: Any = UNSET
+    supercategory: Any = UNSET
+
+
+class _Document(Struct):
+    images: list[_Image]
+    annotations: list[_Annotation]
+    categories: list[_Category]
+
+
+RECORDS = {"images": _Image, "annotations": _Annotation, "categories": _Category}
+
+
+def read(file: Path) -> dict[str, list[Any]]:
+    """The records of the three lists of a COCO file, by list. Other fields, such as segmentations, are not decoded.
+
+    Raises BadInput if the file cannot be read or is not a COCO instances file.
+    """
     try:
-        return file.read_bytes()
+        content = file.read_bytes().removeprefix(codecs.BOM_UTF8)
     except OSError as error:
         raise BadInput(f"cannot read {file}: {error.strerror}") from error
+    try:
+        document = msgspec.json.decode(content, type=_Document)
+        tables = {name: getattr(document, name) for name in RECORDS}
+    except (msgspec.MsgspecError, RecursionError, ValueError):
+        # Python's parser also accepts NaN and Infinity, which Python's writer produces, and it locates errors.
+        tables = _read_slowly(content, file)
+    for name in ("images", "categories"):
+        if not tables[name]:
+            raise BadInput(f"{file} lists no {name}")
+    return tables
 
 
-def parse(content: bytes, file: Path) -> Tables:
-    """The content of `file` as columns. Raises BadInput with the file and the cause if it is malformed."""
-
+def _read_slowly(content: bytes, file: Path) -> dict[str, list[Any]]:
     def without_segmentation(record: dict[str, Any]) -> dict[str, Any]:
         record.pop("segmentation", None)  # 90% of COCO's file; dropped while parsing, to save memory
         return record
@@ -66,73 +135,76 @@ def parse(content: bytes, file: Path) -> Tables:
         raise BadInput(f"{file} is not valid JSON: {error}") from error
     if not isinstance(document, dict):
         raise BadInput(f"{file} is a JSON {type(document).__name__}, not an object with images and annotations")
-
-    columns = _Columns(document, file)
-    image_ids = columns.unique("images", "id")
-    heights, widths = columns.integers("images", "height"), columns.integers("images", "width")
-    sizes = np.stack([heights, widths], axis=1)
-    _check_rows((sizes < 1).any(1) | (sizes.prod(1) > MAX_PIXELS), file, "images", "an impossible width or height")
-    names = columns.values("images", "file_name")
-    unsafe = np.array([not _is_safe(name) for name in names], bool)
-    if unsafe.any():
-        name = names[int(unsafe.argmax())]
-        raise BadInput(f"{file}: file_name {name!r} is not a relative path inside the image folder: refused, not read")
-
-    ids = columns.unique("categories", "id")
-    by_id = np.argsort(ids)
-    category_names = columns.values("categories", "name")
-    columns.unique("annotations", "id")
-    boxes = columns.boxes()
-    return Tables(
-        image_ids=image_ids,
-        sizes=sizes,
-        names=names,
-        classes=tuple(str(category_names[i]) for i in by_id),
-        category_ids=tuple(ids[by_id].tolist()),
-        image=_index(columns.integers("annotations", "image_id"), image_ids, file, "image_id"),
-        label=_index(columns.integers("annotations", "category_id"), ids[by_id], file, "category_id"),
-        boxes=boxes,
-        crowd=columns.integers("annotations", "iscrowd", default=0) != 0,
-    )
+    tables: dict[str, list[Any]] = {}
+    for name, kind in RECORDS.items():
+        records = document.get(name)
+        if not isinstance(records, list):
+            raise BadInput(f"{file} has no list '{name}'; a COCO instances file has images, annotations and categories")
+        tables[name] = []
+        for index, record in enumerate(records):
+            if not isinstance(record, dict):
+                raise BadInput(f"{file}: {name}[{index}] is {record!r}, not an object")
+            tables[name].append(kind(**{field: record[field] for field in kind.__struct_fields__ if field in record}))
+    return tables
 
 
-class _Columns:
+def file_names(values: Sequence[Any], file: Path) -> list[str]:
+    """File names as relative paths with slashes. Raises BadInput for a name that could leave the image folder."""
+    names = [name.replace("\\", "/") if isinstance(name, str) else name for name in values]
+    for name in names:
+        if not is_safe(name):
+            raise BadInput(
+                f"{file}: file_name {name!r} is not a relative path inside the image folder: refused, not read"
+            )
+    return names
+
+
+def is_safe(name: Any) -> bool:
+    """Whether the text of a file name stays within its folder. Links are checked later, on disk."""
+    if not isinstance(name, str) or not name or "\0" in name:
+        return False
+    if name[0].isalnum() and ".." not in name and ":" not in name and name[-1].isalnum():
+        return True  # nearly all names; the path below is ten times slower
+    path = PurePath(name)
+    return not path.is_absolute() and ".." not in path.parts and path.name != "" and name[1:3] != ":/"
+
+
+class Records:
     """Validated columns: the values of one key in a list of records. Raises BadInput with the file and the record."""
 
-    def __init__(self, document: dict[str, Any], file: Path) -> None:
-        self.document, self.file = document, file
-        for name in ("images", "annotations", "categories"):
-            records = document.get(name)
-            if not isinstance(records, list):
-                raise BadInput(
-                    f"{file} has no list '{name}'; a COCO instances file has images, annotations and categories"
-                )
-            if not records and name != "annotations":
-                raise BadInput(f"{file} lists no {name}")
+    def __init__(self, tables: dict[str, list[Any]], file: Path) -> None:
+        self.tables, self.file = tables, file
 
-    def values(self, table: str, key: str, default: Any = None) -> list[Any]:
-        records = self.document[table]
-        try:
-            if default is not None:
-                return [record.get(key, default) for record in records]
-            return [record[key] for record in records]
-        except (KeyError, TypeError, AttributeError):
-            index = next(i for i, record in enumerate(records) if not isinstance(record, dict) or key not in record)
-            raise BadInput(f"{self.file}: {table}[{index}] has no '{key}'") from None
+    def values(self, table: str, key: str, default: Any = UNSET) -> list[Any]:
+        """The values of a key. Without a default, every record must have it."""
+        values = [getattr(record, key) for record in self.tables[table]]
+        absent = next((i for i, value in enumerate(values) if value is UNSET), None)
+        if absent is None:
+            return values
+        if default is UNSET:
+            raise BadInput(f"{self.file}: {table}[{absent}] has no '{key}'")
+        return [default if value is UNSET else value for value in values]
 
-    def integers(self, table: str, key: str, default: int | None = None) -> np.ndarray:
+    def has(self, table: str, key: str) -> np.ndarray:
+        """(n,) bool, whether a record has this key."""
+        return np.array([getattr(record, key) is not UNSET for record in self.tables[table]], bool)
+
+    def integers(self, table: str, key: str, default: Any = UNSET) -> np.ndarray:
+        """(n,) int64. Floating-point numbers and texts are accepted if they are whole numbers."""
         values = self.values(table, key, default)
         try:
             column = np.array(values) if values else np.zeros(0, np.int64)
-        except ValueError:  # some values are lists of different lengths
+            column = column.astype(np.float64) if column.dtype.kind == "U" else column
+        except ValueError:  # some values are lists of different lengths, or texts
             column = np.array([None])
         whole = column.dtype.kind in "biu" or (column.dtype.kind == "f" and bool((column == np.round(column)).all()))
         if not whole or column.ndim != 1 or (np.abs(column) > LARGEST).any():
-            index = next((i for i, v in enumerate(values) if not isinstance(v, int) or abs(v) > LARGEST), 0)
+            index = next((i for i, value in enumerate(values) if not _is_whole(value)), 0)
             raise BadInput(f"{self.file}: {table}[{index}] has {key} {values[index]!r}, not a whole number")
         return column.astype(np.int64)
 
     def unique(self, table: str, key: str) -> np.ndarray:
+        """(n,) int64, without duplicates."""
         column = self.integers(table, key)
         values, counts = np.unique(column, return_counts=True)
         if len(values) < len(column):
@@ -140,39 +212,54 @@ class _Columns:
         return column
 
     def boxes(self) -> np.ndarray:
+        """(N, 4) float64: x, y, width, height."""
         values = self.values("annotations", "bbox")
         try:
             return np.array(values, np.float64).reshape(len(values), 4)
         except (ValueError, TypeError, OverflowError):
-            index = next((i for i, v in enumerate(values) if not _is_box(v)), 0)
+            index = next((i for i, value in enumerate(values) if not _is_box(value)), 0)
             raise BadInput(
                 f"{self.file}: annotations[{index}] has bbox {values[index]!r}, not four numbers x, y, width, height"
             ) from None
 
+    def areas(self, boxes: np.ndarray, crowd: np.ndarray) -> np.ndarray:
+        """(N,) float64, px^2. NaN for areas that are missing or impossible: not positive, or larger than the box."""
+        values = self.values("annotations", "area", default=float("nan"))
+        try:
+            areas = np.array(values, np.float64).reshape(len(values))
+        except (ValueError, TypeError, OverflowError):
+            areas = np.array([value if isinstance(value, int | float) else np.nan for value in values], np.float64)
+        with np.errstate(invalid="ignore", over="ignore"):
+            largest = AREA_TOLERANCE * (boxes[:, 2:] - boxes[:, :2] + 1).prod(1)
+            possible = (areas > 0) & (crowd | (areas <= largest))
+        return np.where(possible, areas, np.nan)
+
+    def positions(self, key: str, known: np.ndarray) -> np.ndarray:
+        """Positions in `known`, which is not empty, of the annotations' ids."""
+        ids = self.integers("annotations", key)
+        order = np.argsort(known)
+        position = order[np.searchsorted(known[order], ids).clip(max=len(known) - 1)]
+        unknown = known[position] != ids
+        if unknown.any():
+            self.refuse(unknown, "annotations", f"{key} {ids[unknown][0]}, which the file does not list")
+        return position
+
+    def refuse(self, bad: np.ndarray, table: str, what: str) -> None:
+        """Raise BadInput for the first record that is bad."""
+        if bad.any():
+            raise BadInput(f"{self.file}: {table}[{int(bad.argmax())}] has {what}")
+
+
+def _is_whole(value: Any) -> bool:
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return number == round(number) and abs(number) <= LARGEST if np.isfinite(number) else False
+
 
 def _is_box(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 4 and all(isinstance(v, (int, float)) for v in value)
-
-
-def _is_safe(name: Any) -> bool:
-    """Whether the text of a file name stays within its folder. Links are checked later, on disk."""
-    if not isinstance(name, str) or not name or "\0" in name:
+    try:
+        return isinstance(value, list) and np.array(value, np.float64).shape == (4,)
+    except (ValueError, TypeError, OverflowError):
         return False
-    path = PurePath(name)
-    return not path.is_absolute() and ".." not in path.parts and path.name != ""
-
-
-def _check_rows(bad: np.ndarray, file: Path, table: str, what: str) -> None:
-    """Raise BadInput for the first record that is bad."""
-    if bad.any():
-        raise BadInput(f"{file}: {table}[{int(bad.argmax())}] has {what}")
-
-
-def _index(ids: np.ndarray, known: np.ndarray, file: Path, key: str) -> np.ndarray:
-    """Positions of `ids` in `known`, which is not empty. Raises BadInput if one is not in it."""
-    order = np.argsort(known)
-    position = order[np.searchsorted(known[order], ids).clip(max=len(known) - 1)]
-    unknown = known[position] != ids
-    if unknown.any():
-        _check_rows(unknown, file, "annotations", f"{key} {ids[unknown][0]}, which the file does not list")
-    return position

@@ -1,188 +1,213 @@
 """Classification data: `ROOT/{split}/CLASS/*`, the layout of ImageNet and of torchvision's ImageFolder.
 
-Also a flat folder `ROOT/{split}/*` with a label file `ROOT/{split}_labels.txt`, for ImageNet's validation images. Each
-line of the label file is `FILE CLASS`; or `CLASS` alone, in the order of the sorted file names. CLASS is a name, a
-WordNet synset such as n01440764, or an index from 0 into the class names, as in Caffe's `val.txt`.
+Without split folders, `ROOT/CLASS/*` is the training split. Also a flat folder `ROOT/{split}/*` with a label file
+`ROOT/{split}_labels.txt`, for ImageNet's validation images. Each line of the label file is `FILE CLASS`; or `CLASS`
+alone, in the order of the sorted file names. CLASS is a name, a WordNet synset such as n01440764, or an index from 0
+into the class names, as in Caffe's `val.txt`.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from backbones.errors import BadInput
-from data.batch import Sample
-from data.images import read_image
-from data.reader import Fraction, ImageReader, Transform, subset_indices
+from data.columns import ClassColumns, digest_of
+from data.formats import ALIASES, Format, Sniffed, Split
+from data.formats.listing import entries, folders, has_class_folders, has_images, images_in, is_image_name
+from data.images import IMAGE_SUFFIXES
+from data.options import ClassOptions
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".gif")
 DEVKIT = "ILSVRC2012_validation_ground_truth.txt"
-BLANK = (224, 224)  # height and width of the black image that replaces an unreadable one, px
+SPLIT_NAMES = {name for names in ALIASES for name in names}
+STRAY = "they are in no class folder"
+DEPTH = 4  # levels of folders in which a data set inside of `root` is searched
 
 
-@dataclass(frozen=True)
-class ClassificationReport:
-    """Counts over the selected images."""
-
-    images: int
-    classes: int
-    empty_classes: tuple[str, ...]  # classes without an image
-    images_per_class: tuple[int, int]  # lowest and highest count of a class
-
-
-class ClassFolders(ImageReader):
-    """Images with one class each; `dataset[index]` for evaluation, `dataset[Draw(index, seed)]` for training.
-
-    A sample's `labels` is (1,): the index of its class in `classes`. Its `boxes` is (1, 4) zeros, since batches need as
-    many boxes as labels. Images in subfolders of a class folder belong to that class. Hidden files and files of other
-    kinds are ignored.
-
-    Attributes:
-        classes: names of the class folders, sorted. With a label file: `known` if it has all names of the file, else
-            the names in the file, sorted.
-        image_ids: (n,) int64, index among all images of the split, independent of `fraction`.
-        labels: (n,) int64 indices into `classes`.
-        report: a `ClassificationReport`.
-
-    Args:
-        root: root of the data set.
-        split: such as "train" or "val".
-        transform: see `ImageReader`.
-        fraction: size of the random subset of each class to use, see `subset_indices`.
-        seed: of the subset.
-        skip_bad: see `ImageReader`.
-        known: class names in the order that numbers in a label file refer to.
-
-    Raises `BadInput` with the folder and the cause; if folders are missing, also with the expected layout.
-    """
-
-    def __init__(
-        self,
-        root: str | os.PathLike[str],
-        split: str,
-        transform: Transform | None = None,
-        fraction: Fraction = 1.0,
-        seed: int = 0,
-        skip_bad: int = 0,
-        known: Sequence[str] | None = None,
-    ) -> None:
-        folder = _locate(Path(root), split)
-        self.classes, names, labels = _list(folder, known)
-        order = labels.argsort(kind="stable")
-        by_class = np.split(order, np.unique(labels[order], return_index=True)[1][1:])
-        subsets = [own[subset_indices(len(own), fraction, (seed, int(labels[own[0]])))] for own in by_class]
-        selected = np.sort(np.concatenate(subsets))
-        self.labels = labels[selected]
-        label_bytes = "\0".join(self.classes).encode(errors="surrogateescape") + self.labels.tobytes()
-        super().__init__(folder, [names[i] for i in selected], selected, transform, skip_bad, label_bytes)
-        counts = np.bincount(self.labels, minlength=len(self.classes))
-        self.report = ClassificationReport(
-            images=len(self),
-            classes=len(self.classes),
-            empty_classes=tuple(name for name, count in zip(self.classes, counts, strict=True) if not count),
-            images_per_class=(int(counts.min()), int(counts.max())),
-        )
-
-    def name(self, index: int) -> str:
-        """The image file, relative to the split's folder."""
-        return self.path(index).relative_to(self.folder).as_posix()
-
-    def read(self, index: int) -> Sample:
-        """The image with its class, in original pixels."""
-        return self._labelled(index, read_image(self.path(index)))
-
-    def blank(self, index: int) -> Sample:
-        """A black image with the label."""
-        return self._labelled(index, np.zeros((*BLANK, 3), np.uint8))
-
-    def _labelled(self, index: int, image: np.ndarray) -> Sample:
-        return Sample(
-            image=image,
-            image_id=int(self.image_ids[index]),
-            size=(image.shape[0], image.shape[1]),
-            scale=(1.0, 1.0),
-            boxes=np.zeros((1, 4), np.float32),
-            labels=self.labels[index : index + 1],
-        )
-
-
-def _locate(root: Path, split: str) -> Path:
-    """The folder of a split. Raises BadInput with the expected layout if it is missing."""
-    layout = f"expected {root}/{split}/CLASS/ with the images of each class"
+def sniff(root: Path) -> Sniffed | None:
+    """Folders of images in a folder."""
     if not root.is_dir():
-        raise BadInput(f"no data set at {root}: there is no such folder; {layout}")
-    if os.sep in split or split in ("", ".", ".."):
-        raise BadInput(f"split {split!r} is not the name of a folder in {root}: refused")
-    if not (root / split).is_dir():
-        present = sorted(path.name for path in root.iterdir() if path.is_dir())
-        hint = f"; it has {', '.join(present[:8])}{', ...' if len(present) > 8 else ''}" if present else ""
-        raise BadInput(f"data set {root} has no folder {split}{hint}; {layout}")
-    return root / split
+        return None
+    for folder in [*_split_folders(root), root]:
+        if _label_file_of(folder).is_file() and has_images(folder):
+            return Sniffed(0.6, f"{_label_file_of(folder).name} has the classes of the images in {folder}")
+        if folder != root and _has_classes(folder):
+            return Sniffed(0.6, f"{folder} has one folder of images per class")
+    if flat := _split_folders(root):
+        return Sniffed(0.3, f"{flat[0]} has images, without their classes")
+    if has_class_folders(root):
+        several = len(_with_content(root)) > 1  # a single folder is rather the images of a table
+        return Sniffed(0.5 if several else 0.15, f"{root} has one folder of images per class")
+    inner = _inner(root)
+    return Sniffed(0.2, f"{inner[0]} has one folder of images per class") if inner else None
 
 
-def _list(folder: Path, known: Sequence[str] | None) -> tuple[tuple[str, ...], list[str], np.ndarray]:
-    """Class names, file names relative to `folder`, and the class index of each file."""
-    boundary = folder.resolve()
-    entries = sorted(_entries(folder), key=lambda entry: entry.name)
-    classes = tuple(entry.name for entry in entries if entry.is_dir())
-    label_file = folder.with_name(f"{folder.name}_labels.txt")
-    if not classes:
-        return _flat(folder, [name for name in _images(folder, "", boundary) if os.sep not in name], label_file, known)
-    names: list[str] = []
-    labels: list[int] = []
-    for label, name in enumerate(classes):
-        files = _images(folder, name, boundary)
-        names += files
-        labels += [label] * len(files)
-    if not names:
-        raise BadInput(f"no class folder in {folder} has an image: expected {', '.join(SUFFIXES)} files")
-    return classes, names, np.array(labels, np.int64)
+def splits(root: Path) -> list[str]:
+    """Folders with class folders or a label file; `train` if the class folders are directly in `root`.
 
-
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    """Files and folders in a folder, without hidden ones. Raises BadInput if it cannot be listed."""
-    try:
-        with os.scandir(folder) as entries:
-            return [entry for entry in entries if not entry.name.startswith(".")]
-    except OSError as error:
-        raise BadInput(f"cannot list {folder}: {error.strerror}") from error
-
-
-def _images(folder: Path, subfolder: str, boundary: Path) -> list[str]:
-    """Sorted names, relative to `folder`, of the images in `subfolder` and the folders below it.
-
-    Raises BadInput for a link that leads out of `boundary` or forms a cycle.
+    Raises BadInput, naming the folder to pass, if the data set is in a folder inside of `root`.
     """
-    if os.path.islink(folder / subfolder) and subfolder:
-        _check_link(folder / subfolder, boundary)
-    names = []
-    for entry in _entries(folder / subfolder):
-        name = os.path.join(subfolder, entry.name)
-        if entry.is_dir():
-            names += _images(folder, name, boundary)
-        elif entry.name.lower().endswith(SUFFIXES):
-            if entry.is_symlink():
-                _check_link(Path(entry.path), boundary)
-            names.append(name)
-    return sorted(names)
+    if not root.is_dir():
+        return []
+    if found := _split_folders(root):
+        others = [folder for folder in folders(root) if folder not in found and _has_classes(folder)]
+        return sorted(folder.name for folder in found + others)
+    if inner := _inner(root):
+        raise _nested(root, inner)
+    return ["train"] if _has_classes(root) else []
 
 
-def _check_link(path: Path, boundary: Path) -> None:
-    target = path.resolve()
-    if not target.is_relative_to(boundary):
-        raise BadInput(f"{path} is a link that leads out of {boundary}: refused")
-    if path.parent.resolve().is_relative_to(target):
-        raise BadInput(f"{path} is a link to a folder that contains it: refused, since listing it would never end")
+def read(split: Split, options: ClassOptions) -> ClassColumns:
+    """Images in class folders, or in a flat folder with a label file. Images in subfolders belong to the class too.
+
+    Raises BadInput if the folder has no images, or if its folders are not classes.
+    """
+    folder = _folder(split.root, split.name)
+    label_file = _label_file_of(folder)
+    if split.images is not None:
+        raise BadInput(
+            f"{folder} has the images of its classes: a second folder {split.images} can be named for label files only"
+        )
+    if not split.name and (own_splits := _split_folders(folder)):
+        raise BadInput(
+            f"{folder} is a data set with the splits {', '.join(path.name for path in own_splits)}: name one of them, "
+            f"as in `train={own_splits[0]}`, or the data set with `root={folder}`",
+            settings=("data.train", "data.root"),
+        )
+    follow = bool(options.follow_links)
+    left_out: dict[str, list[str]] = {}
+    class_folders = [path.name for path in folders(folder)]
+    if (label_file.is_file() and has_images(folder)) or not class_folders:
+        found = [name for name in images_in(folder, "", follow, left_out) if os.sep not in name]
+        class_of = _label_file(folder, found, label_file)
+        names = sorted(class_of)
+        classes, labels, numbered = indexed([class_of[name] for name in names])
+    else:
+        boundary = folder.resolve()
+        files = [images_in(folder, name, follow, left_out, boundary) for name in class_folders]
+        _refuse_nested(folder, files)
+        if stray := sorted(entry.name for entry in entries(folder) if is_image_name(entry.name)):
+            left_out[STRAY] = stray
+        names = [name for own in files for name in own]
+        labels = np.repeat(np.arange(len(files)), [len(own) for own in files])
+        classes, numbered = tuple(class_folders), False
+        if not names:
+            raise BadInput(f"no class folder in {folder} has an image: expected {', '.join(IMAGE_SUFFIXES)} files")
+    return ClassColumns(
+        source=label_file if numbered else folder,
+        folder=folder,
+        names=names,
+        image_ids=np.arange(len(names)),
+        classes=classes,
+        label_digest=digest_of(classes, labels),
+        left_out=left_out,
+        label=labels,
+        numbered=numbered,
+    )
 
 
-def _flat(
-    folder: Path, files: list[str], label_file: Path, known: Sequence[str] | None
-) -> tuple[tuple[str, ...], list[str], np.ndarray]:
-    """The same as `_list`, for images directly in `folder` and a label file beside it."""
+FORMAT = Format(
+    name="folders",
+    kind="classes",
+    layout="ROOT/train/CLASS/ and ROOT/val/CLASS/ with the images of each class",
+    sniff=sniff,
+    splits=splits,
+    read=read,
+)
+
+
+def indexed(names: Sequence[str]) -> tuple[tuple[str, ...], np.ndarray, bool]:
+    """Classes, (n,) int64 index of the class of each image, and whether the classes are whole numbers.
+
+    Classes are sorted: numbers by value, names by letters.
+    """
+    numbered = all(name.isdecimal() for name in names)
+    classes = tuple(sorted(set(names), key=(lambda name: (int(name), name)) if numbered else None))
+    index = {name: i for i, name in enumerate(classes)}
+    return classes, np.array([index[name] for name in names], np.int64), numbered
+
+
+def _folder(root: Path, split: str) -> Path:
+    return root / split if split and (root / split).is_dir() else root
+
+
+def _label_file_of(folder: Path) -> Path:
+    return folder.parent / f"{folder.name}_labels.txt"
+
+
+def _split_folders(root: Path) -> list[Path]:
+    """Folders that have a usual name of a split, or a label file."""
+    return [
+        folder
+        for folder in folders(root)
+        if _label_file_of(folder).is_file()
+        or (folder.name.lower() in SPLIT_NAMES and (has_images(folder) or folders(folder)))
+    ]
+
+
+def _has_classes(folder: Path) -> bool:
+    """Whether the folders in this folder contain images, directly or in folders of their own."""
+    return has_class_folders(folder) or any(has_class_folders(child) for child in folders(folder)[:2])
+
+
+def _inner(root: Path) -> list[Path]:
+    """Folders below `root` that are data sets, or splits of unusual names, while `root` has no class folders.
+
+    Class folders may have folders of their own. They are not data sets: each has other folders.
+    """
+    if has_class_folders(root) or _split_folders(root):
+        return []
+    children = _with_content(root)
+    for _ in range(DEPTH):
+        if found := [child for child in children if any(_has_classes(split) for split in _split_folders(child))]:
+            return found
+        if len(children) != 1:
+            break
+        if has_class_folders(children[0]):
+            return children
+        children = _with_content(children[0])
+    names = [{path.name for path in folders(child) if has_images(path)} for child in children]
+    return children if len(children) > 1 and len(names[0]) > 1 and all(own == names[0] for own in names) else []
+
+
+def _with_content(folder: Path) -> list[Path]:
+    """The folders in a folder that have folders or images."""
+    return [child for child in folders(folder) if has_images(child) or folders(child)]
+
+
+def _nested(root: Path, inner: list[Path]) -> BadInput:
+    named = ", ".join(str(path) for path in inner[:3])
+    if len(inner) > 1 and not any(_split_folders(path) for path in inner):
+        return BadInput(
+            f"{named} have the same class folders: if they are splits of one data set, name them, as in "
+            f"`train={inner[0]}` and `val={inner[1]}`",
+            settings=("data.train", "data.val"),
+        )
+    which = f"{named} is" if len(inner) == 1 else f"one of {named} is"
+    return BadInput(
+        f"{root} has no class folders. Probably {which} the data set: pass `root={inner[0]}`", settings=("data.root",)
+    )
+
+
+def _refuse_nested(folder: Path, files: list[list[str]]) -> None:
+    """Raise BadInput if the only folder with images is not a class but contains the class folders."""
+    with_images = [own for own in files if own]
+    if len(with_images) == 1 and all(name.count(os.sep) > 1 for name in with_images[0]):
+        name = with_images[0][0].split(os.sep)[0]
+        inner = folder / name
+        others = [path / name for path in folders(folder.parent) if path != folder and (path / name).is_dir()]
+        raise BadInput(
+            f"{folder} has images only in the folders of {name}, so {name} is not a class. Name the folder that has "
+            f"the class folders: `train={inner}`" + (f" and `val={others[-1]}`" if others else ""),
+            settings=("data.train", "data.val"),
+        )
+
+
+def _label_file(folder: Path, files: list[str], label_file: Path) -> dict[str, str]:
+    """The class of each image in a flat folder. Raises BadInput for a label file that does not fit the images."""
     if not label_file.is_file():
         devkit = any((parent / DEVKIT).is_file() for parent in (folder, folder.parent))
         raise BadInput(
@@ -191,7 +216,7 @@ def _flat(
             + (f". {DEVKIT} numbers the classes in another order: replace its numbers by synsets" if devkit else "")
         )
     try:
-        lines = [line.strip() for line in label_file.read_text().splitlines() if line.strip()]
+        lines = [line.strip() for line in label_file.read_text("utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"cannot read {label_file}: {error}") from error
     present = set(files)
@@ -208,22 +233,4 @@ def _flat(
         )
     if missing := sorted(present - class_of.keys()):
         raise BadInput(f"{label_file} does not name {len(missing)} of the images in {folder}, such as {missing[0]}")
-    names = sorted(class_of)
-    classes, labels = _indexed([class_of[name] for name in names], label_file, known)
-    return classes, names, labels
-
-
-def _indexed(entries: list[str], label_file: Path, known: Sequence[str] | None) -> tuple[tuple[str, ...], np.ndarray]:
-    """Class names, and (n,) int64 index of each label file entry among them."""
-    if all(entry.isdecimal() for entry in entries):
-        labels = np.array([int(entry) for entry in entries], np.int64)
-        if known is None or labels.max() >= len(known):
-            raise BadInput(
-                f"{label_file} has the number {labels.max()}, "
-                + ("but the class names are not known: write names" if known is None else
-                   f"but there are {len(known)} classes, counted from 0")
-            )  # fmt: skip
-        return tuple(known), labels
-    classes = tuple(known) if known is not None and set(entries) <= set(known) else tuple(sorted(set(entries)))
-    index = {name: i for i, name in enumerate(classes)}
-    return classes, np.array([index[entry] for entry in entries], np.int64)
+    return class_of

@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import os
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,138 +19,107 @@ import numpy as np
 from PIL import Image
 
 from backbones.errors import BadInput, UserError
-from data.batch import IGNORE, Sample
-from data.formats import ade20k
-from data.images import MAX_PIXELS, read_image
-from data.reader import Fraction, ImageReader, Transform, subset_indices
+from data.batch import IGNORE
+from data.columns import MaskColumns, digest_of
+from data.formats import Format, Sniffed, Split, ade20k
+from data.images import IMAGE_SUFFIXES, MAX_PIXELS
+from data.options import MaskOptions
 
-ALIASES = {"train": "training", "val": "validation"}
-SUFFIXES = (".jpg", ".jpeg", ".png")
-BLANK = (64, 64)  # height and width of the black image that replaces an unreadable image and mask, px
 _START = b"\x89PNG\r\n\x1a\n"
 _GRAY, _PALETTE = 0, 3  # PNG colour types
 
 
+def sniff(root: Path) -> Sniffed | None:
+    """Folders `images` and `annotations` with the same split folders."""
+    found = splits(root)
+    return Sniffed(0.8, f"images/{found[0]} and annotations/{found[0]} exist") if found else None
+
+
+def splits(root: Path) -> list[str]:
+    """Folders that exist in both `images` and `annotations`."""
+    images, masks = root / "images", root / "annotations"
+    if not images.is_dir() or not masks.is_dir():
+        return []
+    return [path.name for path in sorted(images.iterdir()) if path.is_dir() and (masks / path.name).is_dir()]
+
+
+def read(split: Split, options: MaskOptions) -> MaskColumns:
+    """Images and masks of the same stem. Raises BadInput for several images of one name."""
+    root, name = split.root, split.name
+    images, masks = root / "images" / name, root / "annotations" / name
+    follow = bool(options.follow_links)
+    names, mask_names = _list(images, IMAGE_SUFFIXES, follow), _list(masks, (".png",), follow)
+    if not names:
+        raise BadInput(f"{images} has no images: expected {', '.join(IMAGE_SUFFIXES)} files")
+    stems = [Path(image).stem for image in names]
+    if len(set(stems)) < len(stems):
+        duplicate = next(stem for stem in stems if stems.count(stem) > 1)
+        raise BadInput(f"{images} has several images called {duplicate}: they would share one mask")
+    by_stem = {Path(mask).stem: mask for mask in mask_names}
+    class_file = root / "classes.txt"
+    classes, first = _classes(class_file)
+    lookup, is_valid = _values(len(classes), first, options.ignore_index)
+    files = [masks / by_stem.get(stem, f"{stem}.png") for stem in stems]
+    described = f"{class_file} names" if class_file.is_file() else "ADE20K has"
+
+    unused = sorted(by_stem.keys() - set(stems))
+    return MaskColumns(
+        source=masks,
+        folder=images,
+        names=names,
+        image_ids=np.arange(len(names)),
+        classes=classes,
+        label_digest=digest_of(classes, lookup),
+        left_out={"they have no image": [f"{stem}.png" for stem in unused]} if unused else {},
+        class_map=_ClassMaps(files, lookup, is_valid, f"{described} {len(classes)} classes"),
+        mask_files=files,
+        ignored=frozenset(range(len(classes))) - frozenset(lookup.tolist()),
+    )
+
+
+FORMAT = Format(
+    name="masks",
+    kind="masks",
+    layout="""
+        ROOT/images/{train,val}/ with images, ROOT/annotations/{train,val}/ with a PNG mask for each, and the class
+        names in ROOT/classes.txt (without it: ADE20K)""",
+    sniff=sniff,
+    splits=splits,
+    read=read,
+)
+
+
 @dataclass(frozen=True)
-class SegmentationReport:
-    """Counts."""
-
-    images: int  # selected
-    masks_without_image: int  # in the whole split; ignored
-
-
-class MaskFolders(ImageReader):
-    """Images with a class for every pixel; `dataset[index]` for evaluation, `dataset[Draw(index, seed)]` for training.
-
-    A sample's `mask` is (H, W) uint8: indices into `classes`, and `IGNORE` for pixels without a class.
+class _ClassMaps:
+    """Reads the class maps of the mask files.
 
     Attributes:
-        classes: class names in the order of the indices.
-        image_ids: (n,) int64, index among all images of the split sorted by name, independent of `fraction`.
-        report: a `SegmentationReport`.
-
-    Args:
-        root: root of the data set.
-        split: such as "train" or "val".
-        transform: see `ImageReader`.
-        fraction: size of the random subset of the images to use, see `subset_indices`.
-        seed: of the subset.
-        skip_bad: see `ImageReader`.
-        ignore_index: mask value of pixels without a class, besides ADE20K's 0.
-
-    Raises `BadInput` with the folder and the cause; if folders are missing, also with the expected layout. Raises
-    `UserError` for an `ignore_index` outside of 0..255.
+        files: PNG files of class indices.
+        lookup: (256,) uint8, class index of each mask value.
+        is_valid: (256,) bool, whether a mask value is known.
+        classes: what lists how many classes, for messages.
     """
 
-    def __init__(
-        self,
-        root: str | os.PathLike[str],
-        split: str,
-        transform: Transform | None = None,
-        fraction: Fraction = 1.0,
-        seed: int = 0,
-        skip_bad: int = 0,
-        ignore_index: int | None = None,
-    ) -> None:
-        root = Path(root)
-        images, self.masks = _locate(root, split)
-        names, masks = _list(images, SUFFIXES), _list(self.masks, (".png",))
-        if not names:
-            raise BadInput(f"{images} has no images: expected {', '.join(SUFFIXES)} files")
-        stems = [Path(name).stem for name in names]
-        if len(set(stems)) < len(stems):
-            duplicate = next(stem for stem in stems if stems.count(stem) > 1)
-            raise BadInput(f"{images} has several images called {duplicate}: they would share one mask")
-        present = {Path(name).stem for name in masks}
-        missing = [f"{stem}.png" for stem in stems if stem not in present]
-        if len(missing) > skip_bad:
-            examples = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-            raise BadInput(
-                f"{len(missing)} of {len(names)} images in {images} have no mask in {self.masks}: {examples}"
-            )
+    files: Sequence[Path]
+    lookup: np.ndarray
+    is_valid: np.ndarray
+    classes: str
 
-        self._class_file = root / "classes.txt"
-        self.classes, first = _classes(self._class_file)
-        self._index_of_value, self._is_valid = _values(len(self.classes), first, ignore_index)
-        selected = subset_indices(len(names), fraction, seed)
-        label_bytes = "\0".join(self.classes).encode() + self._index_of_value.tobytes()
-        super().__init__(images, [names[i] for i in selected], selected, transform, skip_bad, label_bytes)
-        self.report = SegmentationReport(len(self), len(present - set(stems)))
-
-    def mask_path(self, index: int) -> Path:
-        """The mask file of an image."""
-        return self.masks / f"{self.path(index).stem}.png"
-
-    def files(self, index: int) -> list[Path]:
-        """The image and its mask."""
-        return [self.path(index), self.mask_path(index)]
-
-    def read(self, index: int) -> Sample:
-        """Image and mask in original pixels. Raises BadInput if they differ in size or cannot be read."""
-        image, mask = read_image(self.path(index)), self.mask(index)
-        if image.shape[:2] != mask.shape:
-            raise BadInput(
-                f"image {self.path(index)} is {image.shape[1]} x {image.shape[0]} pixels, but its mask "
-                f"{self.mask_path(index)} is {mask.shape[1]} x {mask.shape[0]}: the sizes must be equal"
-            )
-        return self._labelled(index, image, mask)
-
-    def blank(self, index: int) -> Sample:
-        """A black image whose pixels have no class."""
-        try:
-            height, width = read_indices(self.mask_path(index)).shape
-        except BadInput:
-            height, width = BLANK
-        shape = (height, width)
-        return self._labelled(index, np.zeros((*shape, 3), np.uint8), np.full(shape, IGNORE, np.uint8))
-
-    def mask(self, index: int) -> np.ndarray:
+    def __call__(self, index: int) -> np.ndarray:
         """(H, W) uint8 class indices and `IGNORE`. Raises BadInput if it is unreadable or has an unknown value."""
-        path = self.mask_path(index)
+        path = self.files[index]
         values = read_indices(path)
         counts = np.bincount(values.ravel(), minlength=256)
-        unknown = np.flatnonzero((counts > 0) & ~self._is_valid)
+        unknown = np.flatnonzero((counts > 0) & ~self.is_valid)
         if len(unknown):
-            value, last = int(unknown[0]), int(np.flatnonzero(self._is_valid)[-1])
-            source = f"{self._class_file} names" if self._class_file.is_file() else "ADE20K has"
+            value, last = int(unknown[0]), int(np.flatnonzero(self.is_valid)[-1])
             raise BadInput(
-                f"mask {path} has {counts[value]} pixels of value {value}, but {source} {len(self.classes)} classes, "
-                f"with values up to {last}. If these pixels have no class, set `ignore_index={value}`.",
+                f"mask {path} has {counts[value]} pixels of value {value}, but {self.classes}, with values up to "
+                f"{last}. If these pixels have no class, set `ignore_index={value}`.",
                 settings=("data.ignore_index",),
             )
         # A lookup table, since `mask - 1` in uint8 would turn ADE20K's 0 into 255.
-        return self._index_of_value[values]
-
-    def _labelled(self, index: int, image: np.ndarray, mask: np.ndarray) -> Sample:
-        return Sample(
-            image=image,
-            image_id=int(self.image_ids[index]),
-            size=(image.shape[0], image.shape[1]),
-            scale=(1.0, 1.0),
-            boxes=np.zeros((0, 4), np.float32),
-            labels=np.zeros(0, np.int64),
-            mask=mask,
-        )
+        return self.lookup[values]
 
 
 def read_indices(path: Path) -> np.ndarray:
@@ -176,37 +146,20 @@ def read_indices(path: Path) -> np.ndarray:
         raise BadInput(f"cannot decode mask {path} ({len(data)} bytes): {error}") from error
 
 
-def _locate(root: Path, split: str) -> tuple[Path, Path]:
-    """Image and mask folder of a split. Raises BadInput with the expected layout if one is missing."""
-    generic = (root / "classes.txt").is_file()
-    name = split if generic else ALIASES.get(split, split)
-    layout = f"expected {root}/images/{name}/ with images and {root}/annotations/{name}/ with a PNG mask for each"
-    if not generic:
-        layout += f" (ADE20K), or {root}/{{images,annotations}}/{split}/ and the class names in {root}/classes.txt"
-    if not root.is_dir():
-        raise BadInput(f"no data set at {root}: there is no such folder; {layout}")
-    if os.sep in split or split in ("", ".", ".."):
-        raise BadInput(f"split {split!r} is not the name of a folder in {root}/images: refused")
-    folders = []
-    for kind in ("images", "annotations"):
-        candidates = [root / kind / name, *([root / kind / ALIASES[split]] if generic and split in ALIASES else [])]
-        existing = [path for path in candidates if path.is_dir()]
-        if not existing:
-            raise BadInput(f"data set {root} has no folder {candidates[0]}; {layout}")
-        folders.append(existing[0])
-    return folders[0], folders[1]
-
-
-def _list(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
-    """Sorted file names with one of the suffixes. Raises BadInput for a link that leads out of the folder."""
+def _list(folder: Path, suffixes: tuple[str, ...], follow: bool) -> list[str]:
+    """Sorted file names with one of the suffixes. Unless `follow`, raises BadInput for a link out of the folder."""
     boundary, names = folder.resolve(), []
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
                 if entry.name.startswith(".") or not entry.name.lower().endswith(suffixes):
                     continue
-                if entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(boundary):
-                    raise BadInput(f"{entry.path} is a link that leads out of {folder}: refused")
+                if not follow and entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(boundary):
+                    raise BadInput(
+                        f"{entry.path} is a link that leads out of {folder}: refused. To read it, pass "
+                        "`follow_links=True`",
+                        settings=("data.follow_links",),
+                    )
                 names.append(entry.name)
     except OSError as error:
         raise BadInput(f"cannot list {folder}: {error.strerror}") from error
@@ -218,7 +171,7 @@ def _classes(file: Path) -> tuple[tuple[str, ...], int]:
     if not file.is_file():
         return ade20k.CLASSES, 1
     try:
-        names = tuple(line.strip() for line in file.read_text().splitlines() if line.strip())
+        names = tuple(line.strip() for line in file.read_text("utf-8-sig").splitlines() if line.strip())
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"cannot read {file}: {error}") from error
     if not names or len(names) > IGNORE or len(set(names)) < len(names):
@@ -227,14 +180,15 @@ def _classes(file: Path) -> tuple[tuple[str, ...], int]:
     return names, 0
 
 
-def _values(classes: int, first: int, ignore_index: int | None) -> tuple[np.ndarray, np.ndarray]:
+def _values(classes: int, first: int, ignore_index: int | Sequence[int] | None) -> tuple[np.ndarray, np.ndarray]:
     """For each mask value: (256,) uint8 class index, `IGNORE` for no class; and (256,) bool, whether it is valid."""
     index_of_value, is_valid = np.full(256, IGNORE, np.uint8), np.zeros(256, bool)
     is_valid[: first + classes] = True  # values below the first class are "other"
     index_of_value[first : first + classes] = np.arange(classes)
-    if ignore_index is not None:
-        if not 0 <= ignore_index <= 255:
-            message = f"`ignore_index={ignore_index}` is not a value of an 8-bit mask, 0 to 255"
+    ignored = [] if ignore_index is None else [ignore_index] if isinstance(ignore_index, int) else list(ignore_index)
+    for value in ignored:
+        if not 0 <= value <= 255:
+            message = f"`ignore_index={value}` is not a value of an 8-bit mask, 0 to 255"
             raise UserError(message, settings=("data.ignore_index",))
-        is_valid[ignore_index], index_of_value[ignore_index] = True, IGNORE
+        is_valid[value], index_of_value[value] = True, IGNORE
     return index_of_value, is_valid

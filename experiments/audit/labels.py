@@ -16,10 +16,8 @@ import numpy as np
 from PIL import Image
 
 from backbones.errors import BadInput
-from data.formats.coco_json import locate
-from data.formats.folders import SUFFIXES
-from data.formats.masks import ALIASES
-from data.formats.masks import SUFFIXES as IMAGE_SUFFIXES
+from data.formats.coco import annotation_files
+from data.images import IMAGE_SUFFIXES
 from experiments.audit.images import EXAMPLES, Finding
 
 FEW = 10  # examples of a class below which a model learns little about it
@@ -45,6 +43,12 @@ class SplitLabels:
     boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
     box_images: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
     findings: list[Finding] = field(default_factory=list)
+
+
+def locate(root: Path, split: str) -> tuple[Path, Path]:
+    """The annotation file and image folder of a split in COCO's layout."""
+    folders = [root / split, root / f"{split}2017"]
+    return annotation_files(root)[split], next((folder for folder in folders if folder.is_dir()), folders[0])
 
 
 def read_detection(root: Path, split: str, track: Track) -> SplitLabels:
@@ -177,7 +181,7 @@ def read_classification(root: Path, split: str, track: Track) -> SplitLabels:
     """Read class folders."""
     labels = SplitLabels([])
     for folder in sorted(path for path in (root / split).iterdir() if path.is_dir()):
-        files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+        files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
         labels.images += files
         labels.balance[folder.name] = len(files)
     return labels
@@ -255,7 +259,7 @@ def balance_findings(splits: dict[str, SplitLabels], unit: str) -> Iterator[Find
     for split, labels in splits.items():
         absent = [name for name in known if not labels.balance.get(name)]
         if absent:
-            severity = "error" if ALIASES.get(split, split).startswith("train") else "warning"
+            severity = "error" if split.startswith("train") else "warning"
             what = f"{split}: {len(absent)} of {len(known)} classes have no {unit}"
             yield Finding(severity, what, "they can be neither learned nor scored there", tuple(absent[:EXAMPLES]))  # type: ignore[arg-type]
         rare = [name for name in known if 0 < labels.balance.get(name, 0) < FEW]

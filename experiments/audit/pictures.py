@@ -13,6 +13,7 @@ from matplotlib.ticker import LogLocator
 
 from backbones.errors import BadInput
 from data.images import read_image
+from engine.text import plot_labels
 from experiments.audit.images import Finding
 from experiments.audit.labels import SplitLabels
 
@@ -51,7 +52,8 @@ def _balance(labels: dict[str, SplitLabels], unit: str, file: Path) -> Path:
         places = np.arange(len(names)) + number * height
         label = f"{split}, {total:,} {unit}"
         panel.barh(places, shares, height, color=COLORS[number % len(COLORS)], label=label)
-    panel.set_yticks(np.arange(len(names)) + 0.4 - height / 2, names, fontsize=8)
+    shown, families = plot_labels(names)
+    panel.set_yticks(np.arange(len(names)) + 0.4 - height / 2, shown, fontsize=8, fontfamily=families)
     panel.invert_yaxis()
     panel.set_xlabel(f"share of the {unit}, percent" + (f" (most frequent {CLASSES})" if len(totals) > CLASSES else ""))
     panel.legend(frameon=False, fontsize=8)
@@ -98,8 +100,10 @@ def _sheet(finding: Finding, file: Path) -> Path:
             panel.imshow(read_image(path))
         except BadInput as error:
             panel.text(0.5, 0.5, str(error)[:60], ha="center", fontsize=6, wrap=True)
-        panel.set_title("/".join(path.parts[-2:]), fontsize=7)
-    figure.suptitle(finding.what, fontsize=10)
+        (title,), families = plot_labels(["/".join(path.parts[-2:])])
+        panel.set_title(title, fontsize=7, fontfamily=families)
+    (title,), families = plot_labels([finding.what])
+    figure.suptitle(title, fontsize=10, fontfamily=families)
     figure.savefig(file, dpi=110)
     return file
 

@@ -96,8 +96,8 @@ def write_json(root: Path, layout: Layout, labels: dict[str, SplitLabels], findi
 
 def size_findings(root: Path, checks: dict[str, list[ImageCheck]]) -> Iterator[Finding]:
     """Yield findings on images whose size differs from the one in the annotations."""
-    from data.formats.coco_json import locate
     from experiments.audit.images import Finding
+    from experiments.audit.labels import locate
 
     for split, split_checks in checks.items():
         file, folder = locate(root, split)

@@ -39,7 +39,8 @@ def print_estimate(cells: Sequence[Cell], folder: Path) -> None:
             expected = duration(seconds_by_kind[kind])
         table.add_row(cell.name, str(config.epochs), f"{config.lr:g}", expected)
     out.print(table)
-    out.print(f"{len(cells)} trainings, about {duration(total)} on this machine if reading images is not the limit")
+    about = "at most" if any(cell.config.patience for cell in cells) else "about"  # early stopping may end them sooner
+    out.print(f"{len(cells)} trainings, {about} {duration(total)} on this machine if reading images is not the limit")
 
 
 def expected_seconds(cell: Cell) -> float:

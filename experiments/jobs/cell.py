@@ -34,11 +34,14 @@ class Cell:
 
     @cached_property
     def config(self) -> TrainConfig:
-        """The settings that the arguments resolve to, presets included. Raises UserError for what `train` refuses."""
+        """The settings that the arguments resolve to, presets and named files included.
+
+        Raises UserError for what `train` refuses.
+        """
         spec = task_spec(self.task)
         config = parse(
             f"{self.task}.train", spec.train_config, list(self.arguments), "", spec.presets, demo_unless_root
-        )
+        ).with_files()
         config.check()
         return config
 

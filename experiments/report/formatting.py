@@ -122,6 +122,17 @@ def style_sentence(rows: Sequence[Row]) -> str:
     return f"Padding and biases of neck and heads are not the same for every backbone: style {styles}."
 
 
+def stopped_sentence(rows: Sequence[Row]) -> str:
+    """Say which trainings early stopping ended, and after how many epochs. Empty if there are none."""
+    stopped = [
+        f"{row.backbone} with seed {run.record['seed']} after {run.stopped_early} of {run.record['config']['epochs']}"
+        for row in rows
+        for run in row.runs
+        if run.stopped_early
+    ]
+    return f"Trainings that stopped early, and their epochs: {', '.join(stopped)}." if stopped else ""
+
+
 def reason(row: Row) -> str:
     """The reason why a backbone has no score."""
     return "; ".join(row.failures) or "not trained yet"

@@ -22,6 +22,7 @@ from experiments.report.formatting import (
     row_texts,
     score_text,
     sentences,
+    stopped_sentence,
     style_sentence,
 )
 from experiments.report.results import COSTS, Comparison, FinishedRun, Row, groups, per_class, scores_by_epoch
@@ -69,6 +70,7 @@ def _task(comparison: Comparison, task: str) -> dict[str, Any]:
         "metric": TASKS[task].metric,
         "data": _data_text(finished),
         "style": style_sentence(finished),
+        "stopped": stopped_sentence(finished),
         "sentences": sentences(rows, comparison.baseline),
         "groups": [_table(comparison, task, provenance, group) for provenance, group in groups(rows)],
         "charts": [Markup(_scatter(task, finished, cost)) for cost in COST_AXES] if finished else [],
@@ -87,7 +89,7 @@ def _data_text(finished: Sequence[Row]) -> str:
     dataset, config = finished[0].runs[0].record["dataset"], finished[0].runs[0].record["config"]
     return (
         f"{dataset['train']['images']} training and {dataset['val']['images']} validation images of {dataset['root']}; "
-        f"{config['epochs']} epochs in batches of {config['batch_size']}."
+        f"{'at most ' if config.get('patience') else ''}{config['epochs']} epochs in batches of {config['batch_size']}."
     )
 
 

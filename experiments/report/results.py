@@ -49,6 +49,11 @@ class FinishedRun:
         return TASKS[self.record["task"]].train_config.upgrade(self.record["config"]).get("style")
 
     @property
+    def stopped_early(self) -> int | None:
+        """Number of epochs of a training that early stopping ended; None for a training of all epochs."""
+        return self.record.get("stopped_early")
+
+    @property
     def provenance(self) -> str:
         """Protocol and initial weights in words. Only networks with the same provenance are ranked together."""
         weights, protocol = self.record["pretrained"], self.record["config"]["protocol"]

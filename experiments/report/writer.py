@@ -20,6 +20,7 @@ from experiments.report.formatting import (
     points,
     row_texts,
     score_text,
+    stopped_sentence,
     style_sentence,
 )
 from experiments.report.html import html
@@ -41,15 +42,22 @@ def write_report(folder: Path) -> Path:
         temporary.replace(path)
     for task in comparison.tasks:
         out.print(screen_table(comparison, task))
+        if sentence := stopped_sentence(comparison.rows_of(task)):
+            out.print(sentence, markup=False)
     out.print(f"report {page}")
     return page
 
 
 def results_csv(rows: Iterable[Row]) -> str:
-    """Return one line for each task and backbone. Scores and differences are fractions."""
-    text = io.StringIO()
+    """Return one line for each task and backbone. Scores and differences are fractions.
+
+    If early stopping ended a training, the column `stopped_early` has the number of epochs of each seed's training, and
+    a dash for a training of all epochs.
+    """
+    rows, text = list(rows), io.StringIO()
     names = ["task", "backbone", "neck", "provenance", "metric", "seeds", "mean", "spread", "scores", "difference",
              "low", "high", "verdict", *COSTS, "published", "source", "failed"]  # fmt: skip
+    names += ["stopped_early"] if any(run.stopped_early for row in rows for run in row.runs) else []
     table = csv.DictWriter(text, names, lineterminator="\n")
     table.writeheader()
     for row in rows:
@@ -65,6 +73,8 @@ def results_csv(rows: Iterable[Row]) -> str:
             "scores": " ".join(f"{score:.6f}" for score in row.scores),
             "failed": "; ".join(row.failures),
         }
+        if "stopped_early" in names:
+            line["stopped_early"] = " ".join(str(run.stopped_early or "-") for run in row.runs)
         if (found := row.difference) is not None:
             ends = {"difference": found.value, "low": found.low, "high": found.high}
             line |= {name: f"{value:.6f}" for name, value in ends.items()} | {"verdict": found.verdict}
@@ -87,8 +97,8 @@ def results_md(comparison: Comparison) -> str:
             for row in rows:
                 texts = [text.replace("|", "\\|") for text in row_texts(row, baseline)]
                 lines.append(f"| {' | '.join(texts + [''] * (len(headings) - len(texts)))} |")
-        if sentence := style_sentence(comparison.rows_of(task)):
-            lines += ["", sentence]
+        for sentence in (style_sentence(comparison.rows_of(task)), stopped_sentence(comparison.rows_of(task))):
+            lines += ["", sentence] if sentence else []
     return "\n".join(lines) + "\n"
 
 

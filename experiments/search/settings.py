@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from backbones.errors import BadInput, UserError
 from engine.record import write_json
-from engine.schema import flat, renamed
+from engine.schema import absent_settings, flat, renamed
 from experiments.jobs.cell import HOLDOUT, Cell
 from experiments.search.config import SearchConfig
 
@@ -29,12 +29,17 @@ def fixed_settings(config: SearchConfig, base: Cell) -> dict[str, Any]:
         config: of the search.
         base: the training of the base network.
     """
-    settings = {f"--{name}": getattr(config, name) for name in FIXED}
-    for name, value in flat(base.settings):
-        is_own = hasattr(config, name) or name.startswith("data.")
-        if name != "backbone":
-            settings[f"--{name}" if is_own else f"--{config.task}.{name}"] = value
+    settings = {f"--{name}": getattr(config, name) for name in FIXED} | flags(config, flat(base.settings))
     return json.loads(json.dumps(settings, default=str))
+
+
+def flags(config: SearchConfig, settings: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Settings of a training, other than the backbone, by the names of their flags on the search's command line."""
+    return {
+        f"--{name}" if hasattr(config, name) or name.startswith("data.") else f"--{config.task}.{name}": value
+        for name, value in settings
+        if name != "backbone"
+    }
 
 
 def is_stored(config: SearchConfig, base: Cell) -> bool:
@@ -51,12 +56,11 @@ def is_stored(config: SearchConfig, base: Cell) -> bool:
     except (ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{file} is damaged ({error!r}): choose another `output`", settings=("output",)) from error
     # Settings that the version of the search did not have. Their values did not depend on the backbone of a trial.
-    added = type(base.config).upgrade({"backbone": "", "data": {}})
-    stored = {f"--{config.task}.{name}": value for name, value in added.items()} | stored
+    added = flags(config, absent_settings(type(base.config), "").items())
     for name, value in fixed_settings(config, base).items():
-        if value != stored.get(name):
+        if value != (before := stored.get(name, added.get(name))):
             raise UserError(
-                f"{name} {value}: the search in {config.output} was started with {stored.get(name)}. Resume it with "
+                f"{name} {value}: the search in {config.output} was started with {before}. Resume it with "
                 "that, or choose another `output`.",
                 settings=("output",),
             )

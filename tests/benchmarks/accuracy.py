@@ -35,5 +35,5 @@ def score(task_name: str, run: Path, precision: str | None) -> dict[str, float]:
     task = spec.load_task().from_run(info, state, spec.eval_config())
     if precision:
         task.model = prepare_for_inference(task.model, precision)
-    data = task.eval_dataset(spec.load_demo(), "val", 0)
+    data = task.eval_dataset(spec.load_demo(), spec.eval_config().data)
     return task.evaluate(eval_loader(data, 8), precision or "fp32")

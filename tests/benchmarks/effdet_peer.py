@@ -16,8 +16,8 @@ from effdet import DetBenchPredict, create_model
 
 from backbones import create_backbone
 from data.batch import normalise
+from data.box_dataset import BoxDataset
 from data.demo.writer import demo_root
-from data.formats.coco import CocoDetection
 from data.loader import eval_loader, train_loader
 from detection.config import TrainConfig
 from detection.evaluator import CocoEvaluator
@@ -44,8 +44,8 @@ def main() -> None:
 
     size = (options.image_size, options.image_size)
     root = options.root or demo_root("detection")
-    train = CocoDetection(root, "train", detection_train(size, TrainConfig().jitter, FILL))
-    val = CocoDetection(root, "val", letterbox(size, FILL))
+    train = BoxDataset.open(root, "train", detection_train(size, TrainConfig().jitter, FILL))
+    val = BoxDataset.open(root, "val", letterbox(size, FILL))
     model = create_model(
         NAME, bench_task="train", num_classes=len(train.classes), pretrained=False, pretrained_backbone=False,
         bench_labeler=True, image_size=size,
@@ -77,7 +77,7 @@ def main() -> None:
         print(f"epoch {epoch + 1}/{options.epochs}  loss {loss:.3f}  {time.monotonic() - started:.0f} s", flush=True)
 
     predictor = DetBenchPredict(model.model).eval()
-    evaluator = CocoEvaluator(val.annotation_file, val.image_ids.tolist(), val.category_ids)
+    evaluator = CocoEvaluator(val.columns)
     with torch.inference_mode():
         for batch in eval_loader(val, options.batch_size):
             boxes, scores, labels = predictor(normalise(batch.images, HALF, HALF)).split([4, 1, 1], dim=2)

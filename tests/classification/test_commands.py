@@ -111,7 +111,7 @@ def test_latest_run_is_the_default(trained, folders, tmp_path, monkeypatch, caps
 
 def test_predict_writes_pictures_and_probabilities(trained, folders, tmp_path):
     run(predict_command, "--checkpoint", trained, "--images", folders / "val" / "red", "--output", tmp_path)
-    assert {p.name for p in tmp_path.iterdir()} == {"0.jpg", "1.jpg", "2.jpg", "predictions.json"}
+    assert {p.name for p in tmp_path.iterdir()} == {"0.jpg", "1.jpg", "2.jpg", "predictions.json", "images.json"}
     records = json.loads((tmp_path / "predictions.json").read_text())
     assert [r["file"] for r in records] == ["0.png", "1.png", "2.png"]
     for record in records:

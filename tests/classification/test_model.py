@@ -18,7 +18,7 @@ from classification.model import create_classifier
 from classification.transforms import EvalCrop
 from classification.weight_imprinting import imprint
 from data.batch import collate, normalise
-from data.formats.folders import ClassFolders
+from data.class_dataset import ClassDataset
 from detection.model import create_detector
 
 
@@ -174,7 +174,7 @@ def test_weight_imprinting(tmp_path: Path) -> None:
         for i in range(20):
             pixels = random.integers(0, 256, (40, 40, 3), np.uint8)
             Image.fromarray(pixels).save(tmp_path / "train" / name / f"{i:02d}.png")
-    dataset = ClassFolders(tmp_path, "train")
+    dataset = ClassDataset.open(tmp_path, "train")
     model = with_random_statistics(create_classifier("resnet18", 9))
     nn.init.normal_(model.head.classifier.weight)
     nn.init.normal_(model.head.classifier.bias)

@@ -7,12 +7,13 @@ import sys
 import zlib
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 from backbones.errors import BadInput
-from data.images import MAX_PIXELS, _header, read_image
+from data.images import MAX_PIXELS, is_plain, read_header, read_image, read_values
 
 HEIGHT, WIDTH = 24, 40
 SMOOTH = np.stack(
@@ -119,8 +120,9 @@ def test_the_end_marker_of_a_thumbnail_does_not_hide_truncation(tmp_path: Path) 
     path.write_bytes(photo[:2] + segment + photo[2:])
     assert read_image(path).shape == (64, 64, 3)
     path.write_bytes((photo[:2] + segment + photo[2:])[:-1000])
-    header = _header(path.read_bytes())  # tested directly: OpenCV 5 detects this, too; older versions fill with gray
-    assert header == (64, 64, False)
+    content = path.read_bytes()  # tested directly: OpenCV 5 detects this, too; older versions fill with gray
+    assert read_header(content)[:2] == (64, 64)
+    assert not is_plain(content, read_header(content))
     with pytest.raises(BadInput, match=r"photo\.jpg"):
         read_image(path)
 
@@ -165,10 +167,80 @@ def test_pixels_without_a_defined_range_are_refused(tmp_path: Path) -> None:
             read_image(tmp_path / name)
 
 
-def test_a_rotated_tiff_is_refused_rather_than_rotated(tmp_path: Path) -> None:
-    PICTURE.save(tmp_path / "rotated.tif", exif=ROTATED)
-    with pytest.raises(BadInput, match="orientation"):
-        read_image(tmp_path / "rotated.tif")
+@pytest.mark.parametrize("options", [{}, {"compression": "tiff_lzw"}])
+def test_a_rotated_tiff_is_read_as_stored(options: dict[str, str], tmp_path: Path) -> None:
+    PICTURE.save(tmp_path / "rotated.tif", exif=ROTATED, **options)
+    np.testing.assert_array_equal(read_image(tmp_path / "rotated.tif"), SMOOTH)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("extra", [None, 0, 1, 2])
+def test_the_fourth_band_of_a_tiff_is_not_alpha(bits: int, extra: int | None, tmp_path: Path) -> None:
+    """Unspecified, premultiplied and plain alpha: the first three bands are returned as stored."""
+    bands = np.random.default_rng(1).integers(0, 256, (5, 7, 4), np.uint8)
+    bands[0, 0, 3] = 0
+    values = bands.astype("<u2") * 257 if bits == 16 else bands
+    (tmp_path / "four.tif").write_bytes(tiff(values, extra))
+    np.testing.assert_array_equal(read_image(tmp_path / "four.tif"), bands[..., :3])
+
+
+def tiff(values: np.ndarray, extra: int | None) -> bytes:
+    """An uncompressed RGB TIFF of (H, W, 4) values, whose fourth band is declared as `extra`."""
+    height, width, bands = values.shape
+    depths = 8 * values.itemsize
+    entries = [
+        (256, 4, 1, width), (257, 4, 1, height), (258, 3, bands, 8 + 2 + 11 * 12 + 4), (259, 3, 1, 1), (262, 3, 1, 2),
+        (273, 4, 1, 200), (277, 3, 1, bands), (278, 4, 1, height), (279, 4, 1, values.nbytes), (284, 3, 1, 1),
+        *([(338, 3, 1, extra)] if extra is not None else []),
+    ]  # fmt: skip
+    directory = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    start = b"II*\0" + struct.pack("<I", 8) + directory + b"\0\0\0\0"
+    start = start.ljust(8 + 2 + 11 * 12 + 4, b"\0") + struct.pack("<4H", *[depths] * 4)
+    return start.ljust(200, b"\0") + values.tobytes()
+
+
+TWELVE = (np.arange(HEIGHT * WIDTH, dtype=np.uint16) * 4).reshape(HEIGHT, WIDTH)  # 0 to 3836
+
+
+@pytest.mark.parametrize("name", ["deep.png", "deep.tif", "deep.pgm"])
+def test_levels_use_the_range_of_the_values(name: str, tmp_path: Path) -> None:
+    if name.endswith("pgm"):
+        (tmp_path / name).write_bytes(b"P5 40 24 65535\n" + TWELVE.astype(">u2").tobytes())
+    else:
+        Image.fromarray(TWELVE).save(tmp_path / name)
+    assert len(np.unique(read_image(tmp_path / name))) == 15  # high bytes 0 to 14
+    values = read_values(tmp_path / name)
+    assert values.dtype == np.uint16
+    np.testing.assert_array_equal(values, TWELVE[..., None])
+    image = read_image(tmp_path / name, levels=(0, 3836))
+    assert image.dtype == np.uint8
+    assert len(np.unique(image)) == 256
+    np.testing.assert_array_equal(image, np.repeat(np.round(TWELVE / 3836 * 255)[..., None], 3, axis=2))
+    clipped = read_image(tmp_path / name, levels=(400, 2440))  # 8 stored values for each of 255 steps
+    assert clipped[0, 0].tolist() == [0, 0, 0]
+    assert clipped[-1, -1].tolist() == [255, 255, 255]
+    assert clipped.reshape(-1, 3)[1408 // 4].tolist() == [126, 126, 126]
+
+
+@pytest.mark.parametrize("name", ["colour.png", "colour.tif"])
+def test_levels_of_sixteen_bit_colour(name: str, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(2).integers(0, 4096, (6, 5, 3), np.uint16)
+    cv2.imwrite(str(tmp_path / name), pixels[..., ::-1])
+    np.testing.assert_array_equal(read_values(tmp_path / name), pixels)
+    np.testing.assert_array_equal(
+        read_image(tmp_path / name, levels=(0, 255 * 16)), np.clip(np.round(pixels / 16), 0, 255)
+    )
+
+
+def test_levels_leave_eight_bits_unchanged(tmp_path: Path) -> None:
+    PICTURE.save(tmp_path / "plain.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "plain.png", levels=(10, 20)), SMOOTH)
+    np.testing.assert_array_equal(read_values(tmp_path / "plain.png"), SMOOTH)
+
+
+def test_levels_define_the_range_of_floats(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[-1.0, 0.0, 0.5, 2.0, np.nan]], np.float32)).save(tmp_path / "float.tif")
+    assert read_image(tmp_path / "float.tif", levels=(0, 1))[0, :, 0].tolist() == [0, 0, 128, 255, 0]
 
 
 def bombs() -> dict[str, bytes]:

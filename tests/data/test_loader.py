@@ -18,7 +18,7 @@ from PIL import Image
 import data
 from backbones.errors import BadInput
 from data.batch import Batch, Draw, Sample
-from data.formats.coco import CocoDetection
+from data.box_dataset import BoxDataset
 from data.loader import EvalBatches, Loader, TrainBatches, default_workers, draw_seed, eval_loader, train_loader
 from detection.transforms import detection_train, letterbox
 
@@ -45,8 +45,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def dataset(root: Path) -> CocoDetection:
-    return CocoDetection(root, "train", detection_train((32, 32), (0.5, 2.0), (124, 116, 104)))
+def dataset(root: Path) -> BoxDataset:
+    return BoxDataset.open(root, "train", detection_train((32, 32), (0.5, 2.0), (124, 116, 104)))
 
 
 class Numbers:
@@ -81,7 +81,7 @@ def equal(left: list[Batch], right: list[Batch]) -> bool:
 
 
 @pytest.mark.case("seed")
-def test_workers_do_not_change_the_batches(dataset: CocoDetection) -> None:
+def test_workers_do_not_change_the_batches(dataset: BoxDataset) -> None:
     reference = train_loader(dataset, 3, seed=4, workers=0, drop_last=False)
     epochs = [epoch(reference, 0), epoch(reference, 1)]
     assert sorted(i for batch in epochs[0] for i in batch.image_ids.tolist()) == list(range(1, IMAGES + 1))
@@ -96,7 +96,7 @@ def test_workers_do_not_change_the_batches(dataset: CocoDetection) -> None:
     assert not equal(epochs[0], epoch(train_loader(dataset, 3, seed=5, workers=0, drop_last=False), 0))
 
 
-def test_augmentation_does_not_depend_on_the_batch(dataset: CocoDetection) -> None:
+def test_augmentation_does_not_depend_on_the_batch(dataset: BoxDataset) -> None:
     def images(batch_size: int) -> dict[int, torch.Tensor]:
         batches = epoch(train_loader(dataset, batch_size, seed=4, workers=0, drop_last=False), 2)
         return {i: image for b in batches for i, image in zip(b.image_ids.tolist(), b.images, strict=True)}
@@ -106,7 +106,7 @@ def test_augmentation_does_not_depend_on_the_batch(dataset: CocoDetection) -> No
     assert all(torch.equal(small[i], large[i]) for i in small)
 
 
-def test_loading_does_not_change_the_global_generators(dataset: CocoDetection) -> None:
+def test_loading_does_not_change_the_global_generators(dataset: BoxDataset) -> None:
     before, numpy_before = torch.get_rng_state(), np.random.get_state()[1]  # noqa: NPY002
     list(train_loader(dataset, 3, seed=4, workers=1))
     list(eval_loader(dataset, 3, workers=0))
@@ -210,7 +210,7 @@ def test_loaders_use_rank_and_world_size_of_torch_distributed(monkeypatch: pytes
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_evaluation_is_in_order_and_repeatable(root: Path, workers: int) -> None:
-    dataset = CocoDetection(root, "train", letterbox((32, 40), (124, 116, 104)))
+    dataset = BoxDataset.open(root, "train", letterbox((32, 40), (124, 116, 104)))
     loader = eval_loader(dataset, 3, workers=workers)
     first = list(loader)
     assert [i for batch in first for i in batch.image_ids.tolist()] == list(range(1, IMAGES + 1))
@@ -234,12 +234,12 @@ def test_skip_bad_counts_the_images_of_all_workers(root: Path, tmp_path: Path) -
     for ident in (1, 6):
         os.truncate(copy / "train" / f"{ident}.png", 30)
     transform = letterbox((32, 32), (0, 0, 0))
-    allowed = CocoDetection(copy, "train", transform, skip_bad=2)
+    allowed = BoxDataset.open(copy, "train", transform, skip_bad=2)
     batches = list(eval_loader(allowed, 1, workers=2))
     assert [batch.readable.item() for batch in batches] == [False, True, True, True, True, False, True]
     assert allowed.skipped == [1, 6]
     with pytest.raises(BadInput, match="skip_bad=1"):
-        list(eval_loader(CocoDetection(copy, "train", transform, skip_bad=1), 1, workers=2))
+        list(eval_loader(BoxDataset.open(copy, "train", transform, skip_bad=1), 1, workers=2))
 
 
 def test_default_workers_leave_cores_to_the_trainer(monkeypatch: pytest.MonkeyPatch) -> None:

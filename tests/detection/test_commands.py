@@ -1,9 +1,13 @@
 """The command line as users type it: train, eval and predict, the files they write, and their errors."""
 
+import contextlib
 import csv
+import io
 import json
+import shutil
 import signal
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,12 +15,15 @@ import torch
 import yaml
 from effdet import create_model
 from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from backbones import create_backbone
 from detection import eval as eval_command
 from detection import predict as predict_command
 from detection import train as train_command
 from detection.config import PRESETS, TrainConfig
+from detection.results import read_image_results
 from detection.task import DetectionTask
 from engine.cli import parse
 from tests.commands import fails, loads, run
@@ -91,7 +98,7 @@ def test_latest_run_is_the_default(trained, coco_root, tmp_path, monkeypatch, ca
 def test_predict_writes_pictures_and_coco_results(trained, coco_root, tmp_path):
     output = tmp_path / "out"
     run(predict_command, "--checkpoint", trained, "--images", coco_root / "val", "--output", output, "--min_score", 0)
-    assert {p.name for p in output.iterdir()} == {"1.jpg", "2.jpg", "3.jpg", "4.jpg", "predictions.json"}
+    assert {p.name for p in output.iterdir()} == {"1.jpg", "2.jpg", "3.jpg", "4.jpg", "predictions.json", "images.json"}
     records = json.loads((output / "predictions.json").read_text())
     assert {r["file"] for r in records} == {"1.png", "2.png", "3.png", "4.png"}
     boxes = np.array([r["bbox"] for r in records])
@@ -194,12 +201,19 @@ def test_paper_preset(coco_root, tmp_path):
 
 
 def test_published_checkpoint_scores_and_predicts(coco_root, tmp_path, capsys):
-    """The commands eval and predict read an effdet file. Classes of a COCO model are identified by original id."""
+    """The commands eval and predict read an effdet file. Its classes are matched by name."""
     file = tmp_path / "tf_efficientdet_d0_34-f153e0cf.pth"
     model = create_model("tf_efficientdet_d0", bench_task="", pretrained=False, pretrained_backbone=False)
     torch.save(model.state_dict(), file)
-    run(eval_command, "--checkpoint", file, "--data.root", coco_root, "--image_size", 128)
-    assert "AP50" in capsys.readouterr().out
+    message = fails(capsys, 3, eval_command, "--checkpoint", file, "--data.root", coco_root, "--image_size", 128)
+    assert "'red <b>'" in message
+    named = tmp_path / "named"
+    shutil.copytree(coco_root, named)
+    annotations = named / "annotations" / "instances_val.json"
+    text = annotations.read_text().replace("red <b>", "Traffic_light").replace("green", "car")
+    annotations.write_text(text)
+    run(eval_command, "--checkpoint", file, "--data.root", named, "--image_size", 128)
+    assert "Traffic_light" not in capsys.readouterr().out
     run(predict_command, "--checkpoint", file, "--images", coco_root / "val" / "1.png", "--output", tmp_path / "out",
         "--image_size", 128)  # fmt: skip
     assert (tmp_path / "out" / "1.jpg").exists()
@@ -283,3 +297,36 @@ def test_finetune_preset_is_the_default():
 @pytest.mark.parametrize("preset", sorted(PRESETS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_presets_parse(preset):
     parse("detection.train", TrainConfig, ["--config", preset.stem], presets=PRESETS).check()
+
+
+# --- results that others can check
+
+
+def test_pycocotools_computes_the_recorded_ap_from_the_files_of_a_run(trained):
+    """From `detections.json` and `truth.json`, or from the scored annotation file, whose ids the files have."""
+    record = json.loads((trained / "record.json").read_text())
+    for truth in (trained / "truth.json", Path(record["dataset"]["root"]) / "annotations" / "instances_val.json"):
+        with contextlib.redirect_stdout(io.StringIO()):
+            coco = COCO(str(truth))
+            evaluation = COCOeval(coco, coco.loadRes(str(trained / "detections.json")), "bbox")
+            evaluation.evaluate()
+            evaluation.accumulate()
+            evaluation.summarize()
+        assert record["metrics"]["AP"] == pytest.approx(evaluation.stats[0], abs=1e-9)
+    scores = [detection["score"] for detection in json.loads((trained / "detections.json").read_text())]
+    assert len(set(scores)) > 0.9 * len(scores)  # not rounded
+
+
+def test_held_out_images_are_scored_again_by_eval_and_by_the_bootstrap(coco_root, tmp_path):
+    held = tmp_path / "held"
+    run(train_command, "--data.root", coco_root, "--output", held, "--data.holdout", 0.5, *TINY)
+    run(eval_command, "--checkpoint", held, "--output", tmp_path / "again")
+    record = json.loads((held / "record.json").read_text())
+    again = json.loads((tmp_path / "again" / "metrics.json").read_text())
+    assert again["AP"] == pytest.approx(record["metrics"]["AP"], abs=1e-9)
+    results = read_image_results(held, record)
+    truth = json.loads((held / "truth.json").read_text())
+    assert len(results.keys) == len(truth["images"]) == 4  # half of the eight training images
+    assert results.score(np.ones((1, 4), int))[0] == pytest.approx(record["metrics"]["AP"], abs=1e-9)
+    (held / "truth.json").unlink()  # as in runs of earlier versions
+    assert read_image_results(held, record).keys == results.keys

@@ -225,3 +225,37 @@ def test_gradient_lowers_the_loss(scene, assignment):
         optimizer.step()
         first = first or float(loss)
     assert float(loss) < 0.8 * first
+
+
+@pytest.mark.parametrize("assignment", ["iou", "atss"])
+def test_class_weights_multiply_the_loss_of_the_anchors_of_a_class(assignment):
+    """With one object, the weighted loss is linear in the weight of its class; other weights have no effect."""
+    torch.manual_seed(0)
+    anchors, size = Anchors(STRIDES, 4.0), (64, 64)
+    count = len(anchors(size))
+    logits, deltas = torch.randn(1, count, 3), torch.randn(1, count, 4) * 0.1
+    boxes, labels = torch.tensor([[[8.0, 8, 40, 44]]]), torch.tensor([[1]])
+    criterion = DetectionLoss(assignment, "giou")
+
+    def loss(weights):
+        criterion.class_weights = None if weights is None else torch.tensor(weights)
+        return criterion(logits, deltas, anchors, size, boxes, labels)
+
+    plain = loss(None)
+    for weights in ([1.0, 1.0, 1.0], [5.0, 1.0, 0.1]):
+        torch.testing.assert_close(loss(weights), plain)
+    positive, double, triple = (loss([1.0, w, 1.0])["class"] for w in (1.0, 2.0, 3.0))
+    torch.testing.assert_close(triple - double, double - positive)
+    anchor_boxes = anchors(size)
+    rows = assign_iou(anchor_boxes, boxes[0]) if assignment == "iou" else assign_atss(
+        anchor_boxes, boxes[0], anchors.counts(size), anchors.per_cell
+    )  # fmt: skip
+    learns = rows >= 0
+    target = torch.zeros_like(logits)
+    box = boxes[0].expand(int(learns.sum()), 4)
+    target[0, learns, 1] = (
+        1.0 if assignment == "iou" else _paired_iou(decode(deltas[0, learns], anchor_boxes[learns]), box)
+    )
+    part = criterion._class_loss(logits[:, learns], target[:, learns]) / (learns.sum() + 1)
+    torch.testing.assert_close(double - positive, part)
+    torch.testing.assert_close(loss([1.0, 2.0, 1.0])["box"], plain["box"])

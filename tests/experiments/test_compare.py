@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from backbones.errors import BadInput, UserError
-from data.reader import subset_indices
+from data.columns import subset_indices
 from engine.schema import SCHEMA
 from experiments.compare import __main__ as compare
 from experiments.compare.config import CompareConfig
@@ -79,8 +79,7 @@ def test_learning_rates_are_tried_on_training_images():
     first, second = learning_rate_cells(config, shared)
     assert [first.config.lr, second.config.lr] == [1e-3, 1e-2]
     assert first.config.epochs == 4
-    assert first.config.data.scored_on() == ("train", (0.8, 1.0))
-    assert first.config.data.trained_on() == (0.0, 0.8)
+    assert first.config.data.holdout == 0.2
 
 
 @pytest.mark.parametrize("total", [5, 87, 205])

@@ -14,7 +14,7 @@ from PIL import Image
 from backbones.errors import BadInput
 from engine.schema import SCHEMA
 from experiments.report import svg as charts
-from experiments.report.formatting import billions, millions, sentences, style_sentence
+from experiments.report.formatting import billions, millions, sentences, stopped_sentence, style_sentence
 from experiments.report.pareto import pareto_front
 from experiments.report.results import Comparison, FinishedRun, Row
 from experiments.report.writer import write_report
@@ -151,6 +151,26 @@ def test_pareto_front_by_hand():
     points = [(0.5, 3.0), (0.7, 5.0), (0.6, 5.0), (0.4, 1.0), (0.4, 2.0), (0.7, 9.0), (0.3, 0.5), (0.2, 4.0)]
     assert pareto_front(points) == [6, 3, 0, 1]
     assert pareto_front([]) == []
+
+
+def test_trainings_that_stopped_early_are_labelled(folder, tmp_path, capsys):
+    assert "stopped_early" not in (folder / "results.csv").read_text()
+    shutil.copytree(folder, tmp_path / "c")
+    for number, epochs in (("2", 1), ("3", None)):
+        file = tmp_path / "c" / "cells" / number / "record.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"seed": 0, "stopped_early": epochs}))
+    page = write_report(tmp_path / "c")
+    text = "Trainings that stopped early, and their epochs: efficientnet_b0 with seed 0 after 1 of 2."
+    for found in (
+        page.read_text(),
+        (tmp_path / "c" / "results.md").read_text(),
+        " ".join(capsys.readouterr().out.split()),
+    ):
+        assert text in found
+    rows = {row["backbone"]: row for row in csv.DictReader((tmp_path / "c" / "results.csv").open())}
+    assert rows["efficientnet_b0"]["stopped_early"] == "1 -"
+    assert rows["resnet50"]["stopped_early"] == "- -"
+    assert stopped_sentence(Comparison(folder).rows) == ""
 
 
 def detection_row(backbone: str, style: str | None) -> Row:

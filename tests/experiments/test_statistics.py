@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -82,9 +81,7 @@ def test_ap_of_a_resample_equals_ap_of_repeated_images(tmp_path, seed):
     random = np.random.default_rng(seed)
     truth = coco_truth(random)
     found = detections_of(truth, random)
-    file = tmp_path / "truth.json"
-    file.write_text(json.dumps(truth))
-    results = match_detections(file, found)
+    results = match_detections(truth, found)
     counts = np.stack([np.ones(IMAGES, int), *random.multinomial(IMAGES, np.full(IMAGES, 1 / IMAGES), 6)])
     expected = [reference(*repeated(truth, found, row)) for row in counts]
     np.testing.assert_allclose(results.score(counts), expected, atol=1e-9)
@@ -92,9 +89,10 @@ def test_ap_of_a_resample_equals_ap_of_repeated_images(tmp_path, seed):
 
 
 def test_ap_without_detections_is_zero(tmp_path):
-    file = tmp_path / "truth.json"
-    file.write_text(json.dumps(coco_truth(np.random.default_rng(0))))
-    assert match_detections(file, []).score(np.ones((2, IMAGES), int)).tolist() == [0, 0]
+    assert match_detections(coco_truth(np.random.default_rng(0)), []).score(np.ones((2, IMAGES), int)).tolist() == [
+        0,
+        0,
+    ]
 
 
 def test_miou_of_a_resample_equals_miou_of_repeated_images(tmp_path):
@@ -159,9 +157,7 @@ def test_the_bootstrap_of_ap_is_calibrated(tmp_path):
     """Pairs of networks with the same amount of independent noise differ by chance only."""
     random = np.random.default_rng(3)
     truth = coco_truth(random)
-    file = tmp_path / "truth.json"
-    file.write_text(json.dumps(truth))
-    results = [match_detections(file, detections_of(truth, random)) for _ in range(80)]
+    results = [match_detections(truth, detections_of(truth, random)) for _ in range(80)]
     found = [bootstrap([a], [b], 200).verdict for a, b in zip(results[::2], results[1::2], strict=True)]
     assert found.count("not distinguishable") >= 34  # of 40; at a true 95%, P(< 35) is 5%
 

@@ -17,9 +17,9 @@ from backbones import create_backbone
 from backbones.errors import BadInput, UserError
 from classification.config import PRESETS as classification
 from classification.config import TrainConfig as ClassificationConfig
-from data.formats.coco import CocoDetection
-from data.formats.masks import MaskFolders
+from data.box_dataset import BoxDataset
 from data.images import read_image
+from data.mask_dataset import MaskDataset
 from detection.config import PRESETS as detection
 from detection.config import TrainConfig as DetectionConfig
 from engine.checkpoint import read_run
@@ -128,7 +128,7 @@ def test_annotations(coco_root, tmp_path, amount, measured):
     before = files(coco_root)
 
     def use():
-        data = CocoDetection(root, "val")
+        data = BoxDataset.open(root, "val")
         for index in range(len(data)):
             sample = data[index]
             assert np.isfinite(sample.boxes).all()
@@ -183,7 +183,7 @@ def test_masks(tmp_path, amount, measured):
     content = mask.read_bytes()
 
     def use():
-        sample = MaskFolders(tmp_path, "val")[0]
+        sample = MaskDataset.open(tmp_path, "val")[0]
         assert sample.mask.shape == (16, 20)
         assert set(np.unique(sample.mask)) <= {0, 1, 2, 255}
 

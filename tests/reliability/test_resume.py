@@ -61,9 +61,9 @@ def flattened(value, name=""):
         yield name, value
 
 
-def stopped_at(epoch, batch):
+def stopped_at(epoch, batch, task=DetectionTask):
     """A hook that sends SIGINT, as Ctrl-C does, to this process at the start of a batch."""
-    before = DetectionTask.on_train_batch_start
+    before = task.on_train_batch_start
 
     def hook(self, images, batch_idx):
         if (self.current_epoch, batch_idx) == (epoch, batch):

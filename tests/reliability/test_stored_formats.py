@@ -200,7 +200,24 @@ def test_a_style_counts_where_version_1_had_the_other(backbone, style, counts):
     hashed = schema.hashed_settings(cell.settings, type(cell.config))
     assert hashed.get("style") == (style if counts else None)
     assert hashed["data"]["views"] == 0
-    assert hashed.keys() | {"style"} == cell.settings.keys()
+    assert hashed.keys() - {"style"} == schema.VERSION_1 & cell.settings.keys()
+
+
+@pytest.mark.case("formats")
+@pytest.mark.parametrize(
+    ("flag", "value", "name"),
+    [
+        ("--class_weights", "auto", "class_weights"),
+        ("--data.balance", "true", "data.balance"),
+        ("--patience", "3", "patience"),
+    ],
+)
+@pytest.mark.parametrize("task", TASKS)
+def test_a_setting_that_version_1_lacked_counts_unless_it_has_its_default(task, flag, value, name):
+    plain, changed = (Cell(task, ("--backbone", "resnet18", *words)) for words in ((), (flag, value)))
+    for cell, counts in ((plain, False), (changed, True)):
+        assert (name in dict(schema.flat(schema.hashed_settings(cell.settings, type(cell.config))))) == counts
+    assert plain.key != changed.key
 
 
 @pytest.mark.case("formats")

@@ -94,14 +94,17 @@ def test_eval_with_augmentation_and_another_split(trained, mask_root, tmp_path, 
         shutil.move(tmp_path / "data" / kind / "val", tmp_path / "data" / kind / "test")
     shutil.copy(mask_root / "classes.txt", tmp_path / "data")
     run(eval_command, "--checkpoint", trained, "--data.root", tmp_path / "data", "--data.split", "test")
-    assert "split test, 4 images" in " ".join(capsys.readouterr().out.split())
+    assert "annotations/test, 4 images" in " ".join(capsys.readouterr().out.split())
 
 
 def test_predict_writes_palette_masks_overlays_and_shares(trained, mask_root, tmp_path):
     output = tmp_path / "out"
     run(predict_command, "--checkpoint", trained, "--images", mask_root / "images" / "val", "--output", output)
     names = {p.name for p in output.iterdir()}
-    assert names == {f"{i}.{suffix}" for i in range(1, 5) for suffix in ("jpg", "png")} | {"predictions.json"}
+    assert names == {f"{i}.{suffix}" for i in range(1, 5) for suffix in ("jpg", "png")} | {
+        "predictions.json",
+        "images.json",
+    }
     mask = Image.open(output / "1.png")
     assert mask.mode == "P"
     assert mask.size == (128, 96)
@@ -138,6 +141,24 @@ def test_same_seed_same_weights(trained, mask_root, tmp_path):
     assert first.keys() == second.keys()
     assert len(first) > 100
     assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_a_class_that_is_ignored_has_no_score(trained, mask_root, tmp_path):
+    """The run was trained with all classes and predicts the class "ground", which the evaluation ignores."""
+    masks = tmp_path / "data" / "annotations" / "val"
+    shutil.copytree(mask_root, tmp_path / "data")
+    for file in masks.glob("*.png"):  # rows without a class become ground
+        mask = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
+        cv2.imwrite(str(file), np.where(mask == 9, 0, mask).astype(np.uint8))
+    run(eval_command, "--checkpoint", trained, "--data.root", tmp_path / "data", "--data.ignore_index", 0, "--output",
+        tmp_path / "s")  # fmt: skip
+    by_class = json.loads((tmp_path / "s" / "per_class.json").read_text())
+    assert by_class.pop("ground") is None
+    metrics = json.loads((tmp_path / "s" / "metrics.json").read_text())
+    assert metrics["mIoU"] == pytest.approx(np.mean(list(by_class.values())))
+    confusion = np.loadtxt(tmp_path / "s" / "confusion.csv", delimiter=",", skiprows=1)
+    assert confusion[0].sum() == 0
+    assert set(np.load(tmp_path / "s" / "images.npy")[:, 1]) <= {1, 2}
 
 
 def test_pretrained_accepts_a_run_for_the_same_and_another_decoder(trained, mask_root, tmp_path):
@@ -221,7 +242,7 @@ def test_wrong_scales(trained, capsys, mask_root):
 
 def test_missing_data(capsys, tmp_path):
     message = fails(capsys, 3, train_command, "--data.root", tmp_path / "nowhere")
-    assert "images/training" in message
+    assert "ROOT/images/{train,val}" in message
     assert "classes.txt" in message
 
 
@@ -231,11 +252,21 @@ def test_error_for_mask_values_out_of_range_names_the_file(capsys, mask_root, tm
     assert "--data.ignore_index 9" in message
 
 
-def test_other_order_of_classes(trained, capsys, mask_root, tmp_path):
+def test_classes_are_matched_by_name(trained, capsys, mask_root, tmp_path):
+    """The masks name the classes in another order: the scores stay, and a class of another name is refused."""
+    data = tmp_path / "data"
     for kind in ("images", "annotations"):
-        shutil.copytree(mask_root / kind, tmp_path / kind)
-    (tmp_path / "classes.txt").write_text("ground\ngreen\nred <b>\n")
-    assert "same order" in fails(capsys, 3, eval_command, "--checkpoint", trained, "--data.root", tmp_path)
+        shutil.copytree(mask_root / kind, data / kind)
+    names = (mask_root / "classes.txt").read_text().split("\n")[:3]
+    (data / "classes.txt").write_text("\n".join([names[0], names[2], names[1]]))
+    exchanged = np.array([0, 2, 1, *range(3, 256)], np.uint8)
+    for mask in (data / "annotations").glob("*/*.png"):
+        Image.fromarray(exchanged[np.asarray(Image.open(mask))]).save(mask)
+    run(eval_command, "--checkpoint", trained, "--data.root", data, "--output", tmp_path / "other")
+    run(eval_command, "--checkpoint", trained, "--data.root", mask_root, "--output", tmp_path / "same")
+    assert (tmp_path / "other/metrics.json").read_text() == (tmp_path / "same/metrics.json").read_text()
+    (data / "classes.txt").write_text("ground\nviolet\nred <b>\n")
+    assert "violet" in fails(capsys, 3, eval_command, "--checkpoint", trained, "--data.root", data)
 
 
 def test_data_without_labels(capsys, mask_root, tmp_path):

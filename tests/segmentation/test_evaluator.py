@@ -10,6 +10,7 @@ import torch
 from backbones.errors import BadInput
 from data.batch import IGNORE, Sample, collate
 from segmentation.evaluator import COLUMNS, SegmentationEvaluator
+from segmentation.results import segmentation_results
 
 CLASSES = 12
 
@@ -86,6 +87,26 @@ def test_by_hand():
         {"mIoU": (2 / 3 + 1 / 2) / 2, "pixel_accuracy": 3 / 4, "mean_accuracy": (2 / 3 + 1) / 2,
          "fwIoU": 3 / 4 * 2 / 3 + 1 / 4 * 1 / 2}
     )  # fmt: skip
+
+
+def test_an_ignored_class_leaves_the_mean(tmp_path):
+    """Pixels that are predicted as the ignored class are errors of their true class, nothing else."""
+    confusion = np.array([[0, 0, 0], [50, 1000, 33], [80, 1, 1506]])
+    pairs = [(t, p) for t in range(3) for p in range(3) for _ in range(confusion[t, p])]
+    truth, found = (np.array(column, np.uint8)[None] for column in zip(*pairs, strict=True))
+    ious = [1000 / (50 + 1000 + 33 + 1), 1506 / (80 + 1 + 1506 + 33)]
+    for ignored, expected in (((), np.mean([0, *ious])), ((0,), np.mean(ious))):
+        evaluator = SegmentationEvaluator("abc", ignored)
+        evaluator.update([torch.from_numpy(found)], collate([sample(1, truth)]))
+        assert evaluator.matrix().tolist() == confusion.tolist()
+        scores = evaluator.compute()
+        assert scores["mIoU"] == pytest.approx(expected, abs=1e-12)
+        assert scores["pixel_accuracy"] == pytest.approx(2506 / 2670)
+        assert math.isnan(evaluator.per_class["a"]) == bool(ignored)
+        evaluator.write_images(tmp_path / "images.npy")
+        resampled = segmentation_results(tmp_path / "images.npy").score(np.array([[1], [3]]))
+        np.testing.assert_allclose(resampled, expected, atol=1e-12)
+    assert scores["mIoU"] == pytest.approx(0.926, abs=5e-4)
 
 
 def test_worst_and_best_images():

@@ -112,3 +112,33 @@ def test_a_single_class(loss):
     assert logits.grad.isfinite().all()
     if loss != "focal":
         assert value.item() == pytest.approx(0)
+
+
+def test_class_weights_equal_the_references():
+    logits, masks = data()
+    weights = torch.tensor([1.0, 0.2, 3.0, 0.5])
+    criterion = SegmentationLoss(["ce", "focal", "dice"], smoothing=0.1)
+    plain = criterion(logits, masks)
+    criterion.class_weights = weights
+    terms = criterion(logits, masks)
+    torch.testing.assert_close(
+        terms["ce"], F.cross_entropy(logits, masks, weights, ignore_index=IGNORE, label_smoothing=0.1)
+    )
+    reference = FocalLoss("multiclass", ignore_index=IGNORE, class_weights=weights.tolist())
+    torch.testing.assert_close(terms["focal"], reference(logits, masks))
+    torch.testing.assert_close(terms["dice"], plain["dice"])
+    criterion.class_weights = torch.full((4,), 7.0)  # only ratios matter
+    for name, value in criterion(logits, masks).items():
+        torch.testing.assert_close(value, plain[name])
+
+
+def test_weighted_hard_pixels_by_hand():
+    """The pixels with the largest weighted losses; their losses are divided by the sum of their weights."""
+    logits, masks = data(ignored=0.0)
+    weights = torch.tensor([1.0, 0.2, 3.0, 0.5])
+    criterion = SegmentationLoss(["ce"], hard_pixels=0.25)
+    criterion.class_weights = weights
+    cost = F.cross_entropy(logits, masks, reduction="none").flatten() * weights[masks.flatten()]
+    hardest = cost.argsort(descending=True)[: round(0.25 * masks.numel())]
+    expected = cost[hardest].sum() / weights[masks.flatten()[hardest]].sum()
+    torch.testing.assert_close(criterion(logits, masks)["ce"], expected)

@@ -13,7 +13,8 @@ from PIL import Image
 
 from backbones.errors import BadInput, UserError
 from data.batch import Draw, Sample
-from data.formats.coco import CocoDetection
+from data.box_dataset import BoxDataset
+from data.options import BoxOptions
 
 Document = dict[str, Any]
 
@@ -66,13 +67,13 @@ def changed(change: Callable[[Document], Any]) -> Document:
 @pytest.mark.case("R8")
 @pytest.mark.parametrize("year", ["2017", ""])
 def test_reads_classes_ids_and_boxes(year: str, tmp_path: Path) -> None:
-    data = CocoDetection(write(tmp_path, year=year), "train")
+    data = BoxDataset.open(write(tmp_path, year=year), "train")
     assert len(data) == 3
     assert data.classes == ("car", "cat", "toothbrush")
     assert data.category_ids == (3, 17, 90)
     assert data.image_ids.tolist() == [30, 10, 20]
     assert data.sizes.tolist() == [[20, 40], [20, 40], [24, 16]]
-    assert data.annotation_file == tmp_path / "annotations" / f"instances_train{year}.json"
+    assert data.columns.source == tmp_path / "annotations" / f"instances_train{year}.json"
 
     sample = data[2]
     assert (sample.image_id, sample.size, sample.scale, sample.readable) == (20, (24, 16), (1.0, 1.0), True)
@@ -85,7 +86,7 @@ def test_reads_classes_ids_and_boxes(year: str, tmp_path: Path) -> None:
 @pytest.mark.case("R6")
 @pytest.mark.case("R7")
 def test_crowds_degenerate_and_outside_boxes_are_counted(tmp_path: Path) -> None:
-    data = CocoDetection(write(tmp_path), "train")
+    data = BoxDataset.open(write(tmp_path), "train")
     assert data[0].boxes.tolist() == [[30.5, 0, 40, 6]]
     report = data.report
     assert (report.images, report.images_without_boxes, report.boxes) == (3, 1, 3)
@@ -95,7 +96,7 @@ def test_crowds_degenerate_and_outside_boxes_are_counted(tmp_path: Path) -> None
 @pytest.mark.case("R6")
 def test_infinite_boxes_are_dropped(tmp_path: Path) -> None:
     endless = changed(lambda d: d["annotations"].append(box(9, 10, 3, [1, 1, float("inf"), 5])))
-    data = CocoDetection(write(tmp_path, endless), "train")
+    data = BoxDataset.open(write(tmp_path, endless), "train")
     assert data[1].boxes.shape == (0, 4)
     assert (data.report.boxes, data.report.degenerate, data.report.clipped) == (3, 5, 1)
 
@@ -105,18 +106,18 @@ def test_a_subset_counts_its_own_crowds(tmp_path: Path) -> None:
     """The crowd is in image 30."""
     root, counted = write(tmp_path), {}
     for seed in range(8):
-        subset = CocoDetection(root, "train", fraction=0.4, seed=seed)
+        subset = BoxDataset.open(root, "train", fraction=0.4, seed=seed)
         counted[tuple(subset.image_ids.tolist())] = subset.report.crowd
     assert counted == {(30,): 1, (10,): 0, (20,): 0}
 
 
 @pytest.mark.case("R5")
 def test_images_without_boxes_are_included(tmp_path: Path) -> None:
-    sample = CocoDetection(write(tmp_path), "train")[1]
+    sample = BoxDataset.open(write(tmp_path), "train")[1]
     assert sample.boxes.shape == (0, 4)
     assert sample.labels.shape == (0,)
     nothing = changed(lambda d: d["annotations"].clear())
-    assert CocoDetection(write(tmp_path / "none", nothing), "train").report.images_without_boxes == 3
+    assert BoxDataset.open(write(tmp_path / "none", nothing), "train").report.images_without_boxes == 3
 
 
 def test_the_transform_receives_the_seed_of_the_draw(tmp_path: Path) -> None:
@@ -126,39 +127,39 @@ def test_the_transform_receives_the_seed_of_the_draw(tmp_path: Path) -> None:
         seeds.append(seed)
         return sample
 
-    data = CocoDetection(write(tmp_path), "train", transform)
+    data = BoxDataset.open(write(tmp_path), "train", transform)
     assert [data[Draw(2, 77)].image_id, data[2].image_id, data[np.int64(1)].image_id] == [20, 20, 10]  # type: ignore[index]
     assert seeds == [77, 0, 0]
 
 
 def test_fraction_is_a_seeded_subset(tmp_path: Path) -> None:
     root = write(tmp_path)
-    two = CocoDetection(root, "train", fraction=0.67, seed=1)
+    two = BoxDataset.open(root, "train", fraction=0.67, seed=1)
     assert len(two) == two.report.images == 2
-    assert two.image_ids.tolist() == CocoDetection(root, "train", fraction=0.67, seed=1).image_ids.tolist()
-    full = CocoDetection(root, "train")
+    assert two.image_ids.tolist() == BoxDataset.open(root, "train", fraction=0.67, seed=1).image_ids.tolist()
+    full = BoxDataset.open(root, "train")
     for position, ident in enumerate(two.image_ids.tolist()):
         expected = full[full.image_ids.tolist().index(ident)]
         np.testing.assert_array_equal(two[position].boxes, expected.boxes)
         np.testing.assert_array_equal(two[position].image, expected.image)
-    subsets = {tuple(CocoDetection(root, "train", fraction=0.4, seed=s).image_ids.tolist()) for s in range(20)}
+    subsets = {tuple(BoxDataset.open(root, "train", fraction=0.4, seed=s).image_ids.tolist()) for s in range(20)}
     assert len(subsets) == 3
     assert two.fingerprint != full.fingerprint
     for wrong in (0, 1.5, -1):
         with pytest.raises(UserError, match="fraction"):
-            CocoDetection(root, "train", fraction=wrong)
+            BoxDataset.open(root, "train", fraction=wrong)
 
 
 def test_fingerprint_depends_only_on_the_data(tmp_path: Path) -> None:
     first, second = write(tmp_path / "one"), write(tmp_path / "two")
-    fingerprint = CocoDetection(first, "train").fingerprint
-    assert fingerprint == CocoDetection(second, "train", skip_bad=1).fingerprint
+    fingerprint = BoxDataset.open(first, "train").fingerprint
+    assert fingerprint == BoxDataset.open(second, "train", skip_bad=1).fingerprint
     assert len(fingerprint) == 64
     with open(second / "train2017" / "a.png", "ab") as file:
         file.write(b"x")
-    assert CocoDetection(second, "train").fingerprint != fingerprint
+    assert BoxDataset.open(second, "train").fingerprint != fingerprint
     moved = changed(lambda d: d["annotations"][0].update(bbox=[2, 3, 10, 11]))
-    assert CocoDetection(write(tmp_path / "three", moved), "train").fingerprint != fingerprint
+    assert BoxDataset.open(write(tmp_path / "three", moved), "train").fingerprint != fingerprint
 
 
 MALFORMED: dict[str, tuple[Document | str, str]] = {
@@ -172,7 +173,6 @@ MALFORMED: dict[str, tuple[Document | str, str]] = {
     "images an object": (changed(lambda d: d.update(images={})), "no list 'images'"),
     "no file_name": (changed(lambda d: d["images"][1].pop("file_name")), r"images\[1\] has no 'file_name'"),
     "no bbox": (changed(lambda d: d["annotations"][2].pop("bbox")), r"annotations\[2\] has no 'bbox'"),
-    "no id": (changed(lambda d: d["annotations"][2].pop("id")), r"annotations\[2\] has no 'id'"),
     "a record a number": (changed(lambda d: d["annotations"].append(7)), r"annotations\[8\]"),
     "short bbox": (changed(lambda d: d["annotations"][3].update(bbox=[1, 2, 3])), r"annotations\[3\] has bbox \[1, 2"),
     "bbox a string": (changed(lambda d: d["annotations"][3].update(bbox="1 2 3 4")), r"annotations\[3\] has bbox"),
@@ -183,10 +183,6 @@ MALFORMED: dict[str, tuple[Document | str, str]] = {
     ),
     "duplicate image": (changed(lambda d: d["images"][1].update(id=30)), "id 30 occurs more than once in images"),
     "duplicate category": (changed(lambda d: d["categories"][1].update(id=90)), "id 90 occurs more than once in cat"),
-    "duplicate annotation": (
-        changed(lambda d: d["annotations"][1].update(id=1)),
-        "id 1 occurs more than once in ann",
-    ),
     "id a string": (changed(lambda d: d["images"][1].update(id="x")), r"images\[1\] has id 'x'"),
     "fractional id": (changed(lambda d: d["images"][1].update(id=1.5)), r"images\[1\] has id 1.5"),
     "no width": (changed(lambda d: d["images"][1].update(width=None)), r"images\[1\] has width None"),
@@ -199,21 +195,32 @@ MALFORMED: dict[str, tuple[Document | str, str]] = {
 def test_malformed_annotations_are_named(document: Document | str, message: str, tmp_path: Path) -> None:
     write(tmp_path, document)
     with pytest.raises(BadInput, match=message) as caught:
-        CocoDetection(tmp_path, "train")
+        BoxDataset.open(tmp_path, "train")
     assert str(tmp_path / "annotations" / "instances_train2017.json") in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_missing_parts_are_named_with_the_expected_layout(tmp_path: Path) -> None:
-    layout = r"expected .*instances_train\.json"
-    with pytest.raises(BadInput, match=f"no such folder; {layout}"):
-        CocoDetection(tmp_path / "nowhere", "train")
-    with pytest.raises(BadInput, match=f"no file .*{layout}"):
-        CocoDetection(tmp_path, "train")
+    layout = r"ROOT/annotations/instances_train\.json"
+    with pytest.raises(BadInput, match="no such folder"):
+        BoxDataset.open(tmp_path / "nowhere", "train")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BadInput, match=rf"empty is not recognised\. It is empty.*(?s:.*){layout}"):
+        BoxDataset.open(tmp_path / "empty", "train")
     root = write(tmp_path / "set")
+    with pytest.raises(BadInput, match=f"no split 'val'; it has train2017. Expected {layout}"):
+        BoxDataset.open(root, "val")
     (root / "train2017").rename(root / "pictures")
-    with pytest.raises(BadInput, match=f"no folder .*train.*{layout}"):
-        CocoDetection(root, "train")
+    with pytest.raises(BadInput, match=r"no folder .*train.*searched"):
+        BoxDataset.open(root, "train")
+
+
+def test_annotation_ids_do_not_matter(tmp_path: Path) -> None:
+    def damage(document: Document) -> None:
+        document["annotations"][1]["id"] = 1
+        del document["annotations"][2]["id"]
+
+    assert BoxDataset.open(write(tmp_path, changed(damage)), "train").report.boxes == 3
 
 
 SECRET = (24, 16, 3)
@@ -226,7 +233,7 @@ def test_names_that_leave_the_folder_are_refused(name: Any, tmp_path: Path) -> N
     name = name.format(root=tmp_path) if isinstance(name, str) else name
     write(tmp_path / "set", changed(lambda d: d["images"][2].update(file_name=name)))
     with pytest.raises(BadInput, match=r"not a relative path.*refused"):
-        CocoDetection(tmp_path / "set", "train", skip_bad=3)
+        BoxDataset.open(tmp_path / "set", "train", skip_bad=3)
 
 
 @pytest.mark.case("R16")
@@ -235,16 +242,16 @@ def test_links_that_leave_the_folder_are_refused(tmp_path: Path) -> None:
     root = write(tmp_path / "set")
     stray = root / "train2017" / "stray.png"
     stray.symlink_to(tmp_path / "secret.png")
-    assert len(CocoDetection(root, "train")) == 3  # the annotations do not name it
+    assert len(BoxDataset.open(root, "train")) == 3  # the annotations do not name it
     (root / "train2017" / "b.png").unlink()
     (root / "train2017" / "b.png").symlink_to(tmp_path / "secret.png")
     with pytest.raises(BadInput, match=r"b\.png is a link"):
-        CocoDetection(root, "train", skip_bad=3)
+        BoxDataset.open(root, "train", skip_bad=3)
 
     inner = write(tmp_path / "inner", changed(lambda d: d["images"][2].update(file_name="sub/secret.png")))
     (inner / "train2017" / "sub").symlink_to(tmp_path)
     with pytest.raises(BadInput, match="leads out"):
-        CocoDetection(inner, "train", skip_bad=3)
+        BoxDataset.open(inner, "train", skip_bad=3)
 
 
 def test_links_inside_folders_below_and_a_linked_split_are_fine(tmp_path: Path) -> None:
@@ -256,7 +263,7 @@ def test_links_inside_folders_below_and_a_linked_split_are_fine(tmp_path: Path) 
     folder.symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / "sub" / "b.png").unlink()
     (tmp_path / "elsewhere" / "sub" / "b.png").symlink_to("../b.png")
-    assert CocoDetection(root, "train")[2].size == (24, 16)
+    assert BoxDataset.open(root, "train")[2].size == (24, 16)
 
 
 def test_missing_images_are_counted_and_named(tmp_path: Path) -> None:
@@ -264,8 +271,8 @@ def test_missing_images_are_counted_and_named(tmp_path: Path) -> None:
     for name in ("a.png", "b.png"):
         (root / "train2017" / name).unlink()
     with pytest.raises(BadInput, match=r"2 of 3 images .* not in .*: a\.png, b\.png"):
-        CocoDetection(root, "train", skip_bad=1)
-    assert CocoDetection(root, "train", skip_bad=2).skipped == []
+        BoxDataset.open(root, "train", skip_bad=1)
+    assert BoxDataset.open(root, "train", skip_bad=2).skipped == []
 
 
 @pytest.mark.case("R11")
@@ -274,9 +281,9 @@ def test_an_unreadable_image_is_an_error_unless_allowed(tmp_path: Path, caplog: 
     broken = root / "train2017" / "c.png"
     broken.write_bytes(broken.read_bytes()[:200])
     with pytest.raises(BadInput, match=r"c\.png"):
-        CocoDetection(root, "train")[0]
+        BoxDataset.open(root, "train")[0]
 
-    data = CocoDetection(root, "train", skip_bad=1)
+    data = BoxDataset.open(root, "train", skip_bad=1)
     blank = data[0]
     assert (blank.readable, blank.image_id, blank.image.shape) == (False, 30, (20, 40, 3))
     assert data[Draw(0, 5)].image_id == 10
@@ -293,7 +300,7 @@ def test_a_data_set_without_readable_images_is_an_error(tmp_path: Path) -> None:
     root = write(tmp_path)
     for path in (root / "train2017").iterdir():
         os.truncate(path, 0)
-    data = CocoDetection(root, "train", skip_bad=9)
+    data = BoxDataset.open(root, "train", skip_bad=9)
     with pytest.raises(BadInput, match="none of the 3 images"):
         data[Draw(1, 0)]
 
@@ -301,11 +308,23 @@ def test_a_data_set_without_readable_images_is_an_error(tmp_path: Path) -> None:
 def test_an_image_of_another_size_is_an_error(tmp_path: Path) -> None:
     root = write(tmp_path)
     Image.fromarray(np.zeros((16, 24, 3), np.uint8)).save(root / "train2017" / "b.png")
-    data = CocoDetection(root, "train")
-    with pytest.raises(
-        BadInput, match=r"b\.png is 24 x 16 pixels, but .* says 16 x 24 \(was it annotated after rotating"
-    ):
-        data[2]
+    with pytest.raises(BadInput, match=r"b\.png is 24 x 16 pixels, but .* says 16 x 24 .*are exchanged"):
+        BoxDataset.open(root, "train")
     Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(root / "train2017" / "b.png")
-    with pytest.raises(BadInput, match=r"is 9 x 9 pixels, but .* says 16 x 24: its"):
+    with pytest.raises(BadInput, match=r"is 9 x 9 pixels, but .* says 16 x 24 .*`scale_boxes=True`"):
+        BoxDataset.open(root, "train")
+    data = BoxDataset.open(root, "train", skip_bad=1)
+    assert not data[2].readable
+    data.skip_bad = 0
+    with pytest.raises(BadInput, match=r"is 9 x 9 pixels, but .* says 16 x 24: its boxes"):
         data[2]
+
+
+def test_boxes_are_scaled_to_the_files(tmp_path: Path) -> None:
+    """By hand: 9/16 horizontally and 12/24 vertically."""
+    root = write(tmp_path, changed(lambda d: d["annotations"][0].update(area=120)))
+    Image.fromarray(np.zeros((12, 9, 3), np.uint8)).save(root / "train2017" / "b.png")
+    data = BoxDataset.open(root, "train", options=BoxOptions(scale_boxes=True))
+    assert data[2].boxes.tolist() == [[1.125, 1.5, 6.75, 7.5], [0.5625, 0.5, 2.8125, 2.5]]
+    assert data.columns.areas[0] == pytest.approx(120 * 9 / 16 * 12 / 24)
+    assert data[0].boxes.tolist() == BoxDataset.open(write(tmp_path / "same"), "train")[0].boxes.tolist()

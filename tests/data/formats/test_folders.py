@@ -9,7 +9,7 @@ from PIL import Image
 
 from backbones.errors import BadInput, UserError
 from data.batch import Draw, Sample, collate
-from data.formats.folders import ClassFolders
+from data.class_dataset import ClassDataset
 
 FILES = {"bee": ["b.jpg", "a.PNG"], "ant": ["1.png", "deep/2.png", "3.jpeg"], "Wasp": ["x.png"]}
 
@@ -32,7 +32,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_reads_classes_and_images_in_order(root: Path) -> None:
-    data = ClassFolders(root, "train")
+    data = ClassDataset.open(root, "train")
     assert data.classes == ("Wasp", "ant", "bee")  # as Python and torchvision sort
     assert [data.name(i) for i in range(len(data))] == [
         "Wasp/x.png", "ant/1.png", "ant/3.jpeg", "ant/deep/2.png", "bee/a.PNG", "bee/b.jpg",
@@ -46,7 +46,7 @@ def test_reads_classes_and_images_in_order(root: Path) -> None:
 
 
 def test_batches_have_one_label_per_image(root: Path) -> None:
-    data = ClassFolders(root, "train")
+    data = ClassDataset.open(root, "train")
     batch = collate([data[i] for i in (5, 0)])
     assert batch.labels.tolist() == [[2], [0]]
     assert batch.image_ids.tolist() == [5, 0]
@@ -59,7 +59,7 @@ def test_the_transform_receives_the_seed_of_the_draw(root: Path) -> None:
         seeds.append(seed)
         return sample
 
-    data = ClassFolders(root, "train", transform)
+    data = ClassDataset.open(root, "train", transform)
     assert [data[Draw(2, 77)].image_id, data[2].image_id] == [2, 2]
     assert seeds == [77, 0]
 
@@ -69,54 +69,55 @@ def test_fraction_is_a_seeded_subset_of_each_class(tmp_path: Path) -> None:
         for i in range(count):
             (tmp_path / "train" / name).mkdir(parents=True, exist_ok=True)
             (tmp_path / "train" / name / f"{i}.png").write_bytes(b"unread")
-    half = ClassFolders(tmp_path, "train", fraction=0.5, seed=3)
+    half = ClassDataset.open(tmp_path, "train", fraction=0.5, seed=3)
     assert np.bincount(half.labels).tolist() == [5, 10, 1]
-    full = ClassFolders(tmp_path, "train")
+    full = ClassDataset.open(tmp_path, "train")
     assert [full.name(i) for i in half.image_ids] == [half.name(i) for i in range(len(half))]
-    assert half.image_ids.tolist() == ClassFolders(tmp_path, "train", fraction=0.5, seed=3).image_ids.tolist()
-    assert half.image_ids.tolist() != ClassFolders(tmp_path, "train", fraction=0.5, seed=4).image_ids.tolist()
+    assert half.image_ids.tolist() == ClassDataset.open(tmp_path, "train", fraction=0.5, seed=3).image_ids.tolist()
+    assert half.image_ids.tolist() != ClassDataset.open(tmp_path, "train", fraction=0.5, seed=4).image_ids.tolist()
     assert half.fingerprint != full.fingerprint
-    assert set(ClassFolders(tmp_path, "train", fraction=0.001).labels.tolist()) == {0, 1, 2}
+    assert set(ClassDataset.open(tmp_path, "train", fraction=0.001).labels.tolist()) == {0, 1, 2}
     for wrong in (0, 1.5, -1):
         with pytest.raises(UserError, match="fraction"):
-            ClassFolders(tmp_path, "train", fraction=wrong)
+            ClassDataset.open(tmp_path, "train", fraction=wrong)
 
 
 def test_fingerprint_depends_only_on_the_data(root: Path) -> None:
-    first = ClassFolders(root, "train").fingerprint
+    first = ClassDataset.open(root, "train").fingerprint
     assert len(first) == 64
-    assert first == ClassFolders(root, "train", skip_bad=2).fingerprint
+    assert first == ClassDataset.open(root, "train", skip_bad=2).fingerprint
     (root / "train/bee/b.jpg").rename(root / "train/ant/b.jpg")
-    moved = ClassFolders(root, "train").fingerprint
+    moved = ClassDataset.open(root, "train").fingerprint
     with open(root / "train/ant/b.jpg", "ab") as file:
         file.write(b"x")
-    assert len({first, moved, ClassFolders(root, "train").fingerprint}) == 3
+    assert len({first, moved, ClassDataset.open(root, "train").fingerprint}) == 3
 
 
 def test_missing_parts_are_named_with_the_expected_layout(root: Path) -> None:
-    with pytest.raises(BadInput, match=r"no such folder; expected .*nowhere/train/CLASS/"):
-        ClassFolders(root / "nowhere", "train")
-    with pytest.raises(BadInput, match="no folder val; it has train; expected"):
-        ClassFolders(root, "val")
-    (root / "val").mkdir()
+    with pytest.raises(BadInput, match=r"nowhere: there is no such folder"):
+        ClassDataset.open(root / "nowhere", "train")
+    with pytest.raises(BadInput, match=r"no split 'val'; it has train\. Expected ROOT/train/CLASS/"):
+        ClassDataset.open(root, "val")
+    picture(root / "val" / "a.png")
     with pytest.raises(BadInput, match=r"no class folders: expected .*val_labels\.txt"):
-        ClassFolders(root, "val")
+        ClassDataset.open(root, "val")
+    (root / "val" / "a.png").unlink()
     (root / "val" / "ant").mkdir()
     with pytest.raises(BadInput, match=r"no class folder in .* has an image"):
-        ClassFolders(root, "val")
+        ClassDataset.open(root, "val")
 
 
 def test_empty_classes_are_reported(root: Path) -> None:
     (root / "train" / "moth").mkdir()
-    data = ClassFolders(root, "train")
+    data = ClassDataset.open(root, "train")
     assert "moth" in data.classes
     assert data.report.empty_classes == ("moth",)
 
 
 @pytest.mark.parametrize("split", ["../set/train", "..", ".", "", "train/ant"])
 def test_splits_that_leave_the_root_are_refused(split: str, root: Path) -> None:
-    with pytest.raises(BadInput, match="refused"):
-        ClassFolders(root, split)
+    with pytest.raises(BadInput, match="no split"):
+        ClassDataset.open(root, split)
 
 
 def test_links_that_leave_the_folder_are_refused(root: Path, tmp_path: Path) -> None:
@@ -124,24 +125,24 @@ def test_links_that_leave_the_folder_are_refused(root: Path, tmp_path: Path) -> 
     link = root / "train/bee/s.png"
     link.symlink_to(tmp_path / "secret" / "s.png")
     with pytest.raises(BadInput, match=r"s\.png is a link that leads out"):
-        ClassFolders(root, "train")
+        ClassDataset.open(root, "train")
     link.unlink()
     (root / "train" / "moth").symlink_to(tmp_path / "secret")
     with pytest.raises(BadInput, match="moth is a link that leads out"):
-        ClassFolders(root, "train")
+        ClassDataset.open(root, "train")
 
 
 def test_cyclic_links_are_refused(root: Path) -> None:
     (root / "train/bee/again").symlink_to("..")
     with pytest.raises(BadInput, match="again is a link to a folder that contains it"):
-        ClassFolders(root, "train")
+        ClassDataset.open(root, "train")
 
 
 def test_links_inside_and_a_linked_split_are_fine(root: Path, tmp_path: Path) -> None:
     (root / "train/bee/twin.png").symlink_to("../ant/1.png")
     (root / "train").rename(tmp_path / "elsewhere")
     (root / "train").symlink_to(tmp_path / "elsewhere")
-    data = ClassFolders(root, "train")
+    data = ClassDataset.open(root, "train")
     assert len(data) == 7
     assert data[6].size == (20, 30)
 
@@ -149,8 +150,8 @@ def test_links_inside_and_a_linked_split_are_fine(root: Path, tmp_path: Path) ->
 def test_an_unreadable_image_is_an_error_unless_allowed(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     os.truncate(root / "train/Wasp/x.png", 100)
     with pytest.raises(BadInput, match=r"x\.png"):
-        ClassFolders(root, "train")[0]
-    data = ClassFolders(root, "train", skip_bad=1)
+        ClassDataset.open(root, "train")[0]
+    data = ClassDataset.open(root, "train", skip_bad=1)
     assert (data[0].readable, data[0].labels.tolist()) == (False, [0])
     assert data[Draw(0, 5)].image_id == 1
     assert data.skipped == [0]
@@ -176,21 +177,28 @@ def flat(tmp_path: Path) -> Path:
 )
 def test_label_files_by_name(text: str, flat: Path) -> None:
     (flat / "val_labels.txt").write_text(text)
-    data = ClassFolders(flat, "val")
+    data = ClassDataset.open(flat, "val")
     assert (data.classes, data.labels.tolist()) == (("n01", "n02"), [0, 1, 1])
     assert data.name(2) == "v_2.JPEG"
-    known = ClassFolders(flat, "val", known=["n02", "n00", "n01"])
+    known = data.with_classes(["n02", "n00", "n01"], "the model")
     assert (known.classes, known.labels.tolist()) == (("n02", "n00", "n01"), [2, 0, 0])
 
 
 def test_label_files_by_number(flat: Path) -> None:
     (flat / "val_labels.txt").write_text("v_0.JPEG 2\nv_1.JPEG 0\nv_2.JPEG 2\n")
-    data = ClassFolders(flat, "val", known=["a", "b", "c"])
-    assert (data.classes, data.labels.tolist()) == (("a", "b", "c"), [2, 0, 2])
-    with pytest.raises(BadInput, match="write names"):
-        ClassFolders(flat, "val")
-    with pytest.raises(BadInput, match="number 2, but there are 2 classes"):
-        ClassFolders(flat, "val", known=["a", "b"])
+    data = ClassDataset.open(flat, "val")
+    assert (data.classes, data.labels.tolist()) == (("0", "2"), [1, 0, 1])
+    indexed = data.with_classes(["a", "b", "c"], "the model")
+    assert (indexed.classes, indexed.labels.tolist()) == (("a", "b", "c"), [2, 0, 2])
+    with pytest.raises(BadInput, match="number 2, but the model has 2 classes"):
+        data.with_classes(["a", "b"], "the model")
+
+
+def test_numbers_that_are_class_names_are_names(flat: Path) -> None:
+    """The order of the folders 0, 1, 10, 2 is not that of the numbers."""
+    (flat / "val_labels.txt").write_text("v_0.JPEG 2\nv_1.JPEG 0\nv_2.JPEG 10\n")
+    named = ClassDataset.open(flat, "val").with_classes(["0", "1", "10", "2"], "the model")
+    assert named.labels.tolist() == [3, 0, 2]
 
 
 @pytest.mark.parametrize(
@@ -208,10 +216,10 @@ def test_label_files_by_number(flat: Path) -> None:
 def test_wrong_label_files(text: str, message: str, flat: Path) -> None:
     (flat / "val_labels.txt").write_text(text)
     with pytest.raises(BadInput, match=message):
-        ClassFolders(flat, "val")
+        ClassDataset.open(flat, "val")
 
 
 def test_the_numbers_of_the_devkit_are_refused(flat: Path) -> None:
     (flat / "ILSVRC2012_validation_ground_truth.txt").write_text("490\n361\n171\n")
     with pytest.raises(BadInput, match="in another order"):
-        ClassFolders(flat, "val")
+        ClassDataset.open(flat, "val")

@@ -12,7 +12,9 @@ from backbones.errors import BadInput, UserError
 from data.batch import IGNORE, Draw, collate
 from data.demo.writer import Plan, demo_root
 from data.formats import ade20k
-from data.formats.masks import MaskFolders, read_indices
+from data.formats.masks import read_indices
+from data.mask_dataset import MaskDataset
+from data.options import MaskOptions
 from segmentation.transforms import ImageLetterbox, segmentation_train
 
 NAMES = ("sky", "road", "car")
@@ -38,7 +40,7 @@ def mask(*values: int) -> np.ndarray:
 
 def test_generic_layout(tmp_path: Path) -> None:
     write(tmp_path, {"b": mask(0, 1, 2), "a": mask(2, 2, 1, 0)})
-    data = MaskFolders(tmp_path, "val")
+    data = MaskDataset.open(tmp_path, "val")
     assert data.classes == NAMES
     assert data.image_ids.tolist() == [0, 1]
     assert data.path(0).name == "a.jpg"
@@ -52,20 +54,20 @@ def test_generic_layout(tmp_path: Path) -> None:
 
 def test_generic_layout_with_long_names(tmp_path: Path) -> None:
     write(tmp_path, {"a": mask(0, 1)}, split="validation")
-    assert len(MaskFolders(tmp_path, "val")) == 1
+    assert len(MaskDataset.open(tmp_path, "val")) == 1
 
 
 def test_ade20k_layout(tmp_path: Path) -> None:
     """0 is ignored, and 1 to 150 become 0 to 149. In uint8, `mask - 1` would turn 0 into 255."""
     write(tmp_path, {"ADE_val_00000001": mask(0, 1, 2, 150)}, split="validation", names=None)
-    data = MaskFolders(tmp_path, "val")
+    data = MaskDataset.open(tmp_path, "val")
     assert len(data.classes) == 150
     sample = data[0]
     assert sample.mask is not None
     assert sample.mask[0].tolist() == [IGNORE, 0, 1, 149]
     write(tmp_path, {"ADE_val_00000002": mask(1, 151)}, split="validation", names=None)
     with pytest.raises(BadInput, match=r"ADE_val_00000002.png.*151.*150 classes"):
-        MaskFolders(tmp_path, "val")[1]
+        MaskDataset.open(tmp_path, "val")[1]
 
 
 def test_ade20k_names_and_colours() -> None:
@@ -80,20 +82,20 @@ def test_ade20k_names_and_colours() -> None:
 def test_values_beyond_the_classes(tmp_path: Path) -> None:
     write(tmp_path, {"a": mask(0, 3, 3, 255)})
     with pytest.raises(BadInput, match=r"a\.png has 8 pixels of value 3, .*classes\.txt.*`ignore_index=3`"):
-        MaskFolders(tmp_path, "val")[0]
+        MaskDataset.open(tmp_path, "val")[0]
     with pytest.raises(BadInput, match="value 255"):
-        MaskFolders(tmp_path, "val", ignore_index=3)[0]
+        MaskDataset.open(tmp_path, "val", options=MaskOptions(ignore_index=3))[0]
     write(tmp_path, {"a": mask(0, 3, 3, 1)})
-    sample = MaskFolders(tmp_path, "val", ignore_index=3)[0]
+    sample = MaskDataset.open(tmp_path, "val", options=MaskOptions(ignore_index=3))[0]
     assert sample.mask is not None
     assert sample.mask[0].tolist() == [0, IGNORE, IGNORE, 1]
     with pytest.raises(UserError, match="ignore_index"):
-        MaskFolders(tmp_path, "val", ignore_index=256)
+        MaskDataset.open(tmp_path, "val", options=MaskOptions(ignore_index=256))
 
 
 def test_a_class_can_be_ignored(tmp_path: Path) -> None:
     write(tmp_path, {"a": mask(0, 1, 2)})
-    sample = MaskFolders(tmp_path, "val", ignore_index=0)[0]
+    sample = MaskDataset.open(tmp_path, "val", options=MaskOptions(ignore_index=0))[0]
     assert sample.mask is not None
     assert sample.mask[0].tolist() == [IGNORE, 1, 2]
 
@@ -105,7 +107,7 @@ def test_palette_masks_are_indices(tmp_path: Path) -> None:
     assert picture.mode == "P"
     for bits in (8, 2):
         picture.save(tmp_path / "annotations/val/a.png", bits=bits)
-        sample = MaskFolders(tmp_path, "val")[0]
+        sample = MaskDataset.open(tmp_path, "val")[0]
         assert sample.mask is not None
         assert sample.mask[0].tolist() == [0, 1, 2]
 
@@ -122,7 +124,7 @@ def test_masks_of_other_kinds(picture: Image.Image, named: str, tmp_path: Path) 
     write(tmp_path, {"a": mask(0, 1, 2)})
     picture.save(tmp_path / "annotations/val/a.png")
     with pytest.raises(BadInput, match=rf"a\.png.*{named}"):
-        MaskFolders(tmp_path, "val")[0]
+        MaskDataset.open(tmp_path, "val")[0]
 
 
 def test_damaged_masks(tmp_path: Path) -> None:
@@ -148,15 +150,15 @@ def test_size_mismatch_is_named(tmp_path: Path) -> None:
     write(tmp_path, {"a": mask(0, 1, 2)})
     Image.fromarray(mask(0, 1)).save(tmp_path / "annotations/val/a.png")
     with pytest.raises(BadInput, match=r"a\.jpg is 3 x 4 .*a\.png is 2 x 4"):
-        MaskFolders(tmp_path, "val")[0]
+        MaskDataset.open(tmp_path, "val")[0]
 
 
 def test_missing_masks_are_named(tmp_path: Path) -> None:
     write(tmp_path, {"a": mask(0), "b": mask(1), "c": mask(2)})
     (tmp_path / "annotations/val/b.png").unlink()
-    with pytest.raises(BadInput, match=r"1 of 3 images .* b\.png"):
-        MaskFolders(tmp_path, "val")
-    data = MaskFolders(tmp_path, "val", skip_bad=1)
+    with pytest.raises(BadInput, match=r"1 of 3 images .*/b\.png"):
+        MaskDataset.open(tmp_path, "val")
+    data = MaskDataset.open(tmp_path, "val", skip_bad=1)
     sample = data[1]
     assert not sample.readable
     assert sample.mask is not None
@@ -168,25 +170,25 @@ def test_missing_masks_are_named(tmp_path: Path) -> None:
 def test_extra_masks_are_counted(tmp_path: Path) -> None:
     write(tmp_path, {"a": mask(0), "b": mask(1)})
     (tmp_path / "images/val/b.jpg").unlink()
-    data = MaskFolders(tmp_path, "val")
+    data = MaskDataset.open(tmp_path, "val")
     assert (data.report.images, data.report.masks_without_image) == (1, 1)
 
 
 def test_layout_errors(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"no data set at .*images/training"):
-        MaskFolders(tmp_path / "gone", "train")
+    with pytest.raises(BadInput, match=r"no data set at .*gone"):
+        MaskDataset.open(tmp_path / "gone", "train")
     write(tmp_path, {"a": mask(0)})
-    with pytest.raises(BadInput, match=r"no folder .*images/train"):
-        MaskFolders(tmp_path, "train")
-    with pytest.raises(BadInput, match="refused"):
-        MaskFolders(tmp_path, "../val")
+    with pytest.raises(BadInput, match="no split 'train'; it has val"):
+        MaskDataset.open(tmp_path, "train")
+    with pytest.raises(BadInput, match="no split"):
+        MaskDataset.open(tmp_path, "../val")
     (tmp_path / "images/empty").mkdir()
     (tmp_path / "annotations/empty").mkdir()
     with pytest.raises(BadInput, match="no images"):
-        MaskFolders(tmp_path, "empty")
+        MaskDataset.open(tmp_path, "empty")
     Image.new("RGB", (1, 4)).save(tmp_path / "images/val/a.png")
     with pytest.raises(BadInput, match="several images called a"):
-        MaskFolders(tmp_path, "val")
+        MaskDataset.open(tmp_path, "val")
 
 
 @pytest.mark.parametrize("content", ["", "a\na\n", "\n".join(str(i) for i in range(256))])
@@ -194,7 +196,7 @@ def test_bad_class_files(content: str, tmp_path: Path) -> None:
     write(tmp_path, {"a": mask(0)})
     (tmp_path / "classes.txt").write_text(content)
     with pytest.raises(BadInput, match=r"classes\.txt"):
-        MaskFolders(tmp_path, "val")
+        MaskDataset.open(tmp_path, "val")
 
 
 @pytest.mark.case("R16")
@@ -206,24 +208,25 @@ def test_links_out_of_the_folder_are_refused(kind: str, tmp_path: Path) -> None:
     (tmp_path / f"data/{kind}/val/a.{suffix}").rename(secret)
     (tmp_path / f"data/{kind}/val/a.{suffix}").symlink_to(secret)
     with pytest.raises(BadInput, match="leads out"):
-        MaskFolders(tmp_path / "data", "val")
+        MaskDataset.open(tmp_path / "data", "val")
 
 
 def test_fraction_and_fingerprint(tmp_path: Path) -> None:
     write(tmp_path, {f"{i:02d}": mask(0, 1) for i in range(10)})
-    full, subset = MaskFolders(tmp_path, "val"), MaskFolders(tmp_path, "val", fraction=0.3, seed=1)
+    full, subset = MaskDataset.open(tmp_path, "val"), MaskDataset.open(tmp_path, "val", fraction=0.3, seed=1)
     assert len(subset) == 3
-    assert subset.image_ids.tolist() == MaskFolders(tmp_path, "val", fraction=0.3, seed=1).image_ids.tolist()
+    assert subset.image_ids.tolist() == MaskDataset.open(tmp_path, "val", fraction=0.3, seed=1).image_ids.tolist()
     assert full.path(int(subset.image_ids[1])) == subset.path(1)
-    assert full.fingerprint == MaskFolders(tmp_path, "val").fingerprint
-    assert len({full.fingerprint, subset.fingerprint, MaskFolders(tmp_path, "val", ignore_index=0).fingerprint}) == 3
+    assert full.fingerprint == MaskDataset.open(tmp_path, "val").fingerprint
+    ignoring = MaskDataset.open(tmp_path, "val", options=MaskOptions(ignore_index=0))
+    assert len({full.fingerprint, subset.fingerprint, ignoring.fingerprint}) == 3
     with pytest.raises(UserError, match="fraction"):
-        MaskFolders(tmp_path, "val", fraction=0)
+        MaskDataset.open(tmp_path, "val", fraction=0)
 
 
 def test_evaluation_keeps_the_mask_in_original_pixels(tmp_path: Path) -> None:
     write(tmp_path, {"a": np.full((20, 30), 1, np.uint8), "b": np.full((40, 10), 2, np.uint8)})
-    data = MaskFolders(tmp_path, "val", ImageLetterbox((32, 32), (1, 2, 3)))
+    data = MaskDataset.open(tmp_path, "val", ImageLetterbox((32, 32), (1, 2, 3)))
     batch = collate([data[0], data[1]])
     assert batch.images.shape == (2, 3, 32, 32)
     assert batch.masks is not None
@@ -241,14 +244,14 @@ def test_crops_limit_one_class(tmp_path: Path) -> None:
 
     def shares(max_share: float) -> np.ndarray:
         transform = segmentation_train((60, 60), (2.0, 2.0), (0, 0, 0), max_share=max_share)
-        data = MaskFolders(tmp_path, "val", transform)
+        data = MaskDataset.open(tmp_path, "val", transform)
         masks = [data[Draw(0, seed)].mask for seed in range(60)]
         return np.array([np.bincount(m[m != IGNORE]).max() / (m != IGNORE).sum() for m in masks if m is not None])
 
     limited, free = shares(0.75), shares(1.0)
     assert (limited > 0.82).mean() < 0.05 < (free > 0.82).mean()
     transform = segmentation_train((48, 64), (0.5, 2.0), (0, 0, 0))
-    data = MaskFolders(tmp_path, "val", transform)
+    data = MaskDataset.open(tmp_path, "val", transform)
     first, again = data[Draw(0, 5)], data[Draw(0, 5)]
     assert first.image.shape == (48, 64, 3)
     np.testing.assert_array_equal(first.image, again.image)
@@ -257,7 +260,7 @@ def test_crops_limit_one_class(tmp_path: Path) -> None:
 
 def test_demo_scenes() -> None:
     root = demo_root("segmentation", Plan(scenes=(3, 2), portraits=(1, 1)))
-    data = MaskFolders(root, "val")
+    data = MaskDataset.open(root, "val")
     assert len(data) == 2
     sample = data[0]
     assert sample.mask is not None

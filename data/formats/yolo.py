@@ -1,0 +1,336 @@
+"""YOLO's label files: a text file per image, with a line CLASS CX CY WIDTH HEIGHT for each object.
+
+Coordinates are fractions of the image size. Lines with more numbers are polygons, whose boxes are used; a number after
+the box or polygon is a confidence, which is ignored. An image without a label file has no objects.
+
+The images of a split are those of its folder or list in the configuration (see `yolo_config`). The label file of
+images/train/a.jpg is labels/train/a.txt, or a.txt beside the image. Without a configuration, the folders are those of
+`label_files`, and the class names are in classes.txt.
+
+The label files state no image size. Fractions become pixels by the size of the file, as it is stored or, with
+`exif="apply"`, upright.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from backbones.errors import BadInput
+from data.columns import BoxColumns
+from data.formats import Format, Sniffed, Split
+from data.formats.box_table import BoxTable
+from data.formats.image_files import NO_IMAGE, PEEK, ImageFiles, files_in, folders_in, has_images, parts_of
+from data.formats.label_files import LabelFolder, find_splits, folder_of, label_files
+from data.formats.records import Record, read_text, start_of
+from data.formats.shapes import around
+from data.formats.yolo_config import Config, configs_in, find_config, find_names, is_config, read_config
+from data.images import IMAGE_SUFFIXES
+from data.options import BoxOptions
+from data.scan import scan
+
+FURTHEST = 2.0  # largest fraction; the boxes of some tools leave the image a little. Larger numbers are pixels.
+IMAGE_FOLDERS = ("images", "jpegimages")  # replaced by "labels" in the path of a label file
+NO_IMAGE_FOR_LABELS = "they have no image"
+
+log = logging.getLogger(__name__)
+
+
+def sniff(root: Path) -> Sniffed | None:
+    """A configuration, a list of images, or label files beside or parallel to images."""
+    if root.is_file():
+        if is_config(root):
+            return Sniffed(0.9, f"{root.name} is a YOLO configuration")
+        return Sniffed(0.8, f"{root.name} is a list of images") if _is_list(root) else None
+    if configs_in(root):
+        return Sniffed(0.9, "it has a YOLO configuration")
+    found = [place.labels for place in find_splits(root, _is_label, ".txt").values()] or _parallel(root)
+    return Sniffed(0.7, f"{found[0]} has YOLO label files") if found else None
+
+
+def splits(root: Path) -> list[str]:
+    """The splits of the configuration, or the folders with label files."""
+    config = _config(root)
+    return list(config.splits) if config is not None and config.splits else list(find_splits(root, _is_label, ".txt"))
+
+
+def read(split: Split, options: BoxOptions) -> BoxColumns:
+    """Images and boxes of a split."""
+    follow = bool(options.follow_links)
+    config = _config(split.root) or _config_above(split.root)
+    if split.name and config is not None and split.name in config.splits:
+        images = _listed(config, config.files(split.name, follow), follow)
+    elif split.root.is_file() and _is_list(split.root):
+        config = config or Config(split.root, {})
+        images = _listed(config, [split.root], follow)
+    elif split.root.is_file():
+        raise BadInput(f"{split.root} names several splits: name it as `root`", settings=("data.root",))
+    elif not split.name and split.images is None and (labels := _parallel(split.root)):
+        config = config or _named_by_numbers(labels[0])
+        images = _listed(config, [split.root], follow)
+    else:
+        place = folder_of(split, _is_label, ".txt")
+        config = config or _named_by_numbers(place.labels)
+        images = _found(place, follow)
+    columns = _read_labels(images, config)
+    return _in_pixels(columns, upright=options.exif == "apply")
+
+
+FORMAT = Format(
+    name="yolo",
+    kind="boxes",
+    layout="""
+        ROOT/data.yaml (names, train, val) with images in ROOT/images/{train,val}/ or ROOT/{train,val}/images/ and
+        label files in labels/ instead of images/; or these folders with ROOT/classes.txt""",
+    sniff=sniff,
+    splits=splits,
+    read=read,
+)
+
+
+@dataclass
+class _Images:
+    """Images of a split and their label files.
+
+    Attributes:
+        source: what messages name.
+        folder: folder of all images.
+        labels: name relative to the folder -> label file, which may not exist.
+        left_out: see `Columns`.
+    """
+
+    source: Path
+    folder: Path
+    labels: dict[str, Path]
+    left_out: dict[str, list[str]] = field(default_factory=dict)
+
+
+def _listed(config: Config, places: Sequence[Path], follow: bool) -> _Images:
+    """The images in folders and in text files with one image per line."""
+    pairs: dict[Path, Path] = {}  # image in the real folder -> label file
+    left_out: dict[str, list[str]] = {}
+    label_folders = _LabelFolders(config, follow)
+    for place in places:
+        real = config.resolved(place, follow)
+        if real is not None and real.is_dir():
+            files = ImageFiles(real, follow)
+            if files.others:
+                left_out.setdefault(NO_IMAGE, []).extend(files.others)
+            paths: Iterable[tuple[Path, Path]] = ((place / name, real / name) for name in files.names)
+        elif place.suffix.lower() == ".txt":
+            paths = _lines_of_list(config, place, follow)
+        else:
+            raise BadInput(f"{config.file}: {place} is neither a folder of images nor a .txt file that lists them")
+        for path, image in paths:
+            pairs[image] = label_folders.of(path.parent) / f"{path.stem}.txt"
+    if not pairs:
+        raise BadInput(f"{config.file}: no images in {', '.join(map(str, places))}")
+    folder = Path(os.path.commonpath([image.parent for image in pairs]))
+    labels = {image.relative_to(folder).as_posix(): label for image, label in pairs.items()}
+    return _Images(places[0] if len(places) == 1 else config.file, folder, labels, left_out)
+
+
+def _lines_of_list(config: Config, file: Path, follow: bool) -> Iterable[tuple[Path, Path]]:
+    """Path and real path of each image in a list. Each folder is searched once."""
+    folders: dict[str, tuple[Path, Path]] = {}
+    own = replace(config, file=file, path="")
+    for number, line in enumerate(read_text(file).splitlines(), 1):
+        written = line.strip().replace("\\", "/")
+        if not written:
+            continue
+        parent, _, name = written.rpartition("/")
+        if os.path.splitext(name)[1].lower() not in IMAGE_SUFFIXES or "\0" in written:
+            Record(file, f"line {number}").fail(f"is {line.strip()!r}, not the path of an image")
+        if parent not in folders:
+            folders[parent] = _folder_of_lines(config, own, parent, follow)
+        path, real = folders[parent]
+        yield path / name, real / name
+
+
+def _folder_of_lines(config: Config, own: Config, parent: str, follow: bool) -> tuple[Path, Path]:
+    """The folder of images in a list: relative to the list, else to the configuration."""
+    for base in (own, config):
+        try:
+            path = base.existing(parent or ".", follow)
+        except BadInput as error:
+            if error.settings or base is config:
+                raise
+            continue
+        real = config.resolved(path, follow)
+        if real is not None and real.is_dir():
+            return path, real
+    raise BadInput(f"{own.file}: the folder {parent} does not exist")
+
+
+class _LabelFolders:
+    """The folders of label files, by folder of images."""
+
+    def __init__(self, config: Config, follow: bool) -> None:
+        self._config, self._follow = config, follow
+        self._known: dict[Path, Path] = {}
+
+    def of(self, images: Path) -> Path:
+        """The folder of the label files of the images in a folder."""
+        if images not in self._known:
+            self._known[images] = self._find(images)
+        return self._known[images]
+
+    def _find(self, images: Path) -> Path:
+        above = self._config.file.parent.resolve().parent
+        parts = images.absolute().parts
+        # Folders above the data set may be called images, too.
+        first = len(above.parts) if images.absolute().is_relative_to(above) else 0
+        candidates = []
+        for i in range(len(parts) - 1, first - 1, -1):
+            if parts[i].lower() in IMAGE_FOLDERS:
+                candidates += [Path(*parts[:i], name, *parts[i + 1 :]) for name in ("labels", "Labels")]
+                break
+        candidates.append(images)
+        real = [folder for path in candidates if (folder := self._config.resolved(path, self._follow)) is not None]
+        with_labels = [folder for folder in real if files_in(folder, (".txt",), 1)]
+        return (with_labels or real or candidates)[0]
+
+
+def _parallel(folder: Path) -> list[Path]:
+    """The folder of the label files of the images in a folder, or in a folder of it; empty if there is none."""
+    above = _LabelFolders(Config(folder.absolute().parent / "images", {}), follow=True)
+    for images in (folder, *folders_in(folder)):
+        if has_images(images, depth=0):
+            labels = above.of(images)
+            return [labels] if any(_is_label(file) for file in files_in(labels, (".txt",), PEEK)) else []
+    return []
+
+
+def _found(place: LabelFolder, follow: bool) -> _Images:
+    """Images and label files without a configuration. Images and labels of equal names belong together."""
+    files = ImageFiles(place.images, follow)
+    if not files.names:
+        raise BadInput(f"{place.images} has no images: expected {', '.join(IMAGE_SUFFIXES)} files")
+    labels = {name: place.labels / f"{os.path.splitext(name)[0]}.txt" for name in files.names}
+    orphans = []
+    for stem, path in label_files(place.labels, ".txt"):
+        if (image := files.of_stem(stem)) is not None:
+            labels[image] = path
+        elif _is_label(path):
+            orphans.append(f"{stem}.txt")
+    left_out = {NO_IMAGE: files.others} if files.others else {}
+    return _Images(place.labels, place.images, labels, left_out | ({NO_IMAGE_FOR_LABELS: orphans} if orphans else {}))
+
+
+def _read_labels(images: _Images, config: Config) -> BoxColumns:
+    """The columns with boxes as fractions. Classes are those of the configuration."""
+    table = BoxTable(images.source)
+    present = {folder: _text_files(folder) for folder in {path.parent for path in images.labels.values()}}
+    files = {name: present[path.parent].get(path.stem) for name, path in images.labels.items()}
+    if not any(files.values()):
+        searched = ", ".join(sorted({str(path.parent) for path in images.labels.values()})[:3])
+        raise BadInput(
+            f"none of the {len(images.labels)} images in {images.folder} has a label file; searched: {searched}"
+        )
+    for name, file in files.items():
+        image = table.image(name)
+        if file is not None:
+            _read_file(file, image, table, config)
+    ids = list(config.names)
+    return table.columns(images.folder, list(config.names.values()), ids, images.left_out)
+
+
+def _read_file(path: Path, image: int, table: BoxTable, config: Config) -> None:
+    names = config.names
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        tokens = line.split()
+        if not tokens:
+            continue
+        record = Record(path, f"line {number}")
+        values = [record.number(token, "a value") for token in tokens]
+        kind, coordinates = values[0], values[1:]
+        if len(coordinates) < 4:
+            record.fail(f"has {len(values)} numbers, not a class and a box or polygon")
+        if kind != round(kind) if math.isfinite(kind) else True:
+            record.fail(f"has the class {tokens[0]}, not a whole number")
+        # A number after the box or after the pairs of a polygon is a confidence.
+        is_box = config.keypoints or len(coordinates) <= 5
+        coordinates = coordinates[: 4 if is_box else len(coordinates) // 2 * 2]
+        if any(FURTHEST < abs(value) < math.inf for value in coordinates):
+            record.fail(f"has {max(coordinates, key=abs):g} where fractions of the image size from 0 to 1 are expected")
+        label = int(kind)
+        if label not in names:
+            record.fail(f"has the class {label}, but {config.file} names {len(names)} classes, {_range(names)}")
+        if is_box:
+            x, y, width, height = coordinates
+            box = x - width / 2, y - height / 2, x + width / 2, y + height / 2
+        else:
+            box = around(zip(coordinates[::2], coordinates[1::2], strict=True))
+        table.box(image, names[label], box)
+
+
+def _range(names: Iterable[int]) -> str:
+    return f"{min(names, default=0)} to {max(names, default=0)}"
+
+
+def _in_pixels(columns: BoxColumns, upright: bool) -> BoxColumns:
+    headers = scan(columns, np.arange(len(columns)))
+    sizes = headers.upright_sizes if upright else headers.sizes
+    with np.errstate(invalid="ignore"):
+        boxes = columns.boxes * sizes[columns.image][:, [1, 0, 1, 0]]
+    return replace(columns, boxes=boxes, sizes=sizes, sizes_of_files=True)
+
+
+def _config(root: Path) -> Config | None:
+    """The configuration in a folder, or the list of class names there; None if there is neither."""
+    file = root if root.is_file() and is_config(root) else find_config(root) if root.is_dir() else None
+    return read_config(file) if file is not None else None
+
+
+def _config_above(root: Path) -> Config | None:
+    """The configuration or class names in the folders around a split's folder or list."""
+    folders = [root, *root.absolute().parents[:3]] if root.is_dir() else list(root.absolute().parents[:3])
+    if (found := find_names([*folders[:1], *folders_in(root)[:PEEK]])) is not None:
+        return found
+    for folder in folders[1:] if root.is_dir() else folders:
+        if len(configs := configs_in(folder)) == 1:
+            return read_config(configs[0])
+        if (found := find_names([folder, folder / "labels"])) is not None:
+            return found
+    return None
+
+
+def _named_by_numbers(labels: Path) -> Config:
+    """Classes called by their numbers, for label files without a list of names."""
+    numbers = set()
+    for _, path in label_files(labels, ".txt"):
+        if _is_label(path):
+            numbers |= {token for line in read_text(path).splitlines() if (token := line.partition(" ")[0])}
+    found = sorted({int(float(token)) for token in numbers if token.replace(".", "", 1).isdigit()})
+    if not found:
+        raise BadInput(f"{labels} has no objects and no list of class names; expected data.yaml or classes.txt")
+    log.warning("%s has no list of class names (data.yaml or classes.txt): classes are called by their numbers", labels)
+    return Config(labels, {number: str(number) for number in range(found[-1] + 1)})
+
+
+def _is_label(file: Path) -> bool:
+    """Whether a text file is a label file: its first line has a class and at least four numbers."""
+    first = next((line for line in start_of(file).splitlines() if line.strip()), "")
+    try:
+        return len([float(token) for token in first.split()]) >= 5
+    except ValueError:
+        return False
+
+
+def _is_list(file: Path) -> bool:
+    """Whether a text file lists images."""
+    if file.suffix.lower() != ".txt":
+        return False
+    first = next((line.strip() for line in start_of(file).splitlines() if line.strip()), "")
+    return os.path.splitext(first)[1].lower() in IMAGE_SUFFIXES and bool(parts_of(first))
+
+
+def _text_files(folder: Path) -> dict[str, Path]:
+    """The text files in a folder by their names without suffix."""
+    return {file.stem: file for file in files_in(folder, (".txt",))}

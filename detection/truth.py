@@ -1,0 +1,46 @@
+"""The scored boxes of a data set as a COCO document, for pycocotools and for `truth.json` of a run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from data.columns import BoxColumns
+
+# COCO's largest size range ends at 1e10 px^2. Objects with a larger area are matched, but neither required nor counted.
+NOT_COUNTED = 2e10
+
+
+def coco_document(truth: BoxColumns, image_ids: np.ndarray, category_ids: list[int]) -> dict[str, Any]:
+    """COCO's instances format.
+
+    An object without an area has that of its box. Pascal VOC's difficult objects have an area beyond COCO's size
+    ranges: pycocotools then neither requires nor counts them.
+
+    Args:
+        truth: images and boxes.
+        image_ids: (n,) id of each image.
+        category_ids: K ids of the classes.
+    """
+    boxes = truth.boxes.copy()
+    boxes[:, 2:] -= boxes[:, :2]
+    areas = np.where(np.isnan(truth.areas), boxes[:, 2] * boxes[:, 3], truth.areas)
+    areas = np.where(truth.difficult & ~truth.crowd, NOT_COUNTED, areas)
+    labels = np.asarray(category_ids, np.int64)[truth.label]
+    columns = (image_ids[truth.image], labels, boxes, areas, truth.crowd.astype(int))
+    return {
+        "images": [
+            {"id": image_id, "file_name": name, "height": height, "width": width}
+            for image_id, name, (height, width) in zip(
+                image_ids.tolist(), truth.names, truth.sizes.tolist(), strict=True
+            )
+        ],
+        "annotations": [
+            {"id": i, "image_id": image, "category_id": category, "bbox": box, "area": area, "iscrowd": crowd}
+            for i, (image, category, box, area, crowd) in enumerate(
+                zip(*(column.tolist() for column in columns), strict=True), start=1
+            )
+        ],
+        "categories": [{"id": i, "name": name} for i, name in zip(category_ids, truth.classes, strict=True)],
+    }
