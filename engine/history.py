@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ class History(Callback):
         return len(self.rows)
 
     def _best_position(self) -> int:
-        scores = [row[self.monitor] if row[self.monitor] == row[self.monitor] else -1.0 for row in self._scored()]
+        scores = [-math.inf if math.isnan(row[self.monitor]) else row[self.monitor] for row in self._scored()]
         return scores.index(max(scores))
 
     def _scored(self) -> list[dict[str, float]]:

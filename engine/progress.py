@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from typing import Any
@@ -45,13 +46,14 @@ class TrainingProgress(Callback):
             self.bar.update(
                 self.row,
                 completed=trainer.global_step,
-                description=self._text(trainer),
+                description=self._text(trainer, module),
                 left=self._left(trainer, module),
             )
 
     def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
         if self.bar is None:
-            self.console.print(f"{self._text(trainer)}  {self._left(trainer, module)}", highlight=False, soft_wrap=True)
+            text = f"{self._text(trainer, module)}  {self._left(trainer, module)}"
+            self.console.print(text, highlight=False, soft_wrap=True)
 
     def on_train_end(self, trainer: Any, module: Any) -> None:
         self._stop()
@@ -64,9 +66,9 @@ class TrainingProgress(Callback):
             self.bar.stop()
             self.bar = None
 
-    def _text(self, trainer: Any) -> str:
-        score = trainer.callback_metrics.get(self.monitor)
-        shown = "--" if score is None or score != score else f"{100 * float(score):.1f}"
+    def _text(self, trainer: Any, module: Any) -> str:
+        score = getattr(module, "scores", {}).get(self.monitor, math.nan)  # no scores before the first evaluation
+        shown = "--" if math.isnan(score) else f"{100 * score:.1f}"
         epoch = min(trainer.current_epoch + 1, trainer.max_epochs)
         return f"epoch {epoch}/{trainer.max_epochs}  loss {self.loss:.3f}  {self.monitor} {shown}"
 

@@ -389,9 +389,6 @@ class Task(LightningModule):
     def on_validation_epoch_end(self) -> None:
         assert self.evaluator is not None
         self.scores = self.evaluator.compute()
-        # Undefined scores are not shown. The monitor is always logged, because the checkpoint callback needs it.
-        logged = {name: v for name, v in self.scores.items() if v == v or name == self.monitor}
-        self.log_dict(logged, batch_size=1)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         return batch.to(device, non_blocking=True)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from effdet import DetBenchPredict, create_model
 
+from backbones import create_backbone
 from backbones.bifpn import Fusion, MaxPool
 from backbones.errors import BadInput, UserError
 from backbones.necks import NECKS
@@ -157,6 +158,33 @@ def test_weights_of_another_network_are_refused(tmp_path):
     torch.save(effdet_model("tf_efficientdet_d0", 256).state_dict(), file)
     with pytest.raises(BadInput, match="pass `backbone='tf_efficientnet_b0'` and `phi='0'`"):
         create_detector("tf_efficientnet_b1", 90, 1, pretrained=file)
+
+
+@pytest.mark.parametrize(
+    ("network", "backbone", "phi", "file", "mean"),
+    [
+        ("tf_efficientdet_lite0", "tf_efficientnet_lite0", "lite0", "tf_efficientdet_lite0-1.pth", 0.5),
+        ("tf_efficientdet_d0", "tf_efficientnet_b0", 0, "tf_efficientdet_d0_ap-1.pth", 0.5),
+        ("tf_efficientdet_d0", "tf_efficientnet_b0", 0, "tf_efficientdet_d0_34-1.pth", 0.485),
+    ],
+)
+def test_provenance_of_a_complete_detector(network, backbone, phi, file, mean, tmp_path):
+    """The file is recorded, not random weights, with the normalisation of its training."""
+    torch.save(effdet_model(network, 128).state_dict(), tmp_path / file)
+    weights = create_detector(backbone, 90, phi, pretrained=tmp_path / file).backbone.provenance
+    assert (weights.source, weights.recipe) == (f"file:{tmp_path / file}", "effdet")
+    assert (weights.mean[0], weights.run, weights.continues) == (mean, None, False)
+    assert len(weights.sha256) == 64
+
+
+def test_a_backbone_that_is_a_module_gets_the_weights_of_a_file(tmp_path):
+    file = tmp_path / "w.pth"
+    torch.save(create_backbone("resnet18").state_dict(), file)
+    backbone = create_backbone("resnet18")
+    detector = create_detector(backbone, 2, pretrained=file)
+    stored = torch.load(file, weights_only=True)
+    assert all(torch.equal(value, stored[key]) for key, value in backbone.state_dict().items())
+    assert detector.backbone.provenance.source == f"file:{file}"
 
 
 @pytest.mark.parametrize("name", ["tf_efficientdet_d6", "tf_efficientdet_d7"])

@@ -306,3 +306,22 @@ def test_report_in_a_browser(browser, folder):
     urls = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
     assert {url.partition(":")[0] for url in urls} <= {"file", "data"}
     assert [url for url in urls if url.startswith("file:")] == [page]
+
+
+@pytest.mark.parametrize("undefined", [(0, 1), (0,), (2, 3), range(4)])
+def test_undefined_scores(tmp_path, undefined):
+    """Trainings whose score is undefined, of one seed or of all, of the baseline or of another network."""
+    write_comparison(tmp_path, [("resnet50", 0.6, "random", 4.1e9), ("efficientnet_b0", 0.8, "random", 0.4e9)])
+    for index in undefined:
+        file = tmp_path / "cells" / str(index) / "record.json"
+        record = json.loads(file.read_text())
+        file.write_text(json.dumps(record | {"metrics": {"top1": None, "top5": None}}))
+        (file.parent / "metrics.csv").write_text("epoch,step,loss,top1\n0,9,1.5,\n1,19,1.2,\n")
+    write_report(tmp_path)
+    lines = (tmp_path / "results.md").read_text().splitlines()
+    for name, place in (("resnet50", 0), ("efficientnet_b0", 2)):
+        (line,) = [line for line in lines if line.startswith(f"| {name}")]
+        assert (line.split(" | ")[1] == "--") == (place in undefined)
+    rows = list(csv.DictReader((tmp_path / "results.csv").open()))
+    last_defined = [row["backbone"] for row in rows if row["seeds"] == "2" and row["mean"] != "nan"]
+    assert [row["backbone"] for row in rows][: len(last_defined)] == last_defined  # undefined ones come last

@@ -100,6 +100,20 @@ def test_names_and_weights():
             parse_losses(wrong)
 
 
+@pytest.mark.parametrize("loss", ["ce", "dice", "focal", "lovasz"])
+def test_a_single_class(loss):
+    """Its probability is always 1. Every loss is finite, and its gradient too."""
+    logits = torch.randn(2, 1, 8, 8, requires_grad=True)
+    masks = torch.zeros(2, 8, 8, dtype=torch.long)
+    masks[:, :2] = IGNORE
+    value = SegmentationLoss([loss])(logits, masks)[loss]
+    value.backward()
+    assert value.isfinite()
+    assert logits.grad.isfinite().all()
+    if loss != "focal":
+        assert value.item() == pytest.approx(0)
+
+
 def test_class_weights_equal_the_references():
     logits, masks = data()
     weights = torch.tensor([1.0, 0.2, 3.0, 0.5])
