@@ -16,8 +16,8 @@ from backbones.errors import BadInput
 from data.batch import IGNORE, Sample
 from data.class_names import match_names
 from data.columns import Kind, MaskColumns
-from data.mask_checks import check_scored_masks, check_training_masks
 from data.formats.mask_pairs import NO_IMAGE
+from data.mask_checks import check_scored_masks, check_training_masks
 from data.options import MaskOptions, ReadOptions
 from data.reader import ImageReader, Transform
 from data.scan import Headers

@@ -13,9 +13,9 @@ from pathlib import Path
 from backbones.errors import BadInput
 from data.columns import MaskColumns
 from data.formats import Format, Sniffed, Split
+from data.formats.mask_pairs import NO_IMAGE, Pairs, list_files
 from data.formats.masks import mask_columns
 from data.label_maps import LabelMap
-from data.formats.mask_pairs import NO_IMAGE, Pairs, list_files
 from data.options import MaskOptions
 
 IMAGES, TRUTHS = "leftImg8bit", ("gtFine", "gtCoarse")

@@ -8,6 +8,7 @@ single file with its image folder.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def read(split: Split, options: BoxOptions) -> BoxColumns:
     if file.is_dir():
         raise BadInput(f"{file} is a folder: name its annotation file, as in FILE:IMAGES")
     columns = parse(file, options.boxes or "xywh")
-    return replace(columns, folder=_image_folder(columns, split))
+    return replace(columns, folder=image_folder(file, columns.names, split))
 
 
 FORMAT = Format(
@@ -88,9 +89,9 @@ def _is_coco(file: Path) -> bool:
         return _HEAD.match(content.read(256)) is not None
 
 
-def _image_folder(columns: BoxColumns, split: Split) -> Path:
-    """The folder of the images. Raises BadInput with the folders that were searched."""
-    file, root = columns.source, split.root
+def image_folder(file: Path, names: Sequence[str], split: Split) -> Path:
+    """The folder of the images that a file lists. Raises BadInput with the folders that were searched."""
+    root = split.root
     if split.images is not None:
         candidates = [split.images]
     elif not split.name:
@@ -98,11 +99,11 @@ def _image_folder(columns: BoxColumns, split: Split) -> Path:
     elif file.name == ROBOFLOW:
         candidates = [file.parent]
     else:
-        names = dict.fromkeys([split.name, split.name.removesuffix("2017"), f"{split.name}2017"])
-        candidates = [root / name for name in names] + [root / "images" / name for name in names]
+        folders = dict.fromkeys([split.name, split.name.removesuffix("2017"), f"{split.name}2017"])
+        candidates = [root / name for name in folders] + [root / "images" / name for name in folders]
         candidates += [root / "images", root]
     existing = [folder for folder in candidates if folder.is_dir()]
-    sample = columns.names[:: max(1, len(columns) // _SAMPLE)]
+    sample = names[:: max(1, len(names) // _SAMPLE)]
     found = [sum((folder / name).is_file() for name in sample) for folder in existing]
     if not existing or (not max(found) and split.name and existing[0] in (root, root / "images")):
         raise BadInput(

@@ -18,10 +18,10 @@ from typing import Any
 from backbones.errors import BadInput
 from data.columns import MaskColumns
 from data.formats import ALIASES, Format, Sniffed, Split
+from data.formats.mask_pairs import pair
 from data.formats.masks import Place, mask_columns
 from data.label_maps import LabelMap, label_map_of, parse_yaml
 from data.mask_diagnosis import BORDER
-from data.formats.mask_pairs import pair
 from data.options import MaskOptions
 
 SUFFIXES = (".yaml", ".yml", ".json")

@@ -20,12 +20,12 @@ from backbones.errors import BadInput, UserError
 from data.columns import MaskColumns, digest_of
 from data.formats import ALIASES, Format, Sniffed, Split, ade20k
 from data.formats.listing import entries, folders
+from data.formats.mask_pairs import Pairs, is_tagged, pair, stem_of
 from data.images import IMAGE_SUFFIXES
 from data.label_maps import LabelMap, class_list, read_label_map
 from data.legend import Legend, is_void, legend_of
 from data.mask_diagnosis import no_names
 from data.mask_files import MASK_SUFFIXES
-from data.formats.mask_pairs import Pairs, is_tagged, pair, stem_of
 from data.mask_reader import MaskFiles, found_in, sample_masks
 from data.options import MaskOptions
 
@@ -128,7 +128,7 @@ def mask_columns(
         class_map=MaskFiles(pairs.masks, legend),
         mask_files=pairs.masks,
         ignored=legend.ignored,
-        notes=_notes(legend),
+        notes=notes_on(legend),
     )
 
 
@@ -141,7 +141,7 @@ def _check_ignored(ignore_index: int | list[int] | None, pairs: Pairs) -> None:
         raise UserError(message, settings=("data.ignore_index",))
 
 
-def _notes(legend: Legend) -> tuple[str, ...]:
+def notes_on(legend: Legend) -> tuple[str, ...]:
     """What the names of the classes imply."""
     notes = [
         f"{legend.source}: {' and '.join(places[:5])} ('{name}') means no class: these pixels are ignored"
@@ -151,8 +151,8 @@ def _notes(legend: Legend) -> tuple[str, ...]:
     if listed and legend.positional:
         values = " ".join(str(value) for value, name in legend.names.items() if name in listed)
         notes.append(
-            f"{legend.source} lists '{listed[0]}', which is trained and scored as a class. If its pixels have no class, "
-            f"pass --data.ignore_index {values}"
+            f"{legend.source} lists '{listed[0]}', which is trained and scored as a class. If its pixels have no "
+            f"class, pass --data.ignore_index {values}"
         )
     return tuple(notes)
 

@@ -14,12 +14,12 @@ from pathlib import Path
 from backbones.errors import BadInput
 from data.columns import MaskColumns
 from data.formats import Format, Sniffed, Split
+from data.formats.mask_pairs import Pairs, list_files, stem_of
 from data.formats.masks import mask_columns
 from data.images import IMAGE_SUFFIXES
 from data.label_maps import LabelMap, read_label_map
 from data.mask_diagnosis import BORDER, voc_color
 from data.mask_files import MASK_SUFFIXES
-from data.formats.mask_pairs import Pairs, list_files, stem_of
 from data.options import MaskOptions
 
 # VOC2012, http://host.robots.ox.ac.uk/pascal/VOC/voc2012/segexamples/index.html
