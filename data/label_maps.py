@@ -80,7 +80,10 @@ def class_list(file: Path) -> LabelMap:
 
     Raises BadInput if the file cannot be read, is empty or has a name twice.
     """
-    names = [line.strip() for line in _text(file).splitlines() if line.strip()]
+    return _listed([line.strip() for line in _text(file).splitlines() if line.strip()], file)
+
+
+def _listed(names: list[str], file: Path) -> LabelMap:
     names = names[1:] if names[:1] == ["__ignore__"] else names  # labelme numbers it -1
     if not names or len(set(names)) < len(names):
         problem = "is empty" if not names else f"has {len(names)} names, with duplicates"
@@ -256,7 +259,7 @@ def _lines(text: str, file: Path) -> LabelMap:
             _add(values, _number(value, file), name, str(file))
         values = dict(sorted(values.items()))
     else:
-        return class_list(file)
+        return _listed(lines, file)
     return LabelMap(str(file), values, colors)
 
 

@@ -20,6 +20,7 @@ from data.legend import Legend, rgb_text
 BORDER = 255  # the usual value of pixels without a class
 MOST_SHOWN = 12
 PHOTO = 32  # a mask with more values than this, and with many more than there are names, has been blurred
+MAX_COLORS = 256  # masks with more colours than this have been blurred
 NEAR = 16  # values of a lossy mask this close to 0 or 255 are meant to be equal to it
 MOST_NEAR = 0.9  # share of such pixels from which a lossy mask is probably binary
 INSTANCES = range(24_000, 34_000)  # Cityscapes: label id * 1000 + number of the instance, for ids 24 to 33
@@ -180,7 +181,7 @@ def unknown_colors(path: Path, counts: Counts, legend: Legend | None, found: Fou
     described = "" if legend is None else f", but {legend.described}"
     text = f"mask {path} has {counts[color]} pixels of the colour {rgb_text(color)}{described}"
     unknown = [color for color, _ in found.colors.most_common() if color not in known]
-    if len(found.colors) > max(4 * PHOTO, 4 * len(known)):
+    if len(found.colors) > (max(PHOTO, 2 * len(known)) if known else MAX_COLORS):
         return BadInput(
             f"{text}. {len(found.colors)} different colours occur in {found.files} masks: they are photographs, or "
             "were resized with interpolation or saved with lossy compression. Write them again from their source as PNG"
@@ -193,10 +194,11 @@ def unknown_colors(path: Path, counts: Counts, legend: Legend | None, found: Fou
             settings=SETTINGS,
         )
     names = [] if legend is None else list(dict.fromkeys(legend.names.values()))
+    to_use = f" and the names {_listed(names)}" if names else ""
     return BadInput(
         f"{text} and not those of colours. The classes of the {len(unknown)} colours that occur are not known. Write a "
-        "file with one line R G B NAME for each colour, and pass it as `mask_colors=FILE`. Pixels without a class have "
-        f"the name void. The colours are:\n{_color_lines(unknown, names)}",
+        f"file with one line R G B NAME for each colour{to_use}, and pass it as `mask_colors=FILE`. Pixels without a "
+        f"class have the name void. The colours are:\n{_color_lines(unknown, names)}",
         settings=SETTINGS,
     )
 
@@ -209,11 +211,7 @@ def _color_lines(colors: Sequence[int], names: Sequence[str]) -> str:
     lines = [
         f"  {rgb_text(color)} {names[palette.index(color)] if is_voc else 'NAME'}" for color in shown[: 2 * MOST_SHOWN]
     ]
-    if len(shown) > len(lines):
-        lines.append(f"  ... {len(shown) - len(lines)} more")
-    if names and not is_voc:
-        lines.append(f"with the names {_listed(names)}")
-    return "\n".join(lines)
+    return "\n".join([*lines, f"  ... {len(shown) - len(lines)} more"] if len(shown) > len(lines) else lines)
 
 
 def voc_color(index: int) -> int:

@@ -14,7 +14,9 @@ How a file is read:
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
+from multiprocessing import parent_process
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,9 @@ from data.mask_files import MaskContent, StoredMask, color_codes, read_mask
 
 SAMPLE = 64  # masks of a split that decide how values are read and what unknown ones mean
 FAR = 64  # smallest difference of values that lossy compression does not confuse
+
+
+log = logging.getLogger(__name__)
 
 
 class MaskFiles:
@@ -118,7 +123,16 @@ class MaskFiles:
             masks = [(mask, own) for mask in self.sample() if _all_gray(mask) and (own := _grays(mask)) is not None]
             masks = masks or [(content, grays)]
             by_grays = all(self._known(own[list(mask.values)]) for mask, own in masks)
-            self._grays_are_values = by_grays or not all(self._known(mask.values) for mask, _ in masks)
+            by_index = all(self._known(mask.values) for mask, _ in masks)
+            self._grays_are_values = by_grays or not by_index
+            if by_grays and by_index and parent_process() is None:
+                found = sorted({int(own[value]) for mask, own in masks for value in mask.values})
+                log.warning(
+                    "%s: palettes of grays, such as %s. Both the grays and the indices of the masks are known values. "
+                    "The grays are read. To read the indices, name only these with --data.mask_values",
+                    self.files[0].parent,
+                    ", ".join(str(gray) for gray in found[:5]),
+                )
         return self._grays_are_values
 
     def _known(self, values: Iterable[int]) -> bool:

@@ -11,6 +11,7 @@ Studio's result.json; images in ROOT/images/ or ROOT/data/
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def read(split: Split, options: BoxOptions) -> BoxColumns:
     if file.is_dir():
         raise BadInput(f"{file} is a folder: name its annotation file, as in FILE:IMAGES")
     columns = parse(file, options.boxes or "xywh")
-    return replace(columns, folder=_image_folder(columns, split))
+    return replace(columns, folder=image_folder(file, columns.names, split))
 
 
 FORMAT = Format(
@@ -83,9 +84,9 @@ def _is_coco(file: Path) -> bool:
         return _HEAD.match(content.read(256)) is not None
 
 
-def _image_folder(columns: BoxColumns, split: Split) -> Path:
-    """The folder of the images. Raises BadInput with the folders that were searched."""
-    file, root = columns.source, split.root
+def image_folder(file: Path, image_names: Sequence[str], split: Split) -> Path:
+    """The folder of the images that a file lists. Raises BadInput with the folders that were searched."""
+    root = split.root
     words = dict.fromkeys([split.name, *re.split(r"[^a-z0-9]+", file.stem.lower())])
     names = dict.fromkeys(name for word in words for name in (word, word.removesuffix("2017"), f"{word}2017") if word)
     # A single annotation file may be in a folder beside those of the images.
@@ -94,7 +95,7 @@ def _image_folder(columns: BoxColumns, split: Split) -> Path:
     named = [split.images] if split.images else [_existing(tree / name) for tree in trees for name in names]
     others = [] if split.images else [file.parent, file.parent / "data", file.parent / "images", *trees]
     existing = [folder for folder in (*named, *others) if folder.is_dir()]
-    sample = columns.names[:: max(1, len(columns) // _SAMPLE)]
+    sample = image_names[:: max(1, len(image_names) // _SAMPLE)]
     found = [sum((folder / name).is_file() for name in sample) for folder in existing]
     if not max(found, default=0) and (not existing or existing[0] in others):
         searched = ", ".join(str(folder) for folder in dict.fromkeys([*named[: len(names)], *others]))

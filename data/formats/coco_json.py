@@ -108,56 +108,58 @@ class _Category(Struct):
     supercategory: Any = UNSET
 
 
-class _Document(Struct):
-    images: list[_Image]
-    annotations: list[_Annotation]
-    categories: list[_Category]
+TABLES = ("images", "annotations", "categories")
 
 
-RECORDS = {"images": _Image, "annotations": _Annotation, "categories": _Category}
-
-
-def read(file: Path) -> dict[str, list[Any]]:
+def read(file: Path, annotation: type[Struct] = _Annotation) -> dict[str, list[Any]]:
     """The records of the three lists of a COCO file, by list. Other fields, such as segmentations, are not decoded.
 
-    Raises BadInput if the file cannot be read or is not a COCO instances file.
+    Args:
+        file: the file.
+        annotation: the fields of annotations to decode. A field of type `msgspec.Raw` holds the JSON text of its value,
+            or the value itself if the file is not strict JSON.
+
+    Raises BadInput if the file cannot be read or is not a COCO file.
     """
+    kinds: dict[str, type[Struct]] = dict(zip(TABLES, (_Image, annotation, _Category), strict=True))
+    document_type = msgspec.defstruct("Document", [(name, list[kind]) for name, kind in kinds.items()])  # type: ignore[valid-type]
     try:
         content = file.read_bytes().removeprefix(codecs.BOM_UTF8)
     except OSError as error:
         raise BadInput(f"cannot read {file}: {error.strerror}") from error
     try:
-        document = msgspec.json.decode(content, type=_Document)
-        tables = {name: getattr(document, name) for name in RECORDS}
+        document = msgspec.json.decode(content, type=document_type)
+        tables = {name: getattr(document, name) for name in TABLES}
     except (msgspec.MsgspecError, RecursionError, ValueError):
         # Python's parser also accepts NaN and Infinity, which Python's writer produces, and it locates errors.
-        tables = _read_slowly(content, file)
+        tables = _read_slowly(content, file, kinds)
     for name in ("images", "categories"):
         if not tables[name]:
             raise BadInput(f"{file} lists no {name}")
     return tables
 
 
-def _read_slowly(content: bytes, file: Path) -> dict[str, list[Any]]:
+def _read_slowly(content: bytes, file: Path, kinds: dict[str, type[Struct]]) -> dict[str, list[Any]]:
     def without_segmentation(record: dict[str, Any]) -> dict[str, Any]:
         record.pop("segmentation", None)  # 90% of COCO's file; dropped while parsing, to save memory
         return record
 
+    needed = "segmentation" in kinds["annotations"].__struct_fields__
     try:
-        document = json.loads(content, object_hook=without_segmentation)
+        document = json.loads(content, object_hook=None if needed else without_segmentation)
     except (ValueError, RecursionError) as error:
         raise BadInput(f"{file} is not valid JSON: {error}") from error
     if not isinstance(document, dict):
         raise BadInput(f"{file} is a JSON {type(document).__name__}, not an object with images and annotations")
     tables: dict[str, list[Any]] = {}
-    for name, kind in RECORDS.items():
+    for name, kind in kinds.items():
         records = document.get(name)
         if not isinstance(records, list):
             raise BadInput(f"{file} has no list '{name}'; a COCO instances file has images, annotations and categories")
         tables[name] = []
         for index, record in enumerate(records):
             if not isinstance(record, dict):
-                raise BadInput(f"{file}: {name}[{index}] is {record!r}, not an object")
+                raise BadInput(f"{file}: {name}[{index}] is {str(record)[:60]!r}, not an object")
             tables[name].append(kind(**{field: record[field] for field in kind.__struct_fields__ if field in record}))
     return tables
 

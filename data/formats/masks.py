@@ -128,7 +128,7 @@ def mask_columns(
         class_map=MaskFiles(pairs.masks, legend),
         mask_files=pairs.masks,
         ignored=legend.ignored,
-        notes=_notes(legend),
+        notes=notes_on(legend),
     )
 
 
@@ -141,7 +141,7 @@ def _check_ignored(ignore_index: int | list[int] | None, pairs: Pairs) -> None:
         raise UserError(message, settings=("data.ignore_index",))
 
 
-def _notes(legend: Legend) -> tuple[str, ...]:
+def notes_on(legend: Legend) -> tuple[str, ...]:
     """What the names of the classes imply."""
     notes = [
         f"{legend.source}: {' and '.join(places[:5])} ('{name}') means no class: these pixels are ignored"
@@ -151,8 +151,8 @@ def _notes(legend: Legend) -> tuple[str, ...]:
     if listed and legend.positional:
         values = " ".join(str(value) for value, name in legend.names.items() if name in listed)
         notes.append(
-            f"{legend.source} lists '{listed[0]}', a class like the others. If its pixels have no class, "
-            f"pass --data.ignore_index {values}"
+            f"{legend.source} lists '{listed[0]}', which is trained and scored as a class. If its pixels have no "
+            f"class, pass --data.ignore_index {values}"
         )
     return tuple(notes)
 
