@@ -16,6 +16,7 @@ from backbones.scaling import scale_of
 from backbones.weights import read_state
 from detection import effdet
 from detection.anchors import Anchors
+from detection.config import MAX_DETECTIONS
 from detection.head import PRIOR, Head
 from detection.loss import DetectionLoss
 from detection.postprocess import Detections, Suppression, candidates, suppress
@@ -38,6 +39,7 @@ class Detector(nn.Module):
         anchors: anchors for the strides of the neck's maps.
         nms: non-maximum suppression, "soft" or "hard".
         style: padding and biases of neck and heads, see `create_detector`.
+        max_detections: largest number of detections in an image.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Detector(nn.Module):
         anchors: Anchors,
         nms: Suppression = "soft",
         style: Style = "pytorch",
+        max_detections: int = MAX_DETECTIONS,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -58,6 +61,7 @@ class Detector(nn.Module):
         self.anchors = anchors
         self.nms = nms
         self.style = style
+        self.max_detections = max_detections
         self._selected = select(backbone.levels, [stride for stride in anchors.strides if stride <= COARSEST_STRIDE])
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -100,7 +104,8 @@ class Detector(nn.Module):
         logits, deltas = self(images)
         size = _size(images)
         anchors = self.anchors(size, logits.device)
-        return suppress(candidates(logits, deltas, anchors, size if sizes is None else sizes), self.nms)
+        found = candidates(logits, deltas, anchors, size if sizes is None else sizes)
+        return suppress(found, self.nms, self.max_detections)
 
 
 def _size(images: Tensor) -> tuple[int, int]:
@@ -116,6 +121,7 @@ def create_detector(
     anchor_scale: float | None = None,
     nms: Suppression = "soft",
     style: Style = "pytorch",
+    max_detections: int = MAX_DETECTIONS,
 ) -> Detector:
     """An EfficientDet of compound coefficient `phi` with any backbone.
 
@@ -132,6 +138,7 @@ def create_detector(
         style: padding of the neck's pooling, and biases before batch norm in neck and heads. "pytorch" pads
             symmetrically and has no such biases. "tensorflow" pads as TensorFlow does and has them, as the weights of
             google/automl need. It does not depend on the backbone. Weights of a complete detector override it.
+        max_detections: largest number of detections in an image, 100 in COCO.
 
     Raises UserError for unknown names, and BadInput if weights are missing or do not fit.
     """
@@ -163,7 +170,7 @@ def create_detector(
             scale.width, outputs, anchors.per_cell, scale.num_levels, scale.head_repeats, activation, tensorflow, prior
         )
 
-    detector = Detector(backbone, fusion, head(num_classes, PRIOR), head(4), anchors, nms, style)
+    detector = Detector(backbone, fusion, head(num_classes, PRIOR), head(4), anchors, nms, style, max_detections)
     if is_complete and state is not None:
         effdet.load(detector, state, str(pretrained))
     return detector
