@@ -43,13 +43,15 @@ def read_image_results(run: Path, record: dict[str, Any], metric: str = METRIC) 
     """
     detections = json.loads((run / "detections.json").read_text())
     config = TrainConfig.of(record["config"])
+    limit = config.max_detections
     if (run / "truth.json").is_file():
-        return match_detections(json.loads((run / "truth.json").read_text()), detections, metric)
+        return match_detections(json.loads((run / "truth.json").read_text()), detections, metric, limit)
     options = BoxOptions.of(config.data)
     columns = read_scored("boxes", Path(record["dataset"]["root"]), options, config.data.holdout, config.seed)
     assert isinstance(columns, BoxColumns)
     truth = BoxDataset(columns, None, config.data.skip_bad, options).columns
-    return match_detections(coco_document(truth, truth.image_ids, list(truth.category_ids)), detections, metric)
+    document = coco_document(truth, truth.image_ids, list(truth.category_ids))
+    return match_detections(document, detections, metric, limit)
 
 
 def match_detections(
@@ -87,9 +89,9 @@ def match_detections(
         return ImageResults(keys, metric, _score_at_threshold(classes, metric))
 
     def score(counts: np.ndarray) -> np.ndarray:
-        by_class = [each.precision(counts) if metric.startswith("AP") else each.recall(counts) for each in classes]
-        with np.errstate(invalid="ignore"):
-            return np.nanmean(by_class, axis=0)
+        scores = [each.precision(counts) if metric.startswith("AP") else each.recall(counts) for each in classes]
+        by_class = np.stack(scores, axis=-1)
+        return mean_over(by_class, ~np.isnan(by_class))
 
     return ImageResults(keys, metric, score)
 

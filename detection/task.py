@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,12 +15,22 @@ from backbones.scaling import scale_of
 from backbones.weight_files import read_state
 from data.batch import Batch, Sample
 from data.box_dataset import BoxDataset
+from data.columns import BoxColumns
 from data.reader import ImageReader
 from data.transforms import Transform
 from detection import effdet
 from detection.anchors import fit_scale
 from detection.classes import COCO_CLASSES, COCO_OUTPUTS
-from detection.config import METRIC, MIN_SCORE, NAME, EvalConfig, PredictConfig, TrainConfig
+from detection.config import (
+    MAX_DETECTIONS,
+    METRIC,
+    MIN_SCORE,
+    NAME,
+    EvalConfig,
+    PredictConfig,
+    TrainConfig,
+    check_max_detections,
+)
 from detection.draw import above_score, draw_boxes, side_by_side
 from detection.evaluator import CocoEvaluator
 from detection.loss import DetectionLoss
@@ -32,6 +43,8 @@ from engine.checkpoint import RunInfo, describe_data, levels_of
 from engine.config import parse_size
 from engine.record import write_json
 from engine.task import Task
+
+log = logging.getLogger(__name__)
 
 
 class DetectionTask(Task):
@@ -70,6 +83,7 @@ class DetectionTask(Task):
             nms=config.nms,
             style=config.style,
             classes=train.classes,
+            max_detections=config.max_detections,
         )
         config = replace(config, style=model.style)  # weights of a complete detector override it
         provenance = model.backbone.provenance
@@ -101,7 +115,9 @@ class DetectionTask(Task):
     @classmethod
     def from_run(cls, info: RunInfo, state: dict[str, Tensor], config: EvalConfig | PredictConfig) -> DetectionTask:
         """The task of a finished run."""
+        check_max_detections(config.max_detections)
         stored = TrainConfig.of(info.config)
+        stored = replace(stored, max_detections=config.max_detections or stored.max_detections)
         model = create_detector(
             stored.backbone,
             len(info.classes),
@@ -110,6 +126,7 @@ class DetectionTask(Task):
             anchor_scale=info.extra["anchor_scale"],
             nms=config.nms or stored.nms,
             style=stored.style,
+            max_detections=stored.max_detections,
         )
         model.load_state_dict(state)
         return cls(model, stored, info)
@@ -121,7 +138,11 @@ class DetectionTask(Task):
         if not effdet.is_detector(state):
             raise BadInput(f"{file} is neither a run of this package nor a detector in effdet's format")
         backbone, phi, classes = effdet.describe(state, file.name, config.phi)
-        model = create_detector(backbone, classes, phi, pretrained=str(file), nms=config.nms or "soft")
+        check_max_detections(config.max_detections)
+        limit = config.max_detections or MAX_DETECTIONS
+        model = create_detector(
+            backbone, classes, phi, pretrained=str(file), nms=config.nms or "soft", max_detections=limit
+        )
         coco = classes == COCO_OUTPUTS
         names = [COCO_CLASSES.get(i, f"({i} is unused)") if coco else str(i) for i in range(1, classes + 1)]
         size = scale_of(phi).size
@@ -129,7 +150,7 @@ class DetectionTask(Task):
         info = RunInfo(
             task=cls.name,
             dataset={"root": None, "published": "COCO" if coco else None},
-            config=asdict(TrainConfig(backbone=backbone, phi=phi, style=model.style)),
+            config=asdict(TrainConfig(backbone=backbone, phi=phi, style=model.style, max_detections=limit)),
             classes=names,
             preprocessing={"mean": list(provenance.mean), "std": list(provenance.std), "size": [size, size]},
             provenance=provenance.as_dict(),
@@ -145,7 +166,8 @@ class DetectionTask(Task):
     def score_on(self, dataset: BoxDataset) -> BoxDataset:
         """The data set with the model's class indices, and an evaluator for it."""
         dataset = dataset.with_classes(self.info.classes, self.info.extra["category_ids"], "the model")
-        self.evaluator = CocoEvaluator(dataset.columns, dataset.listed)
+        self.evaluator = CocoEvaluator(dataset.columns, dataset.listed, self.config.max_detections)
+        warn_about_many_objects(dataset.columns, self.config.max_detections)
         self.category_ids = dataset.category_ids
         return dataset
 
@@ -201,6 +223,22 @@ class DetectionTask(Task):
             return detected
         expected = draw_boxes(image, truth.boxes, truth.labels, self.info.classes)
         return side_by_side(expected, detected, ("ground truth", f"detections, score {100 * min_score:.0f} or more"))
+
+
+def warn_about_many_objects(truth: BoxColumns, limit: int) -> None:
+    """Warn about images with more objects than detections that count."""
+    objects = np.bincount(truth.image[~truth.crowd & ~truth.difficult], minlength=len(truth))
+    if (objects > limit).any():
+        log.warning(
+            "%s: %d of %d images have more than %d objects, the most %d. Only the %d best detections of an image "
+            "count: raise --max_detections",
+            truth.source,
+            (objects > limit).sum(),
+            len(truth),
+            limit,
+            objects.max(),
+            limit,
+        )
 
 
 def coco_results(image_ids: np.ndarray, boxes: np.ndarray, scores: np.ndarray, categories: np.ndarray) -> list[dict]:

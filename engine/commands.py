@@ -160,7 +160,8 @@ def _print_leaderboard(
     record = next(iter(read_records([folder / "record.json"], spec.train_config)), None) if folder is not None else None
     if record is None or record["dataset"]["fingerprint"]["val"] != dataset.fingerprint:
         record, folder = {"task": task.name, "backbone": task.config.backbone}, None
-    print_leaderboard(out, record | {"metrics": metrics}, spec, dataset.classes, folder)
+    scored = {"metrics": metrics, "config": asdict(task.config)}  # with the settings of `eval` that scores depend on
+    print_leaderboard(out, record | scored, spec, dataset.classes, folder)
 
 
 def _run_folder(task: Task, config: EvalConfig) -> Path:
