@@ -94,8 +94,8 @@ def color_codes(colors: np.ndarray) -> np.ndarray:
     return wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2]
 
 
-def read_mask(path: Path) -> StoredMask:
-    """The stored values or colours of a mask file.
+def read_mask(path: Path, data: bytes | None = None) -> StoredMask:
+    """The stored values or colours of a mask file, or of `data`, its content.
 
     Colour files whose channels are equal everywhere have values: their gray levels. Alpha is dropped if it does not
     distinguish pixels of the same value.
@@ -104,7 +104,7 @@ def read_mask(path: Path) -> StoredMask:
     whole numbers from 0 to 65535, and if its alpha distinguishes pixels.
     """
     try:
-        data = path.read_bytes()
+        data = path.read_bytes() if data is None else data
     except (OSError, ValueError) as error:
         raise BadInput(f"cannot read mask {path}: {getattr(error, 'strerror', None) or error}") from error
     if not data:

@@ -15,7 +15,7 @@ How a file is read:
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from multiprocessing import parent_process
 from pathlib import Path
 
@@ -30,6 +30,8 @@ SAMPLE = 64  # masks of a split that decide how values are read and what unknown
 FAR = 64  # smallest difference of values that lossy compression does not confuse
 
 
+Content = Callable[[int], bytes]
+
 log = logging.getLogger(__name__)
 
 
@@ -42,17 +44,19 @@ class MaskFiles:
     Args:
         files: the masks of a split.
         legend: the classes of values and colours.
+        content: index -> the content of a mask, if `files` only name it.
     """
 
-    def __init__(self, files: Sequence[Path], legend: Legend) -> None:
-        self.__setstate__({"files": files, "legend": legend})
+    def __init__(self, files: Sequence[Path], legend: Legend, content: Content | None = None) -> None:
+        self.__setstate__({"files": files, "legend": legend, "content": content})
 
     def __getstate__(self) -> dict[str, object]:
-        return {"files": self.files, "legend": self.legend}
+        return {"files": self.files, "legend": self.legend, "content": self.content}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.files: Sequence[Path]
         self.legend: Legend
+        self.content: Content | None
         self.__dict__.update(state)
         self._value_table = self.legend.value_table()
         self._color_table: np.ndarray | None = None  # made when the first colour is looked up
@@ -63,7 +67,7 @@ class MaskFiles:
 
     def __call__(self, index: int) -> np.ndarray:
         path = self.files[index]
-        stored = read_mask(path)
+        stored = read_mask(path, self.content(index) if self.content is not None else None)
         if stored.lossy:
             return self._rounded(stored, path)
         if stored.colors is not None:
@@ -180,26 +184,27 @@ class MaskFiles:
     def sample(self) -> list[MaskContent]:
         """The content of up to 64 of the masks. Read once."""
         if self._sample is None:
-            self._sample = sample_masks(self.files)
+            self._sample = sample_masks(self.files, content=self.content)
         return self._sample
 
 
-def sample_masks(files: Sequence[Path], most: int = SAMPLE) -> list[MaskContent]:
-    """The content of up to `most` masks, evenly spaced, without unreadable ones."""
+def sample_masks(files: Sequence[Path], most: int = SAMPLE, content: Content | None = None) -> list[MaskContent]:
+    """The content of up to `most` masks, evenly spaced, without unreadable ones. `content`: see `MaskFiles`."""
     contents = []
-    for index in np.unique(np.linspace(0, len(files) - 1, min(most, len(files))).round().astype(int)):
+    for index in np.unique(np.linspace(0, len(files) - 1, min(most, len(files))).round().astype(int)).tolist():
         try:
-            contents.append(MaskContent.of(read_mask(files[index])))
+            data = content(index) if content is not None else None
+            contents.append(MaskContent.of(read_mask(files[index], data)))
         except BadInput:
             continue  # reported when it is read
     return contents
 
 
-def found_in(files: Sequence[Path]) -> Found:
-    """The values and colours in a sample of masks, as they are stored."""
+def found_in(files: Sequence[Path], most: int = SAMPLE, content: Content | None = None) -> Found:
+    """The values and colours in a sample of masks, as they are stored. See `sample_masks`."""
     found = Found()
-    for content in sample_masks(files):
-        found.add(content.values, content.colors)
+    for mask in sample_masks(files, most, content):
+        found.add(mask.values, mask.colors)
     return found
 
 

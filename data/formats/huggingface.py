@@ -21,6 +21,7 @@ from data.formats.folders import indexed
 from data.formats.huggingface_boxes import read_boxes
 from data.formats.huggingface_features import Features, chosen, features_of
 from data.formats.huggingface_files import files_of_splits, is_table, loading_script, tables_in
+from data.formats.huggingface_masks import read_masks
 from data.formats.huggingface_rows import Rows, is_installed
 from data.formats.huggingface_split import NO_CLASS, class_indices, class_texts, open_split
 from data.options import ClassOptions
@@ -90,6 +91,7 @@ def read_classes(split: Split, options: ClassOptions) -> ClassColumns:
 
 _KINDS: tuple[tuple[Kind, str, Callable[[Split, Any], Columns]], ...] = (
     ("boxes", "objects", read_boxes),
+    ("masks", "annotation", read_masks),
     ("classes", "label", read_classes),
 )
 FORMATS = [

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,12 +40,14 @@ class Pairs:
         names: n image files relative to it, sorted.
         masks: n mask files. A file that does not exist stands for a missing mask.
         left_out: see `data.columns.Columns`.
+        content: index -> the content of a mask, if `masks` only name it.
     """
 
     folder: Path
     names: list[str]
     masks: list[Path]
     left_out: dict[str, list[str]] = field(default_factory=dict)
+    content: Callable[[int], bytes] | None = None
 
     def with_masks(self) -> Pairs:
         """The images that have a mask, for data whose image folders are shared. The others are left out.

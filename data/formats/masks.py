@@ -10,6 +10,7 @@ with images and masks in one folder, or without splits. Other label maps: see `L
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -125,8 +126,8 @@ def mask_columns(
         classes=legend.classes,
         label_digest=digest_of(*parts),
         left_out=pairs.left_out,
-        class_map=MaskFiles(pairs.masks, legend),
-        mask_files=pairs.masks,
+        class_map=MaskFiles(pairs.masks, legend, pairs.content),
+        mask_files=pairs.masks if pairs.content is None else (),
         ignored=legend.ignored,
         notes=notes_on(legend),
     )
@@ -136,7 +137,7 @@ def _check_ignored(ignore_index: int | list[int] | None, pairs: Pairs) -> None:
     """Raise UserError for a value above 255 if the masks have 8 bits."""
     listed = [] if ignore_index is None else [ignore_index] if isinstance(ignore_index, int) else ignore_index
     large = [value for value in listed if value > 255]
-    if large and not any(mask.bits > 8 for mask in sample_masks(pairs.masks, 8)):
+    if large and not any(mask.bits > 8 for mask in sample_masks(pairs.masks, 8, pairs.content)):
         message = f"`ignore_index={large[0]}` is not a value of an 8-bit mask, 0 to 255"
         raise UserError(message, settings=("data.ignore_index",))
 
@@ -212,9 +213,12 @@ def _own_label_map(split: Split, place: Place) -> LabelMap | None:
     """
     root = split.root
     near = [root, *(folder for own in (place.masks, place.images) for folder in (own, own.parent, own.parent.parent))]
-    for folder in dict.fromkeys(near):
-        if split.name and not folder.is_relative_to(root):
-            continue
+    return label_map_in(folder for folder in dict.fromkeys(near) if not split.name or folder.is_relative_to(root))
+
+
+def label_map_in(folders: Iterable[Path]) -> LabelMap | None:
+    """The first label map in the folders; None if there is none. Raises BadInput if it is malformed."""
+    for folder in folders:
         for name in LABEL_MAPS:
             if (file := folder / name).is_file():
                 return class_list(file) if name == "classes.txt" else read_label_map(file)

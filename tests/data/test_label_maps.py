@@ -24,7 +24,8 @@ FILES = {
     "names.json": '{"background": [0, 0, 0], "road": [128, 64, 128], "sky": [70, 130, 180]}',
     "names.yaml": "background: [0, 0, 0]\nroad: [128, 64, 128]\nsky: '#4682b4'\n",
     "supervisely.json": json.dumps({"classes": [{"title": "background", "shape": "bitmap", "color": "#000000"},
-                                                {"title": "road", "color": "#804080"}, {"title": "sky", "color": "#4682B4"}],
+                                                {"title": "road", "color": "#804080"},
+                                                {"title": "sky", "color": "#4682B4"}],
                                     "tags": []}),
     "mapillary.json": json.dumps({"labels": [{"color": [0, 0, 0], "name": "background", "readable": "Background"},
                                              {"color": [128, 64, 128], "name": "road"},
@@ -44,7 +45,8 @@ VALUE_FILES = {
     "ids.yaml": "0: background\n1: road\n2: sky\n",
     "names.yaml": "names:\n  0: background\n  1: road\n  2: sky\nnc: 3\n",
     "list.yaml": "classes: [background, road, sky]\n",
-    "coco.json": '{"categories": [{"id": 1, "name": "road"}, {"id": 0, "name": "background"}, {"id": 2, "name": "sky"}]}',
+    "coco.json": '{"categories": [{"id": 1, "name": "road"}, {"id": 0, "name": "background"},'
+    ' {"id": 2, "name": "sky"}]}',
     "id2label.json": '{"id2label": {"0": "background", "1": "road", "2": "sky"}}',
     "hasty.json": '[{"png_index": 0, "class_name": "background"}, {"png_index": 1, "class_name": "road"},'
     ' {"png_index": 2, "class_name": "sky"}]',

@@ -120,12 +120,11 @@ def test_refused_kinds(tmp_path):
         read_mask(tmp_path / "a.png")
     with pytest.raises(BadInput, match=r"b\.tif has pixels of mode CMYK"):
         read_mask(save(tmp_path / "b.tif", Image.new("CMYK", (4, 3))))
+    first, second = Image.fromarray(VALUES), Image.fromarray(VALUES[::-1].copy())
     with pytest.raises(BadInput, match=r"c\.tif has 2 pages"):
-        pages = [Image.fromarray(VALUES)]
-        read_mask(save(tmp_path / "c.tif", pages[0], save_all=True, append_images=pages))
+        read_mask(save(tmp_path / "c.tif", first, save_all=True, append_images=[first]))
     with pytest.raises(BadInput, match=r"d\.gif has 2 pages or frames"):
-        frames = [Image.fromarray(VALUES[::-1].copy())]
-        read_mask(save(tmp_path / "d.gif", Image.fromarray(VALUES), save_all=True, append_images=frames))
+        read_mask(save(tmp_path / "d.gif", first, save_all=True, append_images=[second]))
 
 
 @pytest.mark.case("R11")
