@@ -222,10 +222,10 @@ def test_links_in_the_image_folder(tmp_path: Path) -> None:
     for name in IMAGES:
         (tmp_path / "set" / "images" / name).symlink_to(tmp_path / "secret" / name)
     for prefix in ("images/", ""):
-        (tmp_path / "set" / "labels.csv").write_text("".join(f"{prefix}{c}.jpg,{c}\n" for c in "abcd"))
+        (tmp_path / "set" / "labels.csv").write_text("".join(f"{prefix}{c}.jpg,{c in 'ab'}\n" for c in "abcd"))
         with pytest.raises(BadInput, match="is a link that leads out"):
             ClassDataset.open(tmp_path / "set", "train")
-        assert len(opened(tmp_path / "set", follow_links=True)[0]) == 4
+        assert [len(part) for part in opened(tmp_path / "set", follow_links=True)] == [2, 2]
 
 
 def test_tiny_imagenet(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
