@@ -9,6 +9,7 @@ from pathlib import Path
 from backbones.errors import BadInput, UserError
 from data.columns import Columns, Kind
 from data.formats import Format, Split, formats, recognise, split_of
+from data.listings import listings_remembered
 from data.options import ReadOptions
 
 HOLDOUT = 0.2  # share of the training images that `val="auto"` holds out
@@ -16,6 +17,7 @@ HOLDOUT = 0.2  # share of the training images that `val="auto"` holds out
 log = logging.getLogger(__name__)
 
 
+@listings_remembered()
 def read_split(kind: Kind, root: Path, wanted: str, options: ReadOptions, may_be_path: bool = False) -> Columns:
     """The columns of a split.
 
@@ -32,6 +34,7 @@ def read_split(kind: Kind, root: Path, wanted: str, options: ReadOptions, may_be
     return _read(form, split, options)
 
 
+@listings_remembered()
 def read_train_val(
     kind: Kind, root: Path, options: ReadOptions, holdout: float
 ) -> tuple[Columns, Columns | None, float]:
@@ -61,6 +64,7 @@ def read_train_val(
     )
 
 
+@listings_remembered()
 def read_scored(kind: Kind, root: Path, options: ReadOptions, holdout: float, seed: int) -> Columns:
     """The columns of the images that a training with these settings is scored on."""
     split = str(options.val) if options.val not in (None, "auto") else "val"

@@ -87,14 +87,14 @@ def corners(boxes: np.ndarray, are: Literal["xyxy", "xywh", "cxcywh"]) -> np.nda
     return boxes
 
 
-class _Image(Struct):
+class _Image(Struct, gc=False):
     id: Any = UNSET
     file_name: Any = UNSET
     height: Any = UNSET
     width: Any = UNSET
 
 
-class _Annotation(Struct):
+class _Annotation(Struct, gc=False):  # without cycles: the collector would visit a million of them
     image_id: Any = UNSET
     category_id: Any = UNSET
     bbox: Any = UNSET
@@ -102,7 +102,7 @@ class _Annotation(Struct):
     iscrowd: Any = UNSET
 
 
-class _Category(Struct):
+class _Category(Struct, gc=False):
     id: Any = UNSET
     name: Any = UNSET
     supercategory: Any = UNSET

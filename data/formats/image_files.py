@@ -13,6 +13,7 @@ from urllib.parse import unquote
 from backbones.errors import BadInput
 from data.formats import ALIASES
 from data.images import IMAGE_SUFFIXES
+from data.listings import remembered
 
 SPLIT_NAMES = {name for names in ALIASES for name in names}
 NO_IMAGE = "their suffix is not that of an image"
@@ -102,13 +103,17 @@ def files_in(folder: Path, suffixes: tuple[str, ...], most: int | None = None) -
 
     A folder that cannot be listed has none.
     """
-    found = (entry for entry in _entries(folder) if entry.name.lower().endswith(suffixes) and entry.is_file())
-    return sorted(Path(entry.path) for entry in islice(found, most))
+
+    def find() -> list[Path]:
+        found = (entry for entry in _entries(folder) if entry.name.lower().endswith(suffixes) and entry.is_file())
+        return sorted(Path(entry.path) for entry in islice(found, most))
+
+    return remembered((folder, suffixes, most), find)
 
 
 def folders_in(folder: Path) -> list[Path]:
     """The folders in a folder, sorted, without hidden ones; none if it cannot be listed."""
-    return sorted(Path(entry.path) for entry in _entries(folder) if entry.is_dir())
+    return remembered((folder,), lambda: sorted(Path(entry.path) for entry in _entries(folder) if entry.is_dir()))
 
 
 def has_images(folder: Path, depth: int = 1) -> bool:
