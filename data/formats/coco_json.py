@@ -244,7 +244,7 @@ class Records:
         try:
             areas = np.array(values, np.float64).reshape(len(values))
         except (ValueError, TypeError, OverflowError):
-            areas = np.array([value if isinstance(value, int | float) else np.nan for value in values], np.float64)
+            areas = np.array([_number(value) for value in values], np.float64)
         with np.errstate(invalid="ignore", over="ignore"):
             largest = AREA_TOLERANCE * (boxes[:, 2:] - boxes[:, :2] + 1).prod(1)
             possible = (areas > 0) & (crowd | (areas <= largest))
@@ -272,6 +272,14 @@ def _is_whole(value: Any) -> bool:
     except (TypeError, ValueError, OverflowError):
         return False
     return number == round(number) and abs(number) <= LARGEST if np.isfinite(number) else False
+
+
+def _number(value: Any) -> float:
+    """The number; NaN for anything else."""
+    try:
+        return float(value) if isinstance(value, int | float) else np.nan
+    except OverflowError:
+        return np.nan
 
 
 def _is_box(value: Any) -> bool:

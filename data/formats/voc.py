@@ -53,7 +53,7 @@ def splits(root: Path) -> list[str]:
 
 
 def read(split: Split, options: BoxOptions) -> BoxColumns:
-    """Images and boxes of a split. Classes are those of all splits, sorted by name."""
+    """Images and boxes of a split. Classes are those of labelmap.txt, then those of all splits, sorted by name."""
     follow = bool(options.follow_links)
     if split.name in _image_sets(split.root):
         pairs, listed = _listed(split, follow), _label_map(split.root)
@@ -61,8 +61,9 @@ def read(split: Split, options: BoxOptions) -> BoxColumns:
         pairs, listed = pairs_of(split, _is_label, ".xml", _written_name, follow), ()
     table = BoxTable(pairs.source)
     own = {name: _read_file(file, name, table) for name, file in pairs.files.items()}
-    classes = {*listed, *table.labels, *(name for file in pairs.other_files for name in _classes(file))}
-    columns = table.columns(pairs.images.folder, sorted(classes, key=natural), left_out=pairs.left_out)
+    found = {*table.labels, *(name for file in pairs.other_files for name in _classes(file))}
+    classes = [*listed, *sorted(found - set(listed), key=natural)]
+    columns = table.columns(pairs.images.folder, classes, left_out=pairs.left_out)
     return _from_one(columns, np.array([own[name] for name in columns.names])[columns.image])
 
 
