@@ -27,7 +27,7 @@ MASK_WORDS = (
 IMAGE_WORDS = ("image", "images", "img", "sat", "rgb", "leftimg8bit", "photo", "input", "original", "orig", "training")
 # Files beside masks that are not masks of class values.
 OTHER_WORDS = ("color", "colour", "instanceids", "polygons", "viz", "visualization", "overlay", "blend")
-_SEPARATORS = "_. -"  # the hyphen last, since the text is part of a character class
+SEPARATORS = "_. -"  # the hyphen last, since the text is part of a character class
 NO_IMAGE = "they have no image"  # reason in `left_out`
 
 
@@ -76,7 +76,7 @@ def pair(images: Path, masks: Path, follow_links: bool) -> Pairs:
     names = [name for name in found if name.lower().endswith(IMAGE_SUFFIXES)]
     _leave_out(left_out, "they are not images", set(found) - set(names) - set(_documents(found)))
     if images.resolve() == masks.resolve():
-        mask_names = _masks_beside(names)
+        mask_names = masks_beside(names)
         names = [name for name in names if name not in mask_names and not _is_other(name)]
     else:
         listed = list_files(masks, follow_links)
@@ -125,7 +125,7 @@ def stem_of(name: str) -> str:
 
 def is_tagged(stem: str, words: Iterable[str] = MASK_WORDS) -> bool:
     """Whether the last word of a name is one of these, as in `scene_mask`."""
-    parts = re.split(rf"[{_SEPARATORS}]", os.path.basename(stem))
+    parts = re.split(rf"[{SEPARATORS}]", os.path.basename(stem))
     return len(parts) > 1 and parts[-1].lower() in words
 
 
@@ -138,7 +138,7 @@ def _is_other(name: str) -> bool:
     return is_tagged(stem_of(name), OTHER_WORDS)
 
 
-def _masks_beside(names: Sequence[str]) -> set[str]:
+def masks_beside(names: Sequence[str]) -> set[str]:
     """The files, among images and masks in one folder, that are masks: those tagged as masks of another file."""
     bases = {_base(stem_of(name), IMAGE_WORDS) for name in names if not is_tagged(stem_of(name))}
     bases |= {stem_of(name) for name in names if not is_tagged(stem_of(name))}
@@ -154,7 +154,7 @@ def _masks_beside(names: Sequence[str]) -> set[str]:
 def _base(stem: str, words: Sequence[str]) -> str:
     """The name without the words at its start and end."""
     folder, name = os.path.split(stem)
-    parts = re.split(rf"([{_SEPARATORS}])", name)
+    parts = re.split(rf"([{SEPARATORS}])", name)
     while len(parts) > 2 and parts[-1].lower() in words:
         parts = parts[:-2]
     while len(parts) > 2 and parts[0].lower() in words:
@@ -211,12 +211,12 @@ def _image_of(stem: str, images: Container[str]) -> str | None:
     """The longest of the image names of which a mask's name is an extension, after a separator; or the same name."""
     if stem in images:
         return stem
-    ends = (end for end in range(len(stem) - 1, 0, -1) if stem[end] in _SEPARATORS)
+    ends = (end for end in range(len(stem) - 1, 0, -1) if stem[end] in SEPARATORS)
     return next((stem[:end] for end in ends if stem[:end] in images), None)
 
 
 def _rank(tag: str) -> int:
-    word = re.split(rf"[{_SEPARATORS}]", tag)[-1].lower()
+    word = re.split(rf"[{SEPARATORS}]", tag)[-1].lower()
     return MASK_WORDS.index(word) if word in MASK_WORDS else len(MASK_WORDS)
 
 

@@ -21,7 +21,7 @@ from backbones.errors import BadInput, UserError
 from data.columns import MaskColumns, digest_of
 from data.formats import ALIASES, Format, Sniffed, Split, ade20k
 from data.formats.listing import entries, folders
-from data.formats.mask_pairs import Pairs, is_tagged, pair, stem_of
+from data.formats.mask_pairs import SEPARATORS, Pairs, is_tagged, masks_beside, pair, stem_of
 from data.images import IMAGE_SUFFIXES
 from data.label_maps import LabelMap, class_list, read_label_map
 from data.legend import Legend, is_void, legend_of
@@ -258,11 +258,9 @@ def _has_images(folder: Path) -> bool:
 
 def _has_tagged_masks(folder: Path) -> bool:
     """Whether the folder has an image and a mask beside it, such as `scene.jpg` and `scene_mask.png`."""
-    tagged = [
-        name for name in _first_files(folder) if is_tagged(stem_of(name)) and name.lower().endswith(MASK_SUFFIXES)
-    ]
-    return any(
-        any((folder / f"{stem_of(name)[:end]}{suffix}").is_file() for suffix in IMAGE_SUFFIXES)
-        for name in tagged[:8]
-        for end in [max(stem_of(name).rfind(mark) for mark in "_. -")]
-    )
+    names = [name for name in _first_files(folder) if name.lower().endswith(IMAGE_SUFFIXES)]
+    if masks_beside(names):
+        return True
+    tagged = [stem_of(name) for name in names if is_tagged(stem_of(name))]
+    untagged = [stem[: max(stem.rfind(mark) for mark in SEPARATORS)] for stem in tagged[:8]]
+    return any((folder / f"{stem}{suffix}").is_file() for stem in untagged for suffix in IMAGE_SUFFIXES)

@@ -243,6 +243,19 @@ def test_crops_limit_one_class(tmp_path: Path) -> None:
     np.testing.assert_array_equal(first.mask, again.mask)
 
 
+def test_pixels_that_augmentation_adds_have_no_class(tmp_path: Path) -> None:
+    """A crop that is larger than the scaled image is padded. The padding is ignored, and is not class 0."""
+    write(tmp_path, {"a": np.full((20, 20), 1, np.uint8)})
+    transform = segmentation_train((64, 48), (0.3, 0.6), (0, 0, 0), vflip=0.5)
+    data = MaskDataset.open(tmp_path, "val", transform)
+    for seed in range(20):
+        out = data[Draw(0, seed)].mask
+        assert out is not None
+        assert np.unique(out).tolist() == [1, IGNORE]
+        height, width = (out == 1).any(1).sum(), (out == 1).any(0).sum()
+        assert (out == 1).sum() == height * width < out.size
+
+
 def test_demo_scenes() -> None:
     root = demo_root("segmentation", Plan(scenes=(3, 2), portraits=(1, 1)))
     data = MaskDataset.open(root, "val")
