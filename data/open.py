@@ -9,6 +9,7 @@ from pathlib import Path
 from backbones.errors import BadInput, UserError
 from data.columns import Columns, Kind
 from data.formats import Format, Split, formats, recognise, split_of
+from data.hub import local_root
 from data.listings import listings_remembered
 from data.options import ReadOptions
 
@@ -49,9 +50,9 @@ def read_train_val(
         return train, None, holdout
     if options.val not in (None, "auto"):
         return train, read_split(kind, root, str(options.val), options, True), 0.0
-    form, own_splits = _splits(kind, root, options)
+    form, own_splits = _splits(kind, local_root(root), options)
     if form is not None and (name := split_of(own_splits, "val")) is not None:
-        return train, _read(form, Split(root, name), options), 0.0
+        return train, _read(form, Split(local_root(root), name), options), 0.0
     if options.val == "auto":
         log.warning("%s has no validation split: %d%% of its training images are held out", root, 100 * HOLDOUT)
         return train, None, HOLDOUT
@@ -89,6 +90,7 @@ def locate(
     kind: Kind, root: Path, wanted: str, options: ReadOptions, may_be_path: bool = False
 ) -> tuple[Format, Split]:
     """The format and the place of a split, see `read_split`."""
+    root = local_root(root)
     place = place_of(wanted, root) if may_be_path else None
     try:
         form, _ = recognise(root, kind, options.format)

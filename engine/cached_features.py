@@ -96,8 +96,9 @@ def _modification_times(dataset: LabelledDataset) -> str:
     """
     digest = hashlib.sha256()
     for index in range(len(dataset)):
-        file = dataset.path(index)
-        digest.update(b"%d " % (file.stat().st_mtime_ns if file.exists() else -1))
+        path = dataset.path(index)
+        file = next((file for file in (path, path.parent) if file.is_file()), None)  # an image in a table is TABLE/ROW
+        digest.update(b"%d " % (file.stat().st_mtime_ns if file is not None else -1))
     return digest.hexdigest()
 
 

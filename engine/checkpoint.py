@@ -65,6 +65,7 @@ def describe_data(root: Path, train: LabelledDataset, val: LabelledDataset) -> d
     """`RunInfo.dataset` for these training and validation sets: how they were read, fingerprints and reports."""
     return {
         "root": str(root),
+        "folder": str(train.folder),
         "format": train.columns.format,
         "exif": train.exif,
         "fingerprint": {"train": train.fingerprint, "val": val.fingerprint},

@@ -12,7 +12,7 @@ import yaml
 
 from backbones.errors import BadInput, UserError
 from data.formats.class_table_columns import CLASSES
-from data.formats.huggingface_rows import Rows
+from data.formats.huggingface_rows import Rows, reading
 from data.formats.tables import plain_name
 
 IMAGES = ("image", "images", "img", "picture", "photo", "jpg", "png", "pixelvalues")
@@ -86,13 +86,14 @@ class Features:
 
 
 def features_of(rows: Rows, root: Path) -> Features:
-    """The meaning of the columns."""
+    """The meaning of the columns. Raises BadInput for a damaged description of them."""
     schema = rows.schema
-    types = _stored_types(schema) or _types_of_card(root, schema.names)
-    images = [name for name in schema.names if _is_image(schema.field(name), types.get(name))]
-    images = list(dict.fromkeys([*usual(images, IMAGES), *images]))
-    boxes, others = _objects(schema, images)
-    return Features(tuple(images), types, schema, boxes, others)
+    with reading(rows.files[0]):
+        types = _stored_types(schema) or _types_of_card(root, schema.names)
+        images = [name for name in schema.names if _is_image(schema.field(name), types.get(name))]
+        images = list(dict.fromkeys([*usual(images, IMAGES), *images]))
+        boxes, others = _objects(schema, images)
+        return Features(tuple(images), types, schema, boxes, others)
 
 
 def chosen(columns: Sequence[str], wanted: str | None, features: Features, source: Path) -> str:

@@ -71,8 +71,9 @@ class Rows:
         for file in self.files:
             with reading(file):
                 schema, count = _head(file)
-            if self.schema is not None and schema.names != self.schema.names:
-                raise BadInput(f"{file} has other columns than {self.files[0]}: {', '.join(schema.names)}")
+                names = schema.names
+            if self.schema is not None and names != self.schema.names:
+                raise BadInput(f"{file} has other columns than {self.files[0]}: {', '.join(names)}")
             self.schema = self.schema if self.schema is not None else schema
             counts.append(count)
         self.starts = [0, *accumulate(counts)]

@@ -178,6 +178,40 @@ def test_class_tables(tmp_path, amount, measured):
     measured(f"{cases} tables of classes: {worked} read, {cases - worked} refused")
 
 
+def test_hugging_face_files(tmp_path, amount, measured):
+    pa = pytest.importorskip("pyarrow")
+    from tests.data.formats.hub_sets import TYPES, as_arrow, encoded, struct, write
+
+    draw, worked, cases = random.Random(6), 0, amount(200, 2000)
+    images = struct([encoded(n, size=(8, 6)) for n in range(4)])
+    boxes = [{"bbox": [[1.0, 1.0, 3.0, 2.0]], "category": [0]}, {"bbox": [], "category": []}] * 2
+    kinds = {
+        ClassDataset: ({"image": images, "label": pa.array([0, 1, 0, 1])}, TYPES),
+        BoxDataset: ({"image": images, "objects": pa.array(boxes)}, None),
+        MaskDataset: ({"image": images, "annotation": images}, None),
+    }
+    contents = []
+    for number, (kind, (columns, types)) in enumerate(kinds.items()):
+        for suffix in (".parquet", ".arrow"):
+            file = write(tmp_path / "whole" / f"{number}.parquet", columns, types)
+            file = as_arrow(file) if suffix == ".arrow" else file
+            contents.append((kind, suffix, file.read_bytes()))
+
+    def use():
+        data = kind.open(file, "train")
+        for index in range(len(data)):
+            assert data[index].image.shape[2] == 3
+
+    for number in range(cases):
+        kind, suffix, content = draw.choice(contents)
+        file = tmp_path / f"{number}{suffix}"
+        file.write_bytes(damaged(content, draw) if number % 20 else content)
+        worked += succeeds(use)
+        file.unlink()
+    assert 0 < worked < cases
+    measured(f"{cases} Arrow and Parquet files: {worked} read, {cases - worked} refused")
+
+
 def image_contents(tmp_path):
     """The bytes of image files in several formats."""
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8))

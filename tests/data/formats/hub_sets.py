@@ -68,3 +68,13 @@ def image_files(folder: Path, count: int) -> list[str]:
     for number in range(count):
         (folder / f"{number}.png").write_bytes(encoded(number))
     return [str(folder / f"{number}.png") for number in range(count)]
+
+
+def as_arrow(file: Path, stream: bool = True) -> Path:
+    """The file as an Arrow file beside it, which replaces it."""
+    table = pq.read_table(file)
+    new = pa.ipc.new_stream if stream else pa.ipc.new_file
+    with pa.OSFile(str(file.with_suffix(".arrow")), "wb") as sink, new(sink, table.schema) as target:
+        target.write_table(table, max_chunksize=3)
+    file.unlink()
+    return file.with_suffix(".arrow")

@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import pickle
 import shutil
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -31,6 +30,7 @@ from tests.data.formats.hub_sets import (  # noqa: E402 - needs pyarrow
     IMAGE,
     TYPES,
     WIDTH,
+    as_arrow,
     encoded,
     image_files,
     number_of,
@@ -254,7 +254,7 @@ def test_other_processes_read_the_same(
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     file = pets(tmp_path / "set" / "train.parquet", count=8)
     if suffix == "arrow":
-        _as_arrow(file)
+        as_arrow(file)
     data = ClassDataset.open(tmp_path / "set", "train", fraction=0.5)
     here = [number_of(data, i) for i in range(4)]
     context = multiprocessing.get_context(method)
@@ -269,20 +269,10 @@ def test_other_processes_read_the_same(
     assert found == [[here[i] for i in order]] * 2
 
 
-def _as_arrow(file: Path, stream: bool = True) -> Path:
-    """The file as an Arrow file beside it, which replaces it."""
-    table = pq.read_table(file)
-    new = pa.ipc.new_stream if stream else pa.ipc.new_file
-    with pa.OSFile(str(file.with_suffix(".arrow")), "wb") as sink, new(sink, table.schema) as target:
-        target.write_table(table, max_chunksize=3)
-    file.unlink()
-    return file.with_suffix(".arrow")
-
-
 @pytest.mark.parametrize("stream", [True, False])
 def test_arrow_files(stream: bool, tmp_path: Path) -> None:
     for number, split in enumerate(("train", "test")):
-        _as_arrow(pets(tmp_path / f"pets-{split}.parquet", 10 * number), stream)
+        as_arrow(pets(tmp_path / f"pets-{split}.parquet", 10 * number), stream)
     (tmp_path / "cache-0a1b2c.arrow").write_bytes(b"a result of map")
     data = ClassDataset.open(tmp_path, "test")
     assert [number_of(data, i) for i in (5, 0, 3)] == [15, 10, 13]
@@ -326,14 +316,6 @@ def test_damaged_and_unsuitable_files(tmp_path: Path) -> None:
     pets(tmp_path / "train.parquet")
     write(tmp_path / "train" / "more.parquet", {"image": struct([encoded(0)]), "other": pa.array([0])})
     with pytest.raises(BadInput, match=r"several configurations|has other columns"):
-        ClassDataset.open(tmp_path, "train")
-
-
-def test_without_pyarrow_one_message_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pets(tmp_path / "train.parquet")
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    monkeypatch.setattr("data.formats.huggingface.is_installed", lambda: False)
-    with pytest.raises(BadInput, match=r"pyarrow is needed: python -m pip install 'backbone-swap\[formats\]'"):
         ClassDataset.open(tmp_path, "train")
 
 
