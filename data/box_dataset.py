@@ -12,7 +12,7 @@ from scipy.sparse import csr_array
 from backbones.errors import BadInput
 from data.batch import Sample
 from data.box_frames import in_label_frame
-from data.checks import check_scored_boxes, check_training_boxes, warn_about_left_out_boxes
+from data.checks import check_scored_boxes, check_training_boxes, warn_about_left_out_boxes, warn_about_repeated_boxes
 from data.class_names import match_names, merge_same_names, with_classes
 from data.columns import BoxColumns, Kind
 from data.options import BoxOptions, ReadOptions
@@ -70,6 +70,7 @@ class BoxDataset(ImageReader):
         super().__init__(columns.of_boxes(usable), transform, skip_bad, options, levels)
         self.annotated = columns
         warn_about_left_out_boxes(columns, self.columns)
+        warn_about_repeated_boxes(self.columns)
         self.category_ids, self.sizes = columns.category_ids, columns.sizes
         self.listed = np.ones(len(columns.classes), bool)
 

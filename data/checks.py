@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import logging
+import os
+from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 from pathlib import PurePath
 
 import numpy as np
 
 from backbones.errors import BadInput
+from data.class_names import plain_name
 from data.columns import BoxColumns, ClassColumns, Columns
 
 TINY = 2.0  # px. If no box is larger, coordinates are probably fractions of the image size.
 MOST = 0.5  # share of boxes that leave the image from which the numbers are probably not what they are read as
+MOST_REPEATED = 0.001  # share of boxes that may repeat others. Large sets that are labelled by hand have a few.
 EXAMPLES = 5
 
 log = logging.getLogger(__name__)
@@ -31,6 +36,57 @@ def warn_about_left_out(columns: Columns) -> None:
             ", ..." if len(files) > EXAMPLES else "",
             ", ".join(suffixes[:EXAMPLES]),
         )
+
+
+def warn_about_repeated(columns: Columns) -> None:
+    """Warn about files that are listed several times, such as under two ids."""
+    files = _paths(columns)
+    repeated = [file for file, count in Counter(files).items() if count > 1] if len(set(files)) < len(files) else []
+    if repeated:
+        log.warning(
+            "%s lists %d images more than once, such as %s: each entry is trained on and scored as its own image, "
+            "without the labels of the others. Give each image one entry",
+            columns.source,
+            len(repeated),
+            repeated[0],
+        )
+
+
+def warn_about_shared(train: Columns, scored: Columns) -> None:
+    """Warn about images to score that are also training images."""
+    known = set(_paths(train))
+    shared = [file for file in _paths(scored) if file in known]
+    if shared:
+        log.warning(
+            "%d of the %d images to score are also training images, such as %s: the scores do not show how well the "
+            "model does on new images",
+            len(shared),
+            len(scored),
+            shared[0],
+        )
+
+
+def warn_about_similar_classes(columns: Columns) -> None:
+    """Warn about classes whose names differ only in what a person hardly sees: they are probably one class."""
+    first: dict[str, str] = {}
+    for name in columns.classes:
+        other = first.setdefault(plain_name(name), name)
+        if other != name:
+            log.warning(
+                "%s has the classes %r and %r, whose names differ only in case, spaces, hyphens or the form of their "
+                "letters: they are two classes. If they are one, give them one name",
+                columns.source,
+                other,
+                name,
+            )
+
+
+def _paths(columns: Columns) -> list[str]:
+    """The files of the images, with links of folders resolved; empty for formats without one file per image."""
+    real = cache(os.path.realpath)
+    folder = columns.folder
+    parts = [] if columns.content is not None else [os.path.split(name) for name in columns.names]
+    return [f"{real(os.path.join(folder, parent))}/{name}" for parent, name in parts]
 
 
 def check_training_boxes(raw: BoxColumns, usable: BoxColumns, targets: int) -> None:
@@ -62,6 +118,21 @@ def check_training_boxes(raw: BoxColumns, usable: BoxColumns, targets: int) -> N
             len(boxes),
         )
     warn_about_empty_classes(usable)
+
+
+def warn_about_repeated_boxes(columns: BoxColumns) -> None:
+    """Warn about boxes that occur twice: a detector finds an object once, so the best AP is below 100."""
+    factors = np.random.default_rng(0).integers(1, 2**63, 6, dtype=np.uint64)
+    rows = np.column_stack([columns.image, columns.label, (columns.boxes + 0.0).view(np.int64)])[~columns.crowd]
+    repeated = len(rows) - len(np.unique((rows.astype(np.uint64) * factors).sum(1)))  # sorts a hash of each row
+    if repeated > MOST_REPEATED * len(rows):
+        log.warning(
+            "%s: %d of %d boxes repeat a box of the same class in the same image, as if a file had been read twice. A "
+            "detector finds each object once, so its AP is lowered",
+            columns.source,
+            repeated,
+            len(rows),
+        )
 
 
 def check_scored_boxes(raw: BoxColumns, usable: BoxColumns) -> None:

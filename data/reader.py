@@ -19,7 +19,12 @@ from scipy.sparse import csr_array
 
 from backbones.errors import BadInput
 from data.batch import Draw, Sample
-from data.checks import warn_about_left_out
+from data.checks import (
+    warn_about_left_out,
+    warn_about_repeated,
+    warn_about_shared,
+    warn_about_similar_classes,
+)
 from data.columns import Fraction, Kind
 from data.image_checks import warn_about_bands, warn_about_orientation
 from data.images import decode_image, orientation, upright
@@ -156,10 +161,13 @@ class ImageReader:
         for columns in (train_columns, val_columns):
             if columns is not None:
                 warn_about_left_out(columns)
+                warn_about_repeated(columns)
         train = cls(selected, None, data.skip_bad, options, measure_levels(selected))
         train.check_headers()
         train.check_training()
+        warn_about_similar_classes(train.columns)
         scored = held_out(train_columns, holdout, seed) if val_columns is None else val_columns
+        warn_about_shared(train.columns, scored)
         val = cls(scored, None, data.skip_bad, options, train.levels)
         val.check_scored()
         return train, val.with_classes_of(train)
