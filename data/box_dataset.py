@@ -12,7 +12,7 @@ from scipy.sparse import csr_array
 from backbones.errors import BadInput
 from data.batch import Sample
 from data.box_frames import in_label_frame
-from data.checks import left_out_boxes, scored_boxes, training_boxes
+from data.checks import left_out_boxes, repeated_boxes, scored_boxes, training_boxes
 from data.class_names import match_names, merge_same_names, with_classes
 from data.columns import BoxColumns, Kind
 from data.findings import warn_or_raise
@@ -71,6 +71,7 @@ class BoxDataset(ImageReader):
         super().__init__(columns.of_boxes(usable), transform, skip_bad, options, levels)
         self.annotated = columns
         warn_or_raise(left_out_boxes(columns, self.columns))
+        warn_or_raise(repeated_boxes(self.columns))
         self.category_ids, self.sizes = columns.category_ids, columns.sizes
         self.listed = np.ones(len(columns.classes), bool)
 

@@ -5,16 +5,21 @@ Each check returns findings. Training passes them to `data.findings.warn_or_rais
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import PurePath
 
 import numpy as np
 
+from data.class_names import plain_name
 from data.columns import BoxColumns, ClassColumns, Columns
 from data.findings import EXAMPLES, SHOWN, Finding
 
 TINY = 2.0  # px. If no box is larger, coordinates are probably fractions of the image size.
 MOST = 0.5  # share of boxes that leave the image from which the numbers are probably not what they are read as
+MOST_REPEATED = 0.001  # share of boxes that may repeat others. Large sets that are labelled by hand have a few.
 
 
 def left_out_files(columns: Columns) -> Iterator[Finding]:
@@ -26,6 +31,55 @@ def left_out_files(columns: Columns) -> Iterator[Finding]:
             f"{columns.folder}: {len(files)} files ({', '.join(suffixes[:SHOWN])}) are left out, because {reason}",
             examples=tuple(files[:EXAMPLES]),
         )
+
+
+def repeated_files(columns: Columns) -> Iterator[Finding]:
+    """Files that are listed several times, such as under two ids."""
+    files = _paths(columns)
+    repeated = [file for file, count in Counter(files).items() if count > 1] if len(set(files)) < len(files) else []
+    if repeated:
+        yield Finding(
+            "warning",
+            f"{columns.source} lists {len(repeated)} images more than once: each entry is trained on and scored as its "
+            "own image, without the labels of the others",
+            "Give each image one entry",
+            examples=tuple(repeated[:EXAMPLES]),
+        )
+
+
+def shared_files(train: Columns, scored: Columns) -> Iterator[Finding]:
+    """Images to score that are also training images."""
+    known = set(_paths(train))
+    shared = [file for file in _paths(scored) if file in known]
+    if shared:
+        yield Finding(
+            "warning",
+            f"{len(shared)} of the {len(scored)} images to score are also training images: the scores do not show how "
+            "well the model does on new images",
+            examples=tuple(shared[:EXAMPLES]),
+        )
+
+
+def similar_classes(columns: Columns) -> Iterator[Finding]:
+    """Classes whose names differ only in what a person hardly sees: they are probably one class."""
+    first: dict[str, str] = {}
+    for name in columns.classes:
+        other = first.setdefault(plain_name(name), name)
+        if other != name:
+            yield Finding(
+                "warning",
+                f"{columns.source} has the classes {other!r} and {name!r}, whose names differ only in case, spaces, "
+                "hyphens or the form of their letters: they are two classes",
+                "If they are one, give them one name",
+            )
+
+
+def _paths(columns: Columns) -> list[str]:
+    """The files of the images, with links of folders resolved; empty for formats without one file per image."""
+    real = cache(os.path.realpath)
+    folder = columns.folder
+    parts = [] if columns.content is not None else [os.path.split(name) for name in columns.names]
+    return [f"{real(os.path.join(folder, parent))}/{name}" for parent, name in parts]
 
 
 def training_boxes(raw: BoxColumns, usable: BoxColumns, targets: int) -> Iterator[Finding]:
@@ -57,6 +111,19 @@ def training_boxes(raw: BoxColumns, usable: BoxColumns, targets: int) -> Iterato
             "If so, pass --data.boxes xyxy",
         )
     yield from empty_classes(usable)
+
+
+def repeated_boxes(columns: BoxColumns) -> Iterator[Finding]:
+    """Boxes that occur twice: a detector finds an object once, so the best AP is below 100."""
+    factors = np.random.default_rng(0).integers(1, 2**63, 6, dtype=np.uint64)
+    rows = np.column_stack([columns.image, columns.label, (columns.boxes + 0.0).view(np.int64)])[~columns.crowd]
+    repeated = len(rows) - len(np.unique((rows.astype(np.uint64) * factors).sum(1)))  # sorts a hash of each row
+    if repeated > MOST_REPEATED * len(rows):
+        yield Finding(
+            "warning",
+            f"{columns.source}: {repeated} of {len(rows)} boxes repeat a box of the same class and image, as if "
+            "a file had been read twice. A detector finds each object once, so its AP is lowered",
+        )
 
 
 def scored_boxes(raw: BoxColumns, usable: BoxColumns) -> Iterator[Finding]:

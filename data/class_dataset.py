@@ -88,12 +88,13 @@ class ClassDataset(ImageReader):
     def with_classes(self, classes: Sequence[str], of: str) -> Self:
         """The same images with the class indices of a model or of other data, matched by name.
 
-        Numbers in a label file are names if all of them are names, else indices from 0 into `classes`.
+        Numbers in a label file are names if all of them are names, else indices from 0 into `classes`, unless those
+        are numbers, too.
 
         Raises BadInput if a class with images is not among `classes`.
         """
         index = np.array(match_names(self.classes, classes))
-        if (index < 0).any() and self.columns.numbered:
+        if (index < 0).any() and self.columns.numbered and not all(name.isdecimal() for name in classes):
             index = np.array([int(name) for name in self.classes])
             if index.max() >= len(classes):
                 raise BadInput(

@@ -88,6 +88,17 @@ def _listed(names: list[str], file: Path) -> LabelMap:
     if not names or len(set(names)) < len(names):
         problem = "is empty" if not names else f"has {len(names)} names, with duplicates"
         raise BadInput(f"{file} {problem}: expected one class name per line, in the order of the mask values")
+    numbers = [_VALUE_LINE.match(name) for name in names]
+    if len(names) > 1 and all(numbers):
+        pairs = {int(found[1]): found[2] for found in numbers if found is not None}
+        if len(pairs) == len(names) and list(pairs) != list(range(len(names))):
+            shown = " ".join(f"'{value}={name}'" for value, name in list(pairs.items())[:5])
+            raise BadInput(
+                f"{file} numbers its names, from '{names[0]}' to '{names[-1]}', but mask values are line numbers from "
+                f"0. If the numbers are the mask values, pass `mask_values={file}`, which reads them as {shown}"
+                f"{' ...' if len(pairs) > 5 else ''}. If not, remove the numbers",
+                settings=("data.mask_values",),
+            )
     return LabelMap(str(file), dict(enumerate(names)), {}, positional=True)
 
 

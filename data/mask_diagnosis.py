@@ -130,6 +130,12 @@ def _of_positions(found: Found, legend: Legend) -> str | None:
             f"All values are multiples of {step}: class indices times {step}, which makes them visible. Pass "
             f"{mask_values(values)}{border}"
         )
+    if len(seen) == count and 0 in seen and max(inner) >= count:
+        values = dict(zip(sorted(seen), names, strict=True))
+        return (
+            f"The {count} values {_listed(sorted(seen))} occur, as many as there are names: probably each is a class. "
+            f"If they are in the order of the names, pass {mask_values(values)}"
+        )
     return None
 
 

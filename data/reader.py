@@ -19,7 +19,7 @@ from scipy.sparse import csr_array
 
 from backbones.errors import BadInput
 from data.batch import Draw, Sample
-from data.checks import left_out_files
+from data.checks import left_out_files, repeated_files, shared_files, similar_classes
 from data.columns import Fraction, Kind
 from data.findings import warn_or_raise
 from data.image_checks import further_bands, unclear_orientations
@@ -157,10 +157,13 @@ class ImageReader:
         for columns in (train_columns, val_columns):
             if columns is not None:
                 warn_or_raise(left_out_files(columns))
+                warn_or_raise(repeated_files(columns))
         train = cls(selected, None, data.skip_bad, options, measure_levels(selected))
         train.check_headers()
         train.check_training()
+        warn_or_raise(similar_classes(train.columns))
         scored = held_out(train_columns, holdout, seed) if val_columns is None else val_columns
+        warn_or_raise(shared_files(train.columns, scored))
         val = cls(scored, None, data.skip_bad, options, train.levels)
         val.check_scored()
         return train, val.with_classes_of(train)

@@ -10,11 +10,12 @@ from typing import Any
 
 from backbones.errors import BadInput, UserError, unknown_name
 from data.box_dataset import BoxDataset
-from data.checks import warn_about_left_out
+from data.checks import left_out_files
 from data.class_dataset import ClassDataset
 from data.columns import Columns, Kind
 from data.convert import coco, folders, masks, voc, yolo
 from data.convert.parts import Part, Report, with_common_classes
+from data.findings import warn_or_raise
 from data.formats import ALIASES, Split, recognise
 from data.mask_dataset import MaskDataset
 from data.open import place_of, read_split
@@ -81,7 +82,7 @@ def _usual(name: str) -> str:
 
 def _part(name: str, columns: Any, kind: Kind, options: ReadOptions) -> Part[Any]:
     """A split whose files exist, with boxes in the frame of the labels."""
-    warn_about_left_out(columns)
+    warn_or_raise(left_out_files(columns))
     if kind == "boxes":
         columns = BoxDataset(columns, options=options).annotated
     elif kind == "masks":

@@ -177,7 +177,8 @@ def _images(split: Split, file: Path, table: Table, follow: bool) -> tuple[Image
     own = [root / split.name] if split.name and (root / split.name).is_dir() else []
     for folder in [split.images] if split.images else [*own, root]:
         images = ImageFiles(folder, follow)
-        if all(any(map(_is_in(images), row)) for row in (table.rows[:2][-1], table.rows[-1])):
+        is_found = [any(map(_is_in(images), row)) for row in (table.rows[:2][-1], table.rows[-1])]
+        if all(is_found) or (any(is_found) and folder == file.parent):
             break
     return images, image_column(table, _is_in(images))
 

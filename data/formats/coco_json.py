@@ -40,8 +40,8 @@ def parse(file: Path, boxes_are: Literal["xyxy", "xywh", "cxcywh"] = "xywh") -> 
     by_id = np.argsort(ids)
     if _has_phantom(records, ids):
         by_id = by_id[1:]
-    category_names = records.values("categories", "name")
-    classes = tuple(str(category_names[i]) for i in by_id)
+    category_names = records.names_of_categories()
+    classes = tuple(category_names[i] for i in by_id)
     boxes = corners(records.boxes(), boxes_are)
     image = records.positions("image_id", image_ids)
     label = records.positions("category_id", ids[by_id])
@@ -216,7 +216,9 @@ class Records:
         whole = column.dtype.kind in "biu" or (column.dtype.kind == "f" and bool((column == np.round(column)).all()))
         if not whole or column.ndim != 1 or (np.abs(column) > LARGEST).any():
             index = next((i for i, value in enumerate(values) if not _is_whole(value)), 0)
-            raise BadInput(f"{self.file}: {table}[{index}] has {key} {values[index]!r}, not a whole number")
+            raise BadInput(
+                f"{self.file}: {table}[{index}] has {key} {values[index]!r}, {_why_not_whole(values[index])}"
+            )
         return column.astype(np.int64)
 
     def unique(self, table: str, key: str) -> np.ndarray:
@@ -226,6 +228,13 @@ class Records:
         if len(values) < len(column):
             raise BadInput(f"{self.file}: {key} {values[counts > 1][0]} occurs more than once in {table}")
         return column
+
+    def names_of_categories(self) -> list[str]:
+        """The names of the categories. Numbers are accepted as names, empty texts are not."""
+        names = self.values("categories", "name")
+        usable = [isinstance(name, str | int | float) and str(name).strip() != "" for name in names]
+        self.refuse(~np.array(usable, bool), "categories", "a name that is neither a text nor a number, or is empty")
+        return [str(name) for name in names]
 
     def boxes(self) -> np.ndarray:
         """(N, 4) float64: x, y, width, height."""
@@ -272,6 +281,11 @@ def _is_whole(value: Any) -> bool:
     except (TypeError, ValueError, OverflowError):
         return False
     return number == round(number) and abs(number) <= LARGEST if np.isfinite(number) else False
+
+
+def _why_not_whole(value: Any) -> str:
+    large = isinstance(value, int | float) and abs(value) > LARGEST
+    return "which is beyond 2**53 and would be rounded: number the records from 1" if large else "not a whole number"
 
 
 def _number(value: Any) -> float:

@@ -14,6 +14,7 @@ from data.box_dataset import BoxDataset
 from data.class_dataset import ClassDataset
 from data.mask_dataset import MaskDataset
 from data.options import BoxOptions
+from detection.config import BoxTrainData
 from engine.config import TrainData
 from segmentation.config import MaskTrainData
 from tests.data.coco_files import ORIENTATION, write_coco
@@ -183,3 +184,41 @@ def test_further_bands_of_a_tiff_are_no_alpha(tmp_path: Path, caplog: pytest.Log
     assert train[0].image[0, 0].tolist() == [200, 0, 0]
     (record,) = caplog.records
     assert "TIFF files with 4 bands: only the first three are read" in record.getMessage()
+
+
+def widen_first_box(document: dict[str, Any], split: str) -> None:
+    document["annotations"][0]["bbox"] = [1, 2, 90, 20]
+
+
+def test_boxes_that_fit_only_the_stored_image(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The tool wrote the size of the upright image beside boxes of the stored one, which is 64 x 96."""
+
+    def change(document: dict[str, Any], split: str) -> None:
+        for annotation in document["annotations"]:
+            annotation["bbox"] = [1, 2, 30, 90]
+
+    train, _ = BoxDataset.open_train_val(*boxes_in(write_coco(tmp_path / "set", change=change, orientation=6)))
+    assert "the sizes of 2 images are those of the upright image" in caplog.text
+    assert train[0].image.shape == (96, 64, 3)
+    assert train[0].boxes[0].tolist() == [1, 2, 31, 92]
+
+
+def test_a_tool_that_writes_stored_sizes_leaves_small_boxes_unclear(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The wide box shows that boxes belong to the upright image. Those of the other image fit both."""
+
+    def change(document: dict[str, Any], split: str) -> None:
+        exchange_sizes(document, split)
+        for annotation in document["annotations"]:
+            annotation["bbox"] = [1, 2, 30, 20]
+        widen_first_box(document, split)
+
+    train, _ = BoxDataset.open_train_val(*boxes_in(write_coco(tmp_path / "set", change=change, orientation=6)))
+    assert [sample.image.shape for sample in (train[0], train[1])] == [(64, 96, 3), (96, 64, 3)]
+    assert "1 of 2 checked images" in caplog.text
+    assert "pass --data.exif apply" in caplog.text
+
+
+def boxes_in(root: Path) -> tuple[Path, BoxTrainData, int]:
+    return root, BoxTrainData(root=str(root)), 0

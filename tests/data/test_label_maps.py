@@ -153,3 +153,14 @@ def test_other_damage(tmp_path):
     written(tmp_path, "large.txt", "a" * 11_000_000)
     with pytest.raises(BadInput, match="more than 10 MB"):
         read_label_map(tmp_path / "large.txt")
+
+
+@pytest.mark.parametrize("content", ["2 lesion\n0 background\n1 vessel\n", "1: vessel\n2: lesion\n"])
+def test_a_class_list_with_numbers_that_are_not_line_numbers(content, tmp_path):
+    with pytest.raises(BadInput, match="numbers its names"):
+        class_list(written(tmp_path, "classes.txt", content))
+    assert read_label_map(tmp_path / "classes.txt").values[2] == "lesion"
+
+
+def test_a_class_list_with_line_numbers(tmp_path):
+    assert class_list(written(tmp_path, "classes.txt", "0 background\n1 vessel\n")).values[1] == "1 vessel"

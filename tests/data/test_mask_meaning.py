@@ -399,3 +399,11 @@ def test_ade20k_is_not_changed(tmp_path):
     assert data.columns.notes == ()
     np.testing.assert_array_equal(maps[0], np.array([IGNORE, 0, 1, 2])[class_map(0, 4)])
     assert read_maps(root, ignore_index=2)[0].columns.ignored == {1}
+
+
+def test_as_many_values_as_names(tmp_path):
+    write_masks(tmp_path, lambda mask: np.array([0, 127, 255], np.uint8)[mask])
+    message = first_error(tmp_path)
+    assert "as many as there are names" in message
+    assert "pass --data.mask_values 0=background 127=red 255=blue" in message
+    assert "ignore" not in message

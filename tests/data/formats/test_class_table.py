@@ -244,3 +244,21 @@ def test_tiny_imagenet(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None
     (tmp_path / "val" / "val_annotations.txt").write_text(rows.splitlines()[0])
     with pytest.raises(BadInput, match="does not name 1 of the images"):
         opened(tmp_path, val=None)
+
+
+def test_a_missing_image_of_a_table_beside_its_images(tmp_path: Path) -> None:
+    """The images of the two splits have the same names, and those of the table's own folder are meant."""
+    for split in ("train", "val"):
+        place(tmp_path / split, ("a.jpg", "b.jpg"))
+        (tmp_path / split / "labels.csv").write_text("image,label\na.jpg,cat\nb.jpg,dog\nmissing.jpg,cat\n")
+    with pytest.raises(BadInput, match=r"1 of 3 images of .* are not in .*train: missing.jpg"):
+        opened(tmp_path)
+
+
+def test_numbers_are_no_indices_into_numbers(tmp_path: Path) -> None:
+    for split, first in (("train", 1), ("val", 0)):
+        place(tmp_path / split, ("a.jpg", "b.jpg", "c.jpg"))
+        rows = [f"{name}.jpg,{number}" for number, name in enumerate("abc", first)]
+        (tmp_path / f"{split}.csv").write_text("\n".join(["image,label", *rows]))
+    with pytest.raises(BadInput, match=r"1 classes in .* are not among the 3 classes .*: 0. Those"):
+        opened(tmp_path)
