@@ -71,7 +71,8 @@ def train(spec: TaskSpec, config: TrainConfig) -> dict[str, Any]:
         _check_data(task, output, root)
     err.print(
         f"{spec.name}: {config.backbone}, weights {task.info.provenance['source']}; {len(train_set)} training and "
-        f"{len(val_set)} validation images of {root}; {_count(config.epochs, 'epoch')} on {device} ({execution}) -> {output}"
+        f"{len(val_set)} validation images of {root}; {_count(config.epochs, 'epoch')} on {device} "
+        f"({execution}) -> {output}"
     )
     with nullcontext() if config.resume else begin_run(output):
         return _train(spec, task, train_set, val_set, output, resume)
@@ -113,11 +114,8 @@ def _train(
     _print_scores(task, record["metrics"])
     best = record["best"]
     epoch = record["stopped_early"]
-    stopped = (
-        f"stopped early after epoch {epoch}, {config.patience} evaluation{'s' * (config.patience > 1)} without a new best; "
-        if epoch
-        else ""
-    )
+    waited = _count(config.patience, "evaluation")
+    stopped = f"stopped early after epoch {epoch}, {waited} without a new best; " if epoch else ""
     features = f", features in {record['feature_seconds']:.0f} s" if config.data.cached_augmentations else ""
     out.print(
         f"best {task.monitor} {_percent(best[task.monitor])} after epoch {best['epoch']} of {config.epochs}; {stopped}"
@@ -127,6 +125,11 @@ def _train(
     )
     print_leaderboard(out, record, spec, task.info.classes, output)
     return record
+
+
+def _count(number: int, noun: str) -> str:
+    """Such as "1 epoch" or "2 epochs"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def evaluate(spec: TaskSpec, config: EvalConfig) -> dict[str, float]:
