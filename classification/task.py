@@ -25,6 +25,7 @@ from classification.model import Classifier, create_classifier
 from classification.prediction import ClassificationResult
 from classification.transforms import EvalCrop, TrainCrop, preprocessing
 from classification.weight_imprinting import imprint
+from data.augment import augmentation
 from data.balance import class_balanced
 from data.batch import Batch, Sample
 from data.class_dataset import ClassDataset
@@ -107,7 +108,7 @@ class ClassificationTask(Task):
     def datasets(self, train: ClassDataset, val: ClassDataset) -> tuple[ClassDataset, ClassDataset]:
         """Add the transforms: random crops in training, the published crop in validation."""
         config, provenance = self.config, self.model.provenance
-        augment = TrainCrop(
+        recipe = TrainCrop(
             parse_size(config.image_size) if config.image_size else provenance.input_size,
             provenance.interpolation,
             config.min_crop,
@@ -116,6 +117,7 @@ class ClassificationTask(Task):
             self.fill,
             config.vflip,
         )
+        augment = augmentation(config.data.augment, recipe, self.transform(), "classes")
         return train.with_transform(augment), val.with_transform(self.transform())
 
     def draws_of(self, labels: csr_array) -> np.ndarray:

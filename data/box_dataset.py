@@ -12,9 +12,10 @@ from scipy.sparse import csr_array
 from backbones.errors import BadInput
 from data.batch import Sample
 from data.box_frames import in_label_frame
-from data.checks import check_scored_boxes, check_training_boxes, warn_about_left_out_boxes
+from data.checks import left_out_boxes, scored_boxes, training_boxes
 from data.class_names import match_names, merge_same_names, with_classes
 from data.columns import BoxColumns, Kind
+from data.findings import warn_or_raise
 from data.options import BoxOptions, ReadOptions
 from data.reader import ImageReader, Transform
 
@@ -69,7 +70,7 @@ class BoxDataset(ImageReader):
         self._boxes, self._labels, self._starts, usable, self._report = _targets(columns)
         super().__init__(columns.of_boxes(usable), transform, skip_bad, options, levels)
         self.annotated = columns
-        warn_about_left_out_boxes(columns, self.columns)
+        warn_or_raise(left_out_boxes(columns, self.columns))
         self.category_ids, self.sizes = columns.category_ids, columns.sizes
         self.listed = np.ones(len(columns.classes), bool)
 
@@ -88,11 +89,11 @@ class BoxDataset(ImageReader):
 
     def check_training(self) -> None:
         """Raise BadInput if there is nothing to train on; warn about likely mistakes."""
-        check_training_boxes(self.annotated, self.columns, len(self._boxes))
+        warn_or_raise(training_boxes(self.annotated, self.columns, len(self._boxes)))
 
     def check_scored(self) -> None:
         """Raise BadInput if there is nothing to score."""
-        check_scored_boxes(self.annotated, self.columns)
+        warn_or_raise(scored_boxes(self.annotated, self.columns))
 
     def with_classes_of(self, train: Self) -> Self:
         """The same images with the classes of the training images, matched by name. Raises BadInput if they differ."""

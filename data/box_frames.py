@@ -13,7 +13,8 @@ import numpy as np
 
 from backbones.errors import BadInput
 from data.columns import BoxColumns
-from data.image_checks import warn_about_bands, warn_about_orientation
+from data.findings import warn_or_raise
+from data.image_checks import further_bands, unclear_orientations
 from data.scan import Headers, sample_of, scan
 
 SLACK = 1.0  # px by which boxes may exceed the image they fit
@@ -116,8 +117,8 @@ def _check_sample(columns: BoxColumns, exif: str, unknown: np.ndarray, skip_bad:
         _refuse(columns, headers, int(wrong[0]), len(wrong))
     if exif == "auto":
         unclear = headers.tagged & (~headers.turned | headers.is_square | unknown[headers.index])
-        warn_about_orientation(columns, headers, readable & unclear)
-    warn_about_bands(columns, headers)
+        warn_or_raise(unclear_orientations(columns, headers, readable & unclear))
+    warn_or_raise(further_bands(columns, headers))
 
 
 def _refuse(columns: BoxColumns, headers: Headers, row: int, count: int) -> None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Iterator
 
 import numpy as np
 
 from data.columns import Columns
+from data.findings import Finding
 from data.scan import Headers
 
-log = logging.getLogger(__name__)
 
-
-def warn_about_orientation(columns: Columns, headers: Headers, unclear: np.ndarray) -> None:
-    """Warn about images whose labels do not show whether they were made on the stored or on the upright image.
+def unclear_orientations(columns: Columns, headers: Headers, unclear: np.ndarray) -> Iterator[Finding]:
+    """Images whose labels do not show whether they were made on the stored or on the upright image.
 
     Args:
         columns: of the images.
@@ -21,25 +20,20 @@ def warn_about_orientation(columns: Columns, headers: Headers, unclear: np.ndarr
         unclear: (n,) bool, for each header.
     """
     if unclear.any():
-        log.warning(
-            "%d of %d checked images in %s have an EXIF orientation, and their labels do not show whether they belong "
-            "to the upright image. They are read as stored. If they belong to the upright image, pass --data.exif "
-            "apply; if not, --data.exif ignore",
-            unclear.sum(),
-            len(headers.index),
-            columns.folder,
+        yield Finding(
+            "warning",
+            f"{unclear.sum()} of {len(headers.index)} checked images in {columns.folder} have an EXIF orientation, and "
+            "their labels do not show whether they belong to the upright image. They are read as stored",
+            "If they belong to the upright image, pass --data.exif apply; if not, --data.exif ignore",
         )
 
 
-def warn_about_bands(columns: Columns, headers: Headers) -> None:
-    """Warn about TIFF files with more bands than red, green and blue."""
+def further_bands(columns: Columns, headers: Headers) -> Iterator[Finding]:
+    """TIFF files with more bands than red, green and blue."""
     more = (headers.bands > 3) & headers.is_tiff
     if more.any():
-        log.warning(
-            "%d of %d checked images in %s are TIFF files with %d bands: only the first three are read, as red, green "
-            "and blue",
-            more.sum(),
-            len(headers.index),
-            columns.folder,
-            headers.bands[more].max(),
+        yield Finding(
+            "warning",
+            f"{more.sum()} of {len(headers.index)} checked images in {columns.folder} are TIFF files with "
+            f"{headers.bands[more].max()} bands: only the first three are read, as red, green and blue",
         )

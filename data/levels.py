@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import logging
-
 import numpy as np
 
 from backbones.errors import BadInput
 from data.columns import Columns
+from data.findings import Finding, warn_or_raise
 from data.images import decode_values
 from data.scan import sample_of, scan
 
 SAMPLE = 256  # images that are decoded to measure the range
 FULL = 65535
-
-log = logging.getLogger(__name__)
 
 
 def measure_levels(columns: Columns) -> tuple[int, int] | None:
@@ -35,12 +32,10 @@ def measure_levels(columns: Columns) -> tuple[int, int] | None:
     if low == high:
         raise BadInput(f"all pixels of the {len(deep)} checked 16-bit images in {columns.folder} have the value {low}")
     if high - low < FULL / 2:
-        log.warning(
-            "the 16-bit images in %s have values from %d to %d only (%d checked): this range is scaled to the input of "
-            "the network, and recorded in the run; values beyond it are clipped",
-            columns.folder,
-            low,
-            high,
-            len(deep),
+        finding = Finding(
+            "warning",
+            f"the 16-bit images in {columns.folder} have values from {low} to {high} only ({len(deep)} checked): this "
+            "range is scaled to the input of the network, and recorded in the run; values beyond it are clipped",
         )
+        warn_or_raise([finding])
     return low, high

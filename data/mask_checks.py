@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,13 +11,11 @@ import numpy as np
 from backbones.errors import BadInput
 from data.batch import IGNORE
 from data.columns import MaskColumns
+from data.findings import EXAMPLES, Finding, warn_or_raise
 from data.scan import sample_of
 
 TRAINING = 512  # training masks that are read before training; 512 of 360 x 480 pixels take a second
 SCORED = 64
-EXAMPLES = 8
-
-log = logging.getLogger(__name__)
 
 
 def check_training_masks(columns: MaskColumns, skip_bad: int) -> None:
@@ -29,8 +26,7 @@ def check_training_masks(columns: MaskColumns, skip_bad: int) -> None:
     Raises BadInput for a mask that cannot be read, with more than `skip_bad` of them, and if no pixel of any mask has a
     class.
     """
-    for note in columns.notes:
-        log.warning("%s", note)
+    warn_or_raise(Finding("warning", note) for note in columns.notes)
     checked = sample_of(columns, TRAINING)
     counts = _counts(columns, checked, skip_bad)
     enough = min(2, len(columns.classes) - len(columns.ignored))
@@ -43,7 +39,7 @@ def check_training_masks(columns: MaskColumns, skip_bad: int) -> None:
             checked = np.arange(len(columns))
     if not counts.any():
         raise BadInput(_nothing(columns, "to train on"), settings=("data.ignore_index",))
-    _warn_about_classes(columns, counts, len(checked))
+    warn_or_raise(classes_without_pixels(columns, counts, len(checked)))
 
 
 def check_scored_masks(columns: MaskColumns, skip_bad: int) -> None:
@@ -87,36 +83,29 @@ def _nothing(columns: MaskColumns, purpose: str) -> str:
     return f"{columns.source} has nothing {purpose}: no pixel of its {len(columns)} masks belongs to a class{reason}"
 
 
-def _warn_about_classes(columns: MaskColumns, counts: np.ndarray, checked: int) -> None:
+def classes_without_pixels(columns: MaskColumns, counts: np.ndarray, checked: int) -> Iterator[Finding]:
+    """Classes that cannot be learned, and a single class, from the pixels of each class in `checked` masks."""
     present = [name for name, count in zip(columns.classes, counts, strict=True) if count]
     pixels = dict(zip(columns.classes, counts, strict=True))
     empty = [name for i, name in enumerate(columns.classes) if not pixels[name] and i not in columns.ignored]
     of = f"the {len(columns)} masks" if checked == len(columns) else f"{checked} of the {len(columns)} masks"
     if len(present) == 1:
-        log.warning(
-            "%s: ONLY ONE CLASS. All labelled pixels in %s are '%s', so a network that always predicts it scores mIoU "
-            "100. Probably the other classes have mask values that --data.ignore_index ignores or that "
-            "--data.mask_values would have to name%s",
-            columns.source,
-            of,
-            present[0],
-            f". Without a pixel: {_some(empty)}" if empty else "",
+        yield Finding(
+            "warning",
+            f"{columns.source}: ONLY ONE CLASS. All labelled pixels in {of} are '{present[0]}', so a network that "
+            "always predicts it scores mIoU 100. Probably the other classes have mask values that --data.ignore_index "
+            "ignores or that --data.mask_values would have to name" + (". Without a pixel" if empty else ""),
+            examples=tuple(empty[:EXAMPLES]),
         )
         return
     if empty:
         first = columns.classes[0]
-        log.warning(
-            "%s: %d of %d classes have NO PIXEL in %s and cannot be learned: %s%s",
-            columns.source,
-            len(empty),
-            len(columns.classes),
-            of,
-            _some(empty),
-            ". If the masks count the classes from 1, name the values with --data.mask_values 1=..."
+        yield Finding(
+            "warning",
+            f"{columns.source}: {len(empty)} of {len(columns.classes)} classes have NO PIXEL in {of} and cannot be "
+            "learned",
+            "If the masks count the classes from 1, name the values with --data.mask_values 1=..."
             if first in empty and columns.mask_files
             else "",
+            tuple(empty[:EXAMPLES]),
         )
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:EXAMPLES]) + (", ..." if len(names) > EXAMPLES else "")

@@ -32,7 +32,7 @@ def read_split(kind: Kind, root: Path, wanted: str, options: ReadOptions, may_be
     Raises BadInput if the format is not recognised, the split is missing, or a file of it is malformed.
     """
     form, split = locate(kind, root, wanted, options, may_be_path)
-    return _read(form, split, options)
+    return read_place(form, split, options)
 
 
 @listings_remembered()
@@ -48,14 +48,27 @@ def read_train_val(
     train = read_split(kind, root, options.train or "train", options, options.train is not None)
     if holdout:
         return train, None, holdout
+    place = locate_validation(kind, root, options)
+    if place is None:
+        return train, None, HOLDOUT
+    form, split = place
+    return train, read_place(form, split, options), 0.0
+
+
+def locate_validation(kind: Kind, root: Path, options: ReadOptions) -> tuple[Format, Split] | None:
+    """The format and the place of the validation split; None if `val="auto"` and there is none. Logs that.
+
+    Raises BadInput if there is none otherwise, with the ways to choose one.
+    """
     if options.val not in (None, "auto"):
-        return train, read_split(kind, root, str(options.val), options, True), 0.0
-    form, own_splits = _splits(kind, local_root(root), options)
+        return locate(kind, root, str(options.val), options, True)
+    root = local_root(root)
+    form, own_splits = _splits(kind, root, options)
     if form is not None and (name := split_of(own_splits, "val")) is not None:
-        return train, _read(form, Split(local_root(root), name), options), 0.0
+        return form, Split(root, name)
     if options.val == "auto":
         log.warning("%s has no validation split: %d%% of its training images are held out", root, 100 * HOLDOUT)
-        return train, None, HOLDOUT
+        return None
     test = split_of(own_splits, "test")
     raise BadInput(
         f"data set {root} has no validation split. Hold out a part of the training images with `holdout={HOLDOUT}`"
@@ -146,7 +159,8 @@ def place_of(text: str, root: Path) -> tuple[Path, Path | None] | None:
     return (file, images) if file is not None and images is not None else None
 
 
-def _read(form: Format, split: Split, options: ReadOptions) -> Columns:
+def read_place(form: Format, split: Split, options: ReadOptions) -> Columns:
+    """The columns of a split whose place is known, with the name of their format."""
     return replace(form.read(split, options), format=form.name)
 
 

@@ -19,9 +19,10 @@ from scipy.sparse import csr_array
 
 from backbones.errors import BadInput
 from data.batch import Draw, Sample
-from data.checks import warn_about_left_out
+from data.checks import left_out_files
 from data.columns import Fraction, Kind
-from data.image_checks import warn_about_bands, warn_about_orientation
+from data.findings import warn_or_raise
+from data.image_checks import further_bands, unclear_orientations
 from data.images import decode_image, orientation, upright
 from data.levels import measure_levels
 from data.open import held_out, read_split, read_train_val
@@ -155,7 +156,7 @@ class ImageReader:
         selected = train_columns.subset((0.0, data.fraction * (1 - holdout)), seed)
         for columns in (train_columns, val_columns):
             if columns is not None:
-                warn_about_left_out(columns)
+                warn_or_raise(left_out_files(columns))
         train = cls(selected, None, data.skip_bad, options, measure_levels(selected))
         train.check_headers()
         train.check_training()
@@ -168,8 +169,8 @@ class ImageReader:
         """Warn about orientations that the labels do not resolve, and about bands that are not read."""
         headers = scan(self.columns, sample_of(self.columns))
         if self.exif == "auto":
-            warn_about_orientation(self.columns, headers, self.has_unclear_orientation(headers))
-        warn_about_bands(self.columns, headers)
+            warn_or_raise(unclear_orientations(self.columns, headers, self.has_unclear_orientation(headers)))
+        warn_or_raise(further_bands(self.columns, headers))
 
     def has_unclear_orientation(self, headers: Headers) -> np.ndarray:
         """(n,) bool, whether an image has an orientation that its labels do not resolve."""
@@ -312,15 +313,17 @@ class ImageReader:
         names = self._names.tolist()
         for parent in {os.path.dirname(name) for name in names}:
             path = self.folder / os.fsdecode(parent)
-            if not follow_links and not path.resolve().is_relative_to(folder):
+            if not follow_links and not Path(os.path.realpath(path)).is_relative_to(folder):
                 raise self._leads_out(path)
             if not path.is_dir():
                 continue
             for entry in os.scandir(path):
                 name = os.path.join(parent, os.fsencode(entry.name))
                 existing.add(name)
-                if not follow_links and entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(folder):
-                    linked.add(name)
+                if not follow_links and entry.is_symlink():
+                    target = Path(os.path.realpath(entry.path))  # Path.resolve raises an error for a link to itself
+                    if not target.is_relative_to(folder):
+                        linked.add(name)
         if linked and (refused := sorted(linked.intersection(names))):
             raise self._leads_out(self.folder / os.fsdecode(refused[0]))
         missing = [os.fsdecode(name) for name in names if name not in existing]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from backbones.errors import BadInput
 from backbones.scaling import scale_of
 from backbones.weight_files import read_state
+from data.augment import augmentation
 from data.batch import Batch, Sample
 from data.box_dataset import BoxDataset
 from data.columns import BoxColumns
@@ -109,7 +110,8 @@ class DetectionTask(Task):
     def datasets(self, train: BoxDataset, val: BoxDataset) -> tuple[BoxDataset, BoxDataset]:
         """The data sets with their transforms: scale jitter, crops and flips in training; letterbox in validation."""
         size, vflip = tuple(self.info.preprocessing["size"]), 0.5 if self.config.vflip else 0.0
-        augment = detection_train(size, self.config.jitter, self.fill, vflip=vflip)
+        recipe = detection_train(size, self.config.jitter, self.fill, vflip=vflip)
+        augment = augmentation(self.config.data.augment, recipe, self.transform(), "boxes")
         return train.with_transform(augment), val.with_transform(self.transform())
 
     @classmethod

@@ -10,7 +10,7 @@ import os
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
 from types import UnionType
@@ -96,7 +96,7 @@ def parse(
     if presets is not None:
         parser.add_argument("--config", action="config", help=_config_help(presets))
         arguments = _resolve_preset(arguments, presets, default_preset, config)
-    parser.add_class_arguments(config)
+    parser.add_class_arguments(config, as_positional=True)  # fields without a default
     arguments = _join_lists(arguments, config)
     try:
         parsed = parser.instantiate(parser.parse_args(arguments))
@@ -130,8 +130,14 @@ def _join_lists(arguments: list[str], config: type) -> list[str]:
         return len(values) == 1 and (null or int in hints[flag])
 
     switches = {flag for flag, kinds in hints.items() if kinds == (bool,)}
+    has_positional = any(field.default is MISSING and field.default_factory is MISSING for field in fields(config))
+
+    def is_switch(argument: str, following: str) -> bool:
+        is_value = following.lower() in ("true", "false", "yes", "no")
+        return argument in switches and (following.startswith("--") or (has_positional and not is_value))
+
     arguments = [
-        f"{argument}=true" if argument in switches and following.startswith("--") else argument
+        f"{argument}=true" if is_switch(argument, following) else argument
         for argument, following in pairwise([*arguments, "--"])
     ]
     joined: list[str] = []

@@ -20,7 +20,8 @@ from backbones.base import CachedFeatures
 from backbones.errors import BadInput, UserError
 from data.balance import effective_number_weights, repeat_factors, scaled
 from data.batch import Batch, Sample, normalise
-from data.checks import warn_about_left_out
+from data.checks import left_out_files
+from data.findings import warn_or_raise
 from data.loader import draw_seed
 from data.open import read_scored, read_split
 from data.reader import ImageReader, LabelledDataset, Transform
@@ -170,7 +171,7 @@ class Task(LightningModule):
             columns = read_scored(kind.kind, root, options, stored.holdout, self.config.seed)
         else:
             columns = read_split(kind.kind, root, data.split or "val", options, data.split is not None)
-        warn_about_left_out(columns)
+        warn_or_raise(left_out_files(columns))
         dataset = kind(columns, self.transform(), data.skip_bad, options, tuple(levels) if levels else None)
         dataset.check_headers()
         dataset.check_scored()

@@ -12,6 +12,7 @@ from scipy.sparse import csr_array
 from torch import Tensor, nn
 
 from backbones.scaling import scale_of
+from data.augment import augmentation
 from data.balance import median_frequency_weights
 from data.batch import IGNORE, Batch, Sample
 from data.mask_dataset import MaskDataset
@@ -26,7 +27,7 @@ from segmentation.evaluator import SegmentationEvaluator
 from segmentation.loss import SegmentationLoss
 from segmentation.model import Segmenter, create_segmenter
 from segmentation.prediction import SegmentationResult
-from segmentation.transforms import ImageLetterbox, segmentation_train
+from segmentation.transforms import ImageLetterbox, letterbox, segmentation_train
 from segmentation.tta import TTA, label_maps
 
 log = logging.getLogger(__name__)
@@ -108,7 +109,8 @@ class SegmentationTask(Task):
     def datasets(self, train: MaskDataset, val: MaskDataset) -> tuple[MaskDataset, MaskDataset]:
         """Add the transforms: random crops in training, whole images in validation."""
         config, crop, vflip = self.config, tuple(self.info.extra["crop"]), 0.5 if self.config.vflip else 0.0
-        augment = segmentation_train(crop, config.jitter, self.fill, vflip=vflip, max_share=config.max_share)
+        recipe = segmentation_train(crop, config.jitter, self.fill, vflip=vflip, max_share=config.max_share)
+        augment = augmentation(config.data.augment, recipe, letterbox(crop, self.fill), "masks")
         return train.with_transform(augment), val.with_transform(self.transform())
 
     def automatic_weights(self, labels: csr_array) -> np.ndarray:

@@ -116,6 +116,15 @@ def folders_in(folder: Path) -> list[Path]:
     return remembered((folder,), lambda: sorted(Path(entry.path) for entry in _entries(folder) if entry.is_dir()))
 
 
+def is_loop(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a link to itself, directly or through other links: neither a file nor a folder."""
+    try:
+        entry.is_dir()
+    except OSError:
+        return True
+    return False
+
+
 def has_images(folder: Path, depth: int = 1) -> bool:
     """Whether there are images in a folder, or in some folders up to `depth` levels below it."""
     if files_in(folder, IMAGE_SUFFIXES, 1):
@@ -126,7 +135,7 @@ def has_images(folder: Path, depth: int = 1) -> bool:
 def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
-            yield from (entry for entry in entries if not entry.name.startswith("."))
+            yield from (entry for entry in entries if not entry.name.startswith(".") and not is_loop(entry))
     except OSError:
         return
 
@@ -146,9 +155,9 @@ def _walk(folder: Path, follow_links: bool) -> Iterator[str]:
         except OSError as error:
             raise BadInput(f"cannot list {current}: {error.strerror}") from error
         for entry in listed:
-            if not entry.is_dir():
+            if is_loop(entry) or not entry.is_dir():
                 yield prefix + entry.name
-            elif follow_links or not entry.is_symlink() or Path(entry.path).resolve().is_relative_to(boundary):
+            elif follow_links or not entry.is_symlink() or Path(os.path.realpath(entry.path)).is_relative_to(boundary):
                 pending.append((f"{prefix}{entry.name}/", Path(entry.path), depth + 1))
             else:
                 raise BadInput(

@@ -212,6 +212,7 @@ def test_a_style_counts_where_version_1_had_the_other(backbone, style, counts):
     [
         ("--class_weights", "auto", "class_weights"),
         ("--data.balance", "true", "data.balance"),
+        ("--data.augment", "none", "data.augment"),
         ("--patience", "3", "patience"),
         ("--monitor", "precision", "monitor"),
     ],
