@@ -183,9 +183,10 @@ def _no_class(value: int, found: Found, legend: Legend) -> str:
 def unknown_colors(path: Path, counts: Counts, legend: Legend | None, found: Found) -> BadInput:
     """The error for a mask of colours that the legend does not have. The arguments are those of `unknown_values`."""
     known = {} if legend is None else legend.colors
-    color = max((color for color in counts if color not in known), key=lambda color: counts[color])
-    described = "" if legend is None else f", but {legend.described}"
-    text = f"mask {path} has {counts[color]} pixels of the colour {rgb_text(color)}{described}"
+    text = "They store colours, not values"
+    if legend is not None:
+        color = max((color for color in counts if color not in known), key=lambda color: counts[color])
+        text = f"mask {path} has {counts[color]} pixels of the colour {rgb_text(color)}, but {legend.described}"
     unknown = [color for color, _ in found.colors.most_common() if color not in known]
     if len(found.colors) > (max(PHOTO, 2 * len(known)) if known else MAX_COLORS):
         return BadInput(
@@ -201,8 +202,10 @@ def unknown_colors(path: Path, counts: Counts, legend: Legend | None, found: Fou
         )
     names = [] if legend is None else list(dict.fromkeys(legend.names.values()))
     to_use = f" and the names {_listed(names)}" if names else ""
+    if legend is not None:
+        text += " and not those of colours"
     return BadInput(
-        f"{text} and not those of colours. The classes of the {len(unknown)} colours that occur are not known. Write a "
+        f"{text}. The classes of the {len(unknown)} colours that occur are not known. Write a "
         f"file with one line R G B NAME for each colour{to_use}, and pass it as `mask_colors=FILE`. Pixels without a "
         f"class have the name void. The colours are:\n{_color_lines(unknown, names)}",
         settings=SETTINGS,

@@ -118,9 +118,13 @@ def locate(
         if place is None:
             layout = " ".join(form.layout.split())
             if may_be_path:
+                have = f"which has {', '.join(splits)}" if splits else "which has none"
+                parts = [part for part in wanted.rpartition(":")[::2] if part]
+                missing = [part for part in parts if not (Path(part).exists() or (root / part).exists())]
+                absent = f": {' and '.join(missing)} does not exist" if len(parts) == 2 and len(missing) == 1 else ""
                 raise UserError(
-                    f"'{wanted}' is neither a split of {root} ({', '.join(splits) or 'it has none'}) nor an existing "
-                    "file or folder"
+                    f"'{wanted}' is neither a split of {root}, {have}, nor an existing file or folder{absent}. Pass "
+                    "the name of a split, or FILE[:IMAGES]"
                 )
             present = f"it has {', '.join(sorted(splits)[:8])}" if splits else "it has none"
             raise BadInput(f"data set {root} ({form.name}) has no split '{wanted}'; {present}. Expected {layout}")

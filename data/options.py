@@ -75,8 +75,8 @@ class MaskOptions(ReadOptions):
     ignore_index: int | list[int] | None = None
     """Mask values of pixels without a class, which are ignored. In ADE20K's layout 0 is always ignored."""
     mask_values: list[str] | None = None
-    """Class of each mask value, as VALUE=NAME, such as 0=background 255=lesion. By default the line numbers of the
-    class list, from 0."""
+    """Class of each mask value, as VALUE=NAME, such as 0=background 255=lesion, or a file of these. By default the
+    value of a class is its line in the class list, counted from 0."""
     mask_colors: str | None = None
     """File with the class of each colour of colour-coded masks: CVAT's labelmap.txt, class_dict.csv, or lines R G B
     NAME."""

@@ -71,7 +71,8 @@ def train(spec: TaskSpec, config: TrainConfig) -> dict[str, Any]:
         _check_data(task, output, root)
     err.print(
         f"{spec.name}: {config.backbone}, weights {task.info.provenance['source']}; {len(train_set)} training and "
-        f"{len(val_set)} validation images of {root}; {config.epochs} epochs on {device} ({execution}) -> {output}"
+        f"{len(val_set)} validation images of {root}; {_count(config.epochs, 'epoch')} on {device} "
+        f"({execution}) -> {output}"
     )
     with nullcontext() if config.resume else begin_run(output):
         return _train(spec, task, train_set, val_set, output, resume)
@@ -113,7 +114,8 @@ def _train(
     _print_scores(task, record["metrics"])
     best = record["best"]
     epoch = record["stopped_early"]
-    stopped = f"stopped early after epoch {epoch}, {config.patience} evaluations without a new best; " if epoch else ""
+    waited = _count(config.patience, "evaluation")
+    stopped = f"stopped early after epoch {epoch}, {waited} without a new best; " if epoch else ""
     features = f", features in {record['feature_seconds']:.0f} s" if config.data.cached_augmentations else ""
     out.print(
         f"best {task.monitor} {_percent(best[task.monitor])} after epoch {best['epoch']} of {config.epochs}; {stopped}"
@@ -123,6 +125,11 @@ def _train(
     )
     print_leaderboard(out, record, spec, task.info.classes, output)
     return record
+
+
+def _count(number: int, noun: str) -> str:
+    """Such as "1 epoch" or "2 epochs"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def evaluate(spec: TaskSpec, config: EvalConfig) -> dict[str, float]:
@@ -173,10 +180,10 @@ def _data_root(task: Task, spec: TaskSpec, root: str | None) -> Path:
     """Root folder of the evaluation data: `root`, else the data that the run was trained on."""
     if root:
         return Path(root)
-    trained_on = task.info.config.get("data", {}).get("root")
-    if trained_on is None and task.info.dataset.get("published"):
+    trained_on = task.info.config.get("data", {})
+    if trained_on.get("root") is None and task.info.dataset.get("published"):
         raise UserError("--data.root FOLDER is required to evaluate published weights")
-    return Path(trained_on) if trained_on else spec.load_demo()
+    return spec.root_of(trained_on.get("root"), trained_on.get("train"))
 
 
 def _check_resume(spec: TaskSpec, config: TrainConfig) -> None:

@@ -69,10 +69,14 @@ class TaskSpec:
 
     def data_root(self, config: TrainConfig) -> Path:
         """Root folder of the training data: `config.data.root`, the folder of `config.data.train`, or the demo data."""
-        if config.data.root:
-            return Path(config.data.root)
-        if config.data.train:
-            return Path(config.data.train.rpartition(":")[0] or config.data.train).parent
+        return self.root_of(config.data.root, config.data.train)
+
+    def root_of(self, root: str | None, train: str | None) -> Path:
+        """The same for the values of the two settings."""
+        if root:
+            return Path(root)
+        if train:
+            return Path(train.rpartition(":")[0] or train).parent
         return self.load_demo()
 
     def load_demo(self) -> Path:

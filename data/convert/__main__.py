@@ -55,7 +55,8 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         discard_output()
     except UserError as error:
-        print(with_flags(error), file=sys.stderr)
+        message = with_flags(error).replace("--data.root", "ROOT")
+        print(f"error: {message}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return 130

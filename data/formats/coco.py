@@ -99,7 +99,11 @@ def image_folder(file: Path, image_names: Sequence[str], split: Split) -> Path:
     found = [sum((folder / name).is_file() for name in sample) for folder in existing]
     if not max(found, default=0) and (not existing or existing[0] in others):
         searched = ", ".join(str(folder) for folder in dict.fromkeys([*named[: len(names)], *others]))
-        raise BadInput(f"data set {root} has no folder {named[0]} with the images of {file}; searched: {searched}")
+        raise BadInput(
+            f"data set {root} has no folder {named[0]} with the images of {file}; searched: {searched}. If they are "
+            "elsewhere, name both, as in `train=FILE:IMAGES` and `val=FILE:IMAGES`",
+            settings=("data.train", "data.val"),
+        )
     return existing[found.index(max(found))]
 
 

@@ -381,6 +381,16 @@ def test_no_class_names(tmp_path):
     assert first_error(root, mask_values=["0=background", "255=polyp"]) == ""
 
 
+def test_no_class_names_for_colours(tmp_path):
+    root = write_masks(tmp_path, names=None, mask_name="masks/{split}/{name}.png")
+    for file in root.rglob("masks/**/*.png"):
+        Image.fromarray(np.full((*np.asarray(Image.open(file)).shape, 3), (9, 8, 7), np.uint8)).save(file)
+    message = first_error(root)
+    assert "no class names" in message
+    assert "They store colours, not values. The classes of the 1 colours that occur are not known" in message
+    assert "9 8 7 NAME" in message
+
+
 @pytest.mark.parametrize("count", [255, 256])
 def test_the_largest_number_of_classes(count, tmp_path):
     """A class map is uint8, and 255 has no class."""

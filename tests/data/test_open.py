@@ -42,7 +42,7 @@ def test_files_and_image_folders_anywhere(tmp_path: Path, monkeypatch: pytest.Mo
     assert (train.folder, val.folder) == (Path("photos/train"), Path("photos/val"))
     assert (len(train), len(val)) == (2, 2)
     assert opened(Path(), train="my train.json:photos/train", holdout=0.5)[1].folder == Path("photos/train")
-    with pytest.raises(UserError, match=r"neither a split of .* nor an existing file"):
+    with pytest.raises(UserError, match=r"neither a split of .* nor an existing file or folder: photos/trian does not"):
         opened(Path(), train="my train.json:photos/trian", val="my val.json:photos/val")
     scored = read_scored("boxes", Path(), BoxOptions(val="my val.json:photos/val"), 0.0, 3)
     assert scored.source == Path("my val.json")
@@ -85,8 +85,15 @@ def test_auto_prefers_the_validation_split(tmp_path: Path) -> None:
 
 def test_a_data_set_of_another_kind_is_named(tmp_path: Path) -> None:
     root = write_coco(tmp_path / "set")
-    with pytest.raises(BadInput, match="is a data set for object detection"):
+    with pytest.raises(BadInput, match="is a data set for object detection") as caught:
         ClassDataset.open(root, "train")
+    assert "as --data.root, or use the command for object detection" in with_flags(caught.value)
+
+
+def test_a_place_without_data_names_the_flag(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="no such folder or file") as caught:
+        opened(tmp_path / "moved")
+    assert "Pass the place of the data as --data.root" in with_flags(caught.value)
 
 
 def test_named_formats(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import sys
+import tomllib
 import traceback
 from pathlib import Path
 
@@ -67,6 +68,11 @@ def _check(words, block):
         case ["python", "-m", "pytest", *paths]:
             assert paths, place
             assert all((ROOT / path).exists() for path in paths), place
+        case ["python", "-m", "pip", "install", requirement]:
+            extra = re.fullmatch(r"backbone-swap\[(\w+)\]", requirement)
+            assert extra, place
+            project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+            assert extra[1] in project["optional-dependencies"], place
         case ["python", "-m", module, *arguments]:
             try:
                 check_module(module, arguments)
