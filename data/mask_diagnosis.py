@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
+from itertools import pairwise
 from math import gcd
 from pathlib import Path
 
@@ -130,7 +131,10 @@ def _of_positions(found: Found, legend: Legend) -> str | None:
             f"All values are multiples of {step}: class indices times {step}, which makes them visible. Pass "
             f"{mask_values(values)}{border}"
         )
-    if len(seen) == count and 0 in seen and max(inner) >= count:
+    # 255 is usually a border. Beside evenly spaced values, such as 0, 128 and 255, it is a class.
+    spacing = [later - earlier for earlier, later in pairwise(sorted(seen))]
+    is_even = len(spacing) > 0 and max(spacing) - min(spacing) < 3
+    if len(seen) == count and 0 in seen and max(inner) >= count and (is_even or BORDER not in seen):
         values = dict(zip(sorted(seen), names, strict=True))
         return (
             f"The {count} values {_listed(sorted(seen))} occur, as many as there are names: probably each is a class. "

@@ -112,7 +112,7 @@ def box_again(document: dict[str, Any], split: str) -> None:
 @pytest.mark.parametrize(
     ("change", "names", "message"),
     [
-        (list_again, ("red", "blue"), "train.json lists 1 images more than once, such as .*/train/7.png"),
+        (list_again, ("red", "blue"), "train.json lists 1 images more than once: .*/train/7.png"),
         (box_again, ("red", "blue"), "1 of 5 boxes repeat a box of the same class"),
         (None, ("red", "Red"), "the classes 'red' and 'Red', whose names differ only in case"),
     ],

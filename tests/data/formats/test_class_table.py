@@ -153,7 +153,7 @@ def test_images_without_a_row_and_rows_without_an_image(tmp_path: Path, caplog: 
     (tmp_path / "labels.csv").write_text("image,label\nimages/a.jpg,cat\nimages/b.jpg,dog\nimages/c.jpg,cat\n")
     opened(tmp_path)
     warnings = [r.getMessage() for r in caplog.records if "left out" in r.getMessage()]
-    assert warnings == [f"{tmp_path}: 1 files are left out, because no row names them: images/d.jpg (suffixes: .jpg)"]
+    assert warnings == [f"{tmp_path}: 1 files (.jpg) are left out, because no row names them: images/d.jpg"]
     (tmp_path / "labels.csv").write_text("image,label\nimages/a.jpg,cat\nimages/b.jpg,dog\nimages/e.jpg,cat\n")
     with pytest.raises(BadInput, match=r"1 of 3 images of .*labels.csv are not in .*: images/e.jpg"):
         ClassDataset.open(tmp_path, "train")
