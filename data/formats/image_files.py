@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import unquote
 
 from backbones.errors import BadInput
@@ -21,6 +24,8 @@ NO_LABELS = "they have no label file"
 OTHER_SUFFIXES = (".txt", ".xml", ".json", ".csv", ".tsv", ".yaml", ".yml", ".md", ".cache", ".names", ".data", ".npy",
                   ".html", ".pdf", ".zip", ".labels", ".pbtxt", ".record", ".py", ".ipynb", ".db", ".ini")  # fmt: skip
 MAX_DEPTH = 12  # folders below a folder in which images are searched
+SUMMARY = 100  # files of each suffix that are kept of a folder
+SETTLED = 2_000_000_000  # ns without a change after which the content of a folder is kept
 PEEK = 20  # files or folders in a folder that are inspected to recognise a layout
 
 
@@ -102,13 +107,17 @@ def files_in(folder: Path, suffixes: tuple[str, ...], most: int | None = None) -
 
     A folder that cannot be listed has none.
     """
+    if most is not None and most <= SUMMARY:
+        files = _summary(folder).files
+        names = [name for suffix in suffixes for name in files.get(suffix, ())]
+        return sorted(folder / name for name in names[:most])
     found = (entry for entry in _entries(folder) if entry.name.lower().endswith(suffixes) and entry.is_file())
     return sorted(Path(entry.path) for entry in islice(found, most))
 
 
 def folders_in(folder: Path) -> list[Path]:
     """The folders in a folder, sorted, without hidden ones; none if it cannot be listed."""
-    return sorted(Path(entry.path) for entry in _entries(folder) if entry.is_dir())
+    return [folder / name for name in _summary(folder).folders]
 
 
 def has_images(folder: Path, depth: int = 1) -> bool:
@@ -116,6 +125,38 @@ def has_images(folder: Path, depth: int = 1) -> bool:
     if files_in(folder, IMAGE_SUFFIXES, 1):
         return True
     return depth > 0 and any(has_images(inner, depth - 1) for inner in folders_in(folder)[:PEEK])
+
+
+class _Summary(NamedTuple):
+    """Names of the folders in a folder, and of up to `SUMMARY` files of each suffix."""
+
+    folders: tuple[str, ...]
+    files: dict[str, tuple[str, ...]]
+
+
+def _summary(folder: Path) -> _Summary:
+    """What is in a folder. Formats ask for it in turn, so that it is kept unless the folder changes."""
+    try:
+        changed = folder.stat().st_mtime_ns
+    except (OSError, ValueError):
+        return _Summary((), {})
+    # File systems round times: a folder may change again without another time soon after a change.
+    return (_kept_summary if time.time_ns() - changed > SETTLED else _listed)(folder, changed)
+
+
+def _listed(folder: Path, changed: int) -> _Summary:
+    folders, files = [], defaultdict[str, list[str]](list)
+    for entry in _entries(folder):
+        if entry.is_dir():
+            folders.append(entry.name)
+            continue
+        same = files[os.path.splitext(entry.name)[1].lower()]
+        if len(same) < SUMMARY and entry.is_file():
+            same.append(entry.name)
+    return _Summary(tuple(sorted(folders)), {suffix: tuple(names) for suffix, names in files.items()})
+
+
+_kept_summary = lru_cache(512)(_listed)
 
 
 def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
