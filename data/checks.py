@@ -19,7 +19,7 @@ from data.findings import EXAMPLES, SHOWN, Finding
 
 TINY = 2.0  # px. If no box is larger, coordinates are probably fractions of the image size.
 MOST = 0.5  # share of boxes that leave the image from which the numbers are probably not what they are read as
-MOST_REPEATED = 0.001  # share of boxes that may repeat others. Large sets that are labelled by hand have a few.
+MOST_REPEATED = 0.01  # share of boxes that may repeat others. Sets that are labelled by hand have a few.
 
 
 def left_out_files(columns: Columns) -> Iterator[Finding]:

@@ -17,7 +17,8 @@ import numpy as np
 from msgspec import UNSET, Struct
 
 from backbones.errors import BadInput, UserError
-from data.class_names import plain_name
+from data.checks import TINY
+from data.class_names import plain_name, printed_name
 from data.columns import MaskColumns, digest_of
 from data.formats import Format, Sniffed, Split
 from data.formats import coco as boxes
@@ -95,6 +96,12 @@ def read(split: Split, options: MaskOptions) -> MaskColumns:
             if parts
             else f"{file} has no annotations"
         )
+    polygons = [numbers for own in parts for is_polygon, numbers in own if is_polygon]
+    if polygons and max(np.abs(numbers).max() for numbers in polygons) <= TINY:
+        raise BadInput(
+            f"{file}: no polygon extends beyond {TINY:g} px: the coordinates are probably normalised, fractions of the "
+            "image size. Multiply them by width and height of the image"
+        )
     area = np.array([area_of(own) for own in parts])
     order = np.lexsort((-area, image))
     labels = np.array([legend.values[value] for value in values], np.uint8)[category]
@@ -158,7 +165,7 @@ def image_sizes(records: Records, folder: Path, names: list[str]) -> np.ndarray:
 
 def _label_map(records: Records) -> tuple[list[int], LabelMap, int]:
     """The value of each category, the label map, and the value of the background."""
-    ids, names = records.unique("categories", "id"), [str(name) for name in records.values("categories", "name")]
+    ids, names = records.unique("categories", "id"), [printed_name(name) for name in records.names_of_categories()]
     usable = ids.min() >= 0 and ids.max() < 65_535
     values = ids.tolist() if usable else list(range(1, len(ids) + 1))
     by_value = dict(sorted(zip(values, names, strict=True)))

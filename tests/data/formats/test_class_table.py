@@ -260,5 +260,5 @@ def test_numbers_are_no_indices_into_numbers(tmp_path: Path) -> None:
         place(tmp_path / split, ("a.jpg", "b.jpg", "c.jpg"))
         rows = [f"{name}.jpg,{number}" for number, name in enumerate("abc", first)]
         (tmp_path / f"{split}.csv").write_text("\n".join(["image,label", *rows]))
-    with pytest.raises(BadInput, match=r"1 classes in .* are not among the 3 classes .*: 0. Those"):
+    with pytest.raises(BadInput, match=r"1 classes in .* are not among the 3 classes .*: 0\. Those"):
         opened(tmp_path)

@@ -284,3 +284,9 @@ def test_lossy_and_missing_panoptic_masks(tmp_path):
     save(root / "annotations/panoptic_train/7.jpg", np.zeros((HEIGHT, WIDTH, 3), np.uint8))
     with pytest.raises(BadInput, match="lossy compression changes the ids"):
         read_maps(root)
+
+
+def test_polygons_in_fractions_of_the_image(tmp_path):
+    root = write(tmp_path / "set", document(annotation(1, 1, [[0.1, 0.1, 0.5, 0.1, 0.5, 0.9]])))
+    with pytest.raises(BadInput, match="no polygon extends beyond 2 px"):
+        MaskDataset.open(root, "train")
