@@ -38,7 +38,7 @@ def parse(file: Path, boxes_are: Literal["xyxy", "xywh", "cxcywh"] = "xywh") -> 
     names = file_names(records.values("images", "file_name"), file)
     ids = records.unique("categories", "id")
     by_id = np.argsort(ids)
-    if _has_phantom(records, ids):
+    if has_phantom(records, ids):
         by_id = by_id[1:]
     category_names = records.names_of_categories()
     classes = tuple(category_names[i] for i in by_id)
@@ -65,7 +65,7 @@ def parse(file: Path, boxes_are: Literal["xyxy", "xywh", "cxcywh"] = "xywh") -> 
     )
 
 
-def _has_phantom(records: Records, ids: np.ndarray) -> bool:
+def has_phantom(records: Records, ids: np.ndarray) -> bool:
     """Whether Roboflow added its category 0 without boxes, whose name is the supercategory of all others."""
     if len(ids) < 2 or ids.min() != 0:
         return False

@@ -22,7 +22,7 @@ from data.class_names import plain_name, printed_name
 from data.columns import MaskColumns, digest_of
 from data.formats import Format, Sniffed, Split
 from data.formats import coco as boxes
-from data.formats.coco_json import Records, file_names
+from data.formats.coco_json import Records, file_names, has_phantom
 from data.formats.coco_json import read as read_tables
 from data.formats.coco_shapes import Part, Shapes, area_of, parse_shape
 from data.formats.masks import notes_on
@@ -104,7 +104,7 @@ def read(split: Split, options: MaskOptions) -> MaskColumns:
         )
     area = np.array([area_of(own) for own in parts])
     order = np.lexsort((-area, image))
-    labels = np.array([legend.values[value] for value in values], np.uint8)[category]
+    labels = np.array([legend.values.get(value, 0) for value in values], np.uint8)[category]
     notes = list(notes_on(legend))
     if without:
         notes.append(
@@ -169,6 +169,8 @@ def _label_map(records: Records) -> tuple[list[int], LabelMap, int]:
     usable = ids.min() >= 0 and ids.max() < 65_535
     values = ids.tolist() if usable else list(range(1, len(ids) + 1))
     by_value = dict(sorted(zip(values, names, strict=True)))
+    if has_phantom(records, ids):
+        del by_value[0]
     own = next((value for value, name in by_value.items() if plain_name(name) == BACKGROUND), None)
     background = own if own is not None else 0 if 0 not in by_value else max(by_value) + 1
     if own is None:

@@ -55,7 +55,7 @@ def write_values(root, scenes, names, random):
 
 def write_colors(root, scenes, names, random):
     """Random colours, in the files themselves or in a palette, with a table."""
-    colors = random.choice(1 << 24, len(names) + 1, replace=False)
+    colors = random.permutation(random.integers(1, 1 << 20) + random.integers(1, 1 << 20) * np.arange(len(names) + 1))
     lookup = np.zeros((256, 3), np.uint8)
     lookup[: len(names)], lookup[IGNORE] = codes(colors[:-1]), codes(colors[-1:])[0]
     in_palette = random.random() < 0.5
@@ -100,7 +100,7 @@ def write_panoptic(root, scenes, names, random):
     annotations = []
     for number, (name, pixels) in enumerate(scenes.items()):
         lookup = np.zeros(256, np.int64)
-        lookup[: len(names)] = random.choice(np.arange(1, 1 << 24), len(names), replace=False)
+        lookup[: len(names)] = 1 + np.arange(len(names)) + random.integers(2, 1 << 20) * np.arange(len(names))
         found = lookup[pixels]
         rgb = np.stack([found & 255, found >> 8 & 255, found >> 16], axis=2).astype(np.uint8)
         save(root / "annotations/panoptic_val" / f"{name}.png", rgb)

@@ -121,6 +121,18 @@ def test_a_category_with_the_id_0(tmp_path):
     assert np.unique(maps).tolist() == [1, IGNORE]
 
 
+def test_roboflows_category_0_is_left_out(tmp_path):
+    """It is the supercategory of the others, and has no annotation. Value 0 is then the background."""
+    content = document(annotation(1, 1, [BOX]), categories=((0, "animals"), (1, "cat"), (2, "dog")))
+    for category in content["categories"]:
+        category["supercategory"] = "animals" if category["id"] else "none"
+    root = write(tmp_path, content)
+    data, maps = read_maps(root)
+    assert data.classes == ("background", "cat", "dog")
+    np.testing.assert_array_equal(maps[0] == 1, box(5, 5, 25, 20))
+    assert read_maps(root, ignore_index=0)[0].columns.ignored == {0}
+
+
 def test_the_background_can_be_ignored(tmp_path):
     root = write(tmp_path, document(annotation(1, 1, [BOX])))
     data, maps = read_maps(root, ignore_index=0)
