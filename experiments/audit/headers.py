@@ -42,7 +42,7 @@ def _sizes(split: AuditedSplit, headers: Headers) -> Iterator[Finding]:
 def _orientations(split: AuditedSplit, headers: Headers) -> Iterator[Finding]:
     """Images with an EXIF orientation, and how many of them are read upright.
 
-    Where the labels do not show how an image was labelled, training warns.
+    Where the labels do not show how an image was labelled, training warns. Nothing is repeated that it says.
     """
     tagged = headers.tagged
     if not tagged.any() or split.dataset is None:
@@ -54,7 +54,8 @@ def _orientations(split: AuditedSplit, headers: Headers) -> Iterator[Finding]:
     else:
         upright = len(rows) if mode == "apply" else 0
     what = f"{{}} have an EXIF orientation: {upright} of them are read upright, {len(rows) - upright} as stored"
-    yield _of(split, headers, tagged, "note", what, "See --data.exif")
+    if upright or mode != "auto" or hasattr(split.dataset, "sizes"):
+        yield _of(split, headers, tagged, "note", what, "See --data.exif")
 
 
 def _reads_upright(split: AuditedSplit, headers: Headers, row: int) -> bool:

@@ -257,7 +257,7 @@ def test_unusual_image_files(folders, tmp_path):
     found = findings(folders, tmp_path)
     assert [(severity, what.split(" have ")[0].split(" are ")[0]) for severity, what in found] == [
         ("error", "1 images cannot be read"),
-        ("warning", "train: 1 of 26 images"),
+        ("warning", "1 of 26 checked images in train"),
         ("warning", "train: 1 of 26 images"),
         ("note", "train: 1 of 26 images"),
         ("note", "1 images"),
@@ -345,7 +345,7 @@ def test_stored_results(coco, tmp_path):
     content = stored(tmp_path)
     assert content["root"] == str(coco)
     assert (content["layout"], content["format"], content["quick"]) == ("detection", "coco", True)
-    assert content["why"] == "annotations/instances_train.json is the COCO file of train"
+    assert content["why"] == "annotations/instances_train.json is a COCO file"
     assert content["settings"] == {"boxes": "xywh"}
     assert content["splits"]["val"]["images"] == 10
     assert content["splits"]["train"]["balance"] == {"cat": 10, "dog": 10}

@@ -17,7 +17,7 @@ from experiments.audit.config import AuditConfig
 from experiments.audit.runner import audit
 
 SPLITS = ("train", "val")
-ROUNDS = 12
+ROUNDS = 10
 # Values that JSON files of tools have where others are expected.
 STRANGE = (None, True, -1, 0, 1e308, float("nan"), float("inf"), 10**30, "", "x", "../a.png", "/etc/passwd", "a\0b", [],
            {}, [[]])  # fmt: skip
