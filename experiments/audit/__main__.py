@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from backbones.errors import BadInput
 from engine.cli import command
 from experiments.audit.config import AuditConfig
 
@@ -15,7 +16,10 @@ def run(config: AuditConfig) -> None:
     """Audit the data set."""
     from experiments.audit.runner import audit
 
-    audit(config)
+    try:
+        audit(config)
+    except BadInput as error:  # the folder is an argument here, not the flag --data.root
+        raise BadInput(str(error).replace("`root`", "ROOT"), settings=error.settings) from error
 
 
 main = command("experiments.audit", AuditConfig, run, DESCRIPTION)

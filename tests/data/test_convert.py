@@ -264,7 +264,9 @@ def test_command(root, tmp_path, capsys):
     assert "train      1 images, 1 boxes\n" in printed
     assert "not held by yolo: 1 crowd regions\n" in printed
     assert main([str(root), "--to", "yolo", str(tmp_path / "out")]) == 2
+    capsys.readouterr()
     assert main([str(tmp_path / "nowhere"), "--to", "yolo", str(tmp_path / "new")]) == 3
+    assert "Pass the place of the data as ROOT" in capsys.readouterr().err
     assert (
         main([str(root), str(tmp_path / "scaled"), "--to", "voc", "--data.scale_boxes", "true", "--format", "coco"])
         == 0

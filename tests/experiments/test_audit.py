@@ -397,3 +397,10 @@ def test_the_drawn_scenes_have_no_errors(tmp_path):
         assert [what for severity, what in found if severity == "error"] == []
         intended = ("fewer than 10", "have no", "are in no split")
         assert all(any(text in what for text in intended) for _, what in found), found
+
+
+def test_a_folder_that_does_not_exist_is_named_with_the_argument(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([str(tmp_path / "gone")])
+    assert stop.value.code == 3
+    assert "Pass the place of the data as ROOT" in " ".join(capsys.readouterr().err.split())
