@@ -17,6 +17,7 @@ from data.convert import coco, folders, masks, voc, yolo
 from data.convert.parts import Part, Report, with_common_classes
 from data.findings import warn_or_raise
 from data.formats import ALIASES, Split, recognise
+from data.hub import local_root
 from data.mask_dataset import MaskDataset
 from data.open import place_of, read_split
 from data.options import BoxOptions, ClassOptions, MaskOptions, ReadOptions
@@ -68,7 +69,7 @@ def _read(root: str, kind: Kind, options: ReadOptions) -> dict[str, Columns]:
     if options.train or options.val:
         named = {"train": options.train, "val": options.val}
         return {name: read_split(kind, Path(root), text, options, True) for name, text in named.items() if text}
-    place, images = place_of(root, Path()) or (Path(root), None)
+    place, images = place_of(root, Path()) or (local_root(Path(root)), None)
     form, _ = recognise(place, kind, options.format)
     splits = [] if images else form.splits(place)
     if not splits:

@@ -97,7 +97,7 @@ def _read(file: Path) -> dict[str, Any]:
 def tables_in(folder: Path, depth: int = DEPTH) -> list[Path]:
     """Arrow and Parquet files in a folder and the folders below it. Results of `map` in a cache are left out."""
     found = [Path(entry.path) for entry in entries(folder) if entry.name.lower().endswith(SUFFIXES)]
-    found = [path for path in found if not path.name.startswith("cache-")]
+    found = [path for path in found if not path.name.startswith("cache-") and path.is_file()]
     children = folders(folder) if depth else []
     if len(children) <= MOST_FOLDERS:
         found += [path for child in children for path in tables_in(child, depth - 1)]

@@ -1,8 +1,8 @@
 """Rows of Arrow and Parquet files: label columns at once, images one by one.
 
 Images of Arrow files are read from the mapped file. Images of a Parquet file are compressed in groups of rows, often of
-100 or 1000. To read one, its group is decoded, and reading in random order decodes a file many times. Once as many
-bytes were decoded as the file has, its images are copied to an uncompressed Arrow file in the cache folder.
+100 or 1000. To read one, its group is decoded, and reading in random order decodes a file many times. Once that are
+twice as many bytes as the file has, its images are copied to an uncompressed Arrow file in the cache folder.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from backbones.errors import BadInput
 from data.atomic_directory import CACHE_VARIABLE, cache_folder, create_once
 
 INSTALL = "python -m pip install 'backbone-swap[formats]'"
+PASSES = 2  # over a Parquet file, in decoded bytes, after which its images are copied; the copy costs about one
 ROWS = 64  # rows that are copied at a time
 _FOOTER = 1_000_000  # bytes at the end of a Parquet file that identify it, with its size
 
@@ -187,7 +188,7 @@ class _ParquetColumn:
         number = bisect_right(self._starts, row) - 1
         if self._copy is None and self._group[0] != number:
             self._decoded += self._bytes[number]
-            if self._decoded > sum(self._bytes):
+            if self._decoded > PASSES * sum(self._bytes):
                 self._copy = self._copied()
         if self._copy is not None:
             return self._copy.value(row)

@@ -14,7 +14,9 @@ from data.formats.huggingface_features import Features, features_of
 from data.formats.huggingface_files import files_of_splits
 from data.formats.huggingface_rows import Images, Rows, reading
 from data.formats.listing import is_image_name
+from data.images import read_header
 
+SUFFIXES = {"JPEG": ".jpg", "TIFF": ".tif", "PNG": ".png", "PPM": ".ppm"}  # of formats by Pillow's names
 NO_CLASS = ("", "-1")  # texts of rows without a class; benchmarks write -1 in test splits
 
 
@@ -59,11 +61,11 @@ def open_split(split: Split) -> Opened:
     if not features.images:
         raise BadInput(f"{source} has no column of images: its columns are {features.described()}")
     folder = root if root.is_dir() else root.parent
-    names = _image_names(rows, features, folder)
+    images = Images(rows, features.image, split.images or folder)
+    names = _image_names(rows, features, folder, images)
     identity: tuple[bytes | list[str], ...] = ([file.relative_to(folder).as_posix() for file in files],)
     identity += tuple(rows.identity(features.images))
-    content = Images(rows, features.image, split.images or folder)
-    return Opened(source, folder, names, content, rows, features, identity)
+    return Opened(source, folder, names, images, rows, features, identity)
 
 
 def class_indices(values: Any, classes: int, column: str, source: Path) -> np.ndarray:
@@ -96,8 +98,11 @@ def class_texts(values: Any, column: str, source: Path) -> list[str]:
         return [text.strip() for text in texts.to_pylist()]
 
 
-def _image_names(rows: Rows, features: Features, folder: Path) -> list[str]:
-    """The file, and the stored name of the image in it; its row in the file if the stored names are not unique."""
+def _image_names(rows: Rows, features: Features, folder: Path, images: Images) -> list[str]:
+    """The file, and the stored name of the image in it; its row in the file if the stored names are not unique.
+
+    A row has the suffix of the first image of its file, so that other tools recognise a copy as an image.
+    """
     import pyarrow as pa
 
     kind = rows.schema.field(features.image).type
@@ -108,7 +113,17 @@ def _image_names(rows: Rows, features: Features, folder: Path) -> list[str]:
         first, last = rows.starts[number], rows.starts[number + 1]
         own = [Path(path.replace("\\", "/")).name if path else "" for path in stored[first:last]]
         if len(set(own)) < last - first or not all(is_safe(name) and is_image_name(name) for name in own):
-            own = [str(row) for row in range(last - first)]
+            suffix = _suffix(images, first) if last > first else ""
+            own = [f"{row}{suffix}" for row in range(last - first)]
         prefix = file.relative_to(folder).as_posix()
         names += [f"{prefix}/{name}" for name in own]
     return names
+
+
+def _suffix(images: Images, row: int) -> str:
+    """The usual suffix of an image's format; PNG's for one that cannot be read, which is reported later."""
+    try:
+        kind = read_header(images(row)).kind
+    except BadInput:
+        return SUFFIXES["PNG"]
+    return SUFFIXES.get(kind, f".{kind.lower()}")

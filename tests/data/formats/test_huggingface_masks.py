@@ -78,7 +78,7 @@ def test_masks_named_by_settings(tmp_path: Path) -> None:
     assert data.classes == ("other", "road")
     np.testing.assert_array_equal(np.unique(data[1].mask), [0, 255])
     data = MaskDataset.open(tmp_path, "train", options=MaskOptions(mask_values=["0=a", "1=b", "2=c"]))
-    with pytest.raises(BadInput, match=r"train\.parquet/1 has \d+ pixels of value 255"):
+    with pytest.raises(BadInput, match=r"train\.parquet/1\.png has \d+ pixels of value 255"):
         data[1]
 
 
