@@ -167,7 +167,8 @@ def simulated(monkeypatch):
         record["metrics"] = {"top1": score}
         (folder / "record.json").write_text(json.dumps(record))
         right = [int(i < 100 * score) for i in range(100)]
-        (folder / "images.csv").write_text("file,correct\n" + "".join(f"{i},{r}\n" for i, r in enumerate(right)))
+        rows = "".join(f"{i},a,{'a' if r else 'b'},1,{r}\n" for i, r in enumerate(right))
+        (folder / "images.csv").write_text(f"file,class,predicted,probability,correct\n{rows}")
         return Outcome(1.0)
 
     monkeypatch.setattr(runner, "run", train)
