@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from backbones.errors import BadInput, unknown_name
 from data.columns import Columns, Kind
 
+USUAL = ("coco", "folders", "masks")  # the formats that messages show
 SURE = 0.5  # a format with a lower score guesses
 TASKS = {"boxes": "object detection", "classes": "image classification", "masks": "semantic segmentation"}
 ALIASES = (("train", "training", "train2017"), ("val", "valid", "validation", "val2017", "dev"), ("test", "testing"))
@@ -95,7 +96,8 @@ def recognise(root: Path, kind: Kind | None = None, name: str | None = None) -> 
         return named[0], "named by `format`"
     if not root.exists():
         raise BadInput(
-            f"no data set at {root}: there is no such folder or file. Pass the place of the data as `root`",
+            f"no data set at {root}: there is no such folder or file. Pass the place of the data as `root`"
+            + _usual(known),
             settings=("data.root",),
         )
     found = [(form, sniffed) for form in known if (sniffed := form.sniff(root)) is not None]
@@ -129,6 +131,12 @@ def _unrecognised(root: Path, known: list[Format]) -> BadInput:
     content = sorted(path.name for path in root.iterdir())[:8] if root.is_dir() else []
     contains = f" It contains {', '.join(content)}." if content else " It is empty." if root.is_dir() else ""
     return BadInput(f"the layout of {root} is not recognised.{contains} {_layouts(known)}")
+
+
+def _usual(known: list[Format]) -> str:
+    """The layout that most data sets of these kinds have, as an example."""
+    usual = next((form for form in known if form.name in USUAL), None)
+    return f", such as {' '.join(usual.layout.split())}; docs/data.md has all layouts" if usual is not None else ""
 
 
 def _layouts(known: list[Format]) -> str:

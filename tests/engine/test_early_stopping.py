@@ -71,7 +71,8 @@ def test_a_training_stops_after_evaluations_without_a_new_best(
     assert record["metrics"]["top1"] == (None if values[-1] != values[-1] else values[(epoch or 12) - 1])
     assert len(scored) == sum(v == v for v in values[: epoch or 12])
     captured = capsys.readouterr()
-    assert (f"stopped early after epoch {epoch}, {patience} evaluations" in captured.out) == (epoch is not None)
+    waited = "1 evaluation" if patience == 1 else f"{patience} evaluations"
+    assert (f"stopped early after epoch {epoch}, {waited} without" in captured.out) == (epoch is not None)
     assert ("at most 0:" in captured.err) == (patience > 0)
     last = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
     assert last["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"] == (epoch or 12)
