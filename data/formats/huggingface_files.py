@@ -15,11 +15,15 @@ from typing import Any
 
 from backbones.errors import BadInput
 from data.formats import ALIASES
+from data.formats.image_files import files_in
 from data.formats.listing import entries, folders
+from data.images import IMAGE_SUFFIXES
+from data.listings import remembered
 
 SUFFIXES = (".parquet", ".arrow")
 DEPTH = 3  # levels of folders below ROOT in which files are searched: CONFIGURATION/SPLIT/0000.parquet
 MOST_FOLDERS = 100  # folders in a folder of configurations or splits; more are class folders
+MANY_IMAGES = 20  # in a folder, which then has no tables beside them
 _SPLIT_NAMES = {name for names in ALIASES for name in names}
 _SHARD = re.compile(r"^(?:(?P<split>.+?)[-_])?(?P<number>\d{5})-of-(?P<total>\d{5})")
 _SCRIPT = re.compile(rb"class\s+\w+\(.*(GeneratorBasedBuilder|ArrowBasedBuilder|DatasetBuilder)")
@@ -95,13 +99,22 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def tables_in(folder: Path, depth: int = DEPTH) -> list[Path]:
-    """Arrow and Parquet files in a folder and the folders below it. Results of `map` in a cache are left out."""
-    found = [Path(entry.path) for entry in entries(folder) if entry.name.lower().endswith(SUFFIXES)]
-    found = [path for path in found if not path.name.startswith("cache-") and path.is_file()]
-    children = folders(folder) if depth else []
-    if len(children) <= MOST_FOLDERS:
-        found += [path for child in children for path in tables_in(child, depth - 1)]
-    return sorted(found)
+    """Arrow and Parquet files in a folder and the folders below it. Results of `map` in a cache are left out.
+
+    Folders of images have no tables: they are not listed.
+    """
+
+    def find() -> list[Path]:
+        if len(files_in(folder, IMAGE_SUFFIXES, MANY_IMAGES)) == MANY_IMAGES:
+            return []
+        found = [Path(entry.path) for entry in entries(folder) if entry.name.lower().endswith(SUFFIXES)]
+        found = [path for path in found if not path.name.startswith("cache-") and path.is_file()]
+        children = folders(folder) if depth else []
+        if len(children) <= MOST_FOLDERS:
+            found += [path for child in children for path in tables_in(child, depth - 1)]
+        return sorted(found)
+
+    return remembered(("tables", folder, depth), find)
 
 
 def _grouped(root: Path, files: list[Path]) -> dict[str, list[Path]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from backbones.errors import BadInput
 from data.formats.image_files import is_loop
 from data.images import IMAGE_SUFFIXES
+from data.listings import remembered
 
 NO_IMAGE = "their suffix is not that of an image"
 ENOUGH = 50  # entries of a folder that are inspected to recognise the layout
@@ -31,7 +32,10 @@ def entries(folder: Path) -> list[os.DirEntry[str]]:
 
 def folders(folder: Path) -> list[Path]:
     """The folders in a folder, sorted by name."""
-    return sorted(Path(entry.path) for entry in entries(folder) if not is_loop(entry) and entry.is_dir())
+    return remembered(
+        ("folders", folder),
+        lambda: sorted(Path(entry.path) for entry in entries(folder) if not is_loop(entry) and entry.is_dir()),
+    )
 
 
 def is_image_name(name: str) -> bool:

@@ -99,6 +99,20 @@ def test_eval_reproduces_the_recorded_scores_exactly(trained, folders, tmp_path,
     assert "blue <b>" in capsys.readouterr().out
 
 
+def test_images_in_a_table_with_some_of_the_classes(trained, folders, tmp_path, capsys):
+    """The classes without images have no score, and the others keep theirs."""
+    rows = [f"{name}/{i}.png,{name}" for name in ("green", "red") for i in range(3)]
+    (tmp_path / "some.csv").write_text("\n".join(["image,label", *rows]))
+    run(eval_command, "--checkpoint", trained, "--data.root", tmp_path, "--data.split",
+        f"{tmp_path}/some.csv:{folders}/val", "--output", tmp_path / "scores")  # fmt: skip
+    assert "blue <b> │ --" in " ".join(capsys.readouterr().out.split())
+    recorded, some = (json.loads((folder / "per_class.json").read_text()) for folder in (trained, tmp_path / "scores"))
+    assert some == recorded | {"blue <b>": None}
+    metrics = json.loads((tmp_path / "scores" / "metrics.json").read_text())
+    assert metrics["top1"] == pytest.approx((some["green"] + some["red"]) / 2)
+    assert metrics["top5"] == 1
+
+
 def test_other_splits_may_lack_classes_but_not_have_new_ones(trained, folders, tmp_path, capsys):
     shutil.copytree(folders / "val" / "red", tmp_path / "test" / "red")
     run(eval_command, "--checkpoint", trained, "--data.root", tmp_path, "--data.split", "test")

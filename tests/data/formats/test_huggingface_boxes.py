@@ -11,6 +11,7 @@ import pytest
 from backbones.errors import BadInput
 from data.box_dataset import BoxDataset
 from data.class_dataset import ClassDataset
+from data.convert.runner import convert
 from data.formats import recognise
 from data.options import BoxOptions
 
@@ -187,3 +188,13 @@ def test_boxes_saved_by_the_library(tmp_path: Path) -> None:
             read = BoxDataset.open(root, "train")
             np.testing.assert_allclose(read.columns.boxes, CORNERS, atol=1e-5)
             assert [read.classes[i] for i in read.columns.label] == ["dog", "cat", "dog"]
+
+
+def test_boxes_are_converted_to_files(tmp_path: Path) -> None:
+    boxes(tmp_path / "hub" / "train.parquet")
+    convert(str(tmp_path / "hub"), "coco", tmp_path / "coco")
+    stored, written = (BoxDataset.open(tmp_path / name, "train") for name in ("hub", "coco"))
+    assert written.classes == stored.classes
+    np.testing.assert_allclose(written.columns.boxes, stored.columns.boxes, atol=1e-4)
+    for index in range(3):
+        np.testing.assert_array_equal(written[index].image, stored[index].image)
