@@ -54,7 +54,7 @@ class Format:
         layout: the folders and files, for messages and for docs/data.md.
         sniff: root -> whether this is its layout; None if it is not. It reads little, whatever the size of the data.
             The root is the folder of a data set, or the file or folder of a single split (`--data.train FILE`).
-        splits: root -> names of the splits that it finds; none if the root is a single split.
+        splits: root -> names of the splits that it finds. A file without splits is `train`.
         read: split, options -> columns. Raises BadInput naming the file and the cause.
         label_folders: whether it reads any folder of label files if the folder of the images is named, too.
     """

@@ -38,13 +38,14 @@ def sniff(root: Path) -> Sniffed | None:
 
 
 def splits(root: Path) -> list[str]:
-    """Names of the splits that have an annotation file."""
-    return list(annotation_files(root)) if root.is_dir() else []
+    """Names of the splits that have an annotation file; `train` if the root is a file."""
+    return ["train"] if root.is_file() else list(annotation_files(root))
 
 
 def read(split: Split, options: BoxOptions) -> BoxColumns:
     """Images and boxes of one annotation file."""
-    file = annotation_files(split.root)[split.name] if split.name else split.root
+    whole = not split.name or split.root.is_file()
+    file = split.root if whole else annotation_files(split.root)[split.name]
     if file.is_dir():
         raise BadInput(f"{file} is a folder: name its annotation file, as in FILE:IMAGES")
     columns = parse(file, options.boxes or "xywh")
@@ -90,7 +91,7 @@ def image_folder(file: Path, image_names: Sequence[str], split: Split) -> Path:
     words = dict.fromkeys([split.name, *re.split(r"[^a-z0-9]+", file.stem.lower())])
     names = dict.fromkeys(name for word in words for name in (word, word.removesuffix("2017"), f"{word}2017") if word)
     # A single annotation file may be in a folder beside those of the images.
-    roots = [root] if split.name else [file.parent, file.parent.parent]
+    roots = [root] if root.is_dir() else [file.parent, file.parent.parent]
     trees = [tree for folder in roots for tree in (folder, folder / "images", folder / "data")]
     named = [split.images] if split.images else [_existing(tree / name) for tree in trees for name in names]
     others = [] if split.images else [file.parent, file.parent / "data", file.parent / "images", *trees]

@@ -46,7 +46,7 @@ def sniff(root: Path) -> Sniffed | None:
 def splits(root: Path) -> list[str]:
     """Names of the tables, or the values of the column of splits."""
     if root.is_file():
-        return _own_splits(root)
+        return _own_splits(root) or ["train"]
     files = _tables(root)
     own = _own_splits(files["train"]) if list(files) == ["train"] else []
     return own or list(files)

@@ -32,7 +32,7 @@ def splits(root: Path) -> list[str]:
     """The splits that have a file, or the subsets of a single file."""
     files = {"train": root} if root.is_file() else find_files(root, _is_label, SUFFIXES)
     subsets = _subsets(read_xml(files["train"])) if list(files) == ["train"] else []
-    return subsets or ([] if root.is_file() else list(files))
+    return subsets or list(files)
 
 
 def read(split: Split, options: BoxOptions) -> BoxColumns:

@@ -34,8 +34,8 @@ def sniff(root: Path) -> Sniffed | None:
 
 
 def splits(root: Path) -> list[str]:
-    """The splits that have a file."""
-    return list(find_files(root, _is_label, SUFFIXES))
+    """The splits that have a file; `train` if the root is a file."""
+    return ["train"] if root.is_file() else list(find_files(root, _is_label, SUFFIXES))
 
 
 def read(split: Split, options: BoxOptions) -> BoxColumns:

@@ -40,25 +40,27 @@ _TRUE = ("1", "true", "yes")
 
 def sniff(root: Path) -> Sniffed | None:
     """Lists in ImageSets/Main, or XML files with annotations."""
-    if root.is_dir() and _image_sets(root):
-        return Sniffed(0.9, f"{root / 'ImageSets' / 'Main'} has lists of images")
-    if root.is_dir() and (found := find_splits(root, _is_label, ".xml")):
-        return Sniffed(0.8, f"{next(iter(found.values())).labels} has Pascal VOC XML files")
-    return None
+    if not root.is_dir():
+        return None
+    if homes := _homes(root):
+        return Sniffed(0.9, f"{homes[0] / 'ImageSets'} has lists of images")
+    found = find_splits(root, _is_label, ".xml")
+    return Sniffed(0.8, f"{next(iter(found.values())).labels} has Pascal VOC XML files") if found else None
 
 
 def splits(root: Path) -> list[str]:
     """Names of the lists in ImageSets/Main, or of the folders with XML files."""
-    return list(_image_sets(root)) or list(find_splits(root, _is_label, ".xml"))
+    return list(_image_sets(_home(root))) or list(find_splits(root, _is_label, ".xml"))
 
 
 def read(split: Split, options: BoxOptions) -> BoxColumns:
     """Images and boxes of a split. Classes are those of labelmap.txt, then those of all splits, sorted by name."""
     follow = bool(options.follow_links)
-    if split.name in _image_sets(split.root):
-        pairs, listed = _listed(split, follow), _label_map(split.root)
+    listed: tuple[str, ...] = ()
+    if split.name and split.name in _image_sets(home := _home(split.root)):
+        pairs, listed = _listed(home, split.name, follow), _label_map(home)
     else:
-        pairs, listed = pairs_of(split, _is_label, ".xml", _written_name, follow), ()
+        pairs = pairs_of(split, _is_label, ".xml", _written_name, follow)
     table = BoxTable(pairs.source)
     own = {name: _read_file(file, name, table) for name, file in pairs.files.items()}
     found = {*table.labels, *(name for file in pairs.other_files for name in _classes(file))}
@@ -79,6 +81,20 @@ FORMAT = Format(
 )
 
 
+def _homes(root: Path) -> list[Path]:
+    """The folders with lists of images: `root`, or folders in it, as VOCdevkit has VOC2007 and VOC2012."""
+    return [folder for folder in (root, *folders_in(root)) if _image_sets(folder)] if root.is_dir() else []
+
+
+def _home(root: Path) -> Path:
+    """The folder with lists of images; `root` if there is none. Raises BadInput if there are several."""
+    homes = _homes(root)
+    if len(homes) > 1 and homes[0] != root:
+        names = ", ".join(home.name for home in homes)
+        raise BadInput(f"{root} has several data sets: {names}. Name one as `root`", settings=("data.root",))
+    return homes[0] if homes else root
+
+
 def _image_sets(root: Path) -> dict[str, Path]:
     """The list of each split. Lists of single classes, with 1 or -1 for each image, are not splits."""
     found = {}
@@ -94,13 +110,13 @@ def _is_class_list(file: Path) -> bool:
     return bool(lines) and all(re.search(r"\s-?[01]\s*$", line) for line in lines)
 
 
-def _listed(split: Split, follow: bool) -> Pairs:
+def _listed(root: Path, name: str, follow: bool) -> Pairs:
     """The images of a list in ImageSets/Main."""
-    lists = _image_sets(split.root)
-    folders = {folder.name.lower(): folder for folder in folders_in(split.root)}
-    xml_folder = folders.get("annotations", split.root)
-    images = ImageFiles(folders.get("jpegimages", folders.get("images", split.root)), follow)
-    files, source = {}, lists[split.name]
+    lists = _image_sets(root)
+    folders = {folder.name.lower(): folder for folder in folders_in(root)}
+    xml_folder = folders.get("annotations", root)
+    images = ImageFiles(folders.get("jpegimages", folders.get("images", root)), follow)
+    files, source = {}, lists[name]
     absent = []
     for number, line in enumerate(read_text(source).splitlines(), 1):
         stem = line.strip().strip('"')
@@ -122,7 +138,7 @@ def _listed(split: Split, follow: bool) -> Pairs:
             f"{len(absent)} of {len(absent) + len(files)} images in {source} have no XML file in {xml_folder}: "
             f"{', '.join(absent[:5])}{', ...' if len(absent) > 5 else ''}"
         )
-    others = sorted(set(_names_of(lists, split.name, xml_folder)) - set(files.values()))
+    others = sorted(set(_names_of(lists, name, xml_folder)) - set(files.values()))
     return Pairs(source, images, files, {}, others)
 
 

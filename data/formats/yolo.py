@@ -48,7 +48,7 @@ def sniff(root: Path) -> Sniffed | None:
         if is_config(root):
             return Sniffed(0.9, f"{root.name} is a YOLO configuration")
         return Sniffed(0.8, f"{root.name} is a list of images") if _is_list(root) else None
-    if configs_in(root):
+    if any(configs_in(folder) for folder in (root, *folders_in(root)[:PEEK])):
         return Sniffed(0.9, "it has a YOLO configuration")
     found = [place.labels for place in find_splits(root, _is_label, ".txt").values()] or _parallel(root)
     return Sniffed(0.7, f"{found[0]} has YOLO label files") if found else None
@@ -288,15 +288,22 @@ def _in_pixels(columns: BoxColumns, upright: bool) -> BoxColumns:
 
 
 def _config(root: Path) -> Config | None:
-    """The configuration in a folder, or the list of class names there; None if there is neither."""
-    file = root if root.is_file() and is_config(root) else find_config(root) if root.is_dir() else None
+    """The configuration at `root`, in it, or in the only folder in it that has one; None if there is none."""
+    if root.is_file():
+        return read_config(root) if is_config(root) else None
+    file = find_config(root)
+    if file is None:
+        inner = [found[0] for folder in folders_in(root)[:PEEK] if (found := configs_in(folder))]
+        file = inner[0] if len(inner) == 1 else None
     return read_config(file) if file is not None else None
 
 
 def _config_above(root: Path) -> Config | None:
     """The configuration or class names in the folders around a split's folder or list."""
     folders = [root, *root.absolute().parents[:3]] if root.is_dir() else list(root.absolute().parents[:3])
-    if (found := find_names([*folders[:1], *folders_in(root)[:PEEK]])) is not None:
+    inner = folders_in(root)[:PEEK]
+    below = [folder for first in inner for folder in folders_in(first)[:PEEK]]
+    if (found := find_names([*folders[:1], *inner, *below])) is not None:
         return found
     for folder in folders[1:] if root.is_dir() else folders:
         if len(configs := configs_in(folder)) == 1:

@@ -365,6 +365,7 @@ def test_layouts_of_other_tools(file: str, images: str, tmp_path: Path) -> None:
     assert BoxDataset.open(root, "train").report.boxes == 3
     columns = read_split("boxes", tmp_path, f"{root / file}", BoxOptions(), may_be_path=True)
     assert BoxDataset(columns).report.boxes == 3
+    assert BoxDataset.open(root / file, "train").report.boxes == 3
 
 
 def test_label_studio_writes_the_folder_with_backslashes(tmp_path: Path) -> None:

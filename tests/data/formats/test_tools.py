@@ -126,7 +126,7 @@ def test_via(tmp_path, caplog, name, content):
     folder = "train/" if name.startswith("train") else "images/"
     root = tree(tmp_path / "set", {name: content, f"{folder}a.jpg": (20, 40), f"{folder}b.jpg": (20, 40)})
     assert format_of(root) == "via"
-    assert objects(read(root)) == BOTH
+    assert objects(read(root)) == objects(read(root / name)) == BOTH
     assert "regions have the attributes type, note; the classes are those of 'type'" in caplog.text
 
 

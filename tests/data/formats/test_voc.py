@@ -56,6 +56,18 @@ def test_lists_of_images(root):
         read(root, "test")
 
 
+def test_the_folder_around_it(root, tmp_path):
+    """VOCdevkit/VOC2007: the lists count, not all XML files below."""
+    devkit = tmp_path / "VOCdevkit"
+    devkit.mkdir()
+    root.rename(devkit / "VOC2007")
+    assert list(objects(read(devkit))) == ["a.jpg", "b.jpg"]
+    assert list(objects(read(devkit, "val"))) == ["c.JPG"]
+    text(devkit / "VOC2012/ImageSets/Main/train.txt", "a\n")
+    with pytest.raises(BadInput, match=r"several data sets: VOC2007, VOC2012. Name one as `root`"):
+        read(devkit)
+
+
 def test_difficult_objects_are_targets_that_scoring_ignores(root):
     data = BoxDataset.open(root, "train")
     assert (data.report.boxes, data.report.difficult) == (2, 1)

@@ -62,6 +62,14 @@ def test_folders_of_a_configuration(root):
         read(root, "test")
 
 
+def test_the_folder_around_it(root, tmp_path):
+    """As an archive is unpacked, with one folder inside."""
+    outer = tmp_path / "outer"
+    outer.mkdir()
+    root.rename(outer / "set")
+    assert objects(read(outer)) == {"a.jpg": BOXES, "b.jpg": []}
+
+
 def test_the_data_set_has_them_as_targets(root):
     data = BoxDataset.open(root, "train")
     assert data[0].boxes.tolist() == [[15, 5, 25, 15], [0, 0, 20, 10]]
@@ -205,10 +213,12 @@ def test_a_linked_image_out_of_the_folder_is_refused(root, tmp_path):
          "classes.txt": "cat\ntraffic light\n"},
         {"images/train/a.jpg": (20, 40), "labels/train/a.txt": LABEL, "images/train/b.jpg": (20, 40),
          "labels/classes.txt": "cat\ntraffic light\n"},
+        {"images/train/a.jpg": (20, 40), "labels/train/a.txt": LABEL, "images/train/b.jpg": (20, 40),
+         "labels/train/classes.txt": "cat\ntraffic light\n"},
         {"train/a.jpg": (20, 40), "train/a.txt": LABEL, "train/b.jpg": (20, 40),
          "train/_darknet.labels": "cat\ntraffic light\n"},  # Roboflow's export for Darknet
     ],
-    ids=["label studio", "labelimg", "split/images", "images/split", "darknet"],
+    ids=["label studio", "labelimg", "split/images", "images/split", "names in a split", "darknet"],
 )  # fmt: skip
 def test_without_a_configuration(tmp_path, files):
     columns = read(tree(tmp_path / "set", files))
