@@ -5,9 +5,12 @@ Messages use the terms of the Python interface: "pass `pretrained=False`". A com
 turns that into "pass --pretrained false".
 """
 
+import ast
+import contextlib
 import difflib
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterable
 from functools import partial
@@ -38,7 +41,8 @@ def with_flags(error: UserError) -> str:
     """The error's message for a command line: each of its settings in backticks becomes a flag.
 
     With the setting "data.ignore_index", `ignore_index` becomes --data.ignore_index and `ignore_index=3` becomes
-    --data.ignore_index 3. True, False and None become true, false and null, and quotes around a value are removed.
+    --data.ignore_index 3. True, False and None become true, false and null, quotes around a value are removed, and the
+    items of a list become words of the shell.
     """
     message = str(error)
     for setting in error.settings:
@@ -52,6 +56,9 @@ def _flag(setting: str, mention: re.Match[str]) -> str:
     if value is None:
         return f"--{setting}"
     typed = {"True": "true", "False": "false", "None": "null"}.get(value, value.strip("'\""))
+    if value.startswith("[") and value.endswith("]"):
+        with contextlib.suppress(ValueError, SyntaxError):  # a name in brackets is not a list
+            typed = shlex.join(str(item) for item in ast.literal_eval(value))
     return f"--{setting} {typed}"
 
 

@@ -11,6 +11,7 @@ from data.options import ClassOptions
 from engine import config as engine
 
 NAME, METRIC = "classification", "top1"
+METRICS = ("top1", "top5", "balanced", "balanced_accuracy", "precision", "recall", "F1")
 PRESETS = Path(__file__).parent / "presets"
 
 
@@ -29,6 +30,7 @@ class TrainConfig(engine.TrainConfig):
     """Train a classifier."""
 
     caches_features: ClassVar[bool] = True
+    metrics: ClassVar[tuple[str, ...]] = METRICS
 
     neck: str | None = None
     """Neck before the pooling: bifpn, fpn or panet. By default none, with the network's own head."""
@@ -50,7 +52,7 @@ class TrainConfig(engine.TrainConfig):
     """Drop rate of stochastic depth at the last residual block. It rises linearly from 0 at the first block. By default
     the network's own rate."""
     augment: Literal["none", "randaugment", "autoaugment"] = "none"
-    """Augmentation policy, in addition to crop, flip and colour jitter."""
+    """Augmentation policy, in addition to crop, flip and colour jitter. --data.augment replaces all of these."""
     min_crop: float = 0.35
     """Smallest area of a random crop, as a fraction of the image."""
     color: float = 0.2
@@ -78,6 +80,11 @@ class TrainConfig(engine.TrainConfig):
             value = getattr(self, name)
             if value is not None and not least <= value <= most:
                 raise UserError(f"--{name} {value} is out of range: it must be from {least:g} to {most:g}")
+        if self.data.augment != "recipe" and self.augment != "none":
+            raise UserError(
+                f"--augment {self.augment} is part of the task's own augmentation, which --data.augment replaces: pass "
+                "--augment none"
+            )
         if self.data.cached_augmentations and (self.mixup or self.cutmix):
             raise UserError(
                 "--data.cached_augmentations caches the features of single images: --mixup and --cutmix, which blend "
@@ -87,7 +94,7 @@ class TrainConfig(engine.TrainConfig):
 
 @dataclass
 class EvalConfig(engine.EvalConfig):
-    """Evaluate a classifier: top-1, top-5, accuracy of each class, and confusion matrix."""
+    """Evaluate a classifier: top-1, top-5, precision, recall and F1 of each class, and confusion matrix."""
 
     pretrained: bool | str = True
     """Weights of --backbone: true for the published weights, or a weight file."""

@@ -1,4 +1,4 @@
-"""Top-1, top-5, accuracy of each class and confusion matrix over a data set, from exact counts."""
+"""Top-1, top-5, precision, recall and F1, and confusion matrix over a data set, from exact counts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
+from classification.metrics import classification_scores
 from data.batch import Batch
+from engine.class_scores import class_scores
 
 TOP = 5
 
@@ -67,21 +69,28 @@ class AccuracyEvaluator:
     @property
     def per_class(self) -> dict[str, float]:
         """Top-1 accuracy of each class, in 0..1. NaN for classes without images."""
-        hits = self.confusion[np.arange(len(self.classes)), self.outputs]
-        with np.errstate(invalid="ignore"):
-            shares = hits / self.confusion.sum(1)
-        return dict(zip(self.classes, shares.tolist(), strict=True))
+        return {name: row["recall"] for name, row in self.class_table().items()}
+
+    def class_table(self) -> dict[str, dict[str, float]]:
+        """Precision, recall and F1 of each class, in 0..1, and its number of images. NaN where undefined."""
+        columns = class_scores(*self._counts())
+        names = ("precision", "recall", "F1")
+        return {
+            name: {column: float(columns[column][i]) for column in names} | {"images": int(count)}
+            for i, (name, count) in enumerate(zip(self.classes, self.confusion.sum(1), strict=True))
+        }
 
     def compute(self) -> dict[str, float]:
-        """`top1`, `top5` and `balanced`, the mean top-1 over the classes that have images.
+        """`top1`, `top5` and the other metrics of `classification_scores`.
 
         Fractions in 0..1, or NaN without images. With fewer than five outputs, `top5` is 1.
         """
         count = int(self.confusion.sum())
-        hits = int(self.confusion[np.arange(len(self.classes)), self.outputs].sum())
-        accuracies = np.array([value for value in self.per_class.values() if value == value])
-        return {
-            "top1": hits / count if count else float("nan"),
-            "top5": self._top5 / count if count else float("nan"),
-            "balanced": float(accuracies.mean()) if accuracies.size else float("nan"),
-        }
+        scores = {name: float(value) for name, value in classification_scores(*self._counts()).items()}
+        top5 = self._top5 / count if count else float("nan")
+        return {"top1": scores.pop("top1"), "top5": top5, **scores}
+
+    def _counts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(K,) images of each class: classified correctly, in all, and classified as the class."""
+        right = self.confusion[np.arange(len(self.classes)), self.outputs]
+        return right, self.confusion.sum(1), self.confusion.sum(0)[self.outputs]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from classification.config import METRIC, NAME, PRESETS, EvalConfig, PredictConfig, TrainConfig
+from classification.config import METRIC, METRICS, NAME, PRESETS, EvalConfig, PredictConfig, TrainConfig
 from engine.spec import Benchmark, TaskSpec
 
 if TYPE_CHECKING:
@@ -29,16 +29,17 @@ def build_model(config: TrainConfig, num_classes: int) -> nn.Module:
     return create_classifier(config.backbone, num_classes, neck=config.neck)
 
 
-def read_images(run: Path, record: dict[str, Any]) -> ImageResults:
-    """The results of each image of a finished run."""
+def read_images(run: Path, record: dict[str, Any], metric: str) -> ImageResults:
+    """The results of each image of a finished run, for one of the task's `image_metrics`."""
     from classification.results import classification_results
 
-    return classification_results(run / "images.csv")
+    return classification_results(run / "images.csv", metric)
 
 
 SPEC = TaskSpec(
     name=NAME,
     metric=METRIC,
+    image_metrics=tuple(name for name in METRICS if name != "top5"),  # images.csv has the most probable class only
     train_config=TrainConfig,
     eval_config=EvalConfig,
     predict_config=PredictConfig,

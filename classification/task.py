@@ -25,6 +25,7 @@ from classification.model import Classifier, create_classifier
 from classification.prediction import ClassificationResult
 from classification.transforms import EvalCrop, TrainCrop, preprocessing
 from classification.weight_imprinting import imprint
+from data.augment import augmentation
 from data.balance import class_balanced
 from data.batch import Batch, Sample
 from data.class_dataset import ClassDataset
@@ -32,7 +33,6 @@ from data.loader import draw_seed
 from data.reader import ImageReader, LabelledDataset
 from engine.checkpoint import RunInfo, describe_data, levels_of
 from engine.config import parse_size
-from engine.record import write_json
 from engine.task import Task
 from engine.trainer import device_of
 
@@ -51,9 +51,9 @@ class ClassificationTask(Task):
     """
 
     name: ClassVar[str] = NAME
-    monitor: ClassVar[str] = METRIC
+    metric: ClassVar[str] = METRIC
     dataset_class: ClassVar[type[ImageReader]] = ClassDataset
-    headline: ClassVar[tuple[str, ...]] = ("top1", "top5")
+    headline: ClassVar[tuple[str, ...]] = ("top1", "top5", "balanced_accuracy", "precision", "F1")
     config: TrainConfig
     model: Classifier
     evaluator: AccuracyEvaluator
@@ -108,7 +108,7 @@ class ClassificationTask(Task):
     def datasets(self, train: ClassDataset, val: ClassDataset) -> tuple[ClassDataset, ClassDataset]:
         """Add the transforms: random crops in training, the published crop in validation."""
         config, provenance = self.config, self.model.provenance
-        augment = TrainCrop(
+        recipe = TrainCrop(
             parse_size(config.image_size) if config.image_size else provenance.input_size,
             provenance.interpolation,
             config.min_crop,
@@ -117,6 +117,7 @@ class ClassificationTask(Task):
             self.fill,
             config.vflip,
         )
+        augment = augmentation(config.data.augment, recipe, self.transform(), "classes")
         return train.with_transform(augment), val.with_transform(self.transform())
 
     def draws_of(self, labels: csr_array) -> np.ndarray:
@@ -239,14 +240,10 @@ class ClassificationTask(Task):
 
     # --- results and pictures
 
-    def per_class(self) -> dict[str, float]:
-        """Top-1 accuracy of each class in the last evaluation, in 0..1."""
-        return self.evaluator.per_class
-
     def write_results(self, folder: Path) -> None:
-        """Write `per_class.json`, `images.csv` with the prediction for each image, and `pictures/confusion.png`."""
+        """Write scores by class, `images.csv` with the prediction for each image, and `pictures/confusion.png`."""
         evaluator = self.evaluator
-        write_json(folder / "per_class.json", self.per_class())
+        super().write_results(folder)
         positions = {image_id: i for i, image_id in enumerate(self.dataset.image_ids.tolist())}
         with (folder / "images.csv").open("w", newline="") as file:
             table = csv.writer(file)

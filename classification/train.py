@@ -1,4 +1,4 @@
-"""`python -m classification.train`: train a classifier on class folders or on the demo scenes."""
+"""`python -m classification.train`: train a classifier on a data set with classes, or on the demo scenes."""
 
 from classification.spec import SPEC
 from engine.entry import train_command

@@ -12,9 +12,10 @@ from scipy.sparse import csr_array
 from backbones.errors import BadInput
 from data.batch import Sample
 from data.box_frames import in_label_frame
-from data.checks import check_scored_boxes, check_training_boxes, warn_about_left_out_boxes
+from data.checks import left_out_boxes, repeated_boxes, scored_boxes, training_boxes
 from data.class_names import match_names, merge_same_names, with_classes
 from data.columns import BoxColumns, Kind
+from data.findings import warn_or_raise
 from data.options import BoxOptions, ReadOptions
 from data.reader import ImageReader, Transform
 
@@ -37,6 +38,7 @@ class BoxDataset(ImageReader):
 
     Attributes:
         columns: images and boxes in the frame of the labels, without degenerate boxes: the truth that is scored.
+        annotated: `columns` with the degenerate boxes.
         category_ids: ids of the classes in result files, in the order of `classes`.
         sizes: (n, 2) int64, height and width in original pixels.
         listed: (K,) bool, whether the data list a class; not all of a model's classes need to be.
@@ -67,8 +69,9 @@ class BoxDataset(ImageReader):
         columns = in_label_frame(columns, options.exif or "auto", bool(options.scale_boxes), skip_bad)
         self._boxes, self._labels, self._starts, usable, self._report = _targets(columns)
         super().__init__(columns.of_boxes(usable), transform, skip_bad, options, levels)
-        self._annotated = columns
-        warn_about_left_out_boxes(columns, self.columns)
+        self.annotated = columns
+        warn_or_raise(left_out_boxes(columns, self.columns))
+        warn_or_raise(repeated_boxes(self.columns))
         self.category_ids, self.sizes = columns.category_ids, columns.sizes
         self.listed = np.ones(len(columns.classes), bool)
 
@@ -82,13 +85,16 @@ class BoxDataset(ImageReader):
         dataset.classes, dataset.category_ids = dataset.columns.classes, dataset.columns.category_ids
         return dataset
 
+    def check_headers(self) -> None:
+        """Nothing: `in_label_frame` checks headers whenever boxes are read."""
+
     def check_training(self) -> None:
         """Raise BadInput if there is nothing to train on; warn about likely mistakes."""
-        check_training_boxes(self._annotated, self.columns, len(self._boxes))
+        warn_or_raise(training_boxes(self.annotated, self.columns, len(self._boxes)))
 
     def check_scored(self) -> None:
         """Raise BadInput if there is nothing to score."""
-        check_scored_boxes(self._annotated, self.columns)
+        warn_or_raise(scored_boxes(self.annotated, self.columns))
 
     def with_classes_of(self, train: Self) -> Self:
         """The same images with the classes of the training images, matched by name. Raises BadInput if they differ."""
@@ -146,10 +152,11 @@ def _targets(columns: BoxColumns) -> tuple[np.ndarray, np.ndarray, np.ndarray, n
     of each image; (N,) bool, whether a box of the columns can be scored; and the report.
     """
     limits = columns.sizes[columns.image][:, [1, 0, 1, 0]]
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         inside = columns.boxes.clip(0, limits)
         boxes = inside.astype(np.float32)
-        usable = np.isfinite(columns.boxes).all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1)
+        area = (columns.boxes[:, 2:] - columns.boxes[:, :2]).prod(1)  # infinite for finite, but huge boxes
+        usable = np.isfinite(columns.boxes).all(1) & np.isfinite(area) & (boxes[:, 2:] > boxes[:, :2]).all(1)
         clipped = usable & (inside != columns.boxes).any(1)
     rows = np.flatnonzero(usable & ~columns.crowd)
     rows = rows[np.argsort(columns.image[rows], kind="stable")]

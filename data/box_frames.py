@@ -13,6 +13,8 @@ import numpy as np
 
 from backbones.errors import BadInput
 from data.columns import BoxColumns
+from data.findings import warn_or_raise
+from data.image_checks import further_bands, unclear_orientations
 from data.scan import Headers, sample_of, scan
 
 SLACK = 1.0  # px by which boxes may exceed the image they fit
@@ -35,13 +37,17 @@ def in_label_frame(columns: BoxColumns, exif: str, scale_boxes: bool, skip_bad: 
     Raises BadInput if sizes contradict the files.
     """
     unknown = np.any(columns.sizes < 1, axis=1)
+    unsure = np.zeros(len(columns), bool)
     everything = scale_boxes or exif == "apply"
     if everything or unknown.any():
         headers = scan(columns, np.arange(len(columns)) if everything else np.flatnonzero(unknown))
         columns = _from_headers(columns, headers, exif, scale_boxes)
     elif exif == "auto":
+        annotated = columns.sizes
         columns = _turned_where_boxes_fit_only_then(columns)
-    _check_sample(columns, exif, unknown | columns.sizes_of_files, skip_bad)
+        changed = (columns.sizes != annotated).any(1)
+        unsure = ~changed & changed.any()  # sizes that the tool writes are not those of its boxes
+    _check_sample(columns, exif, unknown | columns.sizes_of_files | unsure, skip_bad)
     return columns
 
 
@@ -77,7 +83,10 @@ def _from_headers(columns: BoxColumns, headers: Headers, exif: str, scale_boxes:
 
 
 def _turned_where_boxes_fit_only_then(columns: BoxColumns) -> BoxColumns:
-    """Exchange width and height of images with such an EXIF orientation whose boxes fit only the upright image."""
+    """Exchange width and height where the boxes fit only then, of images with an EXIF orientation that exchanges them.
+
+    Boxes that fit only the upright image belong to it, though the tool wrote the stored size; and the other way round.
+    """
     first = columns.image
     limits = columns.sizes[first][:, ::-1]
     with np.errstate(invalid="ignore"):
@@ -91,9 +100,18 @@ def _turned_where_boxes_fit_only_then(columns: BoxColumns) -> BoxColumns:
     if not candidate.any():
         return columns
     headers = scan(columns, np.flatnonzero(candidate))
-    turned = headers.index[headers.turned & (headers.sizes == columns.sizes[headers.index]).all(1)]
-    if len(turned):
-        log.info("%d images: their boxes fit only the upright image, so it is turned by its EXIF tag", len(turned))
+    of_stored = headers.turned & (headers.sizes == columns.sizes[headers.index]).all(1)
+    of_upright = headers.turned & (headers.upright_sizes == columns.sizes[headers.index]).all(1)
+    if of_stored.any():
+        log.info("%d images: their boxes fit only the upright image, so it is turned by its EXIF tag", of_stored.sum())
+    if of_upright.any():
+        log.warning(
+            "%s: the sizes of %d images are those of the upright image, but their boxes fit only the stored image. "
+            "It is read as stored. Look at the boxes of the others",
+            columns.source,
+            of_upright.sum(),
+        )
+    turned = headers.index[of_stored | of_upright]
     sizes = columns.sizes.copy()
     sizes[turned] = sizes[turned][:, ::-1]
     return replace(columns, sizes=sizes)
@@ -114,11 +132,9 @@ def _check_sample(columns: BoxColumns, exif: str, unknown: np.ndarray, skip_bad:
     if len(wrong) > skip_bad:
         _refuse(columns, headers, int(wrong[0]), len(wrong))
     if exif == "auto":
-        tagged = readable & (headers.orientation != 1)
-        is_square = headers.sizes[:, 0] == headers.sizes[:, 1]
-        unclear = tagged & (~headers.turned | is_square | unknown[headers.index])
-        if unclear.any():
-            warn_about_orientation(int(unclear.sum()), len(headers.index), columns)
+        unclear = headers.tagged & (~headers.turned | headers.is_square | unknown[headers.index])
+        warn_or_raise(unclear_orientations(columns, headers, readable & unclear))
+    warn_or_raise(further_bands(columns, headers))
 
 
 def _refuse(columns: BoxColumns, headers: Headers, row: int, count: int) -> None:
@@ -126,7 +142,10 @@ def _refuse(columns: BoxColumns, headers: Headers, row: int, count: int) -> None
     height, width = headers.sizes[row]
     labelled_height, labelled_width = columns.sizes[index]
     if (width, height) == (labelled_height, labelled_width):
-        advice = "Width and height are exchanged: the file was rotated after it was labelled, or lost its EXIF tag"
+        advice = (
+            "Width and height are exchanged: the file was rotated after it was labelled, or lost its EXIF tag, or the "
+            "labels state them in the wrong order. If the boxes lie on the objects, remove the sizes from the labels"
+        )
     else:
         advice = "Boxes would be misplaced. To scale them by the files' sizes, pass `scale_boxes=True`"
     raise BadInput(
@@ -134,16 +153,4 @@ def _refuse(columns: BoxColumns, headers: Headers, row: int, count: int) -> None
         f"{width} x {height} pixels, but its annotation says {labelled_width} x {labelled_height} ({count} of the "
         f"{len(headers.index)} checked images contradict). {advice}",
         settings=("data.scale_boxes",),
-    )
-
-
-def warn_about_orientation(count: int, checked: int, columns: BoxColumns) -> None:
-    """Warn that the labels do not show whether they were made on the stored or on the upright image."""
-    log.warning(
-        "%d of %d checked images in %s have an EXIF orientation, and their size does not show whether they were "
-        "labelled upright. They are read as stored. If the labels belong to the upright images, pass --data.exif "
-        "apply; if not, --data.exif ignore",
-        count,
-        checked,
-        columns.folder,
     )

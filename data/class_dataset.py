@@ -11,9 +11,10 @@ from scipy.sparse import csr_array
 
 from backbones.errors import BadInput
 from data.batch import Sample
-from data.checks import warn_about_unscored_classes
+from data.checks import empty_classes, unscored_classes
 from data.class_names import match_names
 from data.columns import ClassColumns, Kind
+from data.findings import warn_or_raise
 from data.options import ClassOptions, ReadOptions
 from data.reader import ImageReader, Transform
 
@@ -61,11 +62,12 @@ class ClassDataset(ImageReader):
         self.labels = columns.label
 
     def check_training(self) -> None:
-        """Raise BadInput for a single class."""
+        """Raise BadInput for a single class. Warn about classes without an image."""
         if len(self.classes) < 2:
             raise BadInput(
                 f"{self.columns.source} has a single class, '{self.classes[0]}': a classifier needs at least two"
             )
+        warn_or_raise(empty_classes(self.columns))
 
     @property
     def report(self) -> ClassificationReport:
@@ -86,12 +88,13 @@ class ClassDataset(ImageReader):
     def with_classes(self, classes: Sequence[str], of: str) -> Self:
         """The same images with the class indices of a model or of other data, matched by name.
 
-        Numbers in a label file are names if all of them are names, else indices from 0 into `classes`.
+        Numbers in a label file are names if all of them are names, else indices from 0 into `classes`, unless those
+        are numbers, too.
 
         Raises BadInput if a class with images is not among `classes`.
         """
         index = np.array(match_names(self.classes, classes))
-        if (index < 0).any() and self.columns.numbered:
+        if (index < 0).any() and self.columns.numbered and not all(name.isdecimal() for name in classes):
             index = np.array([int(name) for name in self.classes])
             if index.max() >= len(classes):
                 raise BadInput(
@@ -120,7 +123,7 @@ class ClassDataset(ImageReader):
         Warns about classes without an image here: their accuracy is not measured.
         """
         dataset = self.with_classes(train.classes, f"the training images in {train.folder}")
-        warn_about_unscored_classes(self.columns, dataset.report.empty_classes, len(train.classes))
+        warn_or_raise(unscored_classes(self.columns, dataset.report.empty_classes, len(train.classes)))
         return dataset
 
     def read(self, index: int) -> Sample:

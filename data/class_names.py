@@ -1,12 +1,13 @@
 """Classes are matched by name, never by number: validation and training data, a model and the data it is scored on.
 
-Rules: a name matches the equal name. Otherwise upper and lower case, spaces, underscores and hyphens make no
-difference, if that leaves exactly one match.
+Rules: a name matches the equal name. Otherwise upper and lower case, spaces, underscores, hyphens and the Unicode form
+make no difference, if that leaves exactly one match. (macOS may write an accented letter as two characters.)
 """
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -34,13 +35,19 @@ def match_names(names: Sequence[str], known: Sequence[str]) -> list[int]:
 
 
 def plain_name(name: str) -> str:
-    """The name in lower case, with single spaces for spaces, underscores and hyphens."""
-    return re.sub(r"[\s_-]+", " ", name).strip().casefold()
+    """The name in lower case and composed characters, with single spaces for spaces, underscores and hyphens."""
+    return re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFC", name)).strip().casefold()
+
+
+def printed_name(name: str) -> str:
+    """The name without what no person sees: spaces around it, and accents as characters of their own."""
+    return unicodedata.normalize("NFC", name.strip())
 
 
 def merge_same_names(columns: BoxColumns, merge: bool) -> BoxColumns:
-    """The columns with one class per name. Raises BadInput for several classes of one name unless `merge`."""
-    names = columns.classes
+    """The columns with one class per name, as it is printed. Raises BadInput for several of one name unless `merge`."""
+    names = tuple(printed_name(name) for name in columns.classes)
+    columns = replace(columns, classes=names)
     if len(set(names)) == len(names):
         return columns
     name = Counter(names).most_common(1)[0][0]

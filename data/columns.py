@@ -45,6 +45,7 @@ class Columns:
     label_digest: bytes
     left_out: dict[str, list[str]] = field(default_factory=dict)
     content: Callable[[int], bytes] | None = None
+    format: str = ""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -143,14 +144,17 @@ class MaskColumns(Columns):
     """Images with a class for every pixel.
 
     Attributes:
-        class_map: index -> (H, W) uint8 class indices, `IGNORE` for no class. Raises BadInput naming the mask.
+        class_map: index -> (H, W) uint8 class indices, `IGNORE` for no class. Raises BadInput naming the mask. Can be
+            sent to other processes.
         mask_files: n files that the class maps are read from; empty if they are not files.
         ignored: indices of the classes that no class map contains, because settings ignore their value.
+        notes: what a person should know about the classes, one sentence each.
     """
 
     class_map: Callable[[int], np.ndarray]
     mask_files: Sequence[Path] = ()
     ignored: frozenset[int] = frozenset()
+    notes: tuple[str, ...] = ()
 
     def select(self, rows: np.ndarray) -> Self:
         """The images with these indices, ascending."""
@@ -161,9 +165,9 @@ class MaskColumns(Columns):
 def subset_indices(total: int, fraction: Fraction, seed: int | tuple[int, ...]) -> np.ndarray:
     """Sorted indices of a random subset of `total` items.
 
-    The items are shuffled by `seed` alone. A number selects the first part of that order: 0.8 selects the first 80%, at
-    least one item. A pair such as (0.8, 1.0) selects from 80% to the end, possibly nothing. Subsets of ranges that do
-    not overlap have no item in common.
+    The items are shuffled by `seed` alone. A number selects the first part of that order: 0.8 selects the first 80%. A
+    pair such as (0.8, 1.0) selects from 80% to the end. Both select at least one of two or more items; of one item, a
+    range that does not start at 0 selects nothing. Subsets of ranges that do not overlap have no item in common.
 
     Raises UserError if the fraction is not within 0..1 or selects nothing.
     """
@@ -172,8 +176,15 @@ def subset_indices(total: int, fraction: Fraction, seed: int | tuple[int, ...]) 
         raise UserError(f"`fraction` must be above 0 and at most 1, not {fraction}", settings=("data.fraction",))
     if (start, stop) == (0, 1):
         return np.arange(total)
-    first, last = (max(1, round(share * total)) if share else 0 for share in (start, stop))
+    first, last = (_position(share, total) for share in (start, stop))
     return np.sort(np.random.default_rng(seed).permutation(total)[first:last])
+
+
+def _position(share: float, total: int) -> int:
+    """Number of items before `share` of them: at least one, and not all, for shares between 0 and 1."""
+    if share in (0, 1):
+        return int(share * total)
+    return min(max(1, round(share * total)), max(1, total - 1))
 
 
 def digest_of(*parts: bytes | str | np.ndarray | Sequence[str]) -> bytes:

@@ -16,8 +16,11 @@ from backbones.errors import BadInput
 from data.batch import IGNORE, Sample
 from data.class_names import match_names
 from data.columns import Kind, MaskColumns
+from data.formats.mask_pairs import NO_IMAGE
+from data.mask_checks import check_scored_masks, check_training_masks
 from data.options import MaskOptions, ReadOptions
 from data.reader import ImageReader, Transform
+from data.scan import Headers
 
 BLANK = (64, 64)  # height and width of the black image that replaces an unreadable image and mask, px
 THREADS = 8
@@ -67,8 +70,19 @@ class MaskDataset(ImageReader):
     @property
     def report(self) -> SegmentationReport:
         """Counts of the images."""
-        unused = sum(len(files) for files in self.columns.left_out.values())
-        return SegmentationReport(len(self), unused)
+        return SegmentationReport(len(self), len(self.columns.left_out.get(NO_IMAGE, ())))
+
+    def check_training(self) -> None:
+        """Raise BadInput for unknown mask values, and if no pixel has a class. Warn about classes without a pixel."""
+        check_training_masks(self.columns, self.skip_bad)
+
+    def check_scored(self) -> None:
+        """Raise BadInput for unknown mask values, and if no pixel has a class."""
+        check_scored_masks(self.columns, self.skip_bad)
+
+    def has_unclear_orientation(self, headers: Headers) -> np.ndarray:
+        """(n,) bool: the size of the mask does not resolve a half turn, and nothing in a square image."""
+        return headers.tagged & (~headers.turned | headers.is_square)
 
     def with_classes(self, classes: Sequence[str], of: str) -> Self:
         """The same images with the class indices of a model or of other data, matched by name.

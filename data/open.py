@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 from backbones.errors import BadInput, UserError
 from data.columns import Columns, Kind
-from data.formats import Format, Split, recognise, split_of
+from data.formats import Format, Split, formats, recognise, split_of
+from data.hub import local_root
+from data.listings import listings_remembered
 from data.options import ReadOptions
 
 HOLDOUT = 0.2  # share of the training images that `val="auto"` holds out
@@ -15,6 +18,7 @@ HOLDOUT = 0.2  # share of the training images that `val="auto"` holds out
 log = logging.getLogger(__name__)
 
 
+@listings_remembered()
 def read_split(kind: Kind, root: Path, wanted: str, options: ReadOptions, may_be_path: bool = False) -> Columns:
     """The columns of a split.
 
@@ -28,9 +32,10 @@ def read_split(kind: Kind, root: Path, wanted: str, options: ReadOptions, may_be
     Raises BadInput if the format is not recognised, the split is missing, or a file of it is malformed.
     """
     form, split = locate(kind, root, wanted, options, may_be_path)
-    return form.read(split, options)
+    return read_place(form, split, options)
 
 
+@listings_remembered()
 def read_train_val(
     kind: Kind, root: Path, options: ReadOptions, holdout: float
 ) -> tuple[Columns, Columns | None, float]:
@@ -43,14 +48,27 @@ def read_train_val(
     train = read_split(kind, root, options.train or "train", options, options.train is not None)
     if holdout:
         return train, None, holdout
+    place = locate_validation(kind, root, options)
+    if place is None:
+        return train, None, HOLDOUT
+    form, split = place
+    return train, read_place(form, split, options), 0.0
+
+
+def locate_validation(kind: Kind, root: Path, options: ReadOptions) -> tuple[Format, Split] | None:
+    """The format and the place of the validation split; None if `val="auto"` and there is none. Logs that.
+
+    Raises BadInput if there is none otherwise, with the ways to choose one.
+    """
     if options.val not in (None, "auto"):
-        return train, read_split(kind, root, str(options.val), options, True), 0.0
+        return locate(kind, root, str(options.val), options, True)
+    root = local_root(root)
     form, own_splits = _splits(kind, root, options)
     if form is not None and (name := split_of(own_splits, "val")) is not None:
-        return train, form.read(Split(root, name), options), 0.0
+        return form, Split(root, name)
     if options.val == "auto":
         log.warning("%s has no validation split: %d%% of its training images are held out", root, 100 * HOLDOUT)
-        return train, None, HOLDOUT
+        return None
     test = split_of(own_splits, "test")
     raise BadInput(
         f"data set {root} has no validation split. Hold out a part of the training images with `holdout={HOLDOUT}`"
@@ -60,6 +78,7 @@ def read_train_val(
     )
 
 
+@listings_remembered()
 def read_scored(kind: Kind, root: Path, options: ReadOptions, holdout: float, seed: int) -> Columns:
     """The columns of the images that a training with these settings is scored on."""
     split = str(options.val) if options.val not in (None, "auto") else "val"
@@ -74,7 +93,7 @@ def held_out(train: Columns, holdout: float, seed: int) -> Columns:
     part = train.subset((1 - holdout, 1.0), seed)
     if not len(part):
         raise BadInput(
-            f"`holdout={holdout}` of {len(train)} training images is none: hold out a larger share, or add images",
+            f"`holdout={holdout}` of the {len(train)} training images is none, because there are too few: add images",
             settings=("data.holdout",),
         )
     return part
@@ -84,6 +103,7 @@ def locate(
     kind: Kind, root: Path, wanted: str, options: ReadOptions, may_be_path: bool = False
 ) -> tuple[Format, Split]:
     """The format and the place of a split, see `read_split`."""
+    root = local_root(root)
     place = place_of(wanted, root) if may_be_path else None
     try:
         form, _ = recognise(root, kind, options.format)
@@ -98,14 +118,29 @@ def locate(
         if place is None:
             layout = " ".join(form.layout.split())
             if may_be_path:
+                have = f"which has {', '.join(splits)}" if splits else "which has none"
+                parts = [part for part in wanted.rpartition(":")[::2] if part]
+                missing = [part for part in parts if not (Path(part).exists() or (root / part).exists())]
+                absent = f": {' and '.join(missing)} does not exist" if len(parts) == 2 and len(missing) == 1 else ""
                 raise UserError(
-                    f"'{wanted}' is neither a split of {root} ({', '.join(splits) or 'it has none'}) nor an existing "
-                    "file or folder"
+                    f"'{wanted}' is neither a split of {root}, {have}, nor an existing file or folder{absent}. Pass "
+                    "the name of a split, or FILE[:IMAGES]"
                 )
             present = f"it has {', '.join(sorted(splits)[:8])}" if splits else "it has none"
             raise BadInput(f"data set {root} ({form.name}) has no split '{wanted}'; {present}. Expected {layout}")
     file, images = place
-    return recognise(file, kind, options.format)[0], Split(file, "", images)
+    return _format_of_split(file, images, kind, options), Split(file, "", images)
+
+
+def _format_of_split(file: Path, images: Path | None, kind: Kind, options: ReadOptions) -> Format:
+    """The format of a split that is named by path. A folder of labels alone may show no layout."""
+    try:
+        return recognise(file, kind, options.format)[0]
+    except BadInput:
+        fitting = [form for form in formats() if form.kind == kind and form.label_folders]
+        if images is None or not file.is_dir() or len(fitting) != 1:
+            raise
+        return fitting[0]
 
 
 def place_of(text: str, root: Path) -> tuple[Path, Path | None] | None:
@@ -122,6 +157,11 @@ def place_of(text: str, root: Path) -> tuple[Path, Path | None] | None:
     first, _, second = text.rpartition(":")
     file, images = existing(first), existing(second)
     return (file, images) if file is not None and images is not None else None
+
+
+def read_place(form: Format, split: Split, options: ReadOptions) -> Columns:
+    """The columns of a split whose place is known, with the name of their format."""
+    return replace(form.read(split, options), format=form.name)
 
 
 def _splits(kind: Kind, root: Path, options: ReadOptions) -> tuple[Format | None, list[str]]:

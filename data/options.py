@@ -73,10 +73,10 @@ class MaskOptions(ReadOptions):
     """Settings of data sets with a class for every pixel."""
 
     ignore_index: int | list[int] | None = None
-    """Mask values of pixels without a class, which are ignored. In ADE20K's layout 0 is always ignored."""
+    """Mask values of pixels without a class, which are ignored, such as 255. In ADE20K's layout 0 is always ignored."""
     mask_values: list[str] | None = None
-    """Class of each mask value, as VALUE=NAME, such as 0=background 255=lesion. By default the line numbers of the
-    class list, from 0."""
+    """Class of each mask value, as VALUE=NAME, such as 0=background 255=lesion; or a YAML, JSON or text file with them.
+    Values with the same name are one class. By default the label map of the data set."""
     mask_colors: str | None = None
-    """File with the class of each colour of colour-coded masks: CVAT's labelmap.txt, class_dict.csv, or lines R G B
-    NAME."""
+    """File with the class of each colour of colour-coded masks: CVAT's labelmap.txt, class_dict.csv, YAML or JSON, or
+    lines R G B NAME. By default the label map of the data set."""

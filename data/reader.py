@@ -19,12 +19,15 @@ from scipy.sparse import csr_array
 
 from backbones.errors import BadInput
 from data.batch import Draw, Sample
-from data.checks import warn_about_left_out
+from data.checks import left_out_files, repeated_files, shared_files, similar_classes
 from data.columns import Fraction, Kind
+from data.findings import warn_or_raise
+from data.image_checks import further_bands, unclear_orientations
 from data.images import decode_image, orientation, upright
 from data.levels import measure_levels
 from data.open import held_out, read_split, read_train_val
 from data.options import ReadOptions
+from data.scan import Headers, sample_of, scan
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +41,7 @@ class LabelledDataset(Protocol):
     classes: class names in the order of the class indices.
     folder: folder of the images.
     image_ids: (n,) int64.
+    exif: whether images are turned by their EXIF orientation: "auto", "apply" or "ignore".
     fingerprint: equal for equal images and labels, see `ImageReader.fingerprint`.
     fingerprint_version: fingerprints and digests of different versions are not comparable.
     digests: digests of parts of the data, see `ImageReader.digests`.
@@ -48,6 +52,7 @@ class LabelledDataset(Protocol):
     classes: tuple[str, ...]
     folder: Path
     image_ids: np.ndarray
+    exif: str
     fingerprint_version: int
 
     @property
@@ -151,13 +156,28 @@ class ImageReader:
         selected = train_columns.subset((0.0, data.fraction * (1 - holdout)), seed)
         for columns in (train_columns, val_columns):
             if columns is not None:
-                warn_about_left_out(columns)
+                warn_or_raise(left_out_files(columns))
+                warn_or_raise(repeated_files(columns))
         train = cls(selected, None, data.skip_bad, options, measure_levels(selected))
+        train.check_headers()
         train.check_training()
+        warn_or_raise(similar_classes(train.columns))
         scored = held_out(train_columns, holdout, seed) if val_columns is None else val_columns
+        warn_or_raise(shared_files(train.columns, scored))
         val = cls(scored, None, data.skip_bad, options, train.levels)
         val.check_scored()
         return train, val.with_classes_of(train)
+
+    def check_headers(self) -> None:
+        """Warn about orientations that the labels do not resolve, and about bands that are not read."""
+        headers = scan(self.columns, sample_of(self.columns))
+        if self.exif == "auto":
+            warn_or_raise(unclear_orientations(self.columns, headers, self.has_unclear_orientation(headers)))
+        warn_or_raise(further_bands(self.columns, headers))
+
+    def has_unclear_orientation(self, headers: Headers) -> np.ndarray:
+        """(n,) bool, whether an image has an orientation that its labels do not resolve."""
+        return headers.tagged
 
     def check_training(self) -> None:
         """Raise BadInput if there is nothing to train on; warn about likely mistakes."""
@@ -296,15 +316,17 @@ class ImageReader:
         names = self._names.tolist()
         for parent in {os.path.dirname(name) for name in names}:
             path = self.folder / os.fsdecode(parent)
-            if not follow_links and not path.resolve().is_relative_to(folder):
+            if not follow_links and not Path(os.path.realpath(path)).is_relative_to(folder):
                 raise self._leads_out(path)
             if not path.is_dir():
                 continue
             for entry in os.scandir(path):
                 name = os.path.join(parent, os.fsencode(entry.name))
                 existing.add(name)
-                if not follow_links and entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(folder):
-                    linked.add(name)
+                if not follow_links and entry.is_symlink():
+                    target = Path(os.path.realpath(entry.path))  # Path.resolve raises an error for a link to itself
+                    if not target.is_relative_to(folder):
+                        linked.add(name)
         if linked and (refused := sorted(linked.intersection(names))):
             raise self._leads_out(self.folder / os.fsdecode(refused[0]))
         missing = [os.fsdecode(name) for name in names if name not in existing]

@@ -27,6 +27,7 @@ class Headers:
         orientation: (n,) EXIF orientation, 1 to 8.
         bits: (n,) bits per channel of the file.
         bands: (n,) channels of the file.
+        is_tiff: (n,) bool.
     """
 
     index: np.ndarray
@@ -34,6 +35,17 @@ class Headers:
     orientation: np.ndarray
     bits: np.ndarray
     bands: np.ndarray
+    is_tiff: np.ndarray
+
+    @property
+    def tagged(self) -> np.ndarray:
+        """(n,) bool, whether the image is not upright as it is stored."""
+        return self.orientation != 1
+
+    @property
+    def is_square(self) -> np.ndarray:
+        """(n,) bool."""
+        return self.sizes[:, 0] == self.sizes[:, 1]
 
     @property
     def turned(self) -> np.ndarray:
@@ -59,9 +71,10 @@ def scan(columns: Columns, indices: Sequence[int] | np.ndarray) -> Headers:
         try:
             found = read_header(content)
         except BadInput:
-            return 0, 0, 1, 8, 3
-        return found.height, found.width, found.orientation, found.bits, found.bands
+            return 0, 0, 1, 8, 3, 0
+        return found.height, found.width, found.orientation, found.bits, found.bands, int(found.kind == "TIFF")
 
     with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
-        rows = np.array(list(pool.map(header, (int(i) for i in indices))), np.int64).reshape(-1, 5)
-    return Headers(np.asarray(indices), rows[:, :2], rows[:, 2], rows[:, 3], rows[:, 4])
+        rows = np.array(list(pool.map(header, (int(i) for i in indices))), np.int64).reshape(-1, 6)
+    orientation, bits, bands, is_tiff = rows[:, 2:].T
+    return Headers(np.asarray(indices), rows[:, :2], orientation, bits, bands, is_tiff.astype(bool))

@@ -5,13 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
+from backbones.errors import UserError
 from backbones.scaling import scale_of
 from data.options import BoxOptions
 from engine import config as engine
 
 NAME, METRIC = "detection", "AP"
+# The twelve metrics in the order of pycocotools' `COCOeval.summarize`.
+COCO_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+AR_DETECTIONS = (1, 10, 100)  # detections per image and class of AR1, AR10 and AR100
+METRICS = (*COCO_METRICS, "precision", "recall", "F1")
+# From google/automl, efficientdet/tf2/postprocess.py and efficientdet/hparams_config.py.
+MAX_CANDIDATES, MAX_DETECTIONS = 5000, 100
 MIN_SCORE = 0.3  # lowest score of detections that are drawn and printed
 PRESETS = Path(__file__).parent / "presets"
 
@@ -29,6 +36,8 @@ class BoxEvalData(engine.EvalData, BoxOptions):
 @dataclass
 class TrainConfig(engine.TrainConfig):
     """Train a detector."""
+
+    metrics: ClassVar[tuple[str, ...]] = METRICS
 
     neck: str = "bifpn"
     """Network that fuses the feature pyramid: bifpn, bifpn_softmax, bifpn_sum, fpn or panet."""
@@ -53,6 +62,8 @@ class TrainConfig(engine.TrainConfig):
     """Also flip images vertically at random, for data without a fixed orientation."""
     nms: Literal["soft", "hard"] = "soft"
     """Non-maximum suppression of overlapping detections."""
+    max_detections: int = MAX_DETECTIONS
+    """Largest number of detections in an image. The best ones are kept and scored. COCO's number is 100."""
     data: BoxTrainData = field(default_factory=BoxTrainData)
 
     @classmethod
@@ -64,6 +75,16 @@ class TrainConfig(engine.TrainConfig):
         """Raise UserError for invalid values."""
         super().check()
         scale_of(self.phi)
+        check_max_detections(self.max_detections)
+
+
+def check_max_detections(number: int | None) -> None:
+    """Raise UserError for a number out of range."""
+    if number is not None and not 1 <= number <= MAX_CANDIDATES:
+        raise UserError(
+            f"`max_detections={number}` must be from 1 to {MAX_CANDIDATES}, the number of candidates",
+            settings=("max_detections",),
+        )
 
 
 def style_by_name(backbone: str) -> Literal["pytorch", "tensorflow"]:
@@ -73,12 +94,14 @@ def style_by_name(backbone: str) -> Literal["pytorch", "tensorflow"]:
 
 @dataclass
 class EvalConfig(engine.EvalConfig):
-    """Evaluate a detector with COCO's twelve metrics."""
+    """Evaluate a detector with COCO's twelve metrics, and precision, recall and F1 at the best score threshold."""
 
     phi: int | str | None = None
     """Compound coefficient of a published detector. Needed only if its file fits several coefficients."""
     nms: Literal["soft", "hard"] | None = None
     """Non-maximum suppression of overlapping detections. By default as in the training."""
+    max_detections: int | None = None
+    """Largest number of detections in an image. By default as in the training."""
     data: BoxEvalData = field(default_factory=BoxEvalData)
 
 
@@ -90,5 +113,7 @@ class PredictConfig(engine.PredictConfig):
     """Compound coefficient of a published detector. Needed only if its file fits several coefficients."""
     nms: Literal["soft", "hard"] | None = None
     """Non-maximum suppression of overlapping detections. By default as in the training."""
+    max_detections: int | None = None
+    """Largest number of detections in an image. By default as in the training."""
     min_score: float = MIN_SCORE
     """Lowest score of detections that are drawn; the JSON file has all detections."""

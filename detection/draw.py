@@ -20,6 +20,7 @@ def draw_boxes(
     labels: np.ndarray,
     names: Sequence[str],
     scores: np.ndarray | None = None,
+    with_names: bool = True,
 ) -> np.ndarray:
     """A copy of the image, uint8 RGB, with labelled boxes. Images with a longer side below 480 px are enlarged to that.
 
@@ -29,6 +30,7 @@ def draw_boxes(
         labels: (N,) indices into `names`.
         names: class names.
         scores: (N,) in 0..1, written in percent.
+        with_names: whether to write class names and scores beside the boxes.
     """
     height, width = image.shape[:2]
     zoom = max(1.0, LEGIBLE / max(height, width))
@@ -40,6 +42,8 @@ def draw_boxes(
         x1, y1, x2, y2 = (float(v) * zoom for v in boxes[i])
         color = tuple(palette[int(labels[i])])
         canvas.rectangle((x1, y1, max(x1, x2), max(y1, y2)), outline=color, width=max(2, size // 7))
+        if not with_names:
+            continue
         text, font = font_of(names[int(labels[i])], size)
         text += f" {100 * float(scores[i]):.0f}" if scores is not None else ""
         left, top, right, bottom = canvas.textbbox((0, 0), text, font=font)

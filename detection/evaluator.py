@@ -9,26 +9,32 @@ from faster_coco_eval import COCO, COCOeval_faster
 
 from data.batch import Batch
 from data.columns import BoxColumns
+from detection.config import AR_DETECTIONS, COCO_METRICS
+from detection.matching import OperatingPoint, match_classes, operating_point
 from detection.postprocess import Detections
 from detection.truth import coco_document
 
-# The twelve metrics in the order of pycocotools' `COCOeval.summarize`.
-METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+METRICS = COCO_METRICS
 
 
 class CocoEvaluator:
     """Average precision and recall, computed as in pycocotools. Crowds are ignored as there.
 
+    Also precision, recall and F1 at an IoU of 0.5 and at one score threshold for all classes, where the mean F1 over
+    classes is highest. They are means over the classes that have objects.
+
     Args:
         truth: images and boxes to score. Images that are not passed to `update` count as images without detections.
             Its classes are the outputs of the model.
-        listed: (K,) bool, classes that the data list. `per_class` has no others. All by default.
+        listed: (K,) bool, classes that the data list. `class_table` has no others. All by default.
+        max_detections: number of detections of an image and class that count, the best ones. COCO's number is 100.
+            AR1 and AR10 use lower limits, and AR100 at most 100.
     """
 
-    def __init__(self, truth: BoxColumns, listed: np.ndarray | None = None) -> None:
-        self.truth = truth
+    def __init__(self, truth: BoxColumns, listed: np.ndarray | None = None, max_detections: int = 100) -> None:
+        self.truth, self.max_detections = truth, max_detections
         self.listed = np.ones(len(truth.classes), bool) if listed is None else listed
-        self.per_class: dict[str, float] = {}
+        self._class_table: dict[str, dict[str, float]] = {}
         self._coco: COCO | None = None
         # Images are numbered in the order of their ids: pycocotools sorts detections of equal scores by image.
         self._sorted_ids = np.sort(truth.image_ids)
@@ -54,8 +60,20 @@ class CocoEvaluator:
         """(N, 7): image id, x, y, width, height in original pixels, score, class index."""
         return np.concatenate(self._rows) if self._rows else np.zeros((0, 7))
 
+    @property
+    def per_class(self) -> dict[str, float]:
+        """AP of each class in the last `compute`, in 0..1. NaN for classes without objects."""
+        return {name: row["AP"] for name, row in self._class_table.items()}
+
+    def class_table(self) -> dict[str, dict[str, float]]:
+        """AP, AP50, precision, recall and F1 of each class in the last `compute`, in 0..1, and number of objects."""
+        return self._class_table
+
     def compute(self) -> dict[str, float]:
-        """The twelve metrics as fractions in 0..1; NaN if there is no ground truth of that size."""
+        """COCO's twelve metrics, `precision`, `recall` and `F1`, and the `score_threshold` of these three.
+
+        Fractions in 0..1; NaN if there is no ground truth of that size.
+        """
         if self._coco is None:
             self._coco = _coco(coco_document(self.truth, self._numbers, list(range(1, len(self.truth.classes) + 1))))
         rows = self.detections
@@ -86,15 +104,44 @@ class CocoEvaluator:
             }
         )
         evaluation = COCOeval_faster(self._coco, results, "bbox", print_function=_print_nothing)
-        evaluation.run()
-        precision = evaluation.eval["precision"][:, :, :, 0, -1]  # (IoU, recall, class), all sizes, 100 detections
-        self.per_class = {
-            name: _mean(precision[:, :, index]) for index, name in enumerate(self.truth.classes) if self.listed[index]
+        limit = self.max_detections
+        limits = sorted({limit, *(min(count, limit) for count in AR_DETECTIONS)})
+        evaluation.params.maxDets = limits
+        evaluation.evaluate()
+        evaluation.accumulate()
+        precision, recall = evaluation.eval["precision"], evaluation.eval["recall"]
+        by_size = [precision[..., size, -1] for size in range(4)]  # (IoU, recall, class): all, small, medium, large
+        average_precisions = by_size[0], by_size[0][0], by_size[0][5], *by_size[1:]  # IoUs are 0.5, 0.55, ...
+        average_recalls = [recall[..., 0, limits.index(min(count, limit))] for count in AR_DETECTIONS]
+        average_recalls += [recall[..., size, -1] for size in range(1, 4)]
+        values = (_mean(array) for array in (*average_precisions, *average_recalls))
+
+        points = self._operating_point(rows)
+        objects = np.bincount(self.truth.label[~self.truth.crowd & ~self.truth.difficult], minlength=len(self.listed))
+        self._class_table = {
+            name: {
+                "AP": _mean(by_size[0][..., index]),
+                "AP50": _mean(by_size[0][0, :, index]),
+                "precision": float(points.precision[index]),
+                "recall": float(points.recall[index]),
+                "F1": float(points.f1[index]),
+                "objects": int(objects[index]),
+            }
+            for index, name in enumerate(self.truth.classes)
+            if self.listed[index]
         }
-        return {
-            name: float(value) if value >= 0 else float("nan")
-            for name, value in zip(METRICS, evaluation.stats, strict=True)
+        return dict(zip(METRICS, values, strict=True)) | {
+            "precision": _mean_of_known(points.precision),
+            "recall": _mean_of_known(points.recall),
+            "F1": _mean_of_known(points.f1),
+            "score_threshold": points.threshold,
         }
+
+    def _operating_point(self, rows: np.ndarray) -> OperatingPoint:
+        by_id = self.truth.image_ids.argsort()
+        images = by_id[np.searchsorted(self._sorted_ids, rows[:, 0].astype(np.int64))]
+        detections = np.column_stack([images, rows[:, 1:]])
+        return operating_point(match_classes(self.truth, detections, self.max_detections))
 
 
 def _coco(document: dict[str, Any]) -> COCO:
@@ -104,9 +151,14 @@ def _coco(document: dict[str, Any]) -> COCO:
     return coco
 
 
-def _mean(precision: np.ndarray) -> float:
-    valid = precision[precision > -1]
+def _mean(values: np.ndarray) -> float:
+    """The mean of precisions or recalls, without the -1 of classes that have no objects."""
+    valid = values[values > -1]
     return float(valid.mean()) if valid.size else float("nan")
+
+
+def _mean_of_known(values: np.ndarray) -> float:
+    return _mean(values[~np.isnan(values)])
 
 
 def _print_nothing(*_: Any) -> None:

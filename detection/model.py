@@ -20,6 +20,7 @@ from backbones.weight_files import read_state
 from backbones.weights import load_weights, provenance_of_file
 from detection import effdet
 from detection.anchors import Anchors
+from detection.config import MAX_DETECTIONS
 from detection.head import PRIOR, Head
 from detection.loss import DetectionLoss
 from detection.postprocess import Detections, Suppression, candidates, suppress
@@ -40,6 +41,7 @@ class Detector(nn.Module):
         anchors: anchors for the strides of the neck's maps.
         nms: non-maximum suppression, "soft" or "hard".
         style: padding and biases of neck and heads, see `create_detector`.
+        max_detections: largest number of detections in an image.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Detector(nn.Module):
         anchors: Anchors,
         nms: Suppression = "soft",
         style: Style = "pytorch",
+        max_detections: int = MAX_DETECTIONS,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -60,6 +63,7 @@ class Detector(nn.Module):
         self.anchors = anchors
         self.nms = nms
         self.style = style
+        self.max_detections = max_detections
         self._selected = select(backbone.levels, [stride for stride in anchors.strides if stride <= COARSEST_STRIDE])
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -102,7 +106,8 @@ class Detector(nn.Module):
         logits, deltas = self(images)
         size = _size(images)
         anchors = self.anchors(size, logits.device)
-        return suppress(candidates(logits, deltas, anchors, size if sizes is None else sizes), self.nms)
+        found = candidates(logits, deltas, anchors, size if sizes is None else sizes)
+        return suppress(found, self.nms, self.max_detections)
 
 
 def _size(images: Tensor) -> tuple[int, int]:
@@ -119,6 +124,7 @@ def create_detector(
     nms: Suppression = "soft",
     style: Style = "pytorch",
     classes: Sequence[str] | None = None,
+    max_detections: int = MAX_DETECTIONS,
 ) -> Detector:
     """An EfficientDet of compound coefficient `phi` with any backbone.
 
@@ -137,6 +143,7 @@ def create_detector(
             google/automl need. It does not depend on the backbone. Weights of a complete detector override it.
         classes: names of the classes. The class layer of a run is then matched by name, otherwise by the number of
             classes.
+        max_detections: largest number of detections in an image, 100 in COCO.
 
     Raises UserError for unknown names, and BadInput if weights are missing or do not fit.
     """
@@ -170,7 +177,7 @@ def create_detector(
             scale.width, outputs, anchors.per_cell, scale.num_levels, scale.head_repeats, activation, tensorflow, prior
         )
 
-    detector = Detector(backbone, fusion, head(num_classes, PRIOR), head(4), anchors, nms, style)
+    detector = Detector(backbone, fusion, head(num_classes, PRIOR), head(4), anchors, nms, style, max_detections)
     if is_complete and state is not None:
         _load(detector, state, str(pretrained), {"backbone": backbone.name, "phi": str(phi), "neck": neck}, classes)
     return detector

@@ -9,9 +9,10 @@ from torch import Tensor
 from torchvision.ops import nms
 
 from detection.anchors import decode
+from detection.config import MAX_CANDIDATES, MAX_DETECTIONS
 
 # From google/automl, efficientdet/tf2/postprocess.py and efficientdet/hparams_config.py.
-MAX_CANDIDATES, MAX_DETECTIONS, SCORE_THRESHOLD, SIGMA = 5000, 100, 0.001, 0.5
+SCORE_THRESHOLD, SIGMA = 0.001, 0.5
 HARD_IOU = 0.5
 
 Suppression = Literal["soft", "hard"]
@@ -119,9 +120,9 @@ def hard_nms(
     return _gather(detections, index, scores, score_threshold)
 
 
-def suppress(detections: Detections, method: Suppression = "soft") -> Detections:
-    """Final detections by soft or hard non-maximum suppression, with EfficientDet's settings."""
-    return {"soft": soft_nms, "hard": hard_nms}[method](detections)
+def suppress(detections: Detections, method: Suppression = "soft", max_detections: int = MAX_DETECTIONS) -> Detections:
+    """The `max_detections` best detections by soft or hard non-maximum suppression, with EfficientDet's settings."""
+    return {"soft": soft_nms, "hard": hard_nms}[method](detections, max_detections)
 
 
 def to_original(detections: Detections, scales: Tensor, sizes: Tensor) -> Detections:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from detection.config import METRIC, NAME, PRESETS, EvalConfig, PredictConfig, TrainConfig
+from detection.config import METRIC, METRICS, NAME, PRESETS, EvalConfig, PredictConfig, TrainConfig
 from engine.spec import Benchmark, TaskSpec
 
 if TYPE_CHECKING:
@@ -29,16 +29,17 @@ def build_model(config: TrainConfig, num_classes: int) -> nn.Module:
     return create_detector(config.backbone, num_classes, config.phi, config.neck, style=config.style)
 
 
-def read_images(run: Path, record: dict[str, Any]) -> ImageResults:
-    """The results of each image of a finished run."""
+def read_images(run: Path, record: dict[str, Any], metric: str) -> ImageResults:
+    """The results of each image of a finished run, for one of the task's metrics."""
     from detection.results import read_image_results
 
-    return read_image_results(run, record)
+    return read_image_results(run, record, metric)
 
 
 SPEC = TaskSpec(
     name=NAME,
     metric=METRIC,
+    image_metrics=METRICS,
     train_config=TrainConfig,
     eval_config=EvalConfig,
     predict_config=PredictConfig,

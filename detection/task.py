@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,14 +13,25 @@ from torch import Tensor, nn
 from backbones.errors import BadInput
 from backbones.scaling import scale_of
 from backbones.weight_files import read_state
+from data.augment import augmentation
 from data.batch import Batch, Sample
 from data.box_dataset import BoxDataset
+from data.columns import BoxColumns
 from data.reader import ImageReader
 from data.transforms import Transform
 from detection import effdet
 from detection.anchors import fit_scale
 from detection.classes import COCO_CLASSES, COCO_OUTPUTS
-from detection.config import METRIC, MIN_SCORE, NAME, EvalConfig, PredictConfig, TrainConfig
+from detection.config import (
+    MAX_DETECTIONS,
+    METRIC,
+    MIN_SCORE,
+    NAME,
+    EvalConfig,
+    PredictConfig,
+    TrainConfig,
+    check_max_detections,
+)
 from detection.draw import above_score, draw_boxes, side_by_side
 from detection.evaluator import CocoEvaluator
 from detection.loss import DetectionLoss
@@ -33,12 +45,14 @@ from engine.config import parse_size
 from engine.record import write_json
 from engine.task import Task
 
+log = logging.getLogger(__name__)
+
 
 class DetectionTask(Task):
     """Training of EfficientDets, and evaluation with COCO's metrics."""
 
     name: ClassVar[str] = NAME
-    monitor: ClassVar[str] = METRIC
+    metric: ClassVar[str] = METRIC
     dataset_class: ClassVar[type[ImageReader]] = BoxDataset
     headline: ClassVar[tuple[str, ...]] = ("AP", "AP50", "AP75", "APs", "APm", "APl")
     config: TrainConfig
@@ -70,6 +84,7 @@ class DetectionTask(Task):
             nms=config.nms,
             style=config.style,
             classes=train.classes,
+            max_detections=config.max_detections,
         )
         config = replace(config, style=model.style)  # weights of a complete detector override it
         provenance = model.backbone.provenance
@@ -95,13 +110,16 @@ class DetectionTask(Task):
     def datasets(self, train: BoxDataset, val: BoxDataset) -> tuple[BoxDataset, BoxDataset]:
         """The data sets with their transforms: scale jitter, crops and flips in training; letterbox in validation."""
         size, vflip = tuple(self.info.preprocessing["size"]), 0.5 if self.config.vflip else 0.0
-        augment = detection_train(size, self.config.jitter, self.fill, vflip=vflip)
+        recipe = detection_train(size, self.config.jitter, self.fill, vflip=vflip)
+        augment = augmentation(self.config.data.augment, recipe, self.transform(), "boxes")
         return train.with_transform(augment), val.with_transform(self.transform())
 
     @classmethod
     def from_run(cls, info: RunInfo, state: dict[str, Tensor], config: EvalConfig | PredictConfig) -> DetectionTask:
         """The task of a finished run."""
+        check_max_detections(config.max_detections)
         stored = TrainConfig.of(info.config)
+        stored = replace(stored, max_detections=config.max_detections or stored.max_detections)
         model = create_detector(
             stored.backbone,
             len(info.classes),
@@ -110,6 +128,7 @@ class DetectionTask(Task):
             anchor_scale=info.extra["anchor_scale"],
             nms=config.nms or stored.nms,
             style=stored.style,
+            max_detections=stored.max_detections,
         )
         model.load_state_dict(state)
         return cls(model, stored, info)
@@ -121,7 +140,11 @@ class DetectionTask(Task):
         if not effdet.is_detector(state):
             raise BadInput(f"{file} is neither a run of this package nor a detector in effdet's format")
         backbone, phi, classes = effdet.describe(state, file.name, config.phi)
-        model = create_detector(backbone, classes, phi, pretrained=str(file), nms=config.nms or "soft")
+        check_max_detections(config.max_detections)
+        limit = config.max_detections or MAX_DETECTIONS
+        model = create_detector(
+            backbone, classes, phi, pretrained=str(file), nms=config.nms or "soft", max_detections=limit
+        )
         coco = classes == COCO_OUTPUTS
         names = [COCO_CLASSES.get(i, f"({i} is unused)") if coco else str(i) for i in range(1, classes + 1)]
         size = scale_of(phi).size
@@ -129,7 +152,7 @@ class DetectionTask(Task):
         info = RunInfo(
             task=cls.name,
             dataset={"root": None, "published": "COCO" if coco else None},
-            config=asdict(TrainConfig(backbone=backbone, phi=phi, style=model.style)),
+            config=asdict(TrainConfig(backbone=backbone, phi=phi, style=model.style, max_detections=limit)),
             classes=names,
             preprocessing={"mean": list(provenance.mean), "std": list(provenance.std), "size": [size, size]},
             provenance=provenance.as_dict(),
@@ -145,7 +168,8 @@ class DetectionTask(Task):
     def score_on(self, dataset: BoxDataset) -> BoxDataset:
         """The data set with the model's class indices, and an evaluator for it."""
         dataset = dataset.with_classes(self.info.classes, self.info.extra["category_ids"], "the model")
-        self.evaluator = CocoEvaluator(dataset.columns, dataset.listed)
+        self.evaluator = CocoEvaluator(dataset.columns, dataset.listed, self.config.max_detections)
+        warn_about_many_objects(dataset.columns, self.config.max_detections)
         self.category_ids = dataset.category_ids
         return dataset
 
@@ -166,17 +190,13 @@ class DetectionTask(Task):
 
     # --- result files and pictures
 
-    def per_class(self) -> dict[str, float]:
-        """AP of each class in the last evaluation."""
-        return self.evaluator.per_class
-
     def write_results(self, folder: Path) -> None:
         """Write the scores of each class, and the detections with the boxes that they were scored against.
 
         `per_class.json`: AP of each class. `detections.json`: COCO's result format. `truth.json`: COCO's instances
         format, with the ids of the data set; with both files, pycocotools computes the recorded AP.
         """
-        write_json(folder / "per_class.json", self.per_class())
+        super().write_results(folder)
         truth = self.evaluator.truth
         image_ids, boxes, scores, labels = np.split(self.evaluator.detections, [1, 5, 6], axis=1)
         categories = np.array(self.category_ids)[labels.astype(int)]
@@ -205,6 +225,22 @@ class DetectionTask(Task):
             return detected
         expected = draw_boxes(image, truth.boxes, truth.labels, self.info.classes)
         return side_by_side(expected, detected, ("ground truth", f"detections, score {100 * min_score:.0f} or more"))
+
+
+def warn_about_many_objects(truth: BoxColumns, limit: int) -> None:
+    """Warn about images with more objects than detections that count."""
+    objects = np.bincount(truth.image[~truth.crowd & ~truth.difficult], minlength=len(truth))
+    if (objects > limit).any():
+        log.warning(
+            "%s: %d of %d images have more than %d objects, the most %d. Only the %d best detections of an image "
+            "count: raise --max_detections",
+            truth.source,
+            (objects > limit).sum(),
+            len(truth),
+            limit,
+            objects.max(),
+            limit,
+        )
 
 
 def coco_results(image_ids: np.ndarray, boxes: np.ndarray, scores: np.ndarray, categories: np.ndarray) -> list[dict]:

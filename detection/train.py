@@ -1,4 +1,4 @@
-"""`python -m detection.train`: train a detector on a data set in COCO's layout, or on the demo scenes."""
+"""`python -m detection.train`: train a detector on a data set with boxes, or on the demo scenes."""
 
 from detection.spec import SPEC
 from engine.entry import train_command

@@ -31,9 +31,9 @@ from engine.task import Task
 IGNORED = (
     "protocol", "freeze_stride", "epochs", "lr", "backbone_lr", "optimizer", "weight_decay", "warmup_epochs",
     "ema_decay", "norm_momentum", "clip", "accumulate", "eval_every", "output", "resume", "seed",
-    "logger",
+    "logger", "monitor", "patience", "class_weights",
 )  # fmt: skip
-IGNORED_DATA = ("workers", "skip_bad", "fraction", "holdout", "cached_augmentations")
+IGNORED_DATA = ("workers", "skip_bad", "fraction", "holdout", "balance", "cached_augmentations")
 
 
 def cached_features(
@@ -96,8 +96,9 @@ def _modification_times(dataset: LabelledDataset) -> str:
     """
     digest = hashlib.sha256()
     for index in range(len(dataset)):
-        file = dataset.path(index)
-        digest.update(b"%d " % (file.stat().st_mtime_ns if file.exists() else -1))
+        path = dataset.path(index)
+        file = next((file for file in (path, path.parent) if file.is_file()), None)  # an image in a table is TABLE/ROW
+        digest.update(b"%d " % (file.stat().st_mtime_ns if file is not None else -1))
     return digest.hexdigest()
 
 

@@ -62,9 +62,12 @@ class RunInfo:
 
 
 def describe_data(root: Path, train: LabelledDataset, val: LabelledDataset) -> dict[str, Any]:
-    """`RunInfo.dataset` for these training and validation sets: root folder, fingerprints, digests and reports."""
+    """`RunInfo.dataset` for these training and validation sets: how they were read, fingerprints and reports."""
     return {
         "root": str(root),
+        "folder": str(train.folder),
+        "format": train.columns.format,
+        "exif": train.exif,
         "fingerprint": {"train": train.fingerprint, "val": val.fingerprint},
         "fingerprint_version": train.fingerprint_version,
         "digests": {"train": train.digests, "val": val.digests},

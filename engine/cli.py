@@ -9,11 +9,12 @@ import json
 import os
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import MISSING, fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
@@ -95,7 +96,7 @@ def parse(
     if presets is not None:
         parser.add_argument("--config", action="config", help=_config_help(presets))
         arguments = _resolve_preset(arguments, presets, default_preset, config)
-    parser.add_class_arguments(config)
+    parser.add_class_arguments(config, as_positional=True)  # fields without a default
     arguments = _join_lists(arguments, config)
     try:
         parsed = parser.instantiate(parser.parse_args(arguments))
@@ -119,28 +120,56 @@ def _refuse_null(config: Any, prefix: str = "--") -> None:
 
 def _join_lists(arguments: list[str], config: type) -> list[str]:
     """Rewrite `--losses ce dice` as `--losses=["ce", "dice"]` for list fields, and `--vflip` as `--vflip=true`."""
-    hints = get_type_hints(config)
-    flags = {f"--{name}": get_args(hint) for name, hint in hints.items() if get_origin(hint) in (list, tuple)}
-    switches = {f"--{name}" for name, hint in hints.items() if hint is bool}
+    hints = {flag: _alternatives(hint) for flag, hint in _flags(config)}
+    lists = {flag: [kind for kind in kinds if get_origin(kind) in (list, tuple)] for flag, kinds in hints.items()}
+    flags = {flag: get_args(kinds[0]) for flag, kinds in lists.items() if kinds}
+
+    def is_alone(flag: str, values: list[str]) -> bool:
+        """Whether the value is not a list: a number where that is allowed, or null."""
+        null = values == ["null"] and type(None) in hints[flag]
+        return len(values) == 1 and (null or int in hints[flag])
+
+    switches = {flag for flag, kinds in hints.items() if kinds == (bool,)}
+    has_positional = any(field.default is MISSING and field.default_factory is MISSING for field in fields(config))
+
+    def is_switch(argument: str, following: str) -> bool:
+        is_value = following.lower() in ("true", "false", "yes", "no")
+        return argument in switches and (following.startswith("--") or (has_positional and not is_value))
+
     arguments = [
-        f"{argument}=true" if argument in switches and following.startswith("--") else argument
+        f"{argument}=true" if is_switch(argument, following) else argument
         for argument, following in pairwise([*arguments, "--"])
     ]
     joined: list[str] = []
     values: list[str] | None = None  # of the current list flag
     for argument in [*arguments, "--"]:
         if values is not None and argument.startswith("--"):
-            joined.append(f"{joined[-1]}={_as_list(values, flags[joined.pop()])}")
+            flag = joined.pop()
+            value = values[0] if is_alone(flag, values) else _as_list(values, flags[flag])
+            joined.append(f"{flag}={value}")
             values = None
         flag, equals, value = argument.partition("=")
         if values is not None:
             values.append(argument)
-        elif equals and flag in flags:
+        elif equals and flag in flags and not is_alone(flag, [value]):
             joined.append(f"{flag}={_as_list([value], flags[flag])}")
         else:
             joined.append(argument)
             values = [] if argument in flags else None
     return joined[:-1]
+
+
+def _flags(config: type, prefix: str = "--") -> Iterator[tuple[str, Any]]:
+    """Flags of the fields and of those of nested dataclasses, with their types."""
+    for name, hint in get_type_hints(config).items():
+        yield f"{prefix}{name}", hint
+        if is_dataclass(hint):
+            yield from _flags(hint, f"{prefix}{name}.")  # type: ignore[arg-type]
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    """The types of a union; a tuple of the type itself if it is none."""
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
 
 
 def _as_list(values: list[str], types: tuple[Any, ...]) -> str:

@@ -71,7 +71,8 @@ def train(spec: TaskSpec, config: TrainConfig) -> dict[str, Any]:
         _check_data(task, output, root)
     err.print(
         f"{spec.name}: {config.backbone}, weights {task.info.provenance['source']}; {len(train_set)} training and "
-        f"{len(val_set)} validation images of {root}; {config.epochs} epochs on {device} ({execution}) -> {output}"
+        f"{len(val_set)} validation images of {root}; {_count(config.epochs, 'epoch')} on {device} "
+        f"({execution}) -> {output}"
     )
     with nullcontext() if config.resume else begin_run(output):
         return _train(spec, task, train_set, val_set, output, resume)
@@ -113,7 +114,8 @@ def _train(
     _print_scores(task, record["metrics"])
     best = record["best"]
     epoch = record["stopped_early"]
-    stopped = f"stopped early after epoch {epoch}, {config.patience} evaluations without a new best; " if epoch else ""
+    waited = _count(config.patience, "evaluation")
+    stopped = f"stopped early after epoch {epoch}, {waited} without a new best; " if epoch else ""
     features = f", features in {record['feature_seconds']:.0f} s" if config.data.cached_augmentations else ""
     out.print(
         f"best {task.monitor} {_percent(best[task.monitor])} after epoch {best['epoch']} of {config.epochs}; {stopped}"
@@ -123,6 +125,11 @@ def _train(
     )
     print_leaderboard(out, record, spec, task.info.classes, output)
     return record
+
+
+def _count(number: int, noun: str) -> str:
+    """Such as "1 epoch" or "2 epochs"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def evaluate(spec: TaskSpec, config: EvalConfig) -> dict[str, float]:
@@ -160,7 +167,8 @@ def _print_leaderboard(
     record = next(iter(read_records([folder / "record.json"], spec.train_config)), None) if folder is not None else None
     if record is None or record["dataset"]["fingerprint"]["val"] != dataset.fingerprint:
         record, folder = {"task": task.name, "backbone": task.config.backbone}, None
-    print_leaderboard(out, record | {"metrics": metrics}, spec, dataset.classes, folder)
+    scored = {"metrics": metrics, "config": asdict(task.config)}  # with the settings of `eval` that scores depend on
+    print_leaderboard(out, record | scored, spec, dataset.classes, folder)
 
 
 def _run_folder(task: Task, config: EvalConfig) -> Path:
@@ -172,10 +180,10 @@ def _data_root(task: Task, spec: TaskSpec, root: str | None) -> Path:
     """Root folder of the evaluation data: `root`, else the data that the run was trained on."""
     if root:
         return Path(root)
-    trained_on = task.info.config.get("data", {}).get("root")
-    if trained_on is None and task.info.dataset.get("published"):
+    trained_on = task.info.config.get("data", {})
+    if trained_on.get("root") is None and task.info.dataset.get("published"):
         raise UserError("--data.root FOLDER is required to evaluate published weights")
-    return Path(trained_on) if trained_on else spec.load_demo()
+    return spec.root_of(trained_on.get("root"), trained_on.get("train"))
 
 
 def _check_resume(spec: TaskSpec, config: TrainConfig) -> None:
@@ -235,12 +243,18 @@ def _print_scores(task: Task, metrics: dict[str, float]) -> None:
     table = Table(*task.headline, title=f"{task.name}, percent", title_justify="left")
     table.add_row(*(_percent(metrics[name]) for name in task.headline))
     out.print(table)
-    per_class = task.per_class()
-    if 1 < len(per_class) <= MAX_CLASSES:
-        table = Table("class", task.monitor)
-        for name, value in sorted(per_class.items(), key=lambda item: -item[1] if item[1] == item[1] else 1):
-            table.add_row(name.replace("[", r"\["), _percent(value))
+    by_class, rows = task.per_class(), task.class_table()
+    if 1 < len(rows) <= MAX_CLASSES:
+        columns = next(iter(rows.values()))
+        table = Table("class", *columns)
+        for name in sorted(rows, key=lambda name: -by_class[name] if by_class[name] == by_class[name] else 1):
+            table.add_row(name.replace("[", r"\["), *(_cell(value) for value in rows[name].values()))
         out.print(table)
+
+
+def _cell(value: float) -> str:
+    """A count as it is, or a fraction in percent."""
+    return str(value) if isinstance(value, int) else _percent(value)
 
 
 def _listed(values: Mapping[str, float]) -> str:

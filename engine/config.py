@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal, Self
 from backbones.errors import UserError
 from data.options import ReadOptions
 from engine.schema import RENAMED_DATA
-from engine.setting_files import read_class_weights
+from engine.setting_files import read_class_weights, read_pipeline
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Protocol = Literal["finetune", "linear", "frozen", "scratch"]
@@ -42,6 +42,9 @@ class TrainData(DataConfig):
     holdout: float = 0.0
     """Fraction of the training images to evaluate on instead of the validation split, a random sample that depends on
     the seed."""
+    augment: str | dict[str, Any] = "recipe"
+    """Augmentation: recipe for that of the task, none to only resize images, or a YAML or JSON file with a pipeline
+    that albumentations saved, which runs before images are resized."""
     balance: bool = False
     """Draw images with rare classes more often. Epochs keep their number of images. Classification draws all classes
     equally often; detection and segmentation use repeat factor sampling."""
@@ -64,6 +67,7 @@ class EvalData(DataConfig):
 class TrainConfig:
     """Settings of `train`, for all tasks."""
 
+    metrics: ClassVar[tuple[str, ...]] = ()  # names of the task's metrics, the headline metric first
     caches_features: ClassVar[bool] = False  # whether the task has --data.cached_augmentations
 
     backbone: str = "tf_efficientnet_lite0"
@@ -108,6 +112,9 @@ class TrainConfig:
     eval_every: int = 0
     """Number of epochs between evaluations. 0 evaluates about six times in the run. The last epoch is always
     evaluated."""
+    monitor: str | None = None
+    """Metric that selects the best epoch and that --patience watches. By default the task's headline metric; an unknown
+    name lists all."""
     patience: int = 0
     """Stop after this number of evaluations in a row without a new best score. 0 trains all epochs."""
     seed: int = 0
@@ -140,7 +147,8 @@ class TrainConfig:
 
     def with_files(self) -> Self:
         """The settings with the content of the files that they name instead of the files' names. Raises BadInput."""
-        return replace(self, class_weights=read_class_weights(self.class_weights))
+        data = replace(self.data, augment=read_pipeline(self.data.augment))
+        return replace(self, class_weights=read_class_weights(self.class_weights), data=data)
 
     def check(self) -> None:
         """Raise UserError for values out of range and for settings that contradict each other."""
@@ -148,6 +156,10 @@ class TrainConfig:
         for name, least in lowest.items():
             if getattr(self, name) < least:
                 raise UserError(f"--{name} {getattr(self, name)} is too small: it must be at least {least}")
+        if self.monitor is not None and self.monitor not in self.metrics:
+            raise UserError(f"--monitor {self.monitor}: there are {', '.join(self.metrics)}")
+        if self.data.augment != "recipe" and getattr(self, "vflip", False):
+            raise UserError("--vflip is part of the task's augmentation, which --data.augment replaces: leave it out")
         if not self.lr > 0:
             raise UserError(f"--lr {self.lr} must be positive")
         if not 0 <= self.ema_decay < 1:

@@ -5,10 +5,16 @@ from __future__ import annotations
 import logging
 
 from rich.console import Console
-from rich.logging import RichHandler
 
 out = Console(soft_wrap=True, highlight=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+class ConsoleHandler(logging.Handler):
+    """Prints each message as one line to `err`, above a progress bar. The terminal wraps it; a file has it whole."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        err.print(self.format(record), markup=False)
 
 
 def log_to_terminal(task: str) -> None:
@@ -16,7 +22,7 @@ def log_to_terminal(task: str) -> None:
 
     `task` is the name of the task's package.
     """
-    handler = RichHandler(console=err, show_time=False, show_path=False, show_level=False)
+    handler = ConsoleHandler()
     for package in ("backbones", "data", "engine", task, "experiments"):
         logger = logging.getLogger(package)
         logger.handlers, logger.level, logger.propagate = [handler], logging.WARNING, False

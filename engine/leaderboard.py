@@ -25,7 +25,8 @@ log = logging.getLogger(__name__)
 # Runs are comparable only if these settings are equal, besides data set and kind of weights, see `_key`.
 BUDGET = (
     "image_size", "epochs", "batch_size", "protocol", "style", "patience", "class_weights",
-    "data.fraction", "data.holdout", "data.balance", "data.cached_augmentations",
+    "max_detections", "data.fraction", "data.holdout", "data.balance", "data.augment",
+    "data.cached_augmentations",
 )  # fmt: skip
 RESNET = "resnet50"  # the backbone to suggest if there is no ResNet run
 MAX_RIVALS = 5  # other runs in the table

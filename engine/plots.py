@@ -33,7 +33,7 @@ def curves(metrics: Path, monitor: str, picture: Path) -> None:
     ):
         panel.plot(epochs, [v * (100 if color == ORANGE else 1) for v in values], color=color, marker=".", lw=1.5)
         panel.set_xlabel("epoch")
-        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         panel.set_title(name, loc="left", fontsize=10)
         panel.spines[["top", "right"]].set_visible(False)
         panel.grid(alpha=0.25)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 import os
@@ -11,7 +13,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,17 @@ WARMUP, REPEATS = 3, 10
 def write_json(path: Path, content: Any, indent: int | None = 2) -> None:
     """Write `content` to `path` atomically. NaN and infinity become null, because JSON cannot represent them."""
     write_text(path, json.dumps(plain(content), indent=indent, allow_nan=False) + "\n")
+
+
+def write_class_table(path: Path, table: Mapping[str, Mapping[str, float]]) -> None:
+    """Write scores by class as CSV: one line per class, its name in the column `class`. Undefined scores are empty."""
+    text = io.StringIO()
+    columns = next(iter(table.values()), {})
+    writer = csv.DictWriter(text, ["class", *columns], lineterminator="\n")
+    writer.writeheader()
+    for name, row in table.items():
+        writer.writerow({"class": name} | {column: "" if value != value else value for column, value in row.items()})
+    write_text(path, text.getvalue())
 
 
 def write_text(path: Path, text: str) -> None:

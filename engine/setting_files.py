@@ -14,7 +14,8 @@ import yaml
 
 from backbones.errors import BadInput
 
-WEIGHTS = "class_weights"
+WEIGHTS, AUGMENT = "class_weights", "data.augment"
+MAX_VALUES = 10_000  # of a pipeline
 
 
 def read_class_weights(value: str | Mapping[Any, Any]) -> str | dict[str, float]:
@@ -83,6 +84,47 @@ def _is_number(value: Any) -> bool:
     return not isinstance(value, bool)
 
 
+def read_pipeline(value: str | Mapping[str, Any]) -> str | dict[str, Any]:
+    """The pipeline for the setting `data.augment`, as `albumentations.to_dict` returns it.
+
+    "recipe" and "none" are returned unchanged.
+
+    Args:
+        value: "recipe", "none", a pipeline, or a YAML or JSON file that `albumentations.save` wrote.
+
+    Raises BadInput with the file and the cause. The transforms themselves are not checked.
+    """
+    if isinstance(value, str):
+        if value in ("recipe", "none"):
+            return value
+        text = _text(value, AUGMENT, "recipe, none")
+        try:
+            content = json.loads(text) if Path(value).suffix.lower() == ".json" else yaml.safe_load(text)
+        except (ValueError, RecursionError, yaml.YAMLError) as error:
+            raise _bad(f"{value} is not valid: {' '.join(str(error).split())}", AUGMENT) from error
+    else:
+        content, value = value, "`augment`"
+    if not isinstance(content, Mapping) or not isinstance(content.get("transform"), Mapping):
+        raise _bad(
+            f"{value} is not a pipeline that albumentations saved, as by `A.save(pipeline, FILE, data_format='yaml')`: "
+            "it has no `transform`",
+            AUGMENT,
+        )
+    _check_size(content, value)
+    return dict(content)
+
+
+def _check_size(content: Any, source: str) -> None:
+    """Raise BadInput for nested content that is too large. Aliases of YAML can make a small file arbitrarily large."""
+    waiting, count = [content], 0
+    while waiting:
+        value = waiting.pop()
+        count += 1
+        if count > MAX_VALUES:
+            raise _bad(f"{source} has more than {MAX_VALUES} values", AUGMENT)
+        waiting += value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else []
+
+
 def _parsed(text: str, name: str, setting: str) -> Any:
     """The content of a YAML or JSON file. All scalars of YAML are texts, so that a class can be called `no` or 3."""
     try:
@@ -97,7 +139,8 @@ def _text(name: str, setting: str, alternatives: str) -> str:
     except (OSError, ValueError) as error:
         cause = getattr(error, "strerror", None) or error
         raise _bad(
-            f"`{setting}={name}` is neither {alternatives} nor a file that can be read: {cause}", setting
+            f"`{setting.rpartition('.')[2]}={name}` is neither {alternatives} nor a file that can be read: {cause}",
+            setting,
         ) from error
 
 

@@ -42,19 +42,21 @@ class TaskSpec:
 
     Attributes:
         name: name of the task and of its package, such as "detection".
-        metric: the headline metric. It selects the best epoch, and comparisons use it. It is a fraction in 0..1,
-            printed in percent.
+        metric: the headline metric. By default it selects the best epoch, and comparisons use it. It is a fraction in
+            0..1, printed in percent. `train_config.metrics` has all metrics.
+        image_metrics: the metrics that can be computed for any sample of the images, so that they can be compared.
         train_config, eval_config, predict_config: classes of the settings of its commands.
         presets: folder of the NAME.yaml files for `--config NAME`.
         benchmark: the data set that the published scores were measured on.
         load_task: returns the task class.
         build_model: training settings and number of classes -> the model to train, with random weights.
-        read_images: run folder and its record -> the results of each image that the run saved there.
+        read_images: run folder, its record and one of `image_metrics` -> the results of each image that the run saved.
         sized_by_backbone: whether the default input size is the input size of the backbone's published weights.
     """
 
     name: str
     metric: str
+    image_metrics: tuple[str, ...]
     train_config: type[TrainConfig]
     eval_config: type[EvalConfig]
     predict_config: type[PredictConfig]
@@ -62,15 +64,19 @@ class TaskSpec:
     benchmark: Benchmark
     load_task: Callable[[], type[Task]]
     build_model: Callable[[Any, int], nn.Module]
-    read_images: Callable[[Path, dict[str, Any]], ImageResults]
+    read_images: Callable[[Path, dict[str, Any], str], ImageResults]
     sized_by_backbone: bool = False
 
     def data_root(self, config: TrainConfig) -> Path:
         """Root folder of the training data: `config.data.root`, the folder of `config.data.train`, or the demo data."""
-        if config.data.root:
-            return Path(config.data.root)
-        if config.data.train:
-            return Path(config.data.train.rpartition(":")[0] or config.data.train).parent
+        return self.root_of(config.data.root, config.data.train)
+
+    def root_of(self, root: str | None, train: str | None) -> Path:
+        """The same for the values of the two settings."""
+        if root:
+            return Path(root)
+        if train:
+            return Path(train.rpartition(":")[0] or train).parent
         return self.load_demo()
 
     def load_demo(self) -> Path:

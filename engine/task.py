@@ -20,7 +20,8 @@ from backbones.base import CachedFeatures
 from backbones.errors import BadInput, UserError
 from data.balance import effective_number_weights, repeat_factors, scaled
 from data.batch import Batch, Sample, normalise
-from data.checks import warn_about_left_out
+from data.checks import left_out_files
+from data.findings import warn_or_raise
 from data.loader import draw_seed
 from data.open import read_scored, read_split
 from data.reader import ImageReader, LabelledDataset, Transform
@@ -30,6 +31,7 @@ from engine.config import EvalData, TrainConfig
 from engine.execution import execution_for
 from engine.memory import release_freed_memory
 from engine.optimization import apply_protocol, create_optimizer, freeze_early, parameter_groups, warmup_cosine
+from engine.record import write_class_table, write_json
 from engine.schema import SCHEMA
 from engine.setting_files import in_order
 from engine.single_values import SingleValueNorms
@@ -53,6 +55,13 @@ class Evaluator(Protocol):
     def update(self, predictions: Any, batch: Batch) -> None:
         """Add the predictions of one batch."""
 
+    @property
+    def per_class(self) -> dict[str, float]:
+        """The headline metric of each class, a fraction in 0..1."""
+
+    def class_table(self) -> dict[str, dict[str, float]]:
+        """Scores of each class, fractions in 0..1, and its number of labels."""
+
     def compute(self) -> dict[str, float]:
         """Metric name -> fraction in 0..1 over all images since `reset`; NaN if the metric is undefined."""
 
@@ -68,7 +77,7 @@ class Task(LightningModule):
     """
 
     name: ClassVar[str]
-    monitor: ClassVar[str]  # the metric that selects the best epoch
+    metric: ClassVar[str]  # the headline metric, which `per_class` has for each class
     headline: ClassVar[tuple[str, ...]]  # the metrics to print
     dataset_class: ClassVar[type[ImageReader]]
     evaluator: Any
@@ -162,8 +171,9 @@ class Task(LightningModule):
             columns = read_scored(kind.kind, root, options, stored.holdout, self.config.seed)
         else:
             columns = read_split(kind.kind, root, data.split or "val", options, data.split is not None)
-        warn_about_left_out(columns)
+        warn_or_raise(left_out_files(columns))
         dataset = kind(columns, self.transform(), data.skip_bad, options, tuple(levels) if levels else None)
+        dataset.check_headers()
         dataset.check_scored()
         return self.score_on(dataset)
 
@@ -225,13 +235,26 @@ class Task(LightningModule):
 
     # --- results for people and scripts
 
+    @property
+    def monitor(self) -> str:
+        """The metric that selects the best epoch."""
+        return self.config.monitor or self.metric
+
     def per_class(self) -> dict[str, float]:
-        """`monitor` of each class in the last evaluation."""
-        raise NotImplementedError
+        """The headline metric of each class in the last evaluation, in 0..1."""
+        return self.evaluator.per_class
+
+    def class_table(self) -> dict[str, dict[str, float]]:
+        """Scores of each class in the last evaluation, in 0..1, and its number of labels, an integer."""
+        return self.evaluator.class_table()
 
     def write_results(self, folder: Path) -> None:
-        """Write the results of the last evaluation for each class and each image."""
-        raise NotImplementedError
+        """Write the results of the last evaluation for each class and each image.
+
+        `per_class.json` has the headline metric of each class, `per_class.csv` the table of `class_table`.
+        """
+        write_json(folder / "per_class.json", self.per_class())
+        write_class_table(folder / "per_class.csv", self.class_table())
 
     def result(self, image: np.ndarray, predictions: Any) -> Any:
         """The predictions for one image, (H, W, 3) uint8 RGB, as a result object for use in Python."""

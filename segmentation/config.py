@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from backbones.errors import UserError, unknown_name
 from backbones.scaling import scale_of
@@ -13,6 +13,7 @@ from data.options import MaskOptions
 from engine import config as engine
 
 NAME, METRIC = "segmentation", "mIoU"
+METRICS = ("mIoU", "pixel_accuracy", "mean_accuracy", "fwIoU", "Dice", "precision", "recall")
 PRESETS = Path(__file__).parent / "presets"
 LOSSES = ("ce", "dice", "focal", "lovasz")
 
@@ -30,6 +31,8 @@ class MaskEvalData(engine.EvalData, MaskOptions):
 @dataclass
 class TrainConfig(engine.TrainConfig):
     """Train a segmentation network."""
+
+    metrics: ClassVar[tuple[str, ...]] = METRICS
 
     decoder: str = "bifpn"
     """Decoder: bifpn, unet, fpn, deeplabv3plus, pspnet, upernet or segformer."""

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 import torch
@@ -15,8 +15,9 @@ from torch import Tensor
 
 from backbones.errors import BadInput
 from data.batch import IGNORE, Batch
+from engine.class_scores import class_scores
+from segmentation.metrics import segmentation_scores
 
-METRICS = ("mIoU", "pixel_accuracy", "mean_accuracy", "fwIoU")
 EXTREMES = 4  # number of worst and of best images to remember
 COLUMNS = ("image_id", "class", "intersection", "truth", "prediction")  # counts of each image
 
@@ -68,28 +69,18 @@ class SegmentationEvaluator:
             self.confusion = confusion if self.confusion is None else self.confusion + confusion
             if readable and len(index):
                 matrix = confusion.cpu().numpy()
-                self._update_extremes(float(np.nanmean(_iou(matrix, absent=False))), image_id)
+                self._update_extremes(float(_iou_in_truth(matrix).mean()), image_id)
                 self._append_rows(matrix, image_id)
 
     def compute(self) -> dict[str, float]:
-        """The scores `METRICS`, fractions in 0..1. Raises BadInput if no pixel has a true class.
+        """The metrics of `segmentation_scores`, fractions in 0..1. Raises BadInput if no pixel has a true class.
 
-        mIoU is the mean over the classes that occur in truth or prediction, without the ignored ones. mean_accuracy is
-        the mean over the classes that occur in the truth. fwIoU is the mean IoU weighted by the number of pixels of
-        each class in the truth.
+        Ignored classes are left out of the means.
         """
-        matrix = self.matrix()
-        total = matrix.sum()
-        if not total:
+        counts = self._counts()
+        if not counts[1].sum():
             raise BadInput("no pixel of the ground truth belongs to a class: there is nothing to score against")
-        truth, right, iou = matrix.sum(1), matrix.diagonal(), self._iou()
-        present = truth > 0
-        return {
-            "mIoU": float(np.nanmean(iou)),
-            "pixel_accuracy": float(right.sum() / total),
-            "mean_accuracy": float((right[present] / truth[present]).mean()),
-            "fwIoU": float((truth[present] * iou[present]).sum() / total),
-        }
+        return {name: float(value) for name, value in segmentation_scores(*counts).items()}
 
     def matrix(self) -> np.ndarray:
         """`confusion` as a numpy array. Zeros before the first batch."""
@@ -99,10 +90,23 @@ class SegmentationEvaluator:
     @property
     def per_class(self) -> dict[str, float]:
         """IoU by class name, in 0..1. NaN for ignored classes and for those in neither truth nor prediction."""
-        return dict(zip(self.classes, self._iou().tolist(), strict=True))
+        return {name: row["IoU"] for name, row in self.class_table().items()}
 
-    def _iou(self) -> np.ndarray:
-        return np.where(self.scored, _iou(self.matrix()), np.nan)
+    def class_table(self) -> dict[str, dict[str, float]]:
+        """IoU, Dice, precision and recall of each class, in 0..1, and its number of pixels. NaN where undefined."""
+        counts = self._counts()
+        columns = class_scores(*counts)
+        columns["Dice"] = columns.pop("F1")
+        names = ("IoU", "Dice", "precision", "recall")
+        return {
+            name: {column: float(columns[column][i]) for column in names} | {"pixels": int(counts[1][i])}
+            for i, name in enumerate(self.classes)
+        }
+
+    def _counts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(K,) pixels of each class: predicted correctly, in the truth, and in the prediction of scored classes."""
+        matrix = self.matrix()
+        return matrix.diagonal(), matrix.sum(1), matrix.sum(0) * self.scored
 
     def write_images(self, file: Path) -> None:
         """Write the counts of each image, for statistics that resample images, as .npy: (M, 5) int64 with `COLUMNS`.
@@ -143,10 +147,7 @@ class SegmentationEvaluator:
                 heapq.heappushpop(heap, (value, image_id))
 
 
-def _iou(matrix: np.ndarray, absent: bool = True) -> np.ndarray:
-    """IoU (K,) of a confusion matrix (K, K). NaN for 0 / 0 and, unless `absent`, for classes absent from the truth."""
-    truth: Any = matrix.sum(1)
-    right, union = matrix.diagonal(), truth + matrix.sum(0) - matrix.diagonal()
-    with np.errstate(invalid="ignore"):
-        iou = right / union
-    return iou if absent else np.where(truth > 0, iou, np.nan)
+def _iou_in_truth(matrix: np.ndarray) -> np.ndarray:
+    """IoU of the classes that occur in the truth of a confusion matrix (K, K)."""
+    truth = matrix.sum(1)
+    return class_scores(matrix.diagonal(), truth, matrix.sum(0))["IoU"][truth > 0]

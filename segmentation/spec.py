@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.spec import Benchmark, TaskSpec
-from segmentation.config import METRIC, NAME, PRESETS, EvalConfig, PredictConfig, TrainConfig
+from segmentation.config import METRIC, METRICS, NAME, PRESETS, EvalConfig, PredictConfig, TrainConfig
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,16 +29,17 @@ def build_model(config: TrainConfig, num_classes: int) -> nn.Module:
     return create_segmenter(config.backbone, num_classes, config.decoder, config.phi)
 
 
-def read_images(run: Path, record: dict[str, Any]) -> ImageResults:
-    """The results of each image of a finished run."""
+def read_images(run: Path, record: dict[str, Any], metric: str) -> ImageResults:
+    """The results of each image of a finished run, for one of the task's metrics."""
     from segmentation.results import segmentation_results
 
-    return segmentation_results(run / "images.npy")
+    return segmentation_results(run / "images.npy", metric)
 
 
 SPEC = TaskSpec(
     name=NAME,
     metric=METRIC,
+    image_metrics=METRICS,
     train_config=TrainConfig,
     eval_config=EvalConfig,
     predict_config=PredictConfig,

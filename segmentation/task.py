@@ -12,6 +12,7 @@ from scipy.sparse import csr_array
 from torch import Tensor, nn
 
 from backbones.scaling import scale_of
+from data.augment import augmentation
 from data.balance import median_frequency_weights
 from data.batch import IGNORE, Batch, Sample
 from data.mask_dataset import MaskDataset
@@ -26,7 +27,7 @@ from segmentation.evaluator import SegmentationEvaluator
 from segmentation.loss import SegmentationLoss
 from segmentation.model import Segmenter, create_segmenter
 from segmentation.prediction import SegmentationResult
-from segmentation.transforms import ImageLetterbox, segmentation_train
+from segmentation.transforms import ImageLetterbox, letterbox, segmentation_train
 from segmentation.tta import TTA, label_maps
 
 log = logging.getLogger(__name__)
@@ -46,9 +47,9 @@ class SegmentationTask(Task):
     """
 
     name: ClassVar[str] = NAME
-    monitor: ClassVar[str] = METRIC
+    metric: ClassVar[str] = METRIC
     dataset_class: ClassVar[type[ImageReader]] = MaskDataset
-    headline: ClassVar[tuple[str, ...]] = ("mIoU", "pixel_accuracy", "mean_accuracy", "fwIoU")
+    headline: ClassVar[tuple[str, ...]] = ("mIoU", "pixel_accuracy", "mean_accuracy", "fwIoU", "Dice")
     config: TrainConfig
     model: Segmenter
     evaluator: SegmentationEvaluator
@@ -108,7 +109,8 @@ class SegmentationTask(Task):
     def datasets(self, train: MaskDataset, val: MaskDataset) -> tuple[MaskDataset, MaskDataset]:
         """Add the transforms: random crops in training, whole images in validation."""
         config, crop, vflip = self.config, tuple(self.info.extra["crop"]), 0.5 if self.config.vflip else 0.0
-        augment = segmentation_train(crop, config.jitter, self.fill, vflip=vflip, max_share=config.max_share)
+        recipe = segmentation_train(crop, config.jitter, self.fill, vflip=vflip, max_share=config.max_share)
+        augment = augmentation(config.data.augment, recipe, letterbox(crop, self.fill), "masks")
         return train.with_transform(augment), val.with_transform(self.transform())
 
     def automatic_weights(self, labels: csr_array) -> np.ndarray:
@@ -152,18 +154,14 @@ class SegmentationTask(Task):
 
     # --- results and pictures
 
-    def per_class(self) -> dict[str, float]:
-        """IoU of each class in the last evaluation, in 0..1."""
-        return self.evaluator.per_class
-
     def write_results(self, folder: Path) -> None:
         """Write the scores of each class and image.
 
-        `per_class.json`: IoU of each class. `confusion.csv`: pixels by true class (rows) and predicted class (columns).
+        `confusion.csv`: pixels by true class (rows) and predicted class (columns).
         `images.json`: worst and best images. `images.npy`: counts of each image, see
         `SegmentationEvaluator.write_images`.
         """
-        write_json(folder / "per_class.json", self.per_class())
+        super().write_results(folder)
         self.evaluator.write_images(folder / "images.npy")
         header = ",".join(f'"{name}"' for name in self.info.classes)
         np.savetxt(folder / "confusion.csv", self.evaluator.matrix(), "%d", ",", header=header, comments="")

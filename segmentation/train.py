@@ -1,4 +1,4 @@
-"""`python -m segmentation.train`: train a segmentation network on ADE20K, other mask folders or the demo scenes."""
+"""`python -m segmentation.train`: train a segmentation network on a data set with masks, or on the demo scenes."""
 
 from engine.entry import train_command
 from segmentation.spec import SPEC

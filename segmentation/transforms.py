@@ -56,6 +56,16 @@ class ImageLetterbox(Transform):
         return replace(super().__call__(replace(sample, mask=None), seed), mask=sample.mask)
 
 
+def letterbox(size: tuple[int, int], fill: Fill) -> Transform:
+    """Scale image and mask to fit into `size`, place them at the top left and pad them. Nothing is random.
+
+    Args:
+        size: (height, width) in pixels.
+        fill: RGB in 0..255 outside the image. The mask is `IGNORE` there.
+    """
+    return Transform(ScaleJitterCrop(size), [], fill, min_visibility=0.0)
+
+
 def segmentation_train(
     size: tuple[int, int],
     jitter: tuple[float, float],

@@ -30,6 +30,7 @@ CASES = {
     "seed": "The same seed leads to the same numbers, with any number of loader processes",
     "geometry": "Boxes stay inside, flips and letterbox invert, masks and boxes move together",
     "formats": "Files of earlier versions load with the same results; files of a newer version are refused",
+    "boxes": "Boxes of every layout, random and damaged: a perfect detector scores 1, or the files are refused",
     "fuzz": "Mutated annotations, masks, images, settings and checkpoints: each works or leads to one message",
 }
 

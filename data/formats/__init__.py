@@ -55,6 +55,7 @@ class Format:
             The root is the folder of a data set, or the file or folder of a single split (`--data.train FILE`).
         splits: root -> names of the splits that it finds; none if the root is a single split.
         read: split, options -> columns. Raises BadInput naming the file and the cause.
+        label_folders: whether it reads any folder of label files if the folder of the images is named, too.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Format:
     sniff: Callable[[Path], Sniffed | None]
     splits: Callable[[Path], list[str]]
     read: Callable[[Split, Any], Columns]
+    label_folders: bool = False
 
 
 @cache
@@ -92,7 +94,10 @@ def recognise(root: Path, kind: Kind | None = None, name: str | None = None) -> 
             raise unknown_name("format", str(name), {form.name for form in known})
         return named[0], "named by `format`"
     if not root.exists():
-        raise BadInput(f"no data set at {root}: there is no such folder or file. {_layouts(known)}")
+        raise BadInput(
+            f"no data set at {root}: there is no such folder or file. Pass the place of the data as `root`",
+            settings=("data.root",),
+        )
     found = [(form, sniffed) for form in known if (sniffed := form.sniff(root)) is not None]
     best = max((sniffed.score for _, sniffed in found), default=0.0)
     first = [(form, sniffed) for form, sniffed in found if sniffed.score == best]
@@ -114,7 +119,9 @@ def _refuse_other_kind(root: Path, kind: Kind, score: float) -> None:
     if surer:
         form, sniffed = max(surer, key=lambda pair: pair[1].score)
         raise BadInput(
-            f"{root} is a data set for {TASKS[form.kind]} ({form.name}: {sniffed.why}), not for {TASKS[kind]}"
+            f"{root} is a data set for {TASKS[form.kind]} ({form.name}: {sniffed.why}), not for {TASKS[kind]}. "
+            f"Pass a data set for {TASKS[kind]} as `root`, or use the command for {TASKS[form.kind]}",
+            settings=("data.root",),
         )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from data.formats import Format, Sniffed, Split
 from data.formats.class_table_columns import KNOWN, class_names, content_of, image_column, splits_of_rows
 from data.formats.coco_json import is_safe
 from data.formats.folders import SPLIT_NAMES, indexed
-from data.formats.image_index import ImageIndex
+from data.formats.image_files import ImageFiles
 from data.formats.listing import entries, folders
 from data.formats.tables import SUFFIXES, Table, read_table
 from data.options import ClassOptions
@@ -61,9 +61,8 @@ def read(split: Split, options: ClassOptions) -> ClassColumns:
     table = read_table(file, KNOWN)
     if not table.rows:
         raise BadInput(f"{file} has no rows")
-    index = ImageIndex(split.images or _image_folder(split.root, file), bool(options.follow_links), split.name)
-    column = image_column(table, lambda text: index.find(text) is not None)
-    table = _with_header(table, index, column)
+    images, column = _images(split, file, table, bool(options.follow_links))
+    table = _with_header(table, images, column)
     names_of_splits = splits_of_rows(table)
     if names_of_splits and not split.name:
         raise BadInput(
@@ -72,17 +71,17 @@ def read(split: Split, options: ClassOptions) -> ClassColumns:
             settings=("data.root",),
         )
     classes_of_rows = class_names(table, column, options.label_column)
-    images = [index.find(text) or _safe(text, file) for text in table.column(column)]
-    own = [not names_of_splits or name == split.name for name in names_of_splits or images]
+    found = [images.find(text) or _safe(text, file) for text in table.column(column)]
+    own = [not names_of_splits or name == split.name for name in names_of_splits or found]
     left_out: dict[str, list[str]] = {}
-    class_of = _class_of_images(table, zip(images, classes_of_rows, own, strict=True), left_out)
-    if unnamed := index.unnamed({*images, *_images_of_other_tables(split.root, file, index)}):
+    class_of = _class_of_images(table, zip(found, classes_of_rows, own, strict=True), left_out)
+    if unnamed := _unnamed(images, {*found, *_images_of_other_tables(split.root, file, images)}):
         left_out[UNNAMED] = unnamed
     names = sorted(class_of)
     classes, label, numbered = indexed([class_of[name] for name in names])
     return ClassColumns(
         source=file,
-        folder=index.folder,
+        folder=images.folder,
         names=names,
         image_ids=np.arange(1, len(names) + 1),
         classes=classes,
@@ -166,16 +165,44 @@ def _splits_in(file: Path) -> dict[str, Path]:
     return dict.fromkeys(sorted(set(names)) or ["train"], file)
 
 
-def _image_folder(root: Path, file: Path) -> Path:
-    if root.is_dir():
-        return root
-    return file.parent.parent if file.parent.name.lower() in PLACES else file.parent
+def _images(split: Split, file: Path, table: Table, follow: bool) -> tuple[ImageFiles, int]:
+    """The images that the rows name, and the column with their names.
+
+    They are in the folder of the split, if the second and the last row name images there: other splits may have images
+    of the same names. Otherwise they are anywhere in the folder of the data set.
+    """
+    root = split.root
+    if root.is_file():
+        root = file.parent.parent if file.parent.name.lower() in PLACES else file.parent
+    own = [root / split.name] if split.name and (root / split.name).is_dir() else []
+    for folder in [split.images] if split.images else [*own, root]:
+        images = ImageFiles(folder, follow)
+        is_found = [any(map(_is_in(images), row)) for row in (table.rows[:2][-1], table.rows[-1])]
+        if all(is_found) or (any(is_found) and folder == file.parent):
+            break
+    return images, image_column(table, _is_in(images))
 
 
-def _with_header(table: Table, index: ImageIndex, column: int) -> Table:
+def _is_in(images: ImageFiles) -> Callable[[str], bool]:
+    def is_image(text: str) -> bool:
+        try:
+            return images.find(text) is not None
+        except BadInput:  # several images fit
+            return True
+
+    return is_image
+
+
+def _unnamed(images: ImageFiles, named: set[str]) -> list[str]:
+    """Images that no row names, in the folders of those that rows name."""
+    folders_of_named = {os.path.dirname(name) for name in named}
+    return [name for name in images.names if name not in named and os.path.dirname(name) in folders_of_named]
+
+
+def _with_header(table: Table, images: ImageFiles, column: int) -> Table:
     """The table with its first row as the header, if that row names no image and the last one does."""
     values = table.column(column)
-    if table.header or index.find(values[0]) is not None or index.find(values[-1]) is None:
+    if table.header or _is_in(images)(values[0]) or not _is_in(images)(values[-1]):
         return table
     return Table(table.file, tuple(table.rows[0]), table.rows[1:])
 
@@ -210,13 +237,13 @@ def _class_of_images(
     return class_of
 
 
-def _images_of_other_tables(root: Path, file: Path, index: ImageIndex) -> set[str]:
-    if root.is_file():
-        return set()
-    found = set()
-    for _, other in _tables(root):
-        table = read_table(other, KNOWN) if other != file else None
-        if table is not None and table.rows:
-            column = image_column(table, lambda text: index.find(text) is not None)
-            found |= {name for text in table.column(column) if (name := index.find(text)) is not None}
-    return found
+def _images_of_other_tables(root: Path, file: Path, images: ImageFiles) -> set[str]:
+    tables = [] if root.is_file() else [read_table(other, KNOWN) for _, other in _tables(root) if other != file]
+    return {name for table in tables for row in table.rows for cell in row if (name := _name_or_none(images, cell))}
+
+
+def _name_or_none(images: ImageFiles, text: str) -> str | None:
+    try:
+        return images.find(text)
+    except BadInput:
+        return None

@@ -24,7 +24,8 @@ AREA_TOLERANCE = 1.1
 def parse(file: Path, boxes_are: Literal["xyxy", "xywh", "cxcywh"] = "xywh") -> BoxColumns:
     """The content of a COCO JSON file as columns; `folder` is the folder of the file.
 
-    Classes are sorted by id; two classes may have the same name. COCO's boxes are xywh; some files have others.
+    Classes are sorted by id; two classes may have the same name. The category that Roboflow adds is left out. COCO's
+    boxes are xywh; some files have others.
 
     Raises BadInput with the file and the cause if it is malformed.
     """
@@ -37,8 +38,10 @@ def parse(file: Path, boxes_are: Literal["xyxy", "xywh", "cxcywh"] = "xywh") -> 
     names = file_names(records.values("images", "file_name"), file)
     ids = records.unique("categories", "id")
     by_id = np.argsort(ids)
-    category_names = records.values("categories", "name")
-    classes = tuple(str(category_names[i]) for i in by_id)
+    if has_phantom(records, ids):
+        by_id = by_id[1:]
+    category_names = records.names_of_categories()
+    classes = tuple(category_names[i] for i in by_id)
     boxes = corners(records.boxes(), boxes_are)
     image = records.positions("image_id", image_ids)
     label = records.positions("category_id", ids[by_id])
@@ -62,6 +65,17 @@ def parse(file: Path, boxes_are: Literal["xyxy", "xywh", "cxcywh"] = "xywh") -> 
     )
 
 
+def has_phantom(records: Records, ids: np.ndarray) -> bool:
+    """Whether Roboflow added its category 0 without boxes, whose name is the supercategory of all others."""
+    if len(ids) < 2 or ids.min() != 0:
+        return False
+    first = int(ids.argmin())
+    name = records.values("categories", "name")[first]
+    above = records.values("categories", "supercategory", default=None)
+    is_above = all(other == name for i, other in enumerate(above) if i != first)
+    return is_above and not (records.integers("annotations", "category_id") == 0).any()
+
+
 def corners(boxes: np.ndarray, are: Literal["xyxy", "xywh", "cxcywh"]) -> np.ndarray:
     """(N, 4) boxes as x1 y1 x2 y2."""
     boxes = boxes.copy()
@@ -73,14 +87,14 @@ def corners(boxes: np.ndarray, are: Literal["xyxy", "xywh", "cxcywh"]) -> np.nda
     return boxes
 
 
-class _Image(Struct):
+class _Image(Struct, gc=False):
     id: Any = UNSET
     file_name: Any = UNSET
     height: Any = UNSET
     width: Any = UNSET
 
 
-class _Annotation(Struct):
+class _Annotation(Struct, gc=False):  # without cycles: the collector would visit a million of them
     image_id: Any = UNSET
     category_id: Any = UNSET
     bbox: Any = UNSET
@@ -88,62 +102,64 @@ class _Annotation(Struct):
     iscrowd: Any = UNSET
 
 
-class _Category(Struct):
+class _Category(Struct, gc=False):
     id: Any = UNSET
     name: Any = UNSET
     supercategory: Any = UNSET
 
 
-class _Document(Struct):
-    images: list[_Image]
-    annotations: list[_Annotation]
-    categories: list[_Category]
+TABLES = ("images", "annotations", "categories")
 
 
-RECORDS = {"images": _Image, "annotations": _Annotation, "categories": _Category}
-
-
-def read(file: Path) -> dict[str, list[Any]]:
+def read(file: Path, annotation: type[Struct] = _Annotation) -> dict[str, list[Any]]:
     """The records of the three lists of a COCO file, by list. Other fields, such as segmentations, are not decoded.
 
-    Raises BadInput if the file cannot be read or is not a COCO instances file.
+    Args:
+        file: the file.
+        annotation: the fields of annotations to decode. A field of type `msgspec.Raw` holds the JSON text of its value,
+            or the value itself if the file is not strict JSON.
+
+    Raises BadInput if the file cannot be read or is not a COCO file.
     """
+    kinds: dict[str, type[Struct]] = dict(zip(TABLES, (_Image, annotation, _Category), strict=True))
+    document_type = msgspec.defstruct("Document", [(name, list[kind]) for name, kind in kinds.items()])  # type: ignore[valid-type]
     try:
         content = file.read_bytes().removeprefix(codecs.BOM_UTF8)
     except OSError as error:
         raise BadInput(f"cannot read {file}: {error.strerror}") from error
     try:
-        document = msgspec.json.decode(content, type=_Document)
-        tables = {name: getattr(document, name) for name in RECORDS}
+        document = msgspec.json.decode(content, type=document_type)
+        tables = {name: getattr(document, name) for name in TABLES}
     except (msgspec.MsgspecError, RecursionError, ValueError):
         # Python's parser also accepts NaN and Infinity, which Python's writer produces, and it locates errors.
-        tables = _read_slowly(content, file)
+        tables = _read_slowly(content, file, kinds)
     for name in ("images", "categories"):
         if not tables[name]:
             raise BadInput(f"{file} lists no {name}")
     return tables
 
 
-def _read_slowly(content: bytes, file: Path) -> dict[str, list[Any]]:
+def _read_slowly(content: bytes, file: Path, kinds: dict[str, type[Struct]]) -> dict[str, list[Any]]:
     def without_segmentation(record: dict[str, Any]) -> dict[str, Any]:
         record.pop("segmentation", None)  # 90% of COCO's file; dropped while parsing, to save memory
         return record
 
+    needed = "segmentation" in kinds["annotations"].__struct_fields__
     try:
-        document = json.loads(content, object_hook=without_segmentation)
+        document = json.loads(content, object_hook=None if needed else without_segmentation)
     except (ValueError, RecursionError) as error:
         raise BadInput(f"{file} is not valid JSON: {error}") from error
     if not isinstance(document, dict):
         raise BadInput(f"{file} is a JSON {type(document).__name__}, not an object with images and annotations")
     tables: dict[str, list[Any]] = {}
-    for name, kind in RECORDS.items():
+    for name, kind in kinds.items():
         records = document.get(name)
         if not isinstance(records, list):
             raise BadInput(f"{file} has no list '{name}'; a COCO instances file has images, annotations and categories")
         tables[name] = []
         for index, record in enumerate(records):
             if not isinstance(record, dict):
-                raise BadInput(f"{file}: {name}[{index}] is {record!r}, not an object")
+                raise BadInput(f"{file}: {name}[{index}] is {str(record)[:60]!r}, not an object")
             tables[name].append(kind(**{field: record[field] for field in kind.__struct_fields__ if field in record}))
     return tables
 
@@ -200,7 +216,9 @@ class Records:
         whole = column.dtype.kind in "biu" or (column.dtype.kind == "f" and bool((column == np.round(column)).all()))
         if not whole or column.ndim != 1 or (np.abs(column) > LARGEST).any():
             index = next((i for i, value in enumerate(values) if not _is_whole(value)), 0)
-            raise BadInput(f"{self.file}: {table}[{index}] has {key} {values[index]!r}, not a whole number")
+            raise BadInput(
+                f"{self.file}: {table}[{index}] has {key} {values[index]!r}, {_why_not_whole(values[index])}"
+            )
         return column.astype(np.int64)
 
     def unique(self, table: str, key: str) -> np.ndarray:
@@ -210,6 +228,13 @@ class Records:
         if len(values) < len(column):
             raise BadInput(f"{self.file}: {key} {values[counts > 1][0]} occurs more than once in {table}")
         return column
+
+    def names_of_categories(self) -> list[str]:
+        """The names of the categories. Numbers are accepted as names, empty texts are not."""
+        names = self.values("categories", "name")
+        usable = [isinstance(name, str | int | float) and str(name).strip() != "" for name in names]
+        self.refuse(~np.array(usable, bool), "categories", "a name that is neither a text nor a number, or is empty")
+        return [str(name) for name in names]
 
     def boxes(self) -> np.ndarray:
         """(N, 4) float64: x, y, width, height."""
@@ -228,7 +253,7 @@ class Records:
         try:
             areas = np.array(values, np.float64).reshape(len(values))
         except (ValueError, TypeError, OverflowError):
-            areas = np.array([value if isinstance(value, int | float) else np.nan for value in values], np.float64)
+            areas = np.array([_number(value) for value in values], np.float64)
         with np.errstate(invalid="ignore", over="ignore"):
             largest = AREA_TOLERANCE * (boxes[:, 2:] - boxes[:, :2] + 1).prod(1)
             possible = (areas > 0) & (crowd | (areas <= largest))
@@ -256,6 +281,19 @@ def _is_whole(value: Any) -> bool:
     except (TypeError, ValueError, OverflowError):
         return False
     return number == round(number) and abs(number) <= LARGEST if np.isfinite(number) else False
+
+
+def _why_not_whole(value: Any) -> str:
+    large = isinstance(value, int | float) and abs(value) > LARGEST
+    return "which is beyond 2**53 and would be rounded: number the records from 1" if large else "not a whole number"
+
+
+def _number(value: Any) -> float:
+    """The number; NaN for anything else."""
+    try:
+        return float(value) if isinstance(value, int | float) else np.nan
+    except OverflowError:
+        return np.nan
 
 
 def _is_box(value: Any) -> bool:

@@ -13,6 +13,7 @@ from urllib.parse import unquote
 from backbones.errors import BadInput
 from data.formats import ALIASES
 from data.images import IMAGE_SUFFIXES
+from data.listings import remembered
 
 SPLIT_NAMES = {name for names in ALIASES for name in names}
 NO_IMAGE = "their suffix is not that of an image"
@@ -102,13 +103,26 @@ def files_in(folder: Path, suffixes: tuple[str, ...], most: int | None = None) -
 
     A folder that cannot be listed has none.
     """
-    found = (entry for entry in _entries(folder) if entry.name.lower().endswith(suffixes) and entry.is_file())
-    return sorted(Path(entry.path) for entry in islice(found, most))
+
+    def find() -> list[Path]:
+        found = (entry for entry in _entries(folder) if entry.name.lower().endswith(suffixes) and entry.is_file())
+        return sorted(Path(entry.path) for entry in islice(found, most))
+
+    return remembered((folder, suffixes, most), find)
 
 
 def folders_in(folder: Path) -> list[Path]:
     """The folders in a folder, sorted, without hidden ones; none if it cannot be listed."""
-    return sorted(Path(entry.path) for entry in _entries(folder) if entry.is_dir())
+    return remembered((folder,), lambda: sorted(Path(entry.path) for entry in _entries(folder) if entry.is_dir()))
+
+
+def is_loop(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a link to itself, directly or through other links: neither a file nor a folder."""
+    try:
+        entry.is_dir()
+    except OSError:
+        return True
+    return False
 
 
 def has_images(folder: Path, depth: int = 1) -> bool:
@@ -121,7 +135,7 @@ def has_images(folder: Path, depth: int = 1) -> bool:
 def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
-            yield from (entry for entry in entries if not entry.name.startswith("."))
+            yield from (entry for entry in entries if not entry.name.startswith(".") and not is_loop(entry))
     except OSError:
         return
 
@@ -141,9 +155,9 @@ def _walk(folder: Path, follow_links: bool) -> Iterator[str]:
         except OSError as error:
             raise BadInput(f"cannot list {current}: {error.strerror}") from error
         for entry in listed:
-            if not entry.is_dir():
+            if is_loop(entry) or not entry.is_dir():
                 yield prefix + entry.name
-            elif follow_links or not entry.is_symlink() or Path(entry.path).resolve().is_relative_to(boundary):
+            elif follow_links or not entry.is_symlink() or Path(os.path.realpath(entry.path)).is_relative_to(boundary):
                 pending.append((f"{prefix}{entry.name}/", Path(entry.path), depth + 1))
             else:
                 raise BadInput(

@@ -10,10 +10,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 
+from backbones.errors import BadInput
 from data.formats import Split
-from data.formats.image_files import PEEK, SPLIT_NAMES, files_in, folders_in, has_images
+from data.formats.image_files import (
+    NO_IMAGE,
+    NO_LABELS,
+    PEEK,
+    SPLIT_NAMES,
+    ImageFiles,
+    files_in,
+    folders_in,
+    has_images,
+)
+from data.images import IMAGE_SUFFIXES
 
 IMAGE_FOLDERS = ("images", "jpegimages", "image", "imgs", "img", "data", "pictures", "photos")
 
@@ -69,6 +80,65 @@ def label_files(folder: Path, suffix: str) -> Iterator[tuple[str, Path]]:
     for inner in folders_in(folder):
         if not inner.is_symlink():
             yield from ((f"{inner.name}/{name}", path) for name, path in label_files(inner, suffix))
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Images of a split and their label files.
+
+    Attributes:
+        source: the file or folder that messages name.
+        images: the images in the folder.
+        files: name of an image -> its label file.
+        left_out: see `Columns`.
+        other_files: label files of the other splits.
+    """
+
+    source: Path
+    images: ImageFiles
+    files: dict[str, Path]
+    left_out: dict[str, list[str]]
+    other_files: list[Path]
+
+
+def pairs_of(
+    split: Split, is_label: Callable[[Path], bool], suffix: str, written_name: Callable[[Path], str], follow_links: bool
+) -> Pairs:
+    """Label files and images of equal names.
+
+    Args:
+        split: the split.
+        is_label, suffix: see `find_splits`.
+        written_name: label file -> the name of its image in it, which counts if no image has the name of the file.
+        follow_links: whether links to folders may lead out of the folder.
+
+    Raises BadInput if there are no label files, or if two of them belong to one image.
+    """
+    place = folder_of(split, is_label, suffix)
+    images = ImageFiles(place.images, follow_links)
+    files: dict[str, Path] = {}
+    for stem, file in label_files(place.labels, suffix):
+        name = images.of_stem(stem) or images.find(stem)
+        if name is None and not is_label(file):
+            continue
+        if name is None:
+            written = written_name(file)
+            name = images.find(written) or _absent(stem, written)
+        if name in files:
+            raise BadInput(f"{files[name]} and {file} both belong to image {name}")
+        files[name] = file
+    if not files:
+        raise BadInput(f"{place.labels} has no label files, {suffix}, of this format")
+    left_out = {NO_IMAGE: images.others, NO_LABELS: [name for name in images.names if name not in files]}
+    splits = find_splits(split.root, is_label, suffix).items() if split.name else ()
+    others = [file for name, other in splits if name != split.name for _, file in label_files(other.labels, suffix)]
+    return Pairs(place.labels, images, files, {reason: names for reason, names in left_out.items() if names}, others)
+
+
+def _absent(stem: str, written: str) -> str:
+    """The name of an image that does not exist: that of its label file, with the suffix that is written in it."""
+    suffix = PurePath(written.replace("\\", "/")).suffix
+    return stem + (suffix if suffix.lower() in IMAGE_SUFFIXES else IMAGE_SUFFIXES[0])
 
 
 def _has_labels(folder: Path, is_label: Callable[[Path], bool], suffix: str, depth: int = 2) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from backbones.errors import BadInput
+from data.formats.image_files import is_loop
 from data.images import IMAGE_SUFFIXES
 
 NO_IMAGE = "their suffix is not that of an image"
@@ -30,7 +31,7 @@ def entries(folder: Path) -> list[os.DirEntry[str]]:
 
 def folders(folder: Path) -> list[Path]:
     """The folders in a folder, sorted by name."""
-    return sorted(Path(entry.path) for entry in entries(folder) if entry.is_dir())
+    return sorted(Path(entry.path) for entry in entries(folder) if not is_loop(entry) and entry.is_dir())
 
 
 def is_image_name(name: str) -> bool:
@@ -40,7 +41,9 @@ def is_image_name(name: str) -> bool:
 
 def has_images(folder: Path) -> bool:
     """Whether there are images directly in the folder. Inspects some of its files."""
-    return any(is_image_name(entry.name) and entry.is_file() for entry in _first(entries(folder)))
+    return any(
+        is_image_name(entry.name) and not is_loop(entry) and entry.is_file() for entry in _first(entries(folder))
+    )
 
 
 def has_class_folders(folder: Path) -> bool:
@@ -68,7 +71,7 @@ def images_in(
     names = []
     for entry in entries(folder / subfolder):
         name = os.path.join(subfolder, entry.name)
-        if entry.is_dir():
+        if not is_loop(entry) and entry.is_dir():
             names += images_in(folder, name, follow, left_out, boundary)
         elif is_image_name(entry.name):
             if entry.is_symlink():
@@ -81,13 +84,13 @@ def images_in(
 
 def check_link(path: Path, boundary: Path, follow: bool) -> None:
     """Raise BadInput for a link that forms a cycle or, unless `follow`, leads out of `boundary`, a resolved path."""
-    target = path.resolve()
+    target = Path(os.path.realpath(path))
     if not follow and not target.is_relative_to(boundary):
         raise BadInput(
             f"{path} is a link that leads out of {boundary}: refused. To read it, pass `follow_links=True`",
             settings=("data.follow_links",),
         )
-    if path.parent.resolve().is_relative_to(target):
+    if Path(os.path.realpath(path.parent)).is_relative_to(target):
         raise BadInput(f"{path} is a link to a folder that contains it: refused, since listing it would never end")
 
 

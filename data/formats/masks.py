@@ -1,194 +1,267 @@
-"""Segmentation data: images, and for each a PNG of class indices, in ADE20K's layout or a generic one.
+"""Segmentation data: images, and for each a mask file, in the folders that people use. Also ADE20K.
 
 ADE20K. Mask value 0 is "other" and ignored; 1 to 150 are the classes:
     ROOT/images/{training,validation}/*.jpg    ROOT/annotations/{training,validation}/*.png
 Generic. classes.txt has one class name per line; mask values are line numbers from 0. ADE20K's folder names also work:
     ROOT/images/{train,val}/*    ROOT/annotations/{train,val}/*.png    ROOT/classes.txt
+The same with other names of folders, with ROOT/{train,val}/images and masks, with ROOT/train and ROOT/train_labels,
+with images and masks in one folder, or without splits. Other label maps: see `LABEL_MAPS`.
 """
 
 from __future__ import annotations
 
-import io
-import os
-import struct
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from backbones.errors import BadInput, UserError
-from data.batch import IGNORE
 from data.columns import MaskColumns, digest_of
-from data.formats import Format, Sniffed, Split, ade20k
-from data.images import IMAGE_SUFFIXES, MAX_PIXELS
+from data.formats import ALIASES, Format, Sniffed, Split, ade20k
+from data.formats.image_files import is_loop
+from data.formats.listing import entries, folders
+from data.formats.mask_pairs import SEPARATORS, Pairs, is_tagged, masks_beside, pair, stem_of
+from data.images import IMAGE_SUFFIXES
+from data.label_maps import LabelMap, class_list, read_label_map
+from data.legend import Legend, is_void, legend_of
+from data.mask_diagnosis import no_names
+from data.mask_files import MASK_SUFFIXES
+from data.mask_reader import MaskFiles, found_in, sample_masks
 from data.options import MaskOptions
 
-_START = b"\x89PNG\r\n\x1a\n"
-_GRAY, _PALETTE = 0, 3  # PNG colour types
+# Names of folders, in lower case; the usual ones first.
+IMAGE_FOLDERS = ("images", "image", "imgs", "img", "jpegimages", "rgb", "photos", "input", "x")
+MASK_FOLDERS = (
+    *("annotations", "masks", "mask", "labels", "label", "segmentationclass", "segmentationclasspng", "gt"),
+    *("annotation", "groundtruth", "ground_truth", "segmentation", "segmentations", "labelids", "targets", "target"),
+)
+MASK_ENDINGS = ("_labels", "_label", "_masks", "_mask", "_gt", "annot", "_annot", "_annotations", "_seg")
+# Files that name the classes, beside the folders; the first that exists is read.
+LABEL_MAPS = (
+    *("classes.txt", "class_dict.csv", "labelmap.txt", "label_colors.txt", "_classes.csv", "classes.csv"),
+    *("classes.json", "classes.yaml", "classes.yml", "label_map.json", "id2label.json"),
+    *("label_classes.json", "class_names.txt", "labels.txt"),
+)
+SPLIT_NAMES = {name for names in ALIASES for name in names}
+ENOUGH = 50  # entries of a folder that are inspected to recognise the layout
+
+
+@dataclass(frozen=True)
+class Place:
+    """The folders of the images and of the masks of a split."""
+
+    images: Path
+    masks: Path
 
 
 def sniff(root: Path) -> Sniffed | None:
-    """Folders `images` and `annotations` with the same split folders."""
-    found = splits(root)
-    return Sniffed(0.8, f"images/{found[0]} and annotations/{found[0]} exist") if found else None
+    """Folders of images and of masks with usual names, or images with masks beside them."""
+    found = places(root)
+    if not found:
+        return None
+    name, place = next(iter(found.items()))
+    if place.images == place.masks:
+        return Sniffed(0.7, f"{place.images} has images and, with the same names and a tag, masks")
+    why = f"{_inner(place.images, root)} and {_inner(place.masks, root)} exist"
+    return Sniffed(0.8 if name else 0.6, why)
 
 
 def splits(root: Path) -> list[str]:
-    """Folders that exist in both `images` and `annotations`."""
-    images, masks = root / "images", root / "annotations"
-    if not images.is_dir() or not masks.is_dir():
-        return []
-    return [path.name for path in sorted(images.iterdir()) if path.is_dir() and (masks / path.name).is_dir()]
+    """Names of the splits; `train` if the folders are not divided into splits."""
+    return [name or "train" for name in places(root)]
 
 
 def read(split: Split, options: MaskOptions) -> MaskColumns:
-    """Images and masks of the same stem. Raises BadInput for several images of one name."""
-    root, name = split.root, split.name
-    images, masks = root / "images" / name, root / "annotations" / name
-    follow = bool(options.follow_links)
-    names, mask_names = _list(images, IMAGE_SUFFIXES, follow), _list(masks, (".png",), follow)
-    if not names:
-        raise BadInput(f"{images} has no images: expected {', '.join(IMAGE_SUFFIXES)} files")
-    stems = [Path(image).stem for image in names]
-    if len(set(stems)) < len(stems):
-        duplicate = next(stem for stem in stems if stems.count(stem) > 1)
-        raise BadInput(f"{images} has several images called {duplicate}: they would share one mask")
-    by_stem = {Path(mask).stem: mask for mask in mask_names}
-    class_file = root / "classes.txt"
-    classes, first = _classes(class_file)
-    lookup, is_valid = _values(len(classes), first, options.ignore_index)
-    files = [masks / by_stem.get(stem, f"{stem}.png") for stem in stems]
-    described = f"{class_file} names" if class_file.is_file() else "ADE20K has"
-
-    unused = sorted(by_stem.keys() - set(stems))
-    return MaskColumns(
-        source=masks,
-        folder=images,
-        names=names,
-        image_ids=np.arange(len(names)),
-        classes=classes,
-        label_digest=digest_of(classes, lookup),
-        left_out={"they have no image": [f"{stem}.png" for stem in unused]} if unused else {},
-        class_map=_ClassMaps(files, lookup, is_valid, f"{described} {len(classes)} classes"),
-        mask_files=files,
-        ignored=frozenset(range(len(classes))) - frozenset(lookup.tolist()),
-    )
+    """Images and masks, see `data.mask_pairs`."""
+    place = _place(split)
+    pairs = pair(place.images, place.masks, bool(options.follow_links))
+    is_named = options.mask_values or options.mask_colors
+    label_map = None if is_named else _own_label_map(split, place) or _ade20k(split)
+    if not is_named and label_map is None:
+        found = found_in([file for file in pairs.masks if file.is_file()])
+        raise no_names(place.masks, found, f"write one class name per line in {_beside(split.root) / 'classes.txt'}")
+    return mask_columns(pairs, label_map, options, split.root, place.masks)
 
 
 FORMAT = Format(
     name="masks",
     kind="masks",
     layout="""
-        ROOT/images/{train,val}/ with images, ROOT/annotations/{train,val}/ with a PNG mask for each, and the class
-        names in ROOT/classes.txt (without it: ADE20K)""",
+        ROOT/images/{train,val}/ with images, ROOT/annotations/{train,val}/ (or masks, labels) with a mask for each, and
+        the class names in ROOT/classes.txt (without it: ADE20K); or ROOT/{train,val}/{images,masks}/""",
     sniff=sniff,
     splits=splits,
     read=read,
+    label_folders=True,
 )
 
 
-@dataclass(frozen=True)
-class _ClassMaps:
-    """Reads the class maps of the mask files.
+def mask_columns(
+    pairs: Pairs, label_map: LabelMap | None, options: MaskOptions, root: Path, source: Path
+) -> MaskColumns:
+    """The columns of images with mask files.
 
-    Attributes:
-        files: PNG files of class indices.
-        lookup: (256,) uint8, class index of each mask value.
-        is_valid: (256,) bool, whether a mask value is known.
-        classes: what lists how many classes, for messages.
+    Args:
+        pairs: images and masks.
+        label_map: of the data set; None if the options name the classes.
+        options, root: see `data.legend.legend_of`.
+        source: folder of the masks, for messages.
+
+    Raises UserError for values to ignore that the masks cannot have.
     """
+    legend = legend_of(label_map, options, root)
+    _check_ignored(options.ignore_index, pairs)
+    table = legend.value_table()
+    known = table[:256].astype(np.uint8)  # unknown values count as ignored ones
+    parts: list[bytes | str | np.ndarray | list[str]] = [list(legend.classes), known]
+    beyond = {value: index for value, index in legend.values.items() if value > 255}
+    if beyond or legend.colors:
+        parts.append(np.array(sorted({**beyond, **_shifted(legend.colors)}.items()), np.int64))
+    return MaskColumns(
+        source=source,
+        folder=pairs.folder,
+        names=pairs.names,
+        image_ids=np.arange(len(pairs.names)),
+        classes=legend.classes,
+        label_digest=digest_of(*parts),
+        left_out=pairs.left_out,
+        class_map=MaskFiles(pairs.masks, legend, pairs.content),
+        mask_files=pairs.masks if pairs.content is None else (),
+        ignored=legend.ignored,
+        notes=notes_on(legend),
+    )
 
-    files: Sequence[Path]
-    lookup: np.ndarray
-    is_valid: np.ndarray
-    classes: str
 
-    def __call__(self, index: int) -> np.ndarray:
-        """(H, W) uint8 class indices and `IGNORE`. Raises BadInput if it is unreadable or has an unknown value."""
-        path = self.files[index]
-        values = read_indices(path)
-        counts = np.bincount(values.ravel(), minlength=256)
-        unknown = np.flatnonzero((counts > 0) & ~self.is_valid)
-        if len(unknown):
-            value, last = int(unknown[0]), int(np.flatnonzero(self.is_valid)[-1])
-            raise BadInput(
-                f"mask {path} has {counts[value]} pixels of value {value}, but {self.classes}, with values up to "
-                f"{last}. If these pixels have no class, set `ignore_index={value}`.",
-                settings=("data.ignore_index",),
-            )
-        # A lookup table, since `mask - 1` in uint8 would turn ADE20K's 0 into 255.
-        return self.lookup[values]
+def _check_ignored(ignore_index: int | list[int] | None, pairs: Pairs) -> None:
+    """Raise UserError for a value above 255 if the masks have 8 bits."""
+    listed = [] if ignore_index is None else [ignore_index] if isinstance(ignore_index, int) else ignore_index
+    large = [value for value in listed if value > 255]
+    if large and not any(mask.bits > 8 for mask in sample_masks(pairs.masks, 8, pairs.content)):
+        message = f"`ignore_index={large[0]}` is not a value of an 8-bit mask, 0 to 255"
+        raise UserError(message, settings=("data.ignore_index",))
 
 
-def read_indices(path: Path) -> np.ndarray:
-    """The stored values of a single-channel PNG, (H, W) uint8: gray levels, or indices into the file's palette.
+def notes_on(legend: Legend) -> tuple[str, ...]:
+    """What the names of the classes imply."""
+    notes = [
+        f"{legend.source}: {' and '.join(places[:5])} ('{name}') means no class: these pixels are ignored"
+        for name, places in legend.without_class.items()
+    ]
+    listed = [name for i, name in enumerate(legend.classes) if is_void(name) and i not in legend.ignored]
+    if listed and legend.positional:
+        values = " ".join(str(value) for value, name in legend.names.items() if name in listed)
+        notes.append(
+            f"{legend.source} lists '{listed[0]}', which is trained and scored as a class. If its pixels have no "
+            f"class, pass --data.ignore_index {values}"
+        )
+    return tuple(notes)
 
-    Raises BadInput with the file if it is missing, damaged, too large, or of another kind.
+
+def _shifted(colors: dict[int, int]) -> dict[int, int]:
+    return {color + (1 << 32): index for color, index in colors.items()}
+
+
+def places(root: Path) -> dict[str, Place]:
+    """The folders of each split; the name is "" if the folders are not divided into splits."""
+    if not root.is_dir():
+        return {}
+    by_name = {path.name.lower(): path for path in folders(root)}
+    images = next((by_name[name] for name in IMAGE_FOLDERS if name in by_name), None)
+    masks = [by_name[name] for name in MASK_FOLDERS if name in by_name]
+    if images is not None and masks:
+        for folder in masks:
+            both = [inner.name for inner in folders(images) if (folder / inner.name).is_dir()]
+            is_split = not _has_images(images) or any(name.lower() in SPLIT_NAMES for name in both)
+            if is_split and any(_has_files(folder / name, MASK_SUFFIXES) for name in both):
+                return {name: Place(images / name, folder / name) for name in both}
+        flat = next((folder for folder in masks if _has_files(folder, MASK_SUFFIXES)), None)
+        if flat is not None and _has_files(images, IMAGE_SUFFIXES):
+            return {"": Place(images, flat)}
+    found: dict[str, Place] = {}
+    for name, folder in sorted((path.name, path) for path in by_name.values()):
+        inner = places(folder) if name.lower() in SPLIT_NAMES else {}
+        beside = next((root / f"{name}{end}" for end in MASK_ENDINGS if (root / f"{name}{end}").is_dir()), None)
+        if "" in inner:
+            found[name] = inner[""]
+        elif beside is not None and _has_files(folder, IMAGE_SUFFIXES) and _has_files(beside, MASK_SUFFIXES):
+            found[name] = Place(folder, beside)
+    if found:
+        return found
+    return {"": Place(root, root)} if _has_tagged_masks(root) else {}
+
+
+def _place(split: Split) -> Place:
+    if split.images is not None:
+        return Place(split.images, split.root)
+    found = places(split.root)
+    if split.name:
+        return found[split.name] if split.name in found else found[""]
+    if "" not in found:
+        raise BadInput(
+            f"{split.root} is not the folder of one split: expected {split.root}/images and {split.root}/masks; or "
+            "name the folder of the masks and that of the images, as in `train=MASKS:IMAGES`",
+            settings=("data.train",),
+        )
+    return found[""]
+
+
+def _own_label_map(split: Split, place: Place) -> LabelMap | None:
+    """The label map of the data set, from a file in its folder, or in that of the masks or images.
+
+    If the folder of a split is named, the file may be up to two folders above it.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise BadInput(f"cannot read mask {path}: {error.strerror}") from error
-    if not data.startswith(_START) or len(data) < 26:
-        raise BadInput(f"mask {path} is not a PNG ({len(data)} bytes): lossy formats change class values")
-    width, height, bits, colour = struct.unpack_from(">IIBB", data, 16)
-    if width * height > MAX_PIXELS:
-        raise BadInput(f"mask {path} has {width} x {height} pixels, more than {MAX_PIXELS / 1e6:.0f} megapixels")
-    if not (colour == _PALETTE or (colour == _GRAY and bits in (1, 8))):
-        kind = f"{bits}-bit gray" if colour == _GRAY else "colours" if colour in (2, 6) else "gray with alpha"
-        raise BadInput(f"mask {path} has {kind}, not class indices: save it as 8-bit gray or with a palette")
-    try:
-        with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
-            return np.asarray(image).astype(np.uint8)
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        raise BadInput(f"cannot decode mask {path} ({len(data)} bytes): {error}") from error
+    root = split.root
+    near = [root, *(folder for own in (place.masks, place.images) for folder in (own, own.parent, own.parent.parent))]
+    return label_map_in(folder for folder in dict.fromkeys(near) if not split.name or folder.is_relative_to(root))
 
 
-def _list(folder: Path, suffixes: tuple[str, ...], follow: bool) -> list[str]:
-    """Sorted file names with one of the suffixes. Unless `follow`, raises BadInput for a link out of the folder."""
-    boundary, names = folder.resolve(), []
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.startswith(".") or not entry.name.lower().endswith(suffixes):
-                    continue
-                if not follow and entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(boundary):
-                    raise BadInput(
-                        f"{entry.path} is a link that leads out of {folder}: refused. To read it, pass "
-                        "`follow_links=True`",
-                        settings=("data.follow_links",),
-                    )
-                names.append(entry.name)
-    except OSError as error:
-        raise BadInput(f"cannot list {folder}: {error.strerror}") from error
-    return sorted(names)
+def label_map_in(folders: Iterable[Path]) -> LabelMap | None:
+    """The first label map in the folders; None if there is none. Raises BadInput if it is malformed."""
+    for folder in folders:
+        for name in LABEL_MAPS:
+            if (file := folder / name).is_file():
+                return class_list(file) if name == "classes.txt" else read_label_map(file)
+    return None
 
 
-def _classes(file: Path) -> tuple[tuple[str, ...], int]:
-    """Class names, and the mask value of the first class."""
-    if not file.is_file():
-        return ade20k.CLASSES, 1
-    try:
-        names = tuple(line.strip() for line in file.read_text("utf-8-sig").splitlines() if line.strip())
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"cannot read {file}: {error}") from error
-    if not names or len(names) > IGNORE or len(set(names)) < len(names):
-        problem = "is empty" if not names else f"has {len(names)} names, with duplicates or more than {IGNORE}"
-        raise BadInput(f"{file} {problem}: expected one class name per line, in the order of the mask values")
-    return names, 0
+def _ade20k(split: Split) -> LabelMap | None:
+    """ADE20K's label map if the folders are those of ADE20K."""
+    is_named = split.name and split.images is None
+    if not is_named or not all((split.root / kind / split.name).is_dir() for kind in ("images", "annotations")):
+        return None
+    return LabelMap("ADE20K", {0: "void", **dict(enumerate(ade20k.CLASSES, 1))}, {}, standard=True)
 
 
-def _values(classes: int, first: int, ignore_index: int | Sequence[int] | None) -> tuple[np.ndarray, np.ndarray]:
-    """For each mask value: (256,) uint8 class index, `IGNORE` for no class; and (256,) bool, whether it is valid."""
-    index_of_value, is_valid = np.full(256, IGNORE, np.uint8), np.zeros(256, bool)
-    is_valid[: first + classes] = True  # values below the first class are "other"
-    index_of_value[first : first + classes] = np.arange(classes)
-    ignored = [] if ignore_index is None else [ignore_index] if isinstance(ignore_index, int) else list(ignore_index)
-    for value in ignored:
-        if not 0 <= value <= 255:
-            message = f"`ignore_index={value}` is not a value of an 8-bit mask, 0 to 255"
-            raise UserError(message, settings=("data.ignore_index",))
-        is_valid[value], index_of_value[value] = True, IGNORE
-    return index_of_value, is_valid
+def _inner(folder: Path, root: Path) -> Path:
+    return folder.relative_to(root) if folder.is_relative_to(root) else folder
+
+
+def _beside(root: Path) -> Path:
+    return root if root.is_dir() else root.parent
+
+
+def _first_files(folder: Path) -> list[str]:
+    files = (entry.name for entry in entries(folder) if not is_loop(entry) and entry.is_file())
+    return list(islice(files, ENOUGH))
+
+
+def _has_files(folder: Path, suffixes: tuple[str, ...]) -> bool:
+    """Whether the folder, or a folder in it, has a file with one of the suffixes."""
+    own = any(name.lower().endswith(suffixes) for name in _first_files(folder))
+    return own or any(name.lower().endswith(suffixes) for inner in folders(folder)[:8] for name in _first_files(inner))
+
+
+def _has_images(folder: Path) -> bool:
+    return any(name.lower().endswith(IMAGE_SUFFIXES) for name in _first_files(folder))
+
+
+def _has_tagged_masks(folder: Path) -> bool:
+    """Whether the folder has an image and a mask beside it, such as `scene.jpg` and `scene_mask.png`."""
+    names = [name for name in _first_files(folder) if name.lower().endswith(IMAGE_SUFFIXES)]
+    if masks_beside(names):
+        return True
+    tagged = [stem_of(name) for name in names if is_tagged(stem_of(name))]
+    untagged = [stem[: max(stem.rfind(mark) for mark in SEPARATORS)] for stem in tagged[:8]]
+    return any((folder / f"{stem}{suffix}").is_file() for stem in untagged for suffix in IMAGE_SUFFIXES)

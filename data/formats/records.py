@@ -53,7 +53,7 @@ class Record:
 
     def label(self, value: Any, key: str) -> str:
         """A class name. A number becomes its text."""
-        if isinstance(value, float) and value == round(value):
+        if isinstance(value, float) and value.is_integer():
             value = int(value)
         name = str(value).strip() if isinstance(value, int | float | str) and not isinstance(value, bool) else ""
         if not name:
@@ -65,7 +65,7 @@ class Record:
         if any(value in (None, "", 0, "0") for value in (height, width)):
             return 0, 0
         sides = self.number(height, "height"), self.number(width, "width")
-        if not all(side >= 1 and side == round(side) for side in sides) or sides[0] * sides[1] > MAX_PIXELS:
+        if not all(side >= 1 and side.is_integer() for side in sides) or sides[0] * sides[1] > MAX_PIXELS:
             self.fail(f"has an impossible width or height: {shown(width)} x {shown(height)}")
         return int(sides[0]), int(sides[1])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import re
 from collections.abc import Iterable, Sequence
@@ -11,12 +10,11 @@ from pathlib import Path
 
 from backbones.errors import BadInput
 from data.formats.listing import is_image_name
+from data.formats.records import read_text, start_of
 
 SUFFIXES = (".csv", ".tsv", ".txt")
 DELIMITERS = ("\t", ";", ",", "|")  # in the order of preference: a list separated by tabs may have commas in its cells
-HEAD = 65_536  # bytes that are read to recognise a table
 _SAMPLE = 50  # rows that decide on the delimiter
-_BOMS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}  # Excel's "Unicode text"
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,10 @@ def read_table(file: Path, known: Sequence[str], head: bool = False) -> Table:
 
     Raises BadInput if the file cannot be read, is not text, or has rows of different lengths.
     """
-    lines = [line for line in re.split(r"\r\n|\r|\n", _text(file, head)) if line.strip()]
+    lines = re.split(r"\r\n|\r|\n", start_of(file) if head else read_text(file))
+    if head and len(lines) > 2:
+        del lines[-1]  # it may be cut off
+    lines = [line for line in lines if line.strip()]
     if not lines:
         raise BadInput(f"{file} is empty")
     delimiter = _delimiter(lines, file)
@@ -88,23 +89,6 @@ def read_table(file: Path, known: Sequence[str], head: bool = False) -> Table:
                 f"{file}: row {number} has {len(row)} cells, but the first row has {width}: {' | '.join(row)[:80]}"
             )
     return Table(file, header, [row for row in rows if len(row) == width])
-
-
-def _text(file: Path, head: bool) -> str:
-    try:
-        with file.open("rb") as content:
-            data = content.read(HEAD if head else -1)
-    except OSError as error:
-        raise BadInput(f"cannot read {file}: {error.strerror}") from error
-    if head and len(data) == HEAD:
-        data = data[: data.rfind(b"\n") + 1]
-    encoding = _BOMS.get(data[:2], "utf-8-sig")
-    try:
-        return data.decode(encoding, "replace" if head else "strict")
-    except UnicodeDecodeError as error:
-        raise BadInput(
-            f"{file} is not text in UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8"
-        ) from error
 
 
 def _delimiter(lines: list[str], file: Path) -> str | None:

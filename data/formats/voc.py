@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path, PurePath
+from dataclasses import replace
+from pathlib import Path
 from xml.etree.ElementTree import Element
 
 import numpy as np
@@ -26,8 +26,8 @@ from data.columns import BoxColumns
 from data.formats import Format, Sniffed, Split
 from data.formats.box_table import BoxTable, natural
 from data.formats.coco_json import is_safe
-from data.formats.image_files import NO_IMAGE, NO_LABELS, ImageFiles, files_in, folders_in, parts_of
-from data.formats.label_files import find_splits, folder_of, label_files
+from data.formats.image_files import ImageFiles, files_in, folders_in, parts_of
+from data.formats.label_files import Pairs, find_splits, pairs_of
 from data.formats.records import Record, read_text, read_xml, start_of, text_of
 from data.formats.shapes import Box, around, turned
 from data.images import IMAGE_SUFFIXES
@@ -53,13 +53,17 @@ def splits(root: Path) -> list[str]:
 
 
 def read(split: Split, options: BoxOptions) -> BoxColumns:
-    """Images and boxes of a split. Classes are those of all splits, sorted by name."""
+    """Images and boxes of a split. Classes are those of labelmap.txt, then those of all splits, sorted by name."""
     follow = bool(options.follow_links)
-    pairs = _listed(split, follow) if split.name in _image_sets(split.root) else _beside(split, follow)
+    if split.name in _image_sets(split.root):
+        pairs, listed = _listed(split, follow), _label_map(split.root)
+    else:
+        pairs, listed = pairs_of(split, _is_label, ".xml", _written_name, follow), ()
     table = BoxTable(pairs.source)
     own = {name: _read_file(file, name, table) for name, file in pairs.files.items()}
-    classes = {*pairs.classes, *table.labels, *(name for file in pairs.other_files for name in _classes(file))}
-    columns = table.columns(pairs.images.folder, sorted(classes, key=natural), left_out=pairs.left_out)
+    found = {*table.labels, *(name for file in pairs.other_files for name in _classes(file))}
+    classes = [*listed, *sorted(found - set(listed), key=natural)]
+    columns = table.columns(pairs.images.folder, classes, left_out=pairs.left_out)
     return _from_one(columns, np.array([own[name] for name in columns.names])[columns.image])
 
 
@@ -73,27 +77,6 @@ FORMAT = Format(
     splits=splits,
     read=read,
 )
-
-
-@dataclass(frozen=True)
-class _Pairs:
-    """Images of a split and their XML files.
-
-    Attributes:
-        source: what messages name.
-        images: the images.
-        files: name of an image -> its XML file.
-        left_out: see `Columns`.
-        other_files: XML files of the other splits.
-        classes: names that the data set lists.
-    """
-
-    source: Path
-    images: ImageFiles
-    files: dict[str, Path]
-    left_out: dict[str, list[str]]
-    other_files: list[Path]
-    classes: tuple[str, ...] = ()
 
 
 def _image_sets(root: Path) -> dict[str, Path]:
@@ -111,7 +94,7 @@ def _is_class_list(file: Path) -> bool:
     return bool(lines) and all(re.search(r"\s-?[01]\s*$", line) for line in lines)
 
 
-def _listed(split: Split, follow: bool) -> _Pairs:
+def _listed(split: Split, follow: bool) -> Pairs:
     """The images of a list in ImageSets/Main."""
     lists = _image_sets(split.root)
     folders = {folder.name.lower(): folder for folder in folders_in(split.root)}
@@ -131,7 +114,7 @@ def _listed(split: Split, follow: bool) -> _Pairs:
         if not file.is_file():
             file = xml_folder / f"{stem.rpartition('.')[0]}.xml"
         if file.is_file():
-            files[images.find(stem) or images.of_stem(stem) or _written_name(file, stem)] = file
+            files[images.find(stem) or images.of_stem(stem) or f"{stem}{IMAGE_SUFFIXES[0]}"] = file
         else:
             absent.append(stem)
     if absent:
@@ -140,7 +123,7 @@ def _listed(split: Split, follow: bool) -> _Pairs:
             f"{', '.join(absent[:5])}{', ...' if len(absent) > 5 else ''}"
         )
     others = sorted(set(_names_of(lists, split.name, xml_folder)) - set(files.values()))
-    return _Pairs(source, images, files, {}, others, _label_map(split.root))
+    return Pairs(source, images, files, {}, others)
 
 
 def _names_of(lists: dict[str, Path], without: str, xml_folder: Path) -> Iterator[Path]:
@@ -161,30 +144,8 @@ def _label_map(root: Path) -> tuple[str, ...]:
     return tuple(name for name in dict.fromkeys(names) if name and name != "background")
 
 
-def _beside(split: Split, follow: bool) -> _Pairs:
-    """Images and XML files of equal names."""
-    place = folder_of(split, _is_label, ".xml")
-    splits = find_splits(split.root, _is_label, ".xml").items() if split.name else ()
-    others = [file for name, other in splits if name != split.name for _, file in label_files(other.labels, ".xml")]
-    images = ImageFiles(place.images, follow)
-    files: dict[str, Path] = {}
-    for stem, file in label_files(place.labels, ".xml"):
-        if not _is_label(file):
-            continue
-        name = images.of_stem(stem) or images.find(stem) or _written_name(file, stem)
-        if name in files:
-            raise BadInput(f"{files[name]} and {file} both belong to image {name}")
-        files[name] = file
-    if not files:
-        raise BadInput(f"{place.labels} has no Pascal VOC XML files")
-    left_out = {NO_IMAGE: images.others, NO_LABELS: [name for name in images.names if name not in files]}
-    return _Pairs(place.labels, images, files, {reason: names for reason, names in left_out.items() if names}, others)
-
-
-def _written_name(file: Path, stem: str) -> str:
-    """The name of an image that does not exist: that of its XML file, with the suffix that is written in it."""
-    suffix = PurePath(text_of(read_xml(file), "filename") or "").suffix
-    return stem + (suffix if suffix.lower() in IMAGE_SUFFIXES else ".jpg")
+def _written_name(file: Path) -> str:
+    return text_of(read_xml(file), "filename") or ""
 
 
 def _read_file(file: Path, name: str, table: BoxTable) -> bool:

@@ -55,9 +55,14 @@ def sniff(root: Path) -> Sniffed | None:
 
 
 def splits(root: Path) -> list[str]:
-    """The splits of the configuration, or the folders with label files."""
+    """The splits of the configuration, or the folders with label files.
+
+    Many configurations name a test split that was not exported: it is a split only if it exists.
+    """
     config = _config(root)
-    return list(config.splits) if config is not None and config.splits else list(find_splits(root, _is_label, ".txt"))
+    if config is None or not config.splits:
+        return list(find_splits(root, _is_label, ".txt"))
+    return [name for name in config.splits if name not in ("test", "minival") or config.exists(name)]
 
 
 def read(split: Split, options: BoxOptions) -> BoxColumns:
@@ -252,7 +257,7 @@ def _read_file(path: Path, image: int, table: BoxTable, config: Config) -> None:
         kind, coordinates = values[0], values[1:]
         if len(coordinates) < 4:
             record.fail(f"has {len(values)} numbers, not a class and a box or polygon")
-        if kind != round(kind) if math.isfinite(kind) else True:
+        if not kind.is_integer():
             record.fail(f"has the class {tokens[0]}, not a whole number")
         # A number after the box or after the pairs of a polygon is a confidence.
         is_box = config.keypoints or len(coordinates) <= 5

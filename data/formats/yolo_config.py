@@ -54,6 +54,11 @@ class Config:
         """The existing folders and lists of a split."""
         return [self.existing(entry, follow_links) for entry in self.splits[split]]
 
+    def exists(self, split: str) -> bool:
+        """Whether there is a file or folder at one of the paths of a split, wherever links lead."""
+        places = (self.resolved(path, True) for entry in self.splits[split] for path in self._candidates(entry))
+        return any(place is not None for place in places)
+
     def existing(self, entry: str, follow_links: bool) -> Path:
         """The file or folder that a path in the configuration means. Raises BadInput if it does not exist."""
         for candidate in self._candidates(entry):
@@ -157,7 +162,7 @@ def _names(record: Record, content: dict[Any, Any]) -> dict[int, str]:
     names = content.get("names")
     if names is None:
         count = record.number(content.get("nc", "nothing"), "nc")
-        if not (1 <= count <= 100_000 and count == round(count)):
+        if not (1 <= count <= 100_000 and count.is_integer()):
             record.fail(f"has nc {shown(count)} and no names")
         return {i: f"class_{i}" for i in range(int(count))}
     if isinstance(names, str):  # a file with one name per line
@@ -169,7 +174,7 @@ def _names(record: Record, content: dict[Any, Any]) -> dict[int, str]:
     found = {}
     for key, name in names.items():
         number = record.number(key, "a class number")
-        if not (number >= 0 and number == round(number)):
+        if not (number >= 0 and number.is_integer()):
             record.fail(f"has the class number {shown(key)}, not a whole number from 0")
         found[int(number)] = record.label(name, f"names[{shown(key)}]")
     return dict(sorted(found.items()))

@@ -12,10 +12,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from backbones.errors import BadInput
+from data.findings import Finding
 from data.images import read_image
 from engine.text import plot_labels
-from experiments.audit.images import Finding
-from experiments.audit.labels import SplitLabels
+from experiments.audit.anchors import box_sizes
+from experiments.audit.labels import UNITS
+from experiments.audit.splits import Opened
 
 COLORS = ("#2468b0", "#c4501b", "#5b8c3a", "#8c5ba8")
 CLASSES = 40  # largest number in a picture: the most frequent ones
@@ -23,12 +25,19 @@ SHEET = 4, 3  # columns and rows of example images
 
 
 def draw(
-    labels: dict[str, SplitLabels], unit: str, image_size: int, findings: Sequence[Finding], folder: Path
+    opened: Opened,
+    balance: dict[str, dict[str, int]],
+    image_size: int,
+    findings: Sequence[Finding],
+    folder: Path,
 ) -> list[Path]:
-    """Write all pictures to `folder`; returns their files."""
-    written = [_balance(labels, unit, folder / "balance.png")]
-    if any(len(split.boxes) for split in labels.values()):
-        written.append(_sizes(labels, image_size, folder / "box_sizes.png"))
+    """Write all pictures of a full audit to `folder`. `balance`: counts by class of each split. Returns the files."""
+    written = []
+    if any(sum(counts.values()) for counts in balance.values()):
+        written.append(_balance(balance, UNITS[opened.kind], folder / "balance.png"))
+    sizes = {split.name: box_sizes(split, image_size) for split in opened.splits if opened.kind == "boxes"}
+    if any(len(split_sizes) for split_sizes in sizes.values()):
+        written.append(_sizes(sizes, image_size, folder / "box_sizes.png"))
     number = 0
     for finding in findings:
         if finding.files and finding.severity != "note":
@@ -37,18 +46,18 @@ def draw(
     return written
 
 
-def _balance(labels: dict[str, SplitLabels], unit: str, file: Path) -> Path:
+def _balance(balance: dict[str, dict[str, int]], unit: str, file: Path) -> Path:
     """Draw the shares of the classes in each split, the most frequent first."""
     totals: dict[str, int] = {}
-    for split_labels in labels.values():
-        for name, count in split_labels.balance.items():
+    for counts in balance.values():
+        for name, count in counts.items():
             totals[name] = totals.get(name, 0) + count
     names = sorted(totals, key=lambda name: -totals[name])[:CLASSES]
-    figure, panel = _figure(8, 1.2 + 0.13 * len(names) * (len(labels) + 1))
-    height = 0.8 / len(labels)
-    for number, (split, split_labels) in enumerate(labels.items()):
-        total = max(1, sum(split_labels.balance.values()))
-        shares = [100 * split_labels.balance.get(name, 0) / total for name in names]
+    figure, panel = _figure(8, 1.2 + 0.13 * len(names) * (len(balance) + 1))
+    height = 0.8 / len(balance)
+    for number, (split, counts) in enumerate(balance.items()):
+        total = max(1, sum(counts.values()))
+        shares = [100 * counts.get(name, 0) / total for name in names]
         places = np.arange(len(names)) + number * height
         label = f"{split}, {total:,} {unit}"
         panel.barh(places, shares, height, color=COLORS[number % len(COLORS)], label=label)
@@ -61,14 +70,12 @@ def _balance(labels: dict[str, SplitLabels], unit: str, file: Path) -> Path:
     return file
 
 
-def _sizes(labels: dict[str, SplitLabels], image_size: int, file: Path) -> Path:
+def _sizes(sizes: dict[str, np.ndarray], image_size: int, file: Path) -> Path:
     """Draw the square roots of the boxes' areas at the input size, with the strides of the feature maps."""
     figure, panel = _figure(8, 3)
     bins = np.geomspace(2, image_size, 50)
-    for number, (split, split_labels) in enumerate(labels.items()):
-        if len(split_labels.boxes):
-            images = split_labels.box_images
-            pixels = split_labels.boxes * images[:, ::-1] * (image_size / images.max(1, keepdims=True))
+    for number, (split, pixels) in enumerate(sizes.items()):
+        if len(pixels):
             weights = np.full(len(pixels), 100 / len(pixels))
             color = COLORS[number % len(COLORS)]
             panel.hist(

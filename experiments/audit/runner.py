@@ -1,136 +1,151 @@
-"""Runs an audit: prints all findings of a data set and writes them to a folder."""
+"""Runs an audit: prints a first page and the findings of a data set, and writes them to a folder."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
+
+from rich.console import Console
+from rich.progress import track
 
 from backbones.errors import BadInput
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from experiments.audit.images import Finding, ImageCheck
-    from experiments.audit.labels import Layout, SplitLabels
+from data.columns import Kind
+from data.findings import Finding
+from data.formats.image_files import ImageFiles
+from data.scan import Headers, sample_of, scan
+from engine.console import err
+from experiments.audit.anchors import anchor_findings
+from experiments.audit.config import AuditConfig
+from experiments.audit.headers import header_findings
+from experiments.audit.images import ImageCheck, check_content, check_split, headers_of, image_findings
+from experiments.audit.labels import balance_of, label_findings, mask_balance
+from experiments.audit.page import print_findings, print_first_page, size_range
+from experiments.audit.pictures import draw
+from experiments.audit.sheet import draw_sheet
+from experiments.audit.splits import Opened, errors_into, open_data_set
 
 ORDER = ("error", "warning", "note")
-LEAST_RECALL = 0.95  # smallest share of boxes that should have an anchor with an IoU of 0.5
-STRIDES = (8, 16, 32, 64, 128)  # of the detector's feature maps
-SHOWN = 4  # examples printed for each finding; audit.json has more
+FIRST = 12  # findings that the first page prints
+NAMES: dict[Kind, str] = {"boxes": "detection", "masks": "segmentation", "classes": "classification"}  # in audit.json
+WIDTH = 140  # characters of a line where the output is a file
+SAMPLES = "samples.jpg"
+UNREAD = "other"  # name of the images that belong to no split that can be read
 
 
-def audit(root: Path, image_size: int, output: Path) -> list[Finding]:
-    """Audit the data set at `root`: print all findings, and write audit.json and pictures to `output`.
+def audit(config: AuditConfig) -> list[Finding]:
+    """Audit a data set: print the first page and the findings, and write audit.json and pictures.
 
-    Args:
-        root: folder of the data set.
-        image_size: side of the square input, in pixels, that anchors are checked for.
-        output: folder for the results.
-
-    Returns the findings, worst first. Raises BadInput if the folder is not a data set.
+    Returns the findings, worst first. Raises UserError for wrong settings, and BadInput if no split can be read.
     """
-    from rich.console import Console
-    from rich.progress import track
-
-    from experiments.audit.images import check_images, image_findings
-    from experiments.audit.labels import balance_findings, layout_of, splits_of
-    from experiments.audit.pictures import draw
-
-    show = partial(track, console=Console(stderr=True), transient=True)
-    layout = layout_of(root)
-    names = splits_of(root, layout)
-    if not names:
-        raise BadInput(f"{root} has no splits")
-    labels = {name: layout.read(root, name, show) for name in names}
-    if not any(split.images for split in labels.values()):
-        raise BadInput(f"{root} has no images in {', '.join(names)}")
-    checks = {
-        name: list(show(check_images(split.images, os.cpu_count() or 1), f"images of {name}", len(split.images)))
-        for name, split in labels.items()
+    config.check()
+    root = Path(config.root)
+    output = Path(config.output) if config.output else Path("runs") / "audit" / root.resolve().name
+    opened = open_data_set(root, config.kind, config.data)
+    balance = {split.name: balance_of(split, opened.kind) for split in opened.splits if split.columns is not None}
+    headers = {
+        split.name: scan(split.columns, sample_of(split.columns))
+        for split in opened.splits
+        if split.columns is not None
     }
-    findings = [finding for split in labels.values() for finding in split.findings]
-    findings += balance_findings(labels, layout.unit)
-    findings += image_findings(checks)
-    if layout.unit == "boxes":
-        findings += size_findings(root, checks)
-        findings += anchor_findings(labels, image_size)
+    out = Console(soft_wrap=True, highlight=False)
+    if not out.is_terminal:
+        out = Console(soft_wrap=True, highlight=False, width=WIDTH)
+    print_first_page(opened, balance, headers, out)
+    checks: dict[str, list[ImageCheck]] = {}
+    if not config.quick:
+        checks = _check_images(opened)
+        for split in opened.splits:
+            if split.name in checks:
+                headers[split.name] = headers_of(checks[split.name])
+                counts = [check.counts for check in checks[split.name] if check.counts is not None]
+                if opened.kind == "masks" and split.dataset is not None:
+                    balance[split.name] = mask_balance(split, counts)
+    findings = [*opened.findings, *label_findings(opened, balance)]
+    with errors_into(findings, root):
+        findings += header_findings(opened, headers)
+    if not config.quick:
+        findings += image_findings(checks)
+        if opened.kind == "boxes":
+            findings += anchor_findings(opened.splits, config.image_size)
     findings.sort(key=lambda finding: ORDER.index(finding.severity))
 
-    out = Console(soft_wrap=True, highlight=False)
-    print_findings(findings, f"{root}: {layout.name}", labels, out)
+    print_findings(findings, out, FIRST if config.quick else None)
     output.mkdir(parents=True, exist_ok=True)
-    write_json(root, layout, labels, findings, output / "audit.json")
-    pictures = draw(labels, layout.unit, image_size, findings, output)
-    out.print(f"audit.json and {', '.join(path.name for path in pictures)} in {output}")
+    write_json(config, opened, balance, headers, findings, output / "audit.json")
+    sheet = draw_sheet(opened, output / SAMPLES)
+    pictures = [] if sheet is None else [sheet]
+    if not config.quick:
+        pictures += draw(opened, balance, config.image_size, findings, output)
+    out.print(f"{', '.join(['audit.json', *(path.name for path in pictures)])} in {output}", markup=False)
+    if config.quick:
+        out.print("Only some images were read. Without --quick, all are, and duplicates are searched.")
+    if all(split.columns is None for split in opened.splits):
+        raise BadInput(f"no split of {root} can be read: see the errors above")
     return findings
 
 
-def print_findings(findings: list[Finding], title: str, labels: dict[str, SplitLabels], out: Console) -> None:
-    """Print the findings with some examples of each."""
-    out.print(f"{title}, {', '.join(f'{len(split.images)} images in {name}' for name, split in labels.items())}")
-    for finding in findings:
-        out.print(f"[bold]{finding.severity}[/bold]: ", end="")
-        out.print(f"{finding.what}. {finding.fix[0].upper()}{finding.fix[1:]}.", markup=False)
-        if finding.examples:
-            more = ", ..." if len(finding.examples) > SHOWN else ""
-            out.print(f"  {', '.join(finding.examples[:SHOWN])}{more}", markup=False)
-    if not findings:
-        out.print("no problems found")
+def _check_images(opened: Opened) -> dict[str, list[ImageCheck]]:
+    """The checks of all images of each split. If a split cannot be read, also of the other images in the folder."""
+    show, workers = partial(track, console=err, transient=True), os.cpu_count() or 1
+    checks = {}
+    for split in opened.splits:
+        if split.columns is not None:
+            name, total = split.name, len(split.columns)
+            checks[name] = list(show(check_split(split, workers), f"images of {name}", total))
+    if any(split.columns is None for split in opened.splits) and opened.root.is_dir():
+        known = {os.path.realpath(file) for split in opened.splits for file in split.files}
+        rest: list[Path] = []
+        with errors_into(opened.findings, opened.root):
+            images = ImageFiles(opened.root)
+            every = [images.folder / name for name in images.names]
+            rest = [file for file in every if os.path.realpath(file) not in known]
+        checks[UNREAD] = [_check_file(file) for file in show(rest, "other images")]
+    return checks
 
 
-def write_json(root: Path, layout: Layout, labels: dict[str, SplitLabels], findings: list[Finding], file: Path) -> None:
-    """Write the findings, and the class balance of each split."""
-    content = {
-        "root": str(root),
-        "layout": layout.name,
-        "splits": {name: {"images": len(split.images), "balance": split.balance} for name, split in labels.items()},
-        "findings": [{**asdict(f), "files": [str(file) for file in f.files]} for f in findings],
-    }
-    file.write_text(json.dumps(content, indent=2) + "\n")
+def _check_file(file: Path) -> ImageCheck:
+    try:
+        return check_content(file.read_bytes(), file)
+    except OSError as error:
+        return ImageCheck(file, f"{file}: {error.strerror}")
 
 
-def size_findings(root: Path, checks: dict[str, list[ImageCheck]]) -> Iterator[Finding]:
-    """Yield findings on images whose size differs from the one in the annotations."""
-    from experiments.audit.images import Finding
-    from experiments.audit.labels import locate
-
-    for split, split_checks in checks.items():
-        file, folder = locate(root, split)
-        annotated = {
-            folder / str(record["file_name"]): (record.get("height"), record.get("width"))
-            for record in json.loads(file.read_bytes())["images"]
+def write_json(
+    config: AuditConfig,
+    opened: Opened,
+    balance: dict[str, dict[str, int]],
+    headers: dict[str, Headers],
+    findings: Sequence[Finding],
+    file: Path,
+) -> None:
+    """Write what was recognised, each split with its class balance, and the findings."""
+    splits: dict[str, Any] = {}
+    for split in opened.splits:
+        sizes = size_range(split, headers.get(split.name))
+        splits[split.name] = {
+            "role": split.role,
+            "images": None if split.columns is None else len(split.columns),
+            "balance": balance.get(split.name, {}),
+            "sizes": dict(zip(("smallest", "median", "largest"), sizes, strict=False)),
+            "read_with": split.changes,
         }
-        wrong = [check.file for check in split_checks if not check.problem and annotated[check.file] != check.size]
-        if wrong:
-            what = f"{split}: {len(wrong)} images have another size than the annotations state"
-            yield Finding.of_files("error", what, "write the true sizes, otherwise boxes are misplaced", wrong)
-
-
-def anchor_findings(labels: dict[str, SplitLabels], image_size: int) -> Iterator[Finding]:
-    """Yield the share of boxes with an anchor of IoU 0.5 or more, for the published and for fitted anchors."""
-    import numpy as np
-
-    from detection.anchors import Anchors, best_iou, fit_scale
-    from experiments.audit.images import Finding
-
-    shares = np.concatenate([split.boxes for split in labels.values()])
-    images = np.concatenate([split.box_images for split in labels.values()])
-    if not len(shares):
-        return
-    strides = list(STRIDES)
-    sizes = shares * images[:, ::-1] * (image_size / images.max(1, keepdims=True))
-    fitted = fit_scale(sizes, strides)
-    recalls = {scale: (best_iou(sizes, Anchors(strides, scale)) >= 0.5).mean() for scale in (4.0, fitted)}
-    texts = [f"{name} {100 * recalls[scale]:.1f}% at scale {scale:g}"
-             for name, scale in (("published anchors", 4.0), ("fitted anchors, as in training", fitted))]  # fmt: skip
-    small = (sizes.prod(1) < STRIDES[0] ** 2).mean()
-    what = f"share of boxes with an anchor of IoU 0.5 or more, at {image_size} px: {'; '.join(texts)}"
-    if small > 0.05:
-        what += f". {100 * small:.0f}% of the boxes are smaller than one cell of the finest feature map"
-    severity = "note" if recalls[fitted] >= LEAST_RECALL else "warning"
-    yield Finding(severity, what, "a larger --image_size helps small boxes")  # type: ignore[arg-type]
+    content = {
+        "root": str(opened.root),
+        "layout": NAMES[opened.kind],
+        "format": opened.form.name,
+        "why": opened.why,
+        "also": [{"layout": NAMES[form.kind], "format": form.name, "why": why} for form, why in opened.others],
+        "quick": config.quick,
+        "settings": {name: value for name, value in asdict(config.data).items() if value is not None},
+        "splits": splits,
+        "findings": [
+            {**asdict(finding), "settings": list(finding.settings), "files": [str(file) for file in finding.files]}
+            for finding in findings
+        ],
+    }
+    file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

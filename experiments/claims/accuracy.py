@@ -94,7 +94,8 @@ def _evaluate(task: str, arguments: list[str], output: Path) -> dict[str, float]
         process = subprocess.run(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
         if process.returncode:
             lines = [line for line in process.stderr.splitlines() if line.strip()]
-            return " ".join(lines[-3:]) or f"exit code {process.returncode}"
+            first = next((i for i, line in enumerate(lines) if line.startswith("error:")), -3)
+            return " ".join(lines[first:][:3]) or f"exit code {process.returncode}"
     try:
         return json.loads(file.read_text())
     except (OSError, ValueError) as error:

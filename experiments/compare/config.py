@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from backbones.errors import UserError
@@ -20,6 +21,9 @@ class CompareConfig:
     """Networks to compare: names that `python -m backbones` lists, or module:function for your own."""
     baseline: str | None = None
     """Backbone that the others are compared with. By default the first ResNet, or without one the last backbone."""
+    metric: list[str] = field(default_factory=list)
+    """Metric to compare: a name for all tasks, such as precision, or TASK=NAME for each, such as detection=AP50. By
+    default the headline metrics: top1, AP and mIoU. The trainings do not depend on it."""
     protocol: Protocol = "scratch"
     """How every backbone is trained: scratch (from random weights), finetune, linear or frozen."""
     seeds: int = 1
@@ -56,3 +60,19 @@ class CompareConfig:
             raise UserError(f"--baseline {self.baseline} is not among --backbones {' '.join(self.backbones)}")
         if self.seeds < 1:
             raise UserError(f"--seeds {self.seeds} is too small: at least 1")
+
+    def metric_of(self, tasks: Sequence[str]) -> dict[str, str]:
+        """The metric to compare of each of these tasks. Raises UserError for a metric that cannot be compared."""
+        chosen = {task: TASKS[task].metric for task in tasks}
+        for entry in self.metric:
+            task, equals, name = entry.rpartition("=")
+            if equals and task not in chosen:
+                raise UserError(f"--metric {entry}: '{task}' is not among the tasks {', '.join(chosen)}")
+            for known in [task] if equals else chosen:
+                if name not in TASKS[known].image_metrics:
+                    raise UserError(
+                        f"--metric {entry}: {known} cannot be compared on {name}, but on "
+                        f"{', '.join(TASKS[known].image_metrics)}"
+                    )
+                chosen[known] = name
+        return chosen

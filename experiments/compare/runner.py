@@ -23,6 +23,7 @@ from experiments.jobs.local import Outcome, finished, run
 from experiments.jobs.lock import only_one, resumable
 from experiments.jobs.progress import ProgressDisplay
 from experiments.records import read_record
+from experiments.report.results import FinishedRun
 from experiments.tasks import TASKS
 
 SHORTER = 3  # learning rates are chosen by trainings with a third of the epochs
@@ -70,6 +71,7 @@ def compare(config: CompareConfig, task_arguments: dict[str, list[str]]) -> Path
     config.check()
     tasks = config.tasks or [task for task in TASKS if task in task_arguments] or list(TASKS)
     config = replace(config, tasks=tasks)
+    config.metric_of(tasks)  # raises for a metric that cannot be compared
     shared = {task: shared_arguments(SharedSettings.of(config), task, task_arguments.get(task, [])) for task in tasks}
     if other_tasks := task_arguments.keys() - set(tasks):
         raise UserError(f"there are settings for {', '.join(sorted(other_tasks))}, which --tasks leaves out")
@@ -103,6 +105,7 @@ class ComparisonRunner:
 
     def __init__(self, config: CompareConfig, folder: Path, lock: IO[str]) -> None:
         self.config, self.folder, self.lock = config, folder, lock
+        self.metrics = config.metric_of(config.tasks)
         self.learning_rates: list[dict[str, Any]] = []  # as `comparison.json` stores them
 
     def run(self, shared: dict[str, tuple[str, ...]], cells: Sequence[Cell]) -> Path:
@@ -160,7 +163,7 @@ class ComparisonRunner:
         scores: dict[tuple[str, str], dict[float, float | None]] = {}
         for cell in attempts:
             outcome = self.train(cell, display)
-            score = None if outcome.error else self.record(cell)["metrics"][TASKS[cell.task].metric]
+            score = None if outcome.error else self.score(cell)
             scores.setdefault((cell.task, cell.config.backbone), {})[cell.config.lr] = score
         chosen = {}
         for (task, backbone), by_lr in scores.items():
@@ -184,9 +187,13 @@ class ComparisonRunner:
 
     def score_text(self, cell: Cell) -> str:
         """Format the score of a finished cell, such as `top1 71.2`."""
-        metric = TASKS[cell.task].metric
-        value = self.record(cell)["metrics"][metric]
-        return f"{metric} " + ("--" if value is None else f"{100 * value:.1f}")
+        value = self.score(cell)
+        return f"{self.metrics[cell.task]} " + ("--" if value is None else f"{100 * value:.1f}")
+
+    def score(self, cell: Cell) -> float | None:
+        """The score of a finished cell, a fraction; None if it is undefined."""
+        run = FinishedRun.of(self.folder / "cells" / cell.name, self.metrics[cell.task])
+        return None if run.score != run.score else run.score
 
     def write_comparison(self, entries: Sequence[Entry]) -> None:
         """Write `comparison.json`."""
@@ -200,6 +207,7 @@ class ComparisonRunner:
                 "command_line": shlex.join(command_line()),
                 "baseline": config.baseline or (resnets or config.backbones[::-1])[0],
                 "protocol": config.protocol,
+                "metrics": self.metrics,
                 "shared": same,
                 "differs": differing,
                 "learning_rates": self.learning_rates,

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from engine.published import Count
 from experiments.costs.counts import classifier_counts
 from experiments.report.results import Row
-from experiments.report.statistics import Difference
-from experiments.tasks import TASKS
+from experiments.report.statistics import FEWEST, Difference
 
 
-def column_headings(task: str) -> list[str]:
+def column_headings(metric: str) -> list[str]:
     """Column headings of a task's table."""
     costs = "parameters", "multiply-adds", "latency", "memory", "training"
-    return ["backbone", f"{TASKS[task].metric}, %", "difference", "verdict", *costs]
+    return ["backbone", f"{metric}, %", "difference", "verdict", *costs]
 
 
 def row_texts(row: Row, baseline: str) -> list[str]:
@@ -60,7 +59,7 @@ def published_row_texts(row: Row) -> list[str]:
         scores = ", ".join(f"{name} {percent(value)}" for name, value in known.scores.items())
         on = ", ".join(part for part in (known.dataset, known.neck, known.training) if part)
         source = known.source if source in ("", known.source) else f"{known.source}; counts: {source}"
-    return [row.backbone, f"{TASKS[row.task].metric} {score_text(row)}", scores, on, *counts, source]
+    return [row.backbone, f"{row.metric} {score_text(row)}", scores, on, *counts, source]
 
 
 def _count_text(known: Count | None, counted: float, text: Callable[[float], str]) -> str:
@@ -92,6 +91,13 @@ def sentences(rows: Sequence[Row], baseline_name: str) -> list[Sentence]:
             found.append(Sentence(row.backbone, f"scores {score_text(row)}."))
         else:
             verdict = row.difference.verdict
+            if verdict == "too little data":
+                text = (
+                    f"scores {score_text(row)}, the baseline {score_text(baseline)}: too little data for a verdict, "
+                    f"which needs {FEWEST} images, not {row.difference.images}."
+                )
+                found.append(Sentence(row.backbone, text))
+                continue
             rest = (
                 f" {'from' if verdict.startswith('not') else 'than'} the baseline: {score_text(row)}, "
                 f"{difference_text(row.difference)} points, with {_times(row, baseline, 'params')} the parameters, "

@@ -62,19 +62,19 @@ def _task(comparison: Comparison, task: str) -> dict[str, Any]:
     rows = comparison.rows_of(task)
     finished = [row for row in rows if row.runs]
     curves = {
-        row.backbone: [(e, 100 * score) for e, score in scores_by_epoch(row.runs[0].folder, TASKS[task].metric)]
+        row.backbone: [(e, 100 * score) for e, score in scores_by_epoch(row.runs[0].folder, row.metric)]
         for row in finished
     }
     return {
         "name": task,
-        "metric": TASKS[task].metric,
+        "metric": comparison.metric(task),
         "data": _data_text(finished),
         "style": style_sentence(finished),
         "stopped": stopped_sentence(finished),
         "sentences": sentences(rows, comparison.baseline),
         "groups": [_table(comparison, task, provenance, group) for provenance, group in groups(rows)],
-        "charts": [Markup(_scatter(task, finished, cost)) for cost in COST_AXES] if finished else [],
-        "curves": Markup(charts.curves(curves, f"{TASKS[task].metric}, %")),
+        "charts": [Markup(_scatter(finished, cost)) for cost in COST_AXES] if finished else [],
+        "curves": Markup(charts.curves(curves, f"{comparison.metric(task)}, %")),
         "classes": _classes(comparison, finished),
         "published": [texts for row in finished if (texts := published_row_texts(row))],
         "pictures": _pictures(finished),
@@ -107,7 +107,7 @@ def _table(comparison: Comparison, task: str, provenance: str, rows: Sequence[Ro
     return {"caption": caption, "headings": column_headings(task), "rows": table}
 
 
-def _scatter(task: str, finished: Sequence[Row], cost: str) -> str:
+def _scatter(finished: Sequence[Row], cost: str) -> str:
     axis = COST_AXES[cost]
     marks = [
         charts.Point(
@@ -115,12 +115,12 @@ def _scatter(task: str, finished: Sequence[Row], cost: str) -> str:
             x=row.cost(cost) / UNITS[cost],
             y=100 * row.mean,
             spread=100 * (row.spread or 0.0),
-            description=f"{row.backbone}: {TASKS[task].metric} {score_text(row)}, {row.cost(cost) / UNITS[cost]:.3g} "
+            description=f"{row.backbone}: {row.metric} {score_text(row)}, {row.cost(cost) / UNITS[cost]:.3g} "
             f"{axis.replace(', ', ' (')}{')' if ', ' in axis else ''}",
         )
         for row in finished
     ]
-    return charts.scatter(marks, axis, f"{TASKS[task].metric}, %")
+    return charts.scatter(marks, axis, f"{finished[0].metric}, %")
 
 
 def _classes(comparison: Comparison, finished: Sequence[Row]) -> dict[str, Any] | None:
@@ -135,7 +135,8 @@ def _classes(comparison: Comparison, finished: Sequence[Row]) -> dict[str, Any] 
         differences = [score.get(name, float("nan")) - value for score in scores]
         rows.append((name, [(percent(value), _sort_value(value)), *((points(d), _sort_value(d)) for d in differences)]))
     names = [row.backbone for row in (baseline, *others)]
-    return {"baseline": baseline.backbone, "headings": ["class", *names], "rows": rows}
+    metric = TASKS[baseline.task].metric  # per_class.json has the headline metric
+    return {"metric": metric, "baseline": baseline.backbone, "headings": ["class", *names], "rows": rows}
 
 
 def _sort_value(number: float) -> str:

@@ -12,6 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from backbones.errors import BadInput
 from engine.published import Published, classifier_of, published
 from engine.schema import read_comparison, read_record
@@ -24,20 +26,33 @@ COSTS = ("params", "macs", "latency_ms", "peak_memory_mb", "train_seconds")
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A finished training: its folder, and its `record.json`."""
+    """A finished training: its folder, its `record.json`, and the metric to compare; None for the headline metric."""
 
     folder: Path
     record: dict[str, Any]
+    compared: str | None = None
 
     @classmethod
-    def of(cls, folder: Path) -> FinishedRun:
+    def of(cls, folder: Path, compared: str | None = None) -> FinishedRun:
         """Read the training in a run folder."""
-        return cls(folder, read_record(folder / "record.json", config_of))
+        return cls(folder, read_record(folder / "record.json", config_of), compared)
 
     @property
+    def metric(self) -> str:
+        """Name of the metric to compare."""
+        return self.compared or TASKS[self.record["task"]].metric
+
+    @cached_property
     def score(self) -> float:
-        """The task's headline metric after the last epoch, a fraction; NaN if it is undefined."""
-        value = self.record["metrics"][TASKS[self.record["task"]].metric]
+        """The metric after the last epoch, a fraction; NaN if it is undefined.
+
+        For a metric that the version of the training did not record, it is computed from the results of each image.
+        """
+        metrics = self.record["metrics"]
+        if self.metric not in metrics:
+            images = read_images(self.folder, self.metric)
+            return float(images.score(np.ones((1, len(images.keys)), np.int64))[0])
+        value = metrics[self.metric]
         return float("nan") if value is None else value
 
     @property
@@ -73,6 +88,7 @@ class Row:
         failures: reasons why other trainings failed.
         pending: number of trainings that have not ended yet.
         difference: to the baseline; None for the baseline itself, and where either has no finished training.
+        compared: the metric to compare; None for the headline metric.
     """
 
     task: str
@@ -81,6 +97,12 @@ class Row:
     failures: tuple[str, ...]
     pending: int
     difference: Difference | None
+    compared: str | None = None
+
+    @property
+    def metric(self) -> str:
+        """Name of the metric to compare."""
+        return self.compared or TASKS[self.task].metric
 
     @property
     def scores(self) -> list[float]:
@@ -130,7 +152,9 @@ class Comparison:
             self.about: dict[str, Any] = read_comparison(folder / "comparison.json", config_of)
             self.cells: list[dict[str, Any]] = self.about["cells"]
             self.runs = {
-                cell["key"]: FinishedRun.of(folder / cell["folder"]) for cell in self.cells if cell["status"] == "done"
+                cell["key"]: FinishedRun.of(folder / cell["folder"], self.metric(cell["task"]))
+                for cell in self.cells
+                if cell["status"] == "done"
             }
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise BadInput(f"{folder} has no comparison that can be read ({error}): run experiments.compare") from error
@@ -139,6 +163,10 @@ class Comparison:
     def baseline(self) -> str:
         """Name of the backbone that the others are compared with."""
         return self.about["baseline"]
+
+    def metric(self, task: str) -> str:
+        """The metric that is compared."""
+        return self.about.get("metrics", {}).get(task, TASKS[task].metric)
 
     @property
     def tasks(self) -> list[str]:
@@ -171,6 +199,7 @@ class Comparison:
             failures=tuple(dict.fromkeys(cell["error"] for cell in cells if cell["status"] == "failed")),
             pending=sum(cell["status"] == "pending" for cell in cells),
             difference=self._difference(task, backbone),
+            compared=self.metric(task),
         )
 
     def _runs(self, task: str, backbone: str) -> tuple[FinishedRun, ...]:
@@ -181,7 +210,7 @@ class Comparison:
         ours, baseline = self._runs(task, backbone), self._runs(task, self.baseline)
         if backbone == self.baseline or not ours or not baseline:
             return None
-        images = {run.folder: read_images(run.folder) for run in (*ours, *baseline)}
+        images = {run.folder: read_images(run.folder, self.metric(task)) for run in (*ours, *baseline)}
         return bootstrap([images[run.folder] for run in ours], [images[run.folder] for run in baseline])
 
 
@@ -200,7 +229,7 @@ def scores_by_epoch(run_folder: Path, metric: str) -> list[tuple[int, float]]:
 
 
 def per_class(row: Row) -> dict[str, float]:
-    """Return the mean score over seeds for each class; NaN where a class has none."""
+    """Return the mean headline metric over seeds for each class; NaN where a class has none."""
     score_tables = [json.loads((run.folder / "per_class.json").read_text()) for run in row.runs]
     return {
         name: statistics.fmean(float("nan") if scores.get(name) is None else scores[name] for scores in score_tables)

@@ -14,26 +14,32 @@ from pathlib import Path
 
 import numpy as np
 
-from backbones.errors import BadInput
+from backbones.errors import BadInput, UserError
 from engine.image_results import ImageResults
 from engine.schema import read_record
 from experiments.records import config_of
 from experiments.tasks import task_spec
 
 CHUNK = 256  # resamples in memory at once
+# Images below which there is no verdict. A bootstrap interval is too narrow by a factor of about sqrt((n - 1) / n), and
+# of one image it has no width at all.
+FEWEST = 10
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A difference of two scores, as fractions, with its confidence interval."""
+    """A difference of two scores, as fractions, with its confidence interval over `images` images."""
 
     value: float
     low: float
     high: float
+    images: int = FEWEST
 
     @property
     def verdict(self) -> str:
-        """`better`, `worse`, or `not distinguishable` if the interval contains 0."""
+        """`better`, `worse`, `not distinguishable` if the interval contains 0, or `too little data`."""
+        if self.images < FEWEST or not np.isfinite([self.value, self.low, self.high]).all():
+            return "too little data"
         return "better" if self.low > 0 else "worse" if self.high < 0 else "not distinguishable"
 
 
@@ -79,14 +85,23 @@ def bootstrap(
             sides.append(center + widening * ((seed_shares * scores).sum(0) - center))
         differences.append(sides[0] - sides[1])
     low, high = np.nanquantile(np.concatenate(differences), [(1 - level) / 2, (1 + level) / 2])
-    return Difference(value, float(low), float(high))
+    return Difference(value, float(low), float(high), images)
 
 
-def read_images(run: Path) -> ImageResults:
-    """Read the results by image from the folder of a finished run. Raises BadInput if they are absent or damaged."""
+def read_images(run: Path, metric: str | None = None) -> ImageResults:
+    """Read the results by image from the folder of a finished run, for a metric; by default the headline metric.
+
+    Raises BadInput if they are absent or damaged, and UserError if they are not sufficient to compute the metric.
+    """
     try:
         record = read_record(run / "record.json", config_of)
-        return task_spec(record["task"]).read_images(run, record)
+        spec = task_spec(record["task"])
+        if metric is not None and metric not in spec.image_metrics:
+            raise UserError(
+                f"{metric} cannot be computed from the stored results of each image of {spec.name}: use "
+                f"{', '.join(spec.image_metrics)}"
+            )
+        return spec.read_images(run, record, metric or spec.metric)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{run} has no results by image that can be read ({error}): train it again") from error
 

@@ -25,7 +25,6 @@ from experiments.report.formatting import (
 )
 from experiments.report.html import html
 from experiments.report.results import COSTS, Comparison, Row, groups
-from experiments.tasks import TASKS
 
 
 def write_report(folder: Path) -> Path:
@@ -66,7 +65,7 @@ def results_csv(rows: Iterable[Row]) -> str:
             "backbone": row.backbone,
             "neck": row.runs[0].record["neck"] if row.runs else None,
             "provenance": row.provenance,
-            "metric": TASKS[row.task].metric,
+            "metric": row.metric,
             "seeds": len(row.runs),
             "mean": f"{row.mean:.6f}",
             "spread": "" if row.spread is None else f"{row.spread:.6f}",
@@ -91,7 +90,7 @@ def results_md(comparison: Comparison) -> str:
     baseline = comparison.baseline
     lines = [f"Differences are to {baseline}, in points, with their 95% interval from a paired bootstrap over images."]
     for task in comparison.tasks:
-        headings = column_headings(task)
+        headings = column_headings(comparison.metric(task))
         for provenance, rows in groups(comparison.rows_of(task)):
             lines += ["", f"**{task}**, {provenance}", "", f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
             for row in rows:
@@ -105,7 +104,14 @@ def results_md(comparison: Comparison) -> str:
 def screen_table(comparison: Comparison, task: str) -> Table:
     """Return the table for the terminal: score, difference, verdict, and size."""
     table = Table(box=SIMPLE_HEAD, title=task, title_justify="left", pad_edge=False)
-    for heading in ("backbone", f"{TASKS[task].metric}, %", "difference", "verdict", "parameters", "multiply-adds"):
+    for heading in (
+        "backbone",
+        f"{comparison.metric(task)}, %",
+        "difference",
+        "verdict",
+        "parameters",
+        "multiply-adds",
+    ):
         is_text = heading in ("backbone", "verdict")
         table.add_column(heading, no_wrap=heading == "backbone", justify="left" if is_text else "right")
     for provenance, rows in groups(comparison.rows_of(task)):

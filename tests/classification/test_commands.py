@@ -16,7 +16,7 @@ from backbones import create_backbone
 from classification import eval as eval_command
 from classification import predict as predict_command
 from classification import train as train_command
-from classification.config import TrainConfig
+from classification.config import METRICS, TrainConfig
 from classification.loss import ClassificationLoss
 from classification.task import ClassificationTask, by_depth
 from data.loader import train_loader
@@ -70,6 +70,15 @@ def test_run_folder(trained, folders):
     assert accuracy == record["metrics"]["top1"]
     per_class = json.loads((trained / "per_class.json").read_text())
     assert np.mean(list(per_class.values())) == pytest.approx(accuracy)
+    assert tuple(record["metrics"]) == METRICS
+    table = {row["class"]: row for row in csv.DictReader((trained / "per_class.csv").open())}
+    for name, recall in per_class.items():
+        predicted = [row for row in images if row["predicted"] == name]
+        precision = np.mean([row["class"] == name for row in predicted]) if predicted else 0
+        found = {column: float(value) for column, value in table[name].items() if column != "class"}
+        f1 = 2 * precision * recall / (precision + recall) if precision + recall else 0
+        assert found == pytest.approx({"precision": precision, "recall": recall, "F1": f1, "images": 3})
+    assert record["metrics"]["F1"] == pytest.approx(np.mean([float(row["F1"]) for row in table.values()]))
 
 
 def test_checkpoint_contains_only_plain_values(trained):

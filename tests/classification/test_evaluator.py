@@ -6,6 +6,7 @@ import torch
 
 from backbones.errors import BadInput
 from classification import classes as imagenet
+from classification.config import METRICS
 from classification.draw import draw_confusion, draw_scores
 from classification.evaluator import AccuracyEvaluator
 from data.batch import Batch
@@ -36,14 +37,20 @@ def test_by_hand():
         ]
     )
     evaluator.update(logits.log_softmax(1), batch_of([0, 0, 1, 1], ids=[4, 5, 6, 7]))
-    assert evaluator.compute() == {"top1": 0.5, "top5": 0.75, "balanced": 0.5}
+    scores = evaluator.compute()
+    # Of four images, one is classified as cat (right), one as dog (right), and two as a class without images.
+    assert scores == {"top1": 0.5, "top5": 0.75, "balanced": 0.5, "balanced_accuracy": 0.5, "precision": 1.0,
+                      "recall": 0.5, "F1": pytest.approx(2 / 3)}  # fmt: skip
+    assert tuple(scores) == METRICS
+    row = {"precision": 1.0, "recall": 0.5, "F1": pytest.approx(2 / 3), "images": 2}
+    assert evaluator.class_table() == {"cat": row, "dog": row}
     assert evaluator.per_class == {"cat": 0.5, "dog": 0.5}
     assert evaluator.confusion[0].tolist() == [0, 1, 0, 0, 0, 0, 1]
     assert evaluator.rows.tolist() == [[4, 0, 6], [5, 0, 1], [6, 1, 1], [7, 1, 0]]
     np.testing.assert_allclose(evaluator.probabilities, logits.softmax(1).max(1).values, rtol=1e-6)
     evaluator.reset()
     evaluator.update(logits[:1].log_softmax(1), batch_of([0]))
-    assert evaluator.compute() == {"top1": 1.0, "top5": 1.0, "balanced": 1.0}
+    assert evaluator.compute() == dict.fromkeys(METRICS, 1.0)
     evaluator.reset()
     assert evaluator.compute()["top1"] != evaluator.compute()["top1"]  # NaN
 
@@ -70,11 +77,11 @@ def test_unreadable_images_and_absent_classes():
     evaluator = AccuracyEvaluator(["a", "b"], [0, 1], 2)
     logits = torch.tensor([[1.0, 0], [1.0, 0]])
     evaluator.update(logits.log_softmax(1), batch_of([0, 1], readable=[True, False]))
-    assert evaluator.compute() == {"top1": 1.0, "top5": 1.0, "balanced": 1.0}
+    assert evaluator.compute() == dict.fromkeys(METRICS, 1.0)
     assert evaluator.per_class["b"] != evaluator.per_class["b"]
     evaluator.reset()
     evaluator.update(logits.log_softmax(1), batch_of([0, 1], ids=[8, 9], readable=[False, True]))
-    assert evaluator.compute() == {"top1": 0.0, "top5": 1.0, "balanced": 0.0}
+    assert evaluator.compute() == dict.fromkeys(METRICS, 0.0) | {"top5": 1.0}
     assert evaluator.rows.tolist() == [[9, 1, 0]]
 
 

@@ -98,3 +98,39 @@ def test_areas_that_are_missing_or_impossible(tmp_path: Path) -> None:
 
     train, _ = opened(write_coco(tmp_path / "set", change=change))
     assert [value if value == value else None for value in train.columns.areas] == [None, None, None, 100.0]
+
+
+def list_again(document: dict[str, Any], split: str) -> None:
+    first = document["images"][0]
+    document["images"].append(first | {"id": 99, "file_name": f"./{first['file_name']}"})
+
+
+def box_again(document: dict[str, Any], split: str) -> None:
+    document["annotations"].append(document["annotations"][0] | {"id": 99})
+
+
+@pytest.mark.parametrize(
+    ("change", "names", "message"),
+    [
+        (list_again, ("red", "blue"), "train.json lists 1 images more than once: .*/train/7.png"),
+        (box_again, ("red", "blue"), "1 of 5 boxes repeat a box of the same class"),
+        (None, ("red", "Red"), "the classes 'red' and 'Red', whose names differ only in case"),
+    ],
+)
+def test_what_is_there_twice(
+    change: Any, names: tuple[str, ...], message: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    opened(write_coco(tmp_path / "set", names, change=change))
+    assert re.search(message, caplog.text)
+
+
+def test_scored_images_that_are_trained_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = write_coco(tmp_path / "set")
+    opened(root)
+    assert not caplog.records
+    for image in (root / "val").iterdir():
+        image.unlink()
+    (root / "val").rmdir()
+    (root / "val").symlink_to("train")
+    opened(root)
+    assert "2 of the 2 images to score are also training images" in caplog.text

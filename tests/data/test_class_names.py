@@ -25,6 +25,7 @@ from tests.data.coco_files import write_coco
         (["A"], ["a", " a "], [-1]),  # two candidates
         (["A", "a "], ["a"], [-1, -1]),
         (["c"], ["a"], [-1]),
+        (["cafe\u0301"], ["caf\u00e9"], [0]),  # as macOS and as Linux write it
     ],
 )
 def test_rules(names: list[str], known: list[str], expected: list[int]) -> None:
@@ -110,3 +111,23 @@ def test_labels_of_a_model_with_more_classes(tmp_path: Path) -> None:
     assert model.category_ids == (4, 2, 1)  # an id that neither the model nor the data use
     assert model.listed.tolist() == [False, True, True]
     np.testing.assert_array_equal(model.columns.label, [2, 1, 2, 1])
+
+
+@pytest.mark.parametrize("names", [("cat", "cat "), ("caf\u00e9", "cafe\u0301")])
+def test_names_that_look_equal_are_one_name(names: tuple[str, str], tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="2 classes called"):
+        opened(write_coco(tmp_path / "set", names))
+
+
+@pytest.mark.parametrize("name", [None, "", " ", ["cat"]])
+def test_a_category_without_a_name(name: Any, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"categories\[0\] has a name that is neither a text nor a number"):
+        opened(write_coco(tmp_path / "set", (name, "dog")))
+
+
+def test_an_id_that_would_be_rounded(tmp_path: Path) -> None:
+    def edit(document: dict[str, Any], split: str) -> None:
+        document["images"][0]["id"] = 2**60 + 1
+
+    with pytest.raises(BadInput, match=r"beyond 2\*\*53 and would be rounded"):
+        opened(write_coco(tmp_path / "set", change=edit))

@@ -10,6 +10,7 @@ import pytest
 from backbones.errors import BadInput, UserError, with_flags
 from data.box_dataset import BoxDataset
 from data.class_dataset import ClassDataset
+from data.columns import subset_indices
 from data.formats import formats, split_of
 from data.open import place_of, read_scored
 from data.options import BoxOptions
@@ -41,7 +42,7 @@ def test_files_and_image_folders_anywhere(tmp_path: Path, monkeypatch: pytest.Mo
     assert (train.folder, val.folder) == (Path("photos/train"), Path("photos/val"))
     assert (len(train), len(val)) == (2, 2)
     assert opened(Path(), train="my train.json:photos/train", holdout=0.5)[1].folder == Path("photos/train")
-    with pytest.raises(UserError, match=r"neither a split of .* nor an existing file"):
+    with pytest.raises(UserError, match=r"neither a split of .* nor an existing file or folder: photos/trian does not"):
         opened(Path(), train="my train.json:photos/trian", val="my val.json:photos/val")
     scored = read_scored("boxes", Path(), BoxOptions(val="my val.json:photos/val"), 0.0, 3)
     assert scored.source == Path("my val.json")
@@ -62,9 +63,7 @@ def test_place_of_paths_with_colons(tmp_path: Path) -> None:
     assert place_of("a:d", tmp_path) is None
 
 
-def test_a_missing_validation_split_has_three_ways_out(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_validation_split_has_three_ways_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     root = write_coco(tmp_path / "set")
     (root / "annotations" / "instances_val.json").rename(root / "annotations" / "instances_test.json")
     with pytest.raises(BadInput) as caught:
@@ -74,11 +73,8 @@ def test_a_missing_validation_split_has_three_ways_out(
         assert flag in message
     (root / "val").rename(root / "test")
     assert opened(root, val="test")[1].columns.source.name == "instances_test.json"
-    with pytest.raises(BadInput, match=r"`holdout=0\.2` of 2 training images is none"):
-        opened(root, val="auto")
-    monkeypatch.setattr("data.open.HOLDOUT", 0.5)
     train, val = opened(root, val="auto")
-    assert "50% of its training images are held out" in caplog.text
+    assert "20% of its training images are held out" in caplog.text
     assert sorted([*train.image_ids, *val.image_ids]) == [7, 9]
     assert read_scored("boxes", root, BoxOptions(val="auto"), 0.0, 3).image_ids.tolist() == val.image_ids.tolist()
 
@@ -89,8 +85,15 @@ def test_auto_prefers_the_validation_split(tmp_path: Path) -> None:
 
 def test_a_data_set_of_another_kind_is_named(tmp_path: Path) -> None:
     root = write_coco(tmp_path / "set")
-    with pytest.raises(BadInput, match="is a data set for object detection"):
+    with pytest.raises(BadInput, match="is a data set for object detection") as caught:
         ClassDataset.open(root, "train")
+    assert "as --data.root, or use the command for object detection" in with_flags(caught.value)
+
+
+def test_a_place_without_data_names_the_flag(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="no such folder or file") as caught:
+        opened(tmp_path / "moved")
+    assert "Pass the place of the data as --data.root" in with_flags(caught.value)
 
 
 def test_named_formats(tmp_path: Path) -> None:
@@ -114,3 +117,13 @@ def test_no_format_recognises_an_empty_folder(form: object, tmp_path: Path) -> N
     assert form.sniff(tmp_path) is None  # type: ignore[attr-defined]
     (tmp_path / "notes.txt").write_text("nothing")
     assert form.sniff(tmp_path) is None  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("total", [1, 2, 3, 7, 200])
+@pytest.mark.parametrize("holdout", [0.01, 0.2, 0.5, 0.99])
+def test_held_out_items_are_not_trained_on(total: int, holdout: float) -> None:
+    trained = subset_indices(total, (0.0, 1 - holdout), 3).tolist()
+    held = subset_indices(total, (1 - holdout, 1.0), 3).tolist()
+    assert sorted(trained + held) == list(range(total))
+    assert trained
+    assert bool(held) == (total > 1)

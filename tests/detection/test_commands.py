@@ -22,7 +22,7 @@ from backbones import create_backbone
 from detection import eval as eval_command
 from detection import predict as predict_command
 from detection import train as train_command
-from detection.config import PRESETS, TrainConfig
+from detection.config import METRICS, PRESETS, TrainConfig
 from detection.results import read_image_results
 from detection.task import DetectionTask
 from engine.cli import parse
@@ -52,7 +52,7 @@ def test_run_folder(trained, coco_root):
     assert record["backbone"] == "tf_efficientnet_lite0"
     assert record["pretrained"]["source"].startswith("packaged:")
     assert record["dataset"]["train"]["images"] == 8
-    assert set(record["metrics"]) >= {"AP", "AP50", "AP75", "APs", "APm", "APl"}
+    assert tuple(record["metrics"]) == (*METRICS, "score_threshold")
     assert 0 <= record["metrics"]["AP"] <= 1
     assert record["best"]["epoch"] in (1, 2)
     for name in ("params", "macs", "latency_ms", "images_per_second", "peak_memory_mb", "train_seconds"):
@@ -68,6 +68,14 @@ def test_run_folder(trained, coco_root):
     assert len([row for row in rows if row["AP"]]) == 2
     found = json.loads((trained / "detections.json").read_text())
     assert {d["category_id"] for d in found} <= {2, 5}
+    table = {row["class"]: row for row in csv.DictReader((trained / "per_class.csv").open())}
+    assert list(table["green"]) == ["class", "AP", "AP50", "precision", "recall", "F1", "objects"]
+    assert {name: float(row["AP"]) for name, row in table.items()} == json.loads(
+        (trained / "per_class.json").read_text()
+    )
+    assert [row["objects"] for row in table.values()] == ["4", "4"]
+    for name in ("AP50", "precision", "recall", "F1"):
+        assert record["metrics"][name] == pytest.approx(np.mean([float(row[name]) for row in table.values()]))
 
 
 def test_checkpoint_has_only_plain_values(trained):

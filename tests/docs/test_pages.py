@@ -12,13 +12,17 @@ import os
 import re
 import shutil
 import sys
+import tomllib
 import traceback
 from pathlib import Path
 
 import pytest
 import yaml
 
+from backbones.errors import BadInput
 from data.demo.writer import Plan, write_demo
+from data.formats import Split
+from data.options import BoxOptions
 from experiments.tasks import TASKS
 from tests.docs.blocks import PAGES, ROOT, blocks_of, commands_of, spans_of
 from tests.docs.commands import check_module, known_flags, main_of
@@ -64,6 +68,11 @@ def _check(words, block):
         case ["python", "-m", "pytest", *paths]:
             assert paths, place
             assert all((ROOT / path).exists() for path in paths), place
+        case ["python", "-m", "pip", "install", requirement]:
+            extra = re.fullmatch(r"backbone-swap\[(\w+)\]", requirement)
+            assert extra, place
+            project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+            assert extra[1] in project["optional-dependencies"], place
         case ["python", "-m", module, *arguments]:
             try:
                 check_module(module, arguments)
@@ -148,3 +157,20 @@ def _run_command(words):
             shutil.rmtree(place, ignore_errors=True)
     code = main_of(module)(arguments)
     assert not isinstance(code, int) or code == 0
+
+
+def test_the_format_in_contributing_reads_boxes(tmp_path):
+    block = next(block for block in blocks_of("CONTRIBUTING.md") if "FORMAT = Format(" in block.text)
+    namespace = {"__name__": "docs"}
+    exec(compile(block.text, str(block), "exec"), namespace)
+    form = namespace["FORMAT"]
+    (tmp_path / "images").mkdir()
+    shutil.copy(next((ROOT / "tests/fixtures/v1/data/detection/train").iterdir()), tmp_path / "images/a.jpg")
+    (tmp_path / "train.boxes").write_text("a.jpg,cat,1,2,30,40\na.jpg,dog,5,6,7,8.5\n")
+    assert form.sniff(tmp_path)
+    columns = form.read(Split(tmp_path, *form.splits(tmp_path)), BoxOptions())
+    assert (columns.names, columns.classes) == (["a.jpg"], ("cat", "dog"))
+    assert columns.boxes.tolist() == [[1, 2, 30, 40], [5, 6, 7, 8.5]]
+    (tmp_path / "train.boxes").write_text("a.jpg,cat,1,2,30\n")
+    with pytest.raises(BadInput, match=r"train\.boxes: line 1 has not six values"):
+        form.read(Split(tmp_path, "train"), BoxOptions())

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from detection import train as train_command
 from detection.evaluator import CocoEvaluator
@@ -53,6 +54,16 @@ def test_best_checkpoint(tmp_path, scores, saved, best):
         callback.on_train_epoch_end(trainer, None)
     assert trainer.epochs == saved
     assert history.best["epoch"] == best
+
+
+def test_curves_of_one_epoch_have_whole_ticks(tmp_path, monkeypatch):
+    (tmp_path / "metrics.csv").write_text("epoch,step,loss,AP\n0,1,1.5,0.2\n")
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+    curves(tmp_path / "metrics.csv", "AP", tmp_path / "curves.png")
+    for panel in figures[0].axes:
+        low, high = panel.get_xlim()
+        assert [tick for tick in panel.get_xticks() if low <= tick <= high] == [1]
 
 
 def test_curves_without_a_score(tmp_path):

@@ -64,6 +64,12 @@ def test_a_key_depends_on_the_settings_only():
     assert len({cell.key, *(other.key for other in others)}) == 4
 
 
+def test_a_metric_is_for_all_tasks_or_one():
+    assert CompareConfig().metric_of(["classification", "detection"]) == {"classification": "top1", "detection": "AP"}
+    config = CompareConfig(metric=["precision", "detection=AP50"])
+    assert config.metric_of(["detection", "segmentation"]) == {"detection": "AP50", "segmentation": "precision"}
+
+
 def test_differing_settings_are_listed():
     cells = [Cell("classification", ("--backbone", name)) for name in ("resnet18", "vgg16")]
     same, differing = shared_settings(cells)
@@ -99,6 +105,10 @@ def test_held_out_images_are_not_trained_on(total):
         (["--detection.epochs", "none"], "epochs"),
         (["--epoch", "3"], "--epoch"),
         (["--tasks", "detection", "--segmentation.epochs", "2"], "which --tasks leaves out"),
+        (["--metric", "mIoU"], "--metric mIoU: classification cannot be compared on mIoU, but on top1, balanced"),
+        (["--metric", "F1"], "segmentation cannot be compared on F1, but on mIoU"),
+        (["--metric", "classification=top5"], "cannot be compared on top5"),
+        (["--tasks", "detection", "--metric", "segmentation=Dice"], "'segmentation' is not among the tasks detection"),
     ],
 )
 def test_wrong_usage_is_an_error_before_the_first_training(capsys, tmp_path, arguments, message):

@@ -17,7 +17,7 @@ from experiments.report import svg as charts
 from experiments.report.formatting import billions, millions, sentences, stopped_sentence, style_sentence
 from experiments.report.pareto import pareto_front
 from experiments.report.results import Comparison, FinishedRun, Row
-from experiments.report.writer import write_report
+from experiments.report.writer import screen_table, write_report
 
 HOSTILE = 'evil:<script>alert("x")</script>'
 CLASSES = ["cat", "<b>dog</b>"]
@@ -151,6 +151,24 @@ def test_pareto_front_by_hand():
     points = [(0.5, 3.0), (0.7, 5.0), (0.6, 5.0), (0.4, 1.0), (0.4, 2.0), (0.7, 9.0), (0.3, 0.5), (0.2, 4.0)]
     assert pareto_front(points) == [6, 3, 0, 1]
     assert pareto_front([]) == []
+
+
+def test_another_metric_is_compared(folder, tmp_path):
+    """The records have no F1, as those of earlier versions: it is computed from the results of each image."""
+    shutil.copytree(folder, tmp_path / "c")
+    about = json.loads((tmp_path / "c" / "comparison.json").read_text()) | {"metrics": {"classification": "recall"}}
+    (tmp_path / "c" / "comparison.json").write_text(json.dumps(about))
+    page = write_report(tmp_path / "c").read_text()
+    assert "recall, %" in page
+    assert "top1, %" not in page
+    assert "top1 of resnet50 in percent" in page  # the table of classes
+    assert "recall, %" in (tmp_path / "c" / "results.md").read_text()
+    assert screen_table(Comparison(tmp_path / "c"), "classification").columns[1].header == "recall, %"
+    before, rows = (list(csv.DictReader((f / "results.csv").open())) for f in (folder, tmp_path / "c"))
+    assert {row["metric"] for row in rows} == {"recall"}
+    # All images have one class, so that its recall is top-1.
+    for name in ("backbone", "mean", "spread", "difference", "low", "high", "verdict"):
+        assert [row[name] for row in rows] == [row[name] for row in before]
 
 
 def test_trainings_that_stopped_early_are_labelled(folder, tmp_path, capsys):

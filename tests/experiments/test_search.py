@@ -243,7 +243,11 @@ def test_a_search_of_version_1_is_resumed(monkeypatch, searched, tmp_path, capsy
     file = next(tmp_path.rglob("search.json"))
     content = json.loads(file.read_text())
     content["settings"]["--data.views"] = content["settings"].pop("--data.cached_augmentations")
-    for added in ("--classification.class_weights", "--classification.patience", "--data.balance"):
+    for added in [
+        *(f"--classification.{name}" for name in ("class_weights", "patience", "monitor")),
+        "--data.balance",
+        "--data.augment",
+    ]:
         del content["settings"][added]
     file.write_text(json.dumps(content))
     assert len(searched("--trials", "2")) == 2

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -10,13 +11,22 @@ import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from backbones.errors import BadInput
+from backbones.errors import BadInput, UserError
+from classification.evaluator import AccuracyEvaluator
 from classification.results import classification_results
+from classification.spec import SPEC as CLASSIFICATION
 from data.batch import IGNORE, collate
+from detection.config import COCO_METRICS
+from detection.matching import match_classes, operating_point
 from detection.results import match_detections
+from detection.truth import coco_document
+from engine.schema import SCHEMA
 from experiments.report.statistics import Difference, ImageResults, bootstrap, read_images
+from segmentation.config import METRICS as SEGMENTATION_METRICS
 from segmentation.evaluator import COLUMNS, SegmentationEvaluator
 from segmentation.results import segmentation_results
+from tests.classification.test_evaluator import batch_of
+from tests.detection.test_matching import data
 from tests.segmentation.test_evaluator import sample
 
 IMAGES = 12
@@ -64,7 +74,7 @@ def repeated(truth: dict, found: list[dict], counts: np.ndarray) -> tuple[dict, 
     return truth | {"images": images, "annotations": annotations}, detections
 
 
-def reference(truth: dict, found: list[dict]) -> float:
+def reference(truth: dict, found: list[dict], metric: str = "AP") -> float:
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO()
         coco.dataset = truth
@@ -73,7 +83,56 @@ def reference(truth: dict, found: list[dict]) -> float:
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    return evaluation.stats[0]
+    value = evaluation.stats[COCO_METRICS.index(metric)]
+    return value if value >= 0 else np.nan
+
+
+@pytest.mark.parametrize("metric", COCO_METRICS[1:])
+def test_each_metric_of_a_resample_equals_that_of_repeated_images(metric):
+    random = np.random.default_rng(5)
+    truth = coco_truth(random)
+    for annotation in truth["annotations"][::3]:  # small and large objects as well
+        scale = random.choice([0.3, 3.0])
+        x, y, w, h = annotation["bbox"]
+        annotation |= {"bbox": [x, y, w * scale, h * scale], "area": w * h * scale**2}
+    found = detections_of(truth, random, 4.0)
+    counts = np.stack([np.ones(IMAGES, int), *random.multinomial(IMAGES, np.full(IMAGES, 1 / IMAGES), 3)])
+    expected = [reference(*repeated(truth, found, row), metric) for row in counts]
+    np.testing.assert_allclose(match_detections(truth, found, metric).score(counts), expected, atol=1e-9)
+    assert 0.02 < expected[0] < 0.98
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_precision_recall_and_f1_of_a_resample(seed):
+    """All images once have the scores of the evaluator. In resamples the score threshold stays that of all images."""
+    truth, rows = data(seed)
+    document = coco_document(truth, truth.image_ids, list(truth.category_ids))
+    found = [
+        {"image_id": int(row[0]) + 1, "category_id": int(row[6]) + 1, "bbox": row[1:5].tolist(), "score": float(row[5])}
+        for row in rows
+    ]
+    point = operating_point(match_classes(truth, rows, 100))
+    counts = np.stack([np.ones(10, int), *np.random.default_rng(seed).multinomial(10, np.full(10, 0.1), 4)])
+    for metric, by_class in (("precision", point.precision), ("recall", point.recall), ("F1", point.f1)):
+        scores = match_detections(document, found, metric).score(counts)
+        assert scores[0] == pytest.approx(by_class.mean(), abs=1e-12)
+        for row, score in zip(counts, scores, strict=True):
+            values = []
+            for label in range(len(truth.classes)):
+                right = detected = objects = 0
+                for image in np.repeat(np.arange(10), row):
+                    own = rows[(rows[:, 0] == image) & (rows[:, 5] >= point.threshold)]
+                    matches = match_classes(truth.select(np.array([image])), own * [0, 1, 1, 1, 1, 1, 1], 100)[label]
+                    right, detected = right + matches.correct.sum(), detected + len(matches.correct)
+                    objects += matches.objects
+                shares = {
+                    "precision": (right, detected),
+                    "recall": (right, objects),
+                    "F1": (2 * right, detected + objects),
+                }
+                if objects:
+                    values.append(np.divide(*shares[metric]) if detected else 0.0)
+            assert score == pytest.approx(np.mean(values), abs=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -117,13 +176,43 @@ def test_miou_of_a_resample_equals_miou_of_repeated_images(tmp_path):
         pairs = [((t == c) & labelled, (p == c) & labelled) for c in range(5)]
         expected = np.nanmean([(a & b).sum() / (a | b).sum() if (a | b).any() else np.nan for a, b in pairs])
         assert score == pytest.approx(expected, abs=1e-12)
-    assert results.score(counts)[0] == pytest.approx(evaluator.compute()["mIoU"], abs=1e-12)
+    scores = evaluator.compute()
+    assert set(scores) == set(SEGMENTATION_METRICS)
+    for metric, value in scores.items():
+        resampled = segmentation_results(tmp_path / "images.npy", metric).score(counts)
+        assert resampled[0] == pytest.approx(value, abs=1e-12)
+        assert len(set(resampled.tolist())) > 1
 
 
 def test_top1_of_a_resample(tmp_path):
     (tmp_path / "images.csv").write_text("file,class,predicted,probability,correct\na/1,a,a,1,1\nb/1,b,a,1,0\n")
     results = classification_results(tmp_path / "images.csv")
     assert results.score(np.array([[1, 1], [2, 0], [3, 1]])).tolist() == [0.5, 1.0, 0.75]
+
+
+def test_each_metric_of_a_resample_of_classified_images(tmp_path):
+    """Against the evaluator's scores of repeated images. Class d occurs only in predictions."""
+    random = np.random.default_rng(0)
+    names = "abcd"
+    labels, predicted = random.integers(0, 3, 40), random.integers(0, 4, 40)
+    predicted = np.where(random.random(40) < 0.5, labels, predicted)
+    rows = [f"{i}.jpg,{names[t]},{names[p]},0.5,{int(t == p)}" for i, (t, p) in enumerate(zip(labels, predicted))]  # noqa: B905
+    (tmp_path / "images.csv").write_text("\n".join(["file,class,predicted,probability,correct", *rows]) + "\n")
+    counts = np.stack([np.ones(40, int), *random.multinomial(40, np.full(40, 1 / 40), 4)])
+    for metric in CLASSIFICATION.image_metrics:
+        scores = classification_results(tmp_path / "images.csv", metric).score(counts)
+        for row, score in zip(counts, scores, strict=True):
+            evaluator = AccuracyEvaluator(names[:3], [0, 1, 2], 4)
+            drawn = np.repeat(np.arange(40), row)
+            evaluator.update(torch.from_numpy(np.eye(4)[predicted[drawn]] - 1.0), batch_of(labels[drawn].tolist()))
+            assert score == pytest.approx(evaluator.compute()[metric], abs=1e-12), metric
+
+
+def test_a_metric_that_the_stored_results_lack_is_an_error(tmp_path):
+    record = {"schema": SCHEMA, "task": "classification"}
+    (tmp_path / "record.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match=r"top5 cannot be computed .* classification: use top1, balanced, balanced_acc"):
+        read_images(tmp_path, "top5")
 
 
 def top1(correct: np.ndarray) -> ImageResults:
@@ -218,10 +307,12 @@ def test_the_number_of_resamples():
 
 def test_equal_results_do_not_differ_and_other_images_are_an_error():
     correct = np.arange(50) % 3 == 0
-    assert bootstrap([top1(correct)], [top1(correct)]) == Difference(0, 0, 0)
+    assert bootstrap([top1(correct)], [top1(correct)]) == Difference(0, 0, 0, images=len(correct))
     assert Difference(0, 0, 0).verdict == "not distinguishable"
     assert Difference(-0.1, -0.2, -0.05).verdict == "worse"
     assert Difference(0.1, 0.05, 0.2).verdict == "better"
+    assert Difference(0.013, 0.013, 0.013, images=1).verdict == "too little data"
+    assert Difference(float("nan"), float("nan"), float("nan")).verdict == "too little data"
     for value in (-0.1, 0.1):
         assert Difference(value, -0.2, 0.2).verdict == "not distinguishable"
     with pytest.raises(BadInput, match="same images"):

@@ -18,8 +18,14 @@ from backbones.errors import BadInput, UserError
 from classification.config import PRESETS as classification
 from classification.config import TrainConfig as ClassificationConfig
 from data.box_dataset import BoxDataset
+from data.class_dataset import ClassDataset
+from data.formats import Split, mask_config
 from data.images import read_image
+from data.label_maps import read_label_map
+from data.legend import build
 from data.mask_dataset import MaskDataset
+from data.open import read_split
+from data.options import MaskOptions
 from detection.config import PRESETS as detection
 from detection.config import TrainConfig as DetectionConfig
 from engine.checkpoint import read_run
@@ -144,6 +150,68 @@ def test_annotations(coco_root, tmp_path, amount, measured):
     measured(f"{cases} annotation files: {worked} read, {cases - worked} refused")
 
 
+def test_class_tables(tmp_path, amount, measured):
+    draw, worked, cases = random.Random(5), 0, amount(200, 2000)
+    (tmp_path / "images").mkdir()
+    for name in "abcd":
+        Image.new("RGB", (8, 6)).save(tmp_path / "images" / f"{name}.png")
+    contents = [
+        b"image,label,split\na.png,cat,train\nb.png,dog,train\nc.png,cat,val\nd.png,dog,val\n",
+        "file;class\r\na;cat\r\nb;dog\r\nc;cat\r\nd;dog\r\n".encode("utf-16"),
+        b"images/a.png cat\nimages/b.png dog\nimages/c.png cat\n",
+        b"filename,cat,dog\na.png,1,0\nb.png,0,1\nd.png,1,0\n",
+    ]
+    before = files(tmp_path / "images")
+
+    def use():
+        data = ClassDataset.open(tmp_path / "labels.txt", "train")
+        assert len({data.name(index) for index in range(len(data))}) == len(data) > 0
+        for index in range(len(data)):
+            assert data[index].image.shape == (6, 8, 3)
+            assert 0 <= data.labels[index] < len(data.classes)
+
+    for _ in range(cases):
+        (tmp_path / "labels.txt").write_bytes(damaged(draw.choice(contents), draw))
+        worked += succeeds(use)
+    assert 0 < worked < cases
+    assert files(tmp_path / "images") == before
+    measured(f"{cases} tables of classes: {worked} read, {cases - worked} refused")
+
+
+def test_hugging_face_files(tmp_path, amount, measured):
+    pa = pytest.importorskip("pyarrow")
+    from tests.data.formats.hub_sets import TYPES, as_arrow, encoded, struct, write
+
+    draw, worked, cases = random.Random(6), 0, amount(200, 2000)
+    images = struct([encoded(n, size=(8, 6)) for n in range(4)])
+    boxes = [{"bbox": [[1.0, 1.0, 3.0, 2.0]], "category": [0]}, {"bbox": [], "category": []}] * 2
+    kinds = {
+        ClassDataset: ({"image": images, "label": pa.array([0, 1, 0, 1])}, TYPES),
+        BoxDataset: ({"image": images, "objects": pa.array(boxes)}, None),
+        MaskDataset: ({"image": images, "annotation": images}, None),
+    }
+    contents = []
+    for number, (kind, (columns, types)) in enumerate(kinds.items()):
+        for suffix in (".parquet", ".arrow"):
+            file = write(tmp_path / "whole" / f"{number}.parquet", columns, types)
+            file = as_arrow(file) if suffix == ".arrow" else file
+            contents.append((kind, suffix, file.read_bytes()))
+
+    def use():
+        data = kind.open(file, "train")
+        for index in range(len(data)):
+            assert data[index].image.shape[2] == 3
+
+    for number in range(cases):
+        kind, suffix, content = draw.choice(contents)
+        file = tmp_path / f"{number}{suffix}"
+        file.write_bytes(damaged(content, draw) if number % 20 else content)
+        worked += succeeds(use)
+        file.unlink()
+    assert 0 < worked < cases
+    measured(f"{cases} Arrow and Parquet files: {worked} read, {cases - worked} refused")
+
+
 def image_contents(tmp_path):
     """The bytes of image files in several formats."""
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8))
@@ -192,6 +260,125 @@ def test_masks(tmp_path, amount, measured):
         worked += succeeds(use)
     assert worked < cases
     measured(f"{cases} mask files: {worked} read, {cases - worked} refused")
+
+
+def test_kinds_of_mask_files(tmp_path, amount, measured):
+    """Every format and pixel type that a mask may have, with and without a colour table."""
+    draw, worked, cases = random.Random(5), 0, amount(400, 4000)
+    pixels = np.random.default_rng(0).integers(0, 3, (16, 20), np.uint8)
+    palette = Image.fromarray(pixels)
+    palette.putpalette([0, 0, 0, 9, 9, 9, 40, 60, 220])
+    gray, wide, bits = (Image.fromarray(a) for a in (pixels, pixels.astype(np.uint16), pixels > 0))
+    kinds = {".png": [gray, palette, wide, bits, palette.convert("RGBA")],
+             ".tif": [gray, palette, Image.fromarray(pixels.astype(np.int32))], ".bmp": [gray], ".gif": [palette],
+             ".webp": [palette.convert("RGB")], ".jpg": [gray], ".pgm": [gray]}  # fmt: skip
+    contents = []
+    for suffix, images in kinds.items():
+        for image in images:
+            image.save(tmp_path / f"case{suffix}")
+            contents.append((suffix, (tmp_path / f"case{suffix}").read_bytes()))
+            (tmp_path / f"case{suffix}").unlink()
+    for kind in ("images", "masks"):
+        (tmp_path / kind / "val").mkdir(parents=True)
+    cv2.imwrite(str(tmp_path / "images" / "val" / "1.png"), np.zeros((16, 20, 3), np.uint8))
+    (tmp_path / "table.csv").write_text("name,r,g,b\na,0,0,0\nb,9,9,9\nc,40,60,220\n")
+    named = MaskOptions(mask_values=["0=a", "1=b", "2=c"], ignore_index=255)
+    settings = [named, MaskOptions(mask_colors=str(tmp_path / "table.csv"))]
+
+    def use():
+        sample = MaskDataset.open(tmp_path, "val", options=draw.choice(settings))[0]
+        assert sample.mask.shape == (16, 20)
+        assert set(np.unique(sample.mask)) <= {0, 1, 2, 255}
+
+    for _ in range(cases):
+        suffix, content = draw.choice(contents)
+        mask = tmp_path / "masks" / "val" / f"1{suffix}"
+        mask.write_bytes(damaged(content, draw))
+        worked += succeeds(use)
+        mask.unlink()
+    assert 0 < worked < cases
+    measured(f"{cases} mask files of {len(contents)} kinds: {worked} read, {cases - worked} refused")
+
+
+def test_label_maps(tmp_path, amount, measured):
+    draw, worked, cases = random.Random(6), 0, amount(600, 6000)
+    documents = [
+        {"classes": {"0": "unlabeled", "1": "road", "2": {"name": "sky", "values": [2, 3]}}},
+        {"road": [128, 64, 128], "sky": "#4682b4"}, ["road", "sky"],
+        [{"id": 0, "name": "road", "color": [1, 2, 3]}, {"id": 7, "title": "sky", "color": "#4682b4ff"}],
+        {"train": {"images": "i", "masks": "m"}, "classes": {"0": "a", "1": "b"}, "ignore_classes": [1]},
+    ]  # fmt: skip
+    texts = [
+        ("a.csv", "name,r,g,b\nroad,128,64,128\nsky,70,130,180\n"),
+        ("b.csv", "Pixel Value, Class\n0, road\n1, sky\n"),
+        ("labelmap.txt", "# label:color_rgb:parts:actions\nroad:128,64,128::\nsky:70,130,180::\n"),
+        ("c.txt", "128 64 128 road\n70 130 180 sky\n"),
+        ("classes.txt", "road\nsky\n"),
+    ]
+    for name in ("i", "m"):
+        (tmp_path / name).mkdir()
+        cv2.imwrite(str(tmp_path / name / "1.png"), np.zeros((4, 5), np.uint8))
+
+    def use():
+        found = read_label_map(file)
+        assert {*map(type, found.values.values()), *map(type, found.colors.values())} <= {str}
+        assert all(0 <= value <= 65535 for value in found.values)
+        legend = build(found)
+        assert 0 < len(legend.classes) <= 255
+        if mask_config.sniff(file):
+            mask_config.read(Split(file, "train"), MaskOptions()).class_map(0)
+
+    for _ in range(cases):
+        if draw.random() < 0.5:
+            document = mutated(draw.choice(documents), draw)
+            file = tmp_path / draw.choice(["case.json", "case.yaml"])
+            text = json.dumps(document) if file.suffix == ".json" else yaml.safe_dump(document)
+        else:
+            name, text = draw.choice(texts)
+            file = tmp_path / name
+        content = text.encode("utf-8", "surrogatepass")
+        file.write_bytes(damaged(content, draw) if draw.random() < 0.7 or file.suffix in (".csv", ".txt") else content)
+        worked += succeeds(use)
+    assert 0 < worked < cases
+    measured(f"{cases} label maps: {worked} read, {cases - worked} refused")
+
+
+def test_segmentations(tmp_path, amount, measured):
+    """Polygons and run lengths, which C code draws, and panoptic segments."""
+    draw, worked, cases = random.Random(7), 0, amount(500, 5000)
+    images = [{"id": 1, "file_name": "1.png", "height": 16, "width": 20}]
+    categories = [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}]
+    shapes = [[[1, 1, 9, 1, 9, 9, 1, 9]], [[2, 2, 15, 3, 4, 12], [1, 1, 3, 1, 3, 3]], [5, 5, 12.5, 5, 8, 9.25],
+              {"size": [16, 20], "counts": [16, 32, 272]}, {"size": [16, 20], "counts": "`0P1`8"}]  # fmt: skip
+    objects = [
+        {"id": i, "image_id": 1, "category_id": 1 + i % 2, "segmentation": shape} for i, shape in enumerate(shapes)
+    ]
+    instances = {"images": images, "categories": categories, "annotations": objects}
+    segments = [{"id": 1, "category_id": 1}, {"id": 257, "category_id": 2}]
+    panoptic = {"images": images, "categories": categories, "annotations": [
+        {"image_id": 1, "file_name": "1.png", "segments_info": segments}]}  # fmt: skip
+    (tmp_path / "panoptic_val").mkdir()
+    (tmp_path / "val").mkdir()
+    cv2.imwrite(str(tmp_path / "val" / "1.png"), np.zeros((16, 20, 3), np.uint8))
+    ids = np.zeros((16, 20, 3), np.uint8)
+    ids[:, 5:], ids[:, 10:] = (0, 0, 1), (0, 1, 1)  # blue, green, red
+    cv2.imwrite(str(tmp_path / "panoptic_val" / "1.png"), ids)
+
+    def use():
+        options = MaskOptions(format=name)
+        data = MaskDataset(read_split("masks", tmp_path, f"{file}:{tmp_path / 'val'}", options, may_be_path=True))
+        for index in range(len(data)):
+            assert data[index].mask.shape == data[index].image.shape[:2]
+            assert set(np.unique(data[index].mask)) <= {*range(len(data.classes)), 255}
+
+    for _ in range(cases):
+        name, document = draw.choice([("coco-masks", instances), ("coco-panoptic", panoptic)])
+        file = tmp_path / ("panoptic_val.json" if document is panoptic else "instances_val.json")
+        content = json.dumps(mutated(document, draw)).encode()
+        file.write_bytes(damaged(content, draw) if draw.random() < 0.2 else content)
+        worked += succeeds(use)
+    assert 0 < worked < cases
+    measured(f"{cases} files of segmentations: {worked} read, {cases - worked} refused")
 
 
 @pytest.mark.case("R17")

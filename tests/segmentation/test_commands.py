@@ -14,7 +14,7 @@ from PIL import Image
 from segmentation import eval as eval_command
 from segmentation import predict as predict_command
 from segmentation import train as train_command
-from segmentation.config import PRESETS, TrainConfig
+from segmentation.config import METRICS, PRESETS, TrainConfig
 from tests.commands import fails, loads, run
 
 TINY = ["--image_size", "64", "--epochs", "2", "--batch_size", "4", "--device", "cpu", "--data.ignore_index", "9"]
@@ -40,7 +40,7 @@ def test_run_folder(trained, mask_root):
     assert (record["backbone"], record["neck"]) == ("tf_efficientnet_lite0", "bifpn")
     assert record["pretrained"]["source"].startswith("packaged:")
     assert record["dataset"]["train"]["images"] == 8
-    assert set(record["metrics"]) == {"mIoU", "pixel_accuracy", "mean_accuracy", "fwIoU"}
+    assert tuple(record["metrics"]) == METRICS
     assert all(0 <= value <= 1 for value in record["metrics"].values())
     assert record["config"]["losses"] == ["ce", "dice=0.5"]
     for name in ("params", "macs", "latency_ms", "images_per_second", "peak_memory_mb", "train_seconds"):
@@ -54,6 +54,12 @@ def test_run_folder(trained, mask_root):
     confusion = np.loadtxt(trained / "confusion.csv", delimiter=",", skiprows=1)
     assert confusion.sum() == 4 * 92 * 128  # four rows of every mask belong to no class
     assert np.diag(confusion).sum() / confusion.sum() == pytest.approx(record["metrics"]["pixel_accuracy"])
+    rows = list(csv.DictReader((trained / "per_class.csv").open()))
+    assert [row["class"] for row in rows] == ["ground", "red <b>", "green"]
+    assert [int(row["pixels"]) for row in rows] == confusion.sum(1).tolist()
+    dice = 2 * np.diag(confusion) / (confusion.sum(0) + confusion.sum(1))
+    assert [float(row["Dice"]) for row in rows] == pytest.approx(dice.tolist())
+    assert record["metrics"]["Dice"] == pytest.approx(dice.mean())
 
 
 def test_pictures_of_worst_and_best(trained):
@@ -270,14 +276,14 @@ def test_classes_are_matched_by_name(trained, capsys, mask_root, tmp_path):
 
 
 def test_data_without_labels(capsys, mask_root, tmp_path):
-    """Training works, with loss 0. Evaluation is an error."""
-    for kind in ("images", "annotations"):
-        shutil.copytree(mask_root / kind, tmp_path / "data" / kind)
-    for file in (tmp_path / "data" / "annotations").glob("*/*.png"):
-        cv2.imwrite(str(file), np.full((96, 128), 9, np.uint8))
-    shutil.copy(mask_root / "classes.txt", tmp_path / "data")
-    message = fails(capsys, 3, train_command, "--data.root", tmp_path / "data", "--output", tmp_path / "r", *ONCE)
-    assert "nothing to score" in message
+    """Without a labelled pixel there is nothing to train on, or no mIoU. Both end before the first step."""
+    shutil.copytree(mask_root, tmp_path / "data")
+    for split, message in (("val", "nothing to score"), ("train", "nothing to train on")):
+        for file in (tmp_path / "data" / "annotations" / split).glob("*.png"):
+            cv2.imwrite(str(file), np.full((96, 128), 9, np.uint8))
+        arguments = ("--data.root", tmp_path / "data", "--output", tmp_path / "r", *ONCE)
+        assert message in fails(capsys, 3, train_command, *arguments)
+        assert not (tmp_path / "r").exists()
 
 
 def test_missing_and_foreign_checkpoints(capsys, tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ import torch
 
 from backbones.errors import BadInput
 from data.batch import IGNORE, Sample, collate
+from segmentation.config import METRICS
 from segmentation.evaluator import COLUMNS, SegmentationEvaluator
 from segmentation.results import segmentation_results
 
@@ -71,6 +72,17 @@ def test_equals_numpy(data, batch_size):
     assert scores["pixel_accuracy"] == pytest.approx((truth == found).mean(), abs=1e-9)
     assert scores["mean_accuracy"] == pytest.approx(np.nanmean(accuracy), abs=1e-9)
     assert scores["fwIoU"] == pytest.approx(np.nansum(np.array(share) * iou), abs=1e-9)
+    assert tuple(scores) == METRICS
+    table = evaluator.class_table()
+    for label, row in enumerate(table.values()):
+        t, p = truth == label, found == label
+        dice = 2 * (t & p).sum() / (t.sum() + p.sum()) if (t | p).any() else np.nan
+        precision = (t & p).sum() / p.sum() if p.any() else np.nan
+        expected = [iou[label], dice, precision, accuracy[label], t.sum()]
+        np.testing.assert_allclose(list(row.values()), expected, atol=1e-9)
+    assert scores["Dice"] == pytest.approx(np.nanmean([row["Dice"] for row in table.values()]))
+    assert scores["precision"] == pytest.approx(np.nanmean([row["precision"] for row in table.values()]))
+    assert scores["recall"] == scores["mean_accuracy"]
     np.testing.assert_allclose(list(evaluator.per_class.values()), iou, atol=1e-9)
     assert math.isnan(evaluator.per_class["class 11"])
     assert evaluator.per_class["class 10"] == 0
@@ -85,7 +97,8 @@ def test_by_hand():
     scores = evaluator.compute()
     assert scores == pytest.approx(
         {"mIoU": (2 / 3 + 1 / 2) / 2, "pixel_accuracy": 3 / 4, "mean_accuracy": (2 / 3 + 1) / 2,
-         "fwIoU": 3 / 4 * 2 / 3 + 1 / 4 * 1 / 2}
+         "fwIoU": 3 / 4 * 2 / 3 + 1 / 4 * 1 / 2, "Dice": (4 / 5 + 2 / 3) / 2, "precision": (1 + 1 / 2) / 2,
+         "recall": (2 / 3 + 1) / 2}
     )  # fmt: skip
 
 

@@ -143,11 +143,11 @@ def test_files_with_other_suffixes(tmp_path: Path, caplog: pytest.LogCaptureFixt
     train, val = opened(tmp_path)
     assert (len(train), len(val)) == (6, 6)
     assert warnings(caplog) == [
-        f"{tmp_path}/train: 2 files are left out, because their suffix is not that of an image: cat/0_3.heic, "
-        "dog/1_3.heic (suffixes: .heic)",
-        f"{tmp_path}/train: 1 files are left out, because they are in no class folder: stray.png (suffixes: .png)",
-        f"{tmp_path}/val: 2 files are left out, because their suffix is not that of an image: cat/0_3.heic, "
-        "dog/1_3.heic (suffixes: .heic)",
+        f"{tmp_path}/train: 2 files (.heic) are left out, because their suffix is not that of an image: cat/0_3.heic, "
+        "dog/1_3.heic",
+        f"{tmp_path}/train: 1 files (.png) are left out, because they are in no class folder: stray.png",
+        f"{tmp_path}/val: 2 files (.heic) are left out, because their suffix is not that of an image: cat/0_3.heic, "
+        "dog/1_3.heic",
     ]
 
 

@@ -47,7 +47,7 @@ TABLES = {
     "paths": ("meta.csv", "path,target\nimages/a.jpg,cat\n./images/b.jpg,dog\nimages\\c.jpg,cat\n\nimages/d.jpg,dog"),
     "paths of another machine": (
         "meta.csv",
-        "filepath,class\n/home/me/set/images/a.jpg,cat\nC:\\set\\images\\b.jpg,dog\n/x/c.jpg,cat\n/x/d.jpg,dog\n",
+        "filepath,class\n/me/set/images/a.jpg,cat\nC:\\set\\images\\b.jpg,dog\nimages/c.jpg,cat\nIMAGES/D.JPG,dog\n",
     ),
     "no header": ("labels.csv", "a.jpg,cat\nb.jpg,dog\nc.jpg,cat\nd.jpg,dog\n"),
     "a header without usual names": ("labels.csv", "scan,finding\na.jpg,cat\nb.jpg,dog\nc.jpg,cat\nd.jpg,dog\n"),
@@ -134,7 +134,7 @@ def test_a_table_and_its_images_by_path(tmp_path: Path) -> None:
     )
     assert [data.folder.name for data in (train, val)] == ["here", "there"]
     assert classes_of(train) == classes_of(val) == {"a.jpg": "cat", "b.jpg": "dog", "c.jpg": "cat", "d.jpg": "dog"}
-    with pytest.raises(BadInput, match=r"several images that 'a.jpg' may mean: here/a.jpg, there/a.jpg"):
+    with pytest.raises(BadInput, match=r"'a.jpg' may be any of 2 images in .*: here/a.jpg, there/a.jpg"):
         opened(tmp_path, train="one.csv")
 
 
@@ -143,8 +143,8 @@ def test_equal_names_in_the_folders_of_the_splits(tmp_path: Path) -> None:
         place(tmp_path / split)
         (tmp_path / f"{split}.csv").write_text(TABLES["no header"][1])
     train, val = opened(tmp_path, val=None)
-    assert set(classes_of(train)) == {f"train/{name}" for name in IMAGES}
-    assert set(classes_of(val)) == {f"val/{name}" for name in IMAGES}
+    assert [data.folder.name for data in (train, val)] == ["train", "val"]
+    assert set(classes_of(train)) == set(classes_of(val)) == set(IMAGES)
 
 
 def test_images_without_a_row_and_rows_without_an_image(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -153,7 +153,7 @@ def test_images_without_a_row_and_rows_without_an_image(tmp_path: Path, caplog: 
     (tmp_path / "labels.csv").write_text("image,label\nimages/a.jpg,cat\nimages/b.jpg,dog\nimages/c.jpg,cat\n")
     opened(tmp_path)
     warnings = [r.getMessage() for r in caplog.records if "left out" in r.getMessage()]
-    assert warnings == [f"{tmp_path}: 1 files are left out, because no row names them: images/d.jpg (suffixes: .jpg)"]
+    assert warnings == [f"{tmp_path}: 1 files (.jpg) are left out, because no row names them: images/d.jpg"]
     (tmp_path / "labels.csv").write_text("image,label\nimages/a.jpg,cat\nimages/b.jpg,dog\nimages/e.jpg,cat\n")
     with pytest.raises(BadInput, match=r"1 of 3 images of .*labels.csv are not in .*: images/e.jpg"):
         ClassDataset.open(tmp_path, "train")
@@ -187,7 +187,7 @@ def test_tables_that_cannot_be_used(text: str, message: str, tmp_path: Path) -> 
 def test_a_table_in_another_encoding(tmp_path: Path) -> None:
     place(tmp_path / "images")
     (tmp_path / "labels.csv").write_bytes(b"image,label\na.jpg,K\xe4fer\nb.jpg,Ameise\n")
-    with pytest.raises(BadInput, match=r"labels\.csv is not text in UTF-8 .*save it as UTF-8"):
+    with pytest.raises(BadInput, match=r"labels\.csv is not a text in UTF-8 .*save it as UTF-8"):
         ClassDataset.open(tmp_path, "train")
 
 
@@ -222,10 +222,10 @@ def test_links_in_the_image_folder(tmp_path: Path) -> None:
     for name in IMAGES:
         (tmp_path / "set" / "images" / name).symlink_to(tmp_path / "secret" / name)
     for prefix in ("images/", ""):
-        (tmp_path / "set" / "labels.csv").write_text("".join(f"{prefix}{c}.jpg,{c}\n" for c in "abcd"))
+        (tmp_path / "set" / "labels.csv").write_text("".join(f"{prefix}{c}.jpg,{c in 'ab'}\n" for c in "abcd"))
         with pytest.raises(BadInput, match="is a link that leads out"):
             ClassDataset.open(tmp_path / "set", "train")
-        assert len(opened(tmp_path / "set", follow_links=True)[0]) == 4
+        assert [len(part) for part in opened(tmp_path / "set", follow_links=True)] == [2, 2]
 
 
 def test_tiny_imagenet(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -244,3 +244,21 @@ def test_tiny_imagenet(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None
     (tmp_path / "val" / "val_annotations.txt").write_text(rows.splitlines()[0])
     with pytest.raises(BadInput, match="does not name 1 of the images"):
         opened(tmp_path, val=None)
+
+
+def test_a_missing_image_of_a_table_beside_its_images(tmp_path: Path) -> None:
+    """The images of the two splits have the same names, and those of the table's own folder are meant."""
+    for split in ("train", "val"):
+        place(tmp_path / split, ("a.jpg", "b.jpg"))
+        (tmp_path / split / "labels.csv").write_text("image,label\na.jpg,cat\nb.jpg,dog\nmissing.jpg,cat\n")
+    with pytest.raises(BadInput, match=r"1 of 3 images of .* are not in .*train: missing.jpg"):
+        opened(tmp_path)
+
+
+def test_numbers_are_no_indices_into_numbers(tmp_path: Path) -> None:
+    for split, first in (("train", 1), ("val", 0)):
+        place(tmp_path / split, ("a.jpg", "b.jpg", "c.jpg"))
+        rows = [f"{name}.jpg,{number}" for number, name in enumerate("abc", first)]
+        (tmp_path / f"{split}.csv").write_text("\n".join(["image,label", *rows]))
+    with pytest.raises(BadInput, match=r"1 classes in .* are not among the 3 classes .*: 0\. Those"):
+        opened(tmp_path)

@@ -14,6 +14,7 @@ from PIL import Image
 from backbones.errors import BadInput, UserError
 from data.batch import Draw, Sample
 from data.box_dataset import BoxDataset
+from data.open import read_split
 from data.options import BoxOptions
 
 Document = dict[str, Any]
@@ -328,3 +329,89 @@ def test_boxes_are_scaled_to_the_files(tmp_path: Path) -> None:
     assert data[2].boxes.tolist() == [[1.125, 1.5, 6.75, 7.5], [0.5625, 0.5, 2.8125, 2.5]]
     assert data.columns.areas[0] == pytest.approx(120 * 9 / 16 * 12 / 24)
     assert data[0].boxes.tolist() == BoxDataset.open(write(tmp_path / "same"), "train")[0].boxes.tolist()
+
+
+def layout(root: Path, file: str, images: str, document: Document = DOCUMENT) -> Path:
+    """A data set with the annotation file and the images in these places."""
+    write(root / "made", document)
+    (root / file).parent.mkdir(parents=True, exist_ok=True)
+    (root / "made" / "annotations" / "instances_train2017.json").rename(root / file)
+    for record in document["images"]:
+        target = root / images / record["file_name"]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (root / "made" / "train2017" / Path(record["file_name"]).name).rename(target)
+    for folder in ("annotations", "train2017", ""):
+        (root / "made" / folder).rmdir()
+    return root
+
+
+@pytest.mark.parametrize(
+    ("file", "images"),
+    [
+        ("train/_annotations.coco.json", "train"),  # Roboflow
+        ("annotations/instances_default.json", "images"),  # CVAT
+        ("annotations/instances_default.json", "images/default"),
+        ("annotations/instances_Train.json", "images/Train"),  # CVAT's subsets
+        ("result.json", ""),  # Label Studio
+        ("labels.json", "data"),  # FiftyOne
+        ("train/labels.json", "train/data"),
+        ("annotations/train.json", "train"),
+        ("annotations/my_train_boxes.json", "images"),
+        ("boxes.json", "images"),
+    ],
+)
+def test_layouts_of_other_tools(file: str, images: str, tmp_path: Path) -> None:
+    root = layout(tmp_path / "set", file, images)
+    assert BoxDataset.open(root, "train").report.boxes == 3
+    columns = read_split("boxes", tmp_path, f"{root / file}", BoxOptions(), may_be_path=True)
+    assert BoxDataset(columns).report.boxes == 3
+
+
+def test_label_studio_writes_the_folder_with_backslashes(tmp_path: Path) -> None:
+    document = changed(lambda d: [r.update(file_name=f"images/{r['file_name']}") for r in d["images"]])
+    root = layout(tmp_path / "set", "result.json", "", document)
+    file = root / "result.json"
+    file.write_text(file.read_text().replace("images/", "images\\\\"))
+    assert len(BoxDataset.open(root, "train")) == 3
+
+
+def test_several_files_without_a_split_are_not_chosen_from(tmp_path: Path) -> None:
+    root = layout(tmp_path / "set", "one.json", "images")
+    (root / "two.json").write_text((root / "one.json").read_text())
+    with pytest.raises(BadInput, match=r"has several label files: one\.json, two\.json. Name one with `train`"):
+        BoxDataset.open(root, "train")
+
+
+def with_phantom(document: Document, ident: int = 0, name: str = "things") -> None:
+    document["categories"] = [{"id": ident, "name": name, "supercategory": "none"}] + [
+        category | {"supercategory": "things"} for category in document["categories"]
+    ]
+
+
+def test_the_category_that_roboflow_adds_is_left_out(tmp_path: Path) -> None:
+    root = layout(tmp_path / "set", "train/_annotations.coco.json", "train", changed(with_phantom))
+    data = BoxDataset.open(root, "train")
+    assert (data.classes, data.category_ids) == (("car", "cat", "toothbrush"), (3, 17, 90))
+    assert data.report.boxes == 3
+
+
+@pytest.mark.parametrize("change", [
+    lambda d: with_phantom(d, name="other"),
+    lambda d: with_phantom(d, ident=1),
+    lambda d: (with_phantom(d), d["annotations"][0].update(category_id=0)),
+    lambda d: (with_phantom(d), d["categories"][1].update(supercategory="vehicle")),
+])  # fmt: skip
+def test_other_categories_without_boxes_stay(change: Callable[[Document], Any], tmp_path: Path) -> None:
+    assert len(BoxDataset.open(write(tmp_path, changed(change)), "train").classes) == 4
+
+
+def test_a_phantom_of_the_same_name_as_a_class(tmp_path: Path) -> None:
+    """A project called `cat` with the only class `cat`."""
+
+    def change(document: Document) -> None:
+        document["categories"] = [{"id": 0, "name": "cat", "supercategory": "none"},
+                                  {"id": 1, "name": "cat", "supercategory": "cat"}]  # fmt: skip
+        for annotation in document["annotations"]:
+            annotation["category_id"] = 1
+
+    assert BoxDataset.open(write(tmp_path, changed(change)), "train").classes == ("cat",)

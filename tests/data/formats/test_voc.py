@@ -115,7 +115,7 @@ def test_a_set_without_splits_is_the_training_split(tmp_path, files):
     root = tree(tmp_path / "set", files)
     columns = read(root)
     assert objects(columns) == {"a.JPEG": [CAT]}
-    assert columns.classes == (("cat", "dog") if "labelmap.txt" in files else ("cat",))
+    assert columns.classes == (("dog", "cat") if "labelmap.txt" in files else ("cat",))
 
 
 def test_the_stem_decides_not_the_file_name_inside(tmp_path):

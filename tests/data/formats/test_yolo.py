@@ -78,8 +78,11 @@ def test_roboflow_names_folders_one_level_too_high(tmp_path):
     # Another data set beside this one, which the paths as written would mean.
     tree(tmp_path, {"train/images/other.jpg": (20, 40), "train/labels/other.txt": LABEL})
     assert objects(read(root)) == {"a_jpg.rf.0123.jpg": BOXES}
-    with pytest.raises(BadInput, match=r"data\.yaml: the path \.\./test/images does not exist"):
+    with pytest.raises(BadInput, match="has no split 'test'; it has train, val"):
         read(root, "test")
+    os.rename(root / "valid", root / "other")
+    with pytest.raises(BadInput, match=r"data\.yaml: the path \.\./valid/images does not exist"):
+        read(root, "val")
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from backbones.errors import BadInput
 from data.box_dataset import BoxDataset
+from data.class_dataset import ClassDataset
+from data.mask_dataset import MaskDataset
 from data.options import BoxOptions
-from tests.data.coco_files import write_coco
+from detection.config import BoxTrainData
+from engine.config import TrainData
+from segmentation.config import MaskTrainData
+from tests.data.coco_files import ORIENTATION, write_coco
 
 
 def exchange_sizes(document: dict[str, Any], split: str) -> None:
@@ -122,3 +128,97 @@ def test_scaled_boxes_of_turned_files(tmp_path: Path) -> None:
     assert is_on_objects(BoxDataset.open(root, "train", options=BoxOptions(scale_boxes=True)))
     turned = write_coco(tmp_path / "turned", change=halve, orientation=6)
     assert is_on_objects(BoxDataset.open(turned, "train", options=BoxOptions(scale_boxes=True, exif="apply")))
+
+
+def write_classes(root: Path, size: tuple[int, int], orientation: int) -> Path:
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    for split in ("train", "val"):
+        for name in ("ant", "bee"):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            Image.new("RGB", size).save(folder / "a.jpg", exif=exif)
+    return root
+
+
+def test_class_labels_resolve_no_orientation(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = write_classes(tmp_path / "set", (30, 20), 6)
+    train, _ = ClassDataset.open_train_val(root, TrainData(root=str(root)), 0)
+    (record,) = caplog.records
+    assert "2 of 2 checked images" in record.getMessage()
+    assert train[0].image.shape == (20, 30, 3)
+    caplog.clear()
+    train, val = ClassDataset.open_train_val(root, TrainData(root=str(root), exif="apply"), 0)
+    assert train[0].image.shape == val[0].image.shape == (30, 20, 3)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(("size", "orientation", "warnings"), [((30, 20), 6, 0), ((30, 20), 3, 1), ((30, 30), 6, 1)])
+def test_masks_resolve_quarter_turns(
+    size: tuple[int, int], orientation: int, warnings: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The masks are upright: of 30 x 20 pixels stored as 20 x 30."""
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    for split in ("train", "val"):
+        for kind in ("images", "annotations"):
+            (tmp_path / kind / split).mkdir(parents=True)
+        stored = size[::-1] if orientation == 6 else size
+        Image.new("RGB", stored).save(tmp_path / "images" / split / "a.jpg", exif=exif)
+        Image.fromarray(np.eye(size[1], size[0], dtype=np.uint8)).save(tmp_path / "annotations" / split / "a.png")
+    (tmp_path / "classes.txt").write_text("ground\nline\n")
+    train, _ = MaskDataset.open_train_val(tmp_path, MaskTrainData(root=str(tmp_path)), 0)
+    assert train[0].image.shape[:2] == size[::-1]
+    assert len(caplog.records) == warnings
+
+
+def test_further_bands_of_a_tiff_are_no_alpha(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = write_classes(tmp_path / "set", (30, 20), 1)
+    pixels = np.zeros((20, 30, 4), np.uint8)
+    pixels[..., 0], pixels[..., 3] = 200, 7
+    for split in ("train", "val"):
+        for name in ("ant", "bee"):
+            (root / split / name / "a.jpg").unlink()
+            Image.fromarray(pixels).save(root / split / name / "a.tif")
+    train, _ = ClassDataset.open_train_val(root, TrainData(root=str(root)), 0)
+    assert train[0].image[0, 0].tolist() == [200, 0, 0]
+    (record,) = caplog.records
+    assert "TIFF files with 4 bands: only the first three are read" in record.getMessage()
+
+
+def widen_first_box(document: dict[str, Any], split: str) -> None:
+    document["annotations"][0]["bbox"] = [1, 2, 90, 20]
+
+
+def test_boxes_that_fit_only_the_stored_image(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The tool wrote the size of the upright image beside boxes of the stored one, which is 64 x 96."""
+
+    def change(document: dict[str, Any], split: str) -> None:
+        for annotation in document["annotations"]:
+            annotation["bbox"] = [1, 2, 30, 90]
+
+    train, _ = BoxDataset.open_train_val(*boxes_in(write_coco(tmp_path / "set", change=change, orientation=6)))
+    assert "the sizes of 2 images are those of the upright image" in caplog.text
+    assert train[0].image.shape == (96, 64, 3)
+    assert train[0].boxes[0].tolist() == [1, 2, 31, 92]
+
+
+def test_a_tool_that_writes_stored_sizes_leaves_small_boxes_unclear(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The wide box shows that boxes belong to the upright image. Those of the other image fit both."""
+
+    def change(document: dict[str, Any], split: str) -> None:
+        exchange_sizes(document, split)
+        for annotation in document["annotations"]:
+            annotation["bbox"] = [1, 2, 30, 20]
+        widen_first_box(document, split)
+
+    train, _ = BoxDataset.open_train_val(*boxes_in(write_coco(tmp_path / "set", change=change, orientation=6)))
+    assert [sample.image.shape for sample in (train[0], train[1])] == [(64, 96, 3), (96, 64, 3)]
+    assert "1 of 2 checked images" in caplog.text
+    assert "pass --data.exif apply" in caplog.text
+
+
+def boxes_in(root: Path) -> tuple[Path, BoxTrainData, int]:
+    return root, BoxTrainData(root=str(root)), 0

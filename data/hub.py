@@ -1,0 +1,134 @@
+"""Data sets of the Hugging Face Hub as folders on this machine: `hf://OWNER/NAME[@REVISION][/FOLDER]`.
+
+Only Arrow and Parquet files and descriptions of classes are downloaded, never code.
+"""
+
+from __future__ import annotations
+
+import glob
+import logging
+import re
+from functools import cache
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from backbones.errors import BadInput
+
+_ADDRESS = re.compile(
+    r"hf:/+(?:datasets/)?(?P<name>(?>[\w.-]+(?:/[\w.-]+)?))(?:@(?P<revision>refs/[\w-]+/[\w.-]+|[^/@]+))?(?:/(?P<folder>.+))?"
+)
+TABLES = (".parquet", ".arrow")
+# What describes the splits and names the classes of a data set, besides its tables.
+DESCRIPTIONS = ("README.md", "dataset_dict.json", "dataset_info.json", "state.json", "id2label.json", "classes.txt")
+
+log = logging.getLogger(__name__)
+
+
+class Address(NamedTuple):
+    """A data set of the Hub, or a folder in it.
+
+    Attributes:
+        name: OWNER/NAME.
+        revision: branch, tag or commit.
+        folder: in the repository, "" for all of it.
+    """
+
+    name: str
+    revision: str
+    folder: str
+
+    def __str__(self) -> str:
+        return f"hf://{self.name}@{self.revision}" + (f"/{self.folder}" if self.folder else "")
+
+
+def address(root: str | Path) -> Address | None:
+    """The address of a data set of the Hub; None for other paths. A `Path` of it has one slash after `hf:`.
+
+    Raises BadInput for a malformed address.
+    """
+    text = Path(root).as_posix()
+    if text != "hf:" and not text.startswith("hf:/"):
+        return None
+    found = _ADDRESS.fullmatch(text)
+    if found is None or ".." in PurePosixPath(text).parts:
+        raise BadInput(
+            f"{text} is not the address of a data set: expected hf://OWNER/NAME[@REVISION][/FOLDER]",
+            settings=("data.root",),
+        )
+    return Address(found["name"], found["revision"] or "main", found["folder"] or "")
+
+
+@cache
+def local_root(root: Path) -> Path:
+    """The folder of a data set on this machine. A data set of the Hub is downloaded first, once for each process.
+
+    Without a network, a copy that was downloaded earlier is read, which is a warning. Other paths are returned as they
+    are.
+
+    Raises BadInput if there is no such data set, if it has no tables, or if it cannot be downloaded.
+    """
+    found = address(root)
+    if found is None:
+        return root
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        commit, files = _listed(found)
+        wanted = _wanted(found, files)
+        log.info("%s: %d files of commit %s", found, len(wanted), commit)
+        patterns = [glob.escape(file) for file in wanted]
+        folder = snapshot_download(found.name, repo_type="dataset", revision=found.revision, allow_patterns=patterns)
+    except BadInput:
+        raise
+    except GatedRepoError as error:
+        raise BadInput(f"{found} needs the consent of its owner: ask for it on the Hub, then log in") from error
+    except RevisionNotFoundError as error:
+        raise BadInput(f"{found.name} has no revision '{found.revision}'", settings=("data.root",)) from error
+    except RepositoryNotFoundError as error:
+        raise BadInput(
+            f"the Hub has no data set {found.name}, or it is private: log in with `hf auth login`",
+            settings=("data.root",),
+        ) from error
+    except Exception as error:  # errors of the network have the types of whichever HTTP library the client uses
+        try:
+            folder = snapshot_download(
+                found.name,
+                repo_type="dataset",
+                revision=found.revision,
+                allow_patterns=[f"*{suffix}" for suffix in TABLES],
+                local_files_only=True,
+            )
+        except Exception:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise BadInput(
+                f"{found} cannot be downloaded, and there is no earlier copy on this machine: {reason}. Download it "
+                f"where there is a network, `hf download --repo-type dataset {found.name}`, and pass the folder"
+            ) from error
+        log.warning("%s cannot be reached: its copy on this machine is read, %s", found, folder)
+    return Path(folder) / found.folder
+
+
+def _listed(found: Address) -> tuple[str, list[str]]:
+    """The commit of the revision, and the files in it."""
+    from huggingface_hub import HfApi
+
+    info = HfApi().dataset_info(found.name, revision=found.revision)
+    return str(info.sha), sorted(file.rfilename for file in info.siblings or [])
+
+
+def _wanted(found: Address, files: list[str]) -> list[str]:
+    """The files to download. Raises BadInput if there is no table among them."""
+    own = [file for file in files if not found.folder or file.startswith(f"{found.folder}/")]
+    tables = [file for file in own if file.lower().endswith(TABLES)]
+    if not tables:
+        script = next((file for file in own if file.endswith(".py")), None)
+        has = (
+            f"a loading script, {script}, which is not run" if script else f"no Arrow or Parquet files among {len(own)}"
+        )
+        other = Address(found.name, "refs/convert/parquet", "")
+        raise BadInput(
+            f"{found} has {has}. The Hub converts many data sets to Parquet: try `root={other}`",
+            settings=("data.root",),
+        )
+    return tables + [file for file in files if PurePosixPath(file).name in DESCRIPTIONS]

@@ -1,0 +1,191 @@
+"""Data sets of the Hub, from a server on this machine that answers as the Hub does."""
+
+import json
+import logging
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import huggingface_hub
+import pytest
+from huggingface_hub import constants
+
+from backbones.errors import BadInput
+from data import hub
+from data.hub import Address, address, local_root
+from data.open import read_split, read_train_val
+from data.options import ClassOptions
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class Hub:
+    """A server with repositories: name -> revision -> file -> content."""
+
+    def __init__(self, repositories: dict[str, dict[str, dict[str, bytes]]]) -> None:
+        self.repositories = repositories
+        self.downloads: list[str] = []
+        self.is_down = False
+        own = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                own.answer(self, True)
+
+            def do_HEAD(self) -> None:
+                own.answer(self, False)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        Thread(target=self.server.serve_forever, daemon=True).start()
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.server.server_port}"
+
+    def answer(self, request: BaseHTTPRequestHandler, with_body: bool) -> None:
+        if self.is_down:
+            request.close_connection = True
+            request.connection.close()
+            return
+        path = request.path.partition("?")[0]
+        kind, _, rest = path.strip("/").partition("/")
+        status, body, headers = 404, b"{}", {"X-Error-Code": "RepoNotFound"}
+        if kind == "api":
+            name, _, end = rest.removeprefix("datasets/").partition("/revision/")
+            name, _, tree = (name if end else rest.removeprefix("datasets/")).partition("/tree/")
+            files = self.files(name, (end or tree).replace("%2F", "/"))
+            if name in self.repositories and files is None:
+                headers = {"X-Error-Code": "RevisionNotFound"}
+            if files is not None and end:
+                listed = [{"rfilename": file} for file in files]
+                status, headers, body = 200, {}, json.dumps({"id": name, "sha": COMMIT, "siblings": listed}).encode()
+            elif files is not None:
+                entries = [
+                    {"type": "file", "path": f, "size": len(c), "oid": f"{i:040d}"}
+                    for i, (f, c) in enumerate(files.items())
+                ]
+                status, headers, body = 200, {}, json.dumps(entries).encode()
+        elif kind == "datasets" and "/resolve/" in rest:
+            name, _, end = rest.partition("/resolve/")
+            revision, _, file = end.partition("/")
+            files = self.files(name, revision) or {}
+            if file in files:
+                if with_body:
+                    self.downloads.append(file)
+                body = files[file]
+                etag = f'"{sorted(files).index(file):040d}"'
+                status, headers = 200, {"ETag": etag, "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
+        request.send_response(status)
+        for name, value in ({"Content-Type": "application/json", "Content-Length": str(len(body))} | headers).items():
+            request.send_header(name, value)
+        request.end_headers()
+        if with_body:
+            request.wfile.write(body)
+
+    def files(self, name: str, revision: str) -> dict[str, bytes] | None:
+        revisions = self.repositories.get(name, {})
+        return revisions.get("main" if revision == COMMIT else revision)
+
+
+def parquet(first: int, tmp_path: Path) -> bytes:
+    pa = pytest.importorskip("pyarrow")
+    from tests.data.formats.hub_sets import pets
+
+    assert pa
+    return pets(tmp_path / "pets.parquet", first, 4).read_bytes()
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    files = {
+        "README.md": b"# Pets\n",
+        "data/train-00000-of-00001.parquet": parquet(0, tmp_path),
+        "data/validation-00000-of-00001.parquet": parquet(4, tmp_path),
+        "images.zip": b"not needed",
+        "pets.py": b"raise SystemExit('executed')",
+    }
+    script = {"main": {"README.md": b"", "set.py": b"raise SystemExit('executed')"}, "refs/convert/parquet": files}
+    running = Hub({"me/pets": {"main": files, "v1": files}, "me/script": script})
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(constants, "ENDPOINT", running.endpoint)
+    template = running.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
+    local_root.cache_clear()
+    yield running
+    local_root.cache_clear()
+    running.server.shutdown()
+    running.server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("hf://me/pets", Address("me/pets", "main", "")),
+        ("hf://datasets/me/pets@v1", Address("me/pets", "v1", "")),
+        ("hf://me/pets@refs/convert/parquet", Address("me/pets", "refs/convert/parquet", "")),
+        ("hf://me/pets@refs/convert/parquet/small", Address("me/pets", "refs/convert/parquet", "small")),
+        ("hf://me/pets@v1/data/small", Address("me/pets", "v1", "data/small")),
+        ("hf://pets", Address("pets", "main", "")),
+        ("/data/pets", None),
+        ("hf", None),
+    ],
+)
+def test_addresses(text: str, expected: Address | None) -> None:
+    assert address(text) == expected
+    assert address(Path(text)) == expected
+
+
+@pytest.mark.parametrize("text", ["hf://", "hf://me/pets@", "hf://me/../x", "hf://me/pe ts"])
+def test_malformed_addresses(text: str) -> None:
+    with pytest.raises(BadInput, match=r"expected hf://OWNER/NAME\[@REVISION\]\[/FOLDER\]"):
+        address(text)
+
+
+def test_tables_are_downloaded_and_read(server: Hub) -> None:
+    train, val, _ = read_train_val("classes", Path("hf://me/pets"), ClassOptions(), 0.0)
+    assert (len(train), len(val or ()), train.classes) == (4, 4, ("cat", "dog"))
+    assert train.content is not None
+    assert train.content(2)[:4] == b"\x89PNG"
+    assert sorted(server.downloads) == [
+        "README.md", "data/train-00000-of-00001.parquet", "data/validation-00000-of-00001.parquet",
+    ]  # fmt: skip
+    assert COMMIT in str(train.folder)
+    before = len(server.downloads)
+    local_root.cache_clear()
+    read_split("classes", Path("hf://me/pets@v1"), "val", ClassOptions())
+    assert len(server.downloads) == before
+
+
+def test_without_a_network_the_earlier_copy_is_read(server: Hub, caplog: pytest.LogCaptureFixture) -> None:
+    folder = local_root(Path("hf://me/pets"))
+    server.is_down = True
+    local_root.cache_clear()
+    with caplog.at_level(logging.WARNING, hub.__name__):
+        assert local_root(Path("hf://me/pets")) == folder
+    assert "its copy on this machine is read" in caplog.text
+    with pytest.raises(BadInput, match=r"hf://me/other@main cannot be downloaded, and there is no earlier copy"):
+        local_root(Path("hf://me/other"))
+    with pytest.raises(BadInput, match=r"hf://me/pets@v1 cannot be downloaded"):
+        local_root(Path("hf://me/pets@v1"))
+
+
+def test_what_the_hub_does_not_have(server: Hub) -> None:
+    with pytest.raises(BadInput, match=r"the Hub has no data set me/none"):
+        local_root(Path("hf://me/none"))
+    with pytest.raises(BadInput, match=r"me/pets has no revision 'v2'"):
+        local_root(Path("hf://me/pets@v2"))
+    with pytest.raises(BadInput, match=r"loading script, set\.py, which is not run\. .*me/script@refs/convert/parquet"):
+        local_root(Path("hf://me/script"))
+    with pytest.raises(BadInput, match="no Arrow or Parquet files among 0"):
+        local_root(Path("hf://me/pets/other"))
+    assert not server.downloads
