@@ -38,12 +38,6 @@ class WeightFacts:
     run: Mapping[str, Any] | None = None
     library: str | None = None
 
-    @property
-    def digest(self) -> str:
-        """SHA-256 (hex) of the file."""
-        with self.file.open("rb") as content:
-            return hashlib.file_digest(content, "sha256").hexdigest()
-
 
 def weight_facts(path: str | Path) -> WeightFacts:
     """The facts about a weight file, or about the weight file in a folder, see `weight_file`.
@@ -59,6 +53,12 @@ def weight_facts(path: str | Path) -> WeightFacts:
     if file.name in (SAFETENSORS_SINGLE_FILE, PYTORCH_WEIGHTS_NAME) and settings_file.is_file():
         return _of_hub(file, settings_file)
     return _of_training(file, content) if isinstance(content, Mapping) else WeightFacts(file)
+
+
+def sha256(file: Path) -> str:
+    """SHA-256 (hex) of a file's content."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _of_run(file: Path, run: Mapping[str, Any]) -> WeightFacts:

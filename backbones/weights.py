@@ -27,7 +27,7 @@ from backbones.compat import pretrained_config, weights_folder
 from backbones.errors import BadInput, unknown_name
 from backbones.names import split_tag
 from backbones.provenance import TOP1, Provenance, published_tags, recipe_and_data
-from backbones.weight_facts import weight_facts
+from backbones.weight_facts import sha256, weight_facts
 from backbones.weight_files import read_state, weight_file
 from backbones.weight_formats import is_class_layer, locate
 
@@ -66,7 +66,7 @@ def load_weights(network: nn.Module, name: str, pretrained: bool | str | Path) -
         path, distribution = _packaged(architecture)
         _load(network, architecture, read_state(path), str(path))
         source = f"packaged:{distribution}=={version(distribution)}"
-        return replace(published, source=source, sha256=weight_facts(path).digest, license="apache-2.0")
+        return replace(published, source=source, sha256=sha256(path), license="apache-2.0")
     _load(network, architecture, _fetch(architecture, config), f"{architecture}.{tag}")
     return replace(published, source=f"timm:{config.hf_hub_id or config.url}")
 
@@ -84,7 +84,7 @@ def provenance_of_file(name: str, path: str | Path, file_format: str) -> Provena
     facts = weight_facts(path)
     source = f"{'file' if facts.run is None else 'run'}:{facts.file}"
     random = _random(_config(*split_tag(name)))
-    return replace(random, source=source, recipe=file_format, sha256=facts.digest, **facts.known)
+    return replace(random, source=source, recipe=file_format, sha256=sha256(facts.file), **facts.known)
 
 
 def _random(config: PretrainedCfg) -> Provenance:

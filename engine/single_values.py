@@ -95,4 +95,5 @@ class SingleValueNorms:
                 handle.remove()
             for module in training:
                 module.training = True
+            torch.clear_autocast_cache()  # it may hold copies of weights that were made without gradients
         return found

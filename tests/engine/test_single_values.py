@@ -127,6 +127,15 @@ def test_cached_features():
     assert all(value.isfinite().all() for value in model.state_dict().values())
 
 
+def test_mixed_precision():
+    """The search runs without gradients. Weights that autocast converts there must not serve the training step."""
+    torch.manual_seed(0)
+    model = create_classifier("resnet18", 3).train()
+    with torch.autocast("cpu", torch.bfloat16):
+        step(model, torch.randn(1, 3, 32, 32))
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
 class Pooling(nn.Module):
     """A batch norm over a map, and one after global pooling."""
 
