@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from detection.postprocess import Detections
 from engine.colors import class_colors
 from engine.text import font_of
+
+if TYPE_CHECKING:
+    from detection.postprocess import Detections
 
 LEGIBLE = 480  # px; smaller images are enlarged to this length of the longer side, so that text is legible
 

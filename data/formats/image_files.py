@@ -12,6 +12,7 @@ from urllib.parse import unquote
 
 from backbones.errors import BadInput
 from data.formats import ALIASES
+from data.formats.folder_cache import unless_changed
 from data.images import IMAGE_SUFFIXES
 from data.listings import remembered
 
@@ -98,6 +99,7 @@ def parts_of(name: str) -> list[str]:
     return [part for part in re.split(r"[\\/]+", text) if part not in ("", ".", "..") and not part.endswith(":")]
 
 
+@unless_changed
 def files_in(folder: Path, suffixes: tuple[str, ...], most: int | None = None) -> list[Path]:
     """The files in a folder with one of the suffixes, without hidden ones: all of them, sorted, or some.
 
@@ -105,24 +107,32 @@ def files_in(folder: Path, suffixes: tuple[str, ...], most: int | None = None) -
     """
 
     def find() -> list[Path]:
-        found = (entry for entry in _entries(folder) if entry.name.lower().endswith(suffixes) and entry.is_file())
+        found = (entry for entry in _entries(folder) if entry.name.lower().endswith(suffixes) and is_file(entry))
         return sorted(Path(entry.path) for entry in islice(found, most))
 
     return remembered((folder, suffixes, most), find)
 
 
+@unless_changed
 def folders_in(folder: Path) -> list[Path]:
     """The folders in a folder, sorted, without hidden ones; none if it cannot be listed."""
-    return remembered((folder,), lambda: sorted(Path(entry.path) for entry in _entries(folder) if entry.is_dir()))
+    return remembered((folder,), lambda: sorted(Path(entry.path) for entry in _entries(folder) if is_folder(entry)))
 
 
-def is_loop(entry: os.DirEntry[str]) -> bool:
-    """Whether it is a link to itself, directly or through other links: neither a file nor a folder."""
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a folder, or a link to one. A link to itself is neither a folder nor a file."""
     try:
-        entry.is_dir()
+        return entry.is_dir()
     except OSError:
-        return True
-    return False
+        return False
+
+
+def is_file(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a file, or a link to one."""
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
 
 
 def has_images(folder: Path, depth: int = 1) -> bool:
@@ -135,7 +145,7 @@ def has_images(folder: Path, depth: int = 1) -> bool:
 def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
-            yield from (entry for entry in entries if not entry.name.startswith(".") and not is_loop(entry))
+            yield from (entry for entry in entries if not entry.name.startswith("."))
     except OSError:
         return
 
@@ -155,7 +165,7 @@ def _walk(folder: Path, follow_links: bool) -> Iterator[str]:
         except OSError as error:
             raise BadInput(f"cannot list {current}: {error.strerror}") from error
         for entry in listed:
-            if is_loop(entry) or not entry.is_dir():
+            if not is_folder(entry):
                 yield prefix + entry.name
             elif follow_links or not entry.is_symlink() or Path(os.path.realpath(entry.path)).is_relative_to(boundary):
                 pending.append((f"{prefix}{entry.name}/", Path(entry.path), depth + 1))

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from backbones.errors import BadInput
-from data.formats.image_files import is_loop
+from data.formats.folder_cache import unless_changed
+from data.formats.image_files import is_file, is_folder
 from data.images import IMAGE_SUFFIXES
 from data.listings import remembered
 
@@ -30,11 +31,12 @@ def entries(folder: Path) -> list[os.DirEntry[str]]:
         raise BadInput(f"cannot list {folder}: {error.strerror}") from error
 
 
+@unless_changed
 def folders(folder: Path) -> list[Path]:
     """The folders in a folder, sorted by name."""
     return remembered(
         ("folders", folder),
-        lambda: sorted(Path(entry.path) for entry in entries(folder) if not is_loop(entry) and entry.is_dir()),
+        lambda: sorted(Path(entry.path) for entry in entries(folder) if is_folder(entry)),
     )
 
 
@@ -43,11 +45,10 @@ def is_image_name(name: str) -> bool:
     return name.lower().endswith(IMAGE_SUFFIXES)
 
 
+@unless_changed
 def has_images(folder: Path) -> bool:
     """Whether there are images directly in the folder. Inspects some of its files."""
-    return any(
-        is_image_name(entry.name) and not is_loop(entry) and entry.is_file() for entry in _first(entries(folder))
-    )
+    return any(is_image_name(entry.name) and is_file(entry) for entry in _first(entries(folder)))
 
 
 def has_class_folders(folder: Path) -> bool:
@@ -75,7 +76,7 @@ def images_in(
     names = []
     for entry in entries(folder / subfolder):
         name = os.path.join(subfolder, entry.name)
-        if not is_loop(entry) and entry.is_dir():
+        if is_folder(entry):
             names += images_in(folder, name, follow, left_out, boundary)
         elif is_image_name(entry.name):
             if entry.is_symlink():

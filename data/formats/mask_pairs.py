@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from backbones.errors import BadInput
-from data.formats.image_files import is_loop
+from data.formats.image_files import is_folder
 from data.formats.listing import check_link, entries
 from data.images import IMAGE_SUFFIXES
 from data.mask_files import MASK_SUFFIXES
@@ -112,7 +112,7 @@ def list_files(folder: Path, follow_links: bool) -> list[str]:
         for entry in entries(folder / inner):
             if entry.is_symlink():
                 check_link(Path(entry.path), boundary, follow_links)
-            if not is_loop(entry) and entry.is_dir():
+            if is_folder(entry):
                 pending.append(os.path.join(inner, entry.name))
             else:
                 names.append(os.path.join(inner, entry.name))

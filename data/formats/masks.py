@@ -20,7 +20,8 @@ import numpy as np
 from backbones.errors import BadInput, UserError
 from data.columns import MaskColumns, digest_of
 from data.formats import ALIASES, Format, Sniffed, Split, ade20k
-from data.formats.image_files import is_loop
+from data.formats.folder_cache import unless_changed
+from data.formats.image_files import is_file
 from data.formats.listing import entries, folders
 from data.formats.mask_pairs import SEPARATORS, Pairs, is_tagged, masks_beside, pair, stem_of
 from data.images import IMAGE_SUFFIXES
@@ -242,8 +243,9 @@ def _beside(root: Path) -> Path:
     return root if root.is_dir() else root.parent
 
 
+@unless_changed
 def _first_files(folder: Path) -> list[str]:
-    files = (entry.name for entry in entries(folder) if not is_loop(entry) and entry.is_file())
+    files = (entry.name for entry in entries(folder) if is_file(entry))
     return list(islice(files, ENOUGH))
 
 

@@ -19,7 +19,7 @@ from backbones.errors import BadInput, with_flags
 from data.findings import EXAMPLES, Finding, Severity
 from data.images import FORMATS, decode_image, read_header
 from data.scan import Headers
-from experiments.audit.duplicates import Fingerprint, difference_hash, duplicate_findings
+from experiments.audit.duplicates import Fingerprint, duplicate_findings, small_image
 from experiments.audit.labels import class_counts
 from experiments.audit.splits import AuditedSplit, error_of
 
@@ -99,7 +99,7 @@ def check_content(content: bytes, file: Path, dataset: Any = None, index: int = 
     if file.suffix.lower() not in SUFFIXES.get(header.kind, (file.suffix.lower(),)):
         oddities.append("suffix")
     shape = header.height, header.width, header.orientation, header.bits, header.bands, header.kind == "TIFF"
-    fingerprint = Fingerprint(file, hashlib.sha256(content).hexdigest(), difference_hash(pixels))
+    fingerprint = Fingerprint(file, hashlib.sha256(content).hexdigest(), small_image(pixels))
     return ImageCheck(file, None, label_problem, shape, fingerprint, tuple(oddities), counts)
 
 
@@ -121,8 +121,9 @@ ODDITIES: dict[str, tuple[Severity, str, str]] = {
 }
 
 
-def image_findings(checks: dict[str, list[ImageCheck]]) -> Iterator[Finding]:
-    """Yield the findings from the checks of each split's images."""
+def image_findings(checks: dict[str, list[ImageCheck]], listed: Sequence[Finding]) -> Iterator[Finding]:
+    """Yield the findings from the checks of each split's images. `listed`: earlier findings, which are not repeated."""
+    reported = {finding.what for finding in listed}
     all_checks = [check for split_checks in checks.values() for check in split_checks]
     unreadable = [check for check in all_checks if check.problem]
     if unreadable:
@@ -135,8 +136,10 @@ def image_findings(checks: dict[str, list[ImageCheck]]) -> Iterator[Finding]:
             if check.label_problem:
                 by_kind[_NAMES.sub("", check.label_problem)].append(check)
         for refused in list(by_kind.values())[:KINDS]:
-            what = f"{split}: {len(refused)} of {len(split_checks)} images do not fit their labels. The first: "
-            yield Finding.of_files("error", f"{what}{refused[0].label_problem}", "", [check.file for check in refused])
+            what = f"{split}: {len(refused)} of {len(split_checks)} images do not fit their labels"
+            known = any(check.label_problem in reported for check in refused)
+            what += ", for the reason above" if known else f". The first: {refused[0].label_problem}"
+            yield Finding.of_files("error", what, "", [check.file for check in refused])
     for name, (severity, what, fix) in ODDITIES.items():
         files = [check.file for check in all_checks if name in check.oddities]
         if files:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from posixpath import normpath
+from posixpath import basename, dirname, normpath
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,9 @@ from backbones.errors import BadInput
 from data.batch import IGNORE
 from data.columns import Kind
 from data.findings import EXAMPLES, Finding
-from data.formats.image_files import ImageFiles
+from data.images import IMAGE_SUFFIXES
 from data.scan import sample_of
-from detection.postprocess import MAX_DETECTIONS
+from detection.config import MAX_DETECTIONS
 from experiments.audit.splits import AuditedSplit, Opened, errors_into
 
 UNITS: dict[Kind, str] = {"boxes": "boxes", "masks": "pixels", "classes": "images"}  # what is counted by class
@@ -29,19 +30,29 @@ NO_CLASS = "no class"  # in the counts of pixels
 def label_findings(opened: Opened, balance: dict[str, dict[str, int]]) -> list[Finding]:
     """Findings from the labels of all splits. `balance`: of each split, see `balance_of`."""
     findings: list[Finding] = []
+    files: dict[str, list[str]] = {}
     for split in opened.splits:
         if split.columns is not None:
             with errors_into(findings, split.columns.source):
-                findings += _repeated_images(split)
+                files[split.name] = _files(split)
+                findings += _repeated_images(split, files[split.name])
         if split.dataset is not None and opened.kind == "boxes":
             with errors_into(findings, split.columns.source):
                 findings += _boxes(split)
     with errors_into(findings, opened.root):
-        findings += _shared_images(opened.splits)
-        if opened.kind == "boxes":
-            findings += _unlisted_images(opened)
+        findings += _shared_images(files)
+        if opened.kind == "boxes" and len(files) == len(opened.splits):  # else images seem to be unlisted
+            findings += _unlisted_images(files)
         findings += _balance(opened, balance)
     return findings
+
+
+def _files(split: AuditedSplit) -> list[str]:
+    """The image files of a split as paths without links to folders; none if the images are not files of their own."""
+    if split.columns.content is not None:
+        return []
+    folder = os.path.realpath(split.columns.folder)
+    return [normpath(f"{folder}/{name}") for name in split.columns.names]
 
 
 def balance_of(split: AuditedSplit, kind: Kind) -> dict[str, int]:
@@ -115,11 +126,11 @@ def _boxes(split: AuditedSplit) -> Iterator[Finding]:
 
 
 def _duplicates(columns: Any) -> np.ndarray:
-    """(N,) bool, whether an earlier box of the same image and class has the same corners."""
-    keys = np.column_stack([columns.image, columns.label, columns.crowd, columns.boxes])
-    first = np.unique(keys, axis=0, return_index=True)[1]
-    same = np.ones(len(keys), bool)
-    same[first] = False
+    """(N,) bool, whether another box before it has the same image, class and corners."""
+    keys = [columns.image, columns.label, columns.crowd, *columns.boxes.T]
+    order = np.lexsort(keys)
+    same = np.zeros(len(order), bool)
+    same[order[1:]] = np.all([key[order[1:]] == key[order[:-1]] for key in keys], axis=0)
     return same
 
 
@@ -130,68 +141,53 @@ def _of_images(severity: str, columns: Any, selected: np.ndarray, what: str, fix
     return Finding.of_files(severity, what.format(int(selected.sum())), fix, files)  # type: ignore[arg-type]
 
 
-def _repeated_images(split: AuditedSplit) -> Iterator[Finding]:
-    columns = split.columns
-    if columns.content is not None:
-        return
-    repeated = [name for name, count in Counter(map(normpath, columns.names)).items() if count > 1]
+def _repeated_images(split: AuditedSplit, files: Sequence[str]) -> Iterator[Finding]:
+    repeated = [file for file, count in Counter(files).items() if count > 1]
     if repeated:
         yield Finding.of_files(
             "error",
             f"{split.name}: {len(repeated)} images are listed more than once, so each entry lacks the labels of the "
             "others",
             "Give each image one entry with all of its labels",
-            [columns.folder / name for name in repeated],
+            [Path(file) for file in repeated[:EXAMPLES]],
         )
 
 
-def _shared_images(splits: Sequence[AuditedSplit]) -> Iterator[Finding]:
-    """The same file in two splits. Copies of a file are found by their content."""
-    seen: dict[Path, str] = {}
-    found: list[tuple[Path, str, str]] = []
-    for split in splits:
-        if split.columns is None or split.columns.content is not None:
-            continue
-        folder = split.columns.folder.resolve()
-        for name in set(map(normpath, split.columns.names)):
-            file = folder / name
-            other = seen.setdefault(file, split.name)
-            if other != split.name:
-                found.append((file, other, split.name))
+def _shared_images(files: dict[str, list[str]]) -> Iterator[Finding]:
+    """The same file in two splits. Copies of a file are found by their content. `files`: of each split."""
+    seen: dict[str, str] = {}
+    found: list[tuple[str, str, str]] = []
+    for split, own in files.items():
+        for file in set(own):
+            other = seen.setdefault(file, split)
+            if other != split:
+                found.append((file, other, split))
     if found:
         pairs = ", ".join(f"{first} and {second}" for first, second in dict.fromkeys(entry[1:] for entry in found))
         yield Finding.of_files(
             "error",
             f"{len(found)} images belong to two splits ({pairs})",
             "Remove them from one: scores on images that were trained on are too high",
-            sorted(entry[0] for entry in found),
+            [Path(entry[0]) for entry in sorted(found)[:EXAMPLES]],
         )
 
 
-def _unlisted_images(opened: Opened) -> Iterator[Finding]:
-    """Images in the folders of the splits that no split lists."""
-    listed: dict[Path, set[str]] = {}
-    for split in opened.splits:
-        if split.columns is None:
-            return  # its images would seem to be unlisted
-        if split.columns.content is None:
-            listed.setdefault(split.columns.folder.resolve(), set()).update(map(normpath, split.columns.names))
-    known = {folder / name for folder, names in listed.items() for name in names}
-    outer = [
-        folder for folder in listed if not any(folder != other and folder.is_relative_to(other) for other in listed)
-    ]
-    for folder in outer:
+def _unlisted_images(files: dict[str, list[str]]) -> Iterator[Finding]:
+    """Images in the folders of listed images that no split lists. `files`: of each split."""
+    known = {file for own in files.values() for file in own}
+    for folder in sorted({dirname(file) for file in known}):
         try:
-            present = ImageFiles(folder).names
-        except BadInput:  # a link that leads out of the folder; reported if an image is behind it
+            with os.scandir(folder) as entries:
+                present = [entry.path for entry in entries if entry.name.lower().endswith(IMAGE_SUFFIXES)]
+        except OSError:  # missing images are reported
             continue
-        unlisted = [folder / name for name in present if folder / name not in known]
+        unlisted = sorted(file for file in set(present) - known if not basename(file).startswith("."))
         if unlisted:
             yield Finding.of_files(
                 "note",
                 f"{folder}: {len(unlisted)} of {len(present)} images are in no split",
                 "Nothing, if they should not be used",
-                unlisted,
+                [Path(file) for file in unlisted[:EXAMPLES]],
             )
 
 

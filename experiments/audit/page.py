@@ -47,7 +47,7 @@ def print_findings(findings: Sequence[Finding], out: Console, most: int | None =
     """Print findings with some examples of each; only the first `most` of them."""
     for finding in findings[:most]:
         out.print(f"[{STYLES[finding.severity]}]{finding.severity}[/]: ", end="")
-        out.print(" ".join(f"{text.rstrip('.')}." for text in (finding.what, finding.fix) if text), markup=False)
+        out.print(" ".join(_sentence(text) for text in (finding.what, finding.fix) if text), markup=False)
         if finding.examples:
             more = ", ..." if len(finding.examples) > EXAMPLES else ""
             out.print(f"  {', '.join(finding.examples[:EXAMPLES])}{more}", markup=False, style="dim")
@@ -55,6 +55,11 @@ def print_findings(findings: Sequence[Finding], out: Console, most: int | None =
         out.print(f"{len(findings) - most} more findings are in audit.json")
     if not findings:
         out.print("no problems found")
+
+
+def _sentence(text: str) -> str:
+    """The text with a full stop, unless it ends with one or with a list of lines."""
+    return text if text.endswith(".") or "\n" in text else f"{text}."
 
 
 def size_range(split: AuditedSplit, headers: Headers | None) -> list[tuple[int, int]]:

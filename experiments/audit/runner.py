@@ -69,7 +69,7 @@ def audit(config: AuditConfig) -> list[Finding]:
     with errors_into(findings, root):
         findings += header_findings(opened, headers)
     if not config.quick:
-        findings += image_findings(checks)
+        findings += image_findings(checks, opened.findings)
         if opened.kind == "boxes":
             findings += anchor_findings(opened.splits, config.image_size)
     findings.sort(key=lambda finding: ORDER.index(finding.severity))

@@ -110,6 +110,8 @@ def open_data_set(root: Path, kind: Kind | None, options: ReadOptions) -> Opened
     opened = Opened(root, form, why, others)
     findings = opened.findings
     own = DATASETS[form.kind].options.of(options)
+    if options.train is None and options.val in (None, "auto"):
+        own = replace(own, format=form.name)  # recognised once
     with collected(findings):
         for name, role, reader, split in _places(form, root, own, findings):
             audited = AuditedSplit(name, role)

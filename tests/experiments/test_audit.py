@@ -13,7 +13,6 @@ from data.demo.writer import Plan, write_demo
 from data.findings import Finding
 from experiments.audit.__main__ import main
 from experiments.audit.config import AuditConfig, AuditData
-from experiments.audit.duplicates import difference_hash, near_pairs
 from experiments.audit.runner import audit
 from experiments.tasks import TASKS
 
@@ -329,15 +328,6 @@ def test_a_missing_validation_split(folders, tmp_path):
 def test_images_that_no_split_lists(coco, tmp_path):
     write(coco / "train" / "more.png", picture(77))
     assert findings(coco, tmp_path) == [("note", "train: 1 of 11 images are in no split")]
-
-
-def test_hashes_of_a_smaller_copy_are_near():
-    first, other = picture(1), picture(2)
-    smaller = cv2.resize(first, (48, 32), interpolation=cv2.INTER_AREA)
-    hashes = [difference_hash(p) for p in (first, other, smaller)]
-    assert (hashes[0] ^ hashes[2]).bit_count() <= 2
-    assert (hashes[0] ^ hashes[1]).bit_count() > 10
-    assert near_pairs(hashes) == [(0, 2)]
 
 
 def test_stored_results(coco, tmp_path):
