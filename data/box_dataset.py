@@ -46,7 +46,9 @@ class BoxDataset(ImageReader):
 
     Args:
         columns: the images of a split, or some of them.
-        transform, skip_bad, levels: see `ImageReader`.
+        transform: see `ImageReader`.
+        skip_bad: see `ImageReader`.
+        levels: see `ImageReader`.
         options: how to read.
 
     Raises BadInput for missing images, for classes of the same name, and for images whose size contradicts the labels.

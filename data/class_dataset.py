@@ -43,7 +43,10 @@ class ClassDataset(ImageReader):
 
     Args:
         columns: the images of a split, or some of them.
-        transform, skip_bad, options, levels: see `ImageReader`.
+        transform: see `ImageReader`.
+        skip_bad: see `ImageReader`.
+        options: see `ImageReader`.
+        levels: see `ImageReader`.
     """
 
     kind: ClassVar[Kind] = "classes"

@@ -44,7 +44,10 @@ class MaskDataset(ImageReader):
 
     Args:
         columns: the images of a split, or some of them.
-        transform, skip_bad, options, levels: see `ImageReader`.
+        transform: see `ImageReader`.
+        skip_bad: see `ImageReader`.
+        options: see `ImageReader`.
+        levels: see `ImageReader`.
 
     Raises BadInput for images without a mask.
     """
