@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-_memory: ContextVar[dict[Any, list[Path]] | None] = ContextVar("listings", default=None)
+T = TypeVar("T")
+
+_memory: ContextVar[dict[Any, list[Any]] | None] = ContextVar("listings", default=None)
 
 
 @contextmanager
@@ -24,7 +25,7 @@ def listings_remembered() -> Iterator[None]:
         _memory.reset(token)
 
 
-def remembered(key: tuple[Any, ...], find: Callable[[], list[Path]]) -> list[Path]:
+def remembered(key: tuple[Any, ...], find: Callable[[], list[T]]) -> list[T]:
     """The list that `find` returned for this key within the context, or returns now."""
     memory = _memory.get()
     if memory is None:

@@ -314,14 +314,15 @@ class ImageReader:
         """Raise BadInput for links that lead out of the folder, and for missing images. Lists each folder once."""
         folder, existing, linked = self.folder.resolve(), set(), set()
         names = self._names.tolist()
-        for parent in {os.path.dirname(name) for name in names}:
+        for parent in {name.rpartition(b"/")[0] for name in names}:
             path = self.folder / os.fsdecode(parent)
             if not follow_links and not Path(os.path.realpath(path)).is_relative_to(folder):
                 raise self._leads_out(path)
             if not path.is_dir():
                 continue
+            prefix = parent + b"/" if parent else b""
             for entry in os.scandir(path):
-                name = os.path.join(parent, os.fsencode(entry.name))
+                name = prefix + os.fsencode(entry.name)
                 existing.add(name)
                 if not follow_links and entry.is_symlink():
                     target = Path(os.path.realpath(entry.path))  # Path.resolve raises an error for a link to itself

@@ -22,7 +22,7 @@ from data.class_names import plain_name, printed_name
 from data.columns import MaskColumns, digest_of
 from data.formats import Format, Sniffed, Split
 from data.formats import coco as boxes
-from data.formats.coco_json import Records, file_names, has_phantom
+from data.formats.coco_json import Records, collector_paused, file_names, has_phantom
 from data.formats.coco_json import read as read_tables
 from data.formats.coco_shapes import Part, Shapes, area_of, parse_shape
 from data.formats.masks import notes_on
@@ -74,6 +74,7 @@ def sniff(root: Path) -> Sniffed | None:
     return None if found is None else Sniffed(0.6, found.why)
 
 
+@collector_paused()
 def read(split: Split, options: MaskOptions) -> MaskColumns:
     """Images and class maps of one annotation file. Raises BadInput if it has no segmentations."""
     refuse_mask_files(options)

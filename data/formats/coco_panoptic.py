@@ -21,7 +21,7 @@ from data.batch import IGNORE
 from data.columns import MaskColumns, digest_of
 from data.formats import Format, Sniffed, Split
 from data.formats import coco as boxes
-from data.formats.coco_json import Records, file_names
+from data.formats.coco_json import Records, collector_paused, file_names
 from data.formats.coco_json import read as read_tables
 from data.formats.coco_masks import legend_of_categories, refuse_mask_files
 from data.formats.masks import notes_on
@@ -84,6 +84,7 @@ def splits(root: Path) -> list[str]:
     return list(_files(root)) if root.is_dir() else []
 
 
+@collector_paused()
 def read(split: Split, options: MaskOptions) -> MaskColumns:
     """The annotated images of one file."""
     refuse_mask_files(options)

@@ -6,8 +6,8 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
+from typing import Literal
 from urllib.parse import unquote
 
 from backbones.errors import BadInput
@@ -101,22 +101,21 @@ def parts_of(name: str) -> list[str]:
 
 @unless_changed
 def files_in(folder: Path, suffixes: tuple[str, ...], most: int | None = None) -> list[Path]:
-    """The files in a folder with one of the suffixes, without hidden ones: all of them, sorted, or some.
+    """The files in a folder with one of the suffixes, without hidden ones: all of them, sorted, or the first ones.
 
     A folder that cannot be listed has none.
     """
 
-    def find() -> list[Path]:
-        found = (entry for entry in _entries(folder) if entry.name.lower().endswith(suffixes) and is_file(entry))
-        return sorted(Path(entry.path) for entry in islice(found, most))
+    def find() -> list[str]:
+        return [name for name in _names(folder, "files") if name.lower().endswith(suffixes)]
 
-    return remembered((folder, suffixes, most), find)
+    return [folder / name for name in remembered((folder, suffixes), find)[:most]]
 
 
 @unless_changed
 def folders_in(folder: Path) -> list[Path]:
     """The folders in a folder, sorted, without hidden ones; none if it cannot be listed."""
-    return remembered((folder,), lambda: sorted(Path(entry.path) for entry in _entries(folder) if is_folder(entry)))
+    return [folder / name for name in _names(folder, "folders")]
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
@@ -142,12 +141,18 @@ def has_images(folder: Path, depth: int = 1) -> bool:
     return depth > 0 and any(has_images(inner, depth - 1) for inner in folders_in(folder)[:PEEK])
 
 
-def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            yield from (entry for entry in entries if not entry.name.startswith("."))
-    except OSError:
-        return
+def _names(folder: Path, kind: Literal["files", "folders"]) -> list[str]:
+    """The names of the files or folders in a folder, sorted, without hidden ones; none if it cannot be listed."""
+    is_kind = is_file if kind == "files" else is_folder
+
+    def find() -> list[str]:
+        try:
+            with os.scandir(folder) as entries:
+                return sorted(entry.name for entry in entries if is_kind(entry) and not entry.name.startswith("."))
+        except OSError:
+            return []
+
+    return remembered((folder, kind), find)
 
 
 def _walk(folder: Path, follow_links: bool) -> Iterator[str]:
