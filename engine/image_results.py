@@ -17,8 +17,10 @@ class ImageResults:
         metric: name of the headline metric.
         score: (R, N) counts of each image in each of R resamples -> (R,) metric of each resample, fractions in 0..1,
             NaN where the metric is undefined.
+        digest: of the results, the same for results that differ only in their order; None if it is unknown.
     """
 
     keys: tuple[str, ...]
     metric: str
     score: Callable[[np.ndarray], np.ndarray]
+    digest: str | None = None

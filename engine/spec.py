@@ -51,6 +51,8 @@ class TaskSpec:
         load_task: returns the task class.
         build_model: training settings and number of classes -> the model to train, with random weights.
         read_images: run folder, its record and one of `image_metrics` -> the results of each image that the run saved.
+        averages_true_classes: whether comparisons average over the classes that occur in the truth, while the task's
+            own scores include those that are only predicted. Then their scores are computed from `read_images`.
         sized_by_backbone: whether the default input size is the input size of the backbone's published weights.
     """
 
@@ -65,6 +67,7 @@ class TaskSpec:
     load_task: Callable[[], type[Task]]
     build_model: Callable[[Any, int], nn.Module]
     read_images: Callable[[Path, dict[str, Any], str], ImageResults]
+    averages_true_classes: bool = False
     sized_by_backbone: bool = False
 
     def data_root(self, config: TrainConfig) -> Path:

@@ -15,8 +15,9 @@ from segmentation.metrics import segmentation_scores
 def segmentation_results(file: Path, metric: str = METRIC) -> ImageResults:
     """Read the results in an `images.npy`.
 
-    The score of a resample is `metric`, one of `METRICS`, over the pixels of all its images. The file has no rows of
-    ignored classes.
+    The score of a resample is `metric`, one of `METRICS`, over the pixels of all its images. Means over classes are
+    over those that occur in the truth of these images, so that all networks have the same classes: otherwise a few
+    pixels predicted as another class would add a class with IoU 0. The file has no rows of ignored classes.
     """
     ids, classes, *counts_by_row = np.load(file, allow_pickle=False).T
     keys, image = np.unique(ids, return_inverse=True)
@@ -24,6 +25,8 @@ def segmentation_results(file: Path, metric: str = METRIC) -> ImageResults:
     right, truth, predicted = (csr_array((column, (image, classes)), shape=shape) for column in counts_by_row)
 
     def score(counts: np.ndarray) -> np.ndarray:
-        return segmentation_scores(counts @ right, counts @ truth, counts @ predicted)[metric]
+        of_class = counts @ truth
+        as_class = np.where(of_class > 0, counts @ predicted, 0)
+        return segmentation_scores(counts @ right, of_class, as_class)[metric]
 
     return ImageResults(tuple(str(key) for key in keys), metric, score)

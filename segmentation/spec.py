@@ -48,4 +48,5 @@ SPEC = TaskSpec(
     load_task=load_task,
     build_model=build_model,
     read_images=read_images,
+    averages_true_classes=True,
 )

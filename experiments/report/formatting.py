@@ -8,7 +8,12 @@ from dataclasses import dataclass
 from engine.published import Count
 from experiments.costs.counts import classifier_counts
 from experiments.report.results import Row
-from experiments.report.statistics import FEWEST, Difference
+from experiments.statistics import Difference
+
+ABOUT_INTERVALS = (
+    "Their simultaneous 95% intervals cover both sources of variance: the choice of images, by a paired bootstrap, and "
+    "the trainings. With one training on a side, an interval covers the images only, and there is no verdict."
+)
 
 
 def column_headings(metric: str) -> list[str]:
@@ -92,17 +97,14 @@ def sentences(rows: Sequence[Row], baseline_name: str) -> list[Sentence]:
         else:
             verdict = row.difference.verdict
             if verdict == "too little data":
-                text = (
-                    f"scores {score_text(row)}, the baseline {score_text(baseline)}: too little data for a verdict, "
-                    f"which needs {FEWEST} images, not {row.difference.images}."
-                )
-                found.append(Sentence(row.backbone, text))
+                scores = f"scores {score_text(row)}, the baseline {score_text(baseline)}:"
+                found.append(Sentence(row.backbone, scores, verdict, f" for a verdict ({row.difference.reason})."))
                 continue
             rest = (
                 f" {'from' if verdict.startswith('not') else 'than'} the baseline: {score_text(row)}, "
                 f"{difference_text(row.difference)} points, with {_times(row, baseline, 'params')} the parameters, "
                 f"{_times(row, baseline, 'macs')} the multiply-adds and {_times(row, baseline, 'latency_ms')} the time "
-                "per image."
+                f"per image. {_sentence(row.difference.reason)}"
             )
             if row.provenance != baseline.provenance:
                 rest += f" The two started differently ({row.provenance}; {baseline.provenance})."
@@ -174,6 +176,10 @@ def difference_text(difference: Difference | None) -> str:
     if difference is None:
         return ""
     return f"{points(difference.value)} ({points(difference.low)} to {points(difference.high)})"
+
+
+def _sentence(reason: str) -> str:
+    return f"{reason[:1].upper()}{reason[1:]}."
 
 
 def _times(row: Row, baseline: Row, cost: str) -> str:

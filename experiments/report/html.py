@@ -14,6 +14,7 @@ from PIL import Image
 
 from experiments.report import svg as charts
 from experiments.report.formatting import (
+    ABOUT_INTERVALS,
     PUBLISHED_HEADINGS,
     column_headings,
     percent,
@@ -52,6 +53,7 @@ def html(comparison: Comparison) -> str:
         learning_rates=[_learning_rate_text(choice) for choice in comparison.about["learning_rates"]],
         provenance=_provenance(runs),
         commands="\n".join(run.record["command_line"] for run in runs),
+        about_intervals=ABOUT_INTERVALS,
         published_headings=PUBLISHED_HEADINGS,
         css=Markup((TEMPLATES / "report.css").read_text()),
         js=Markup((TEMPLATES / "report.js").read_text()),

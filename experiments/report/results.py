@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 
 from backbones.errors import BadInput
+from engine.image_results import ImageResults
 from engine.published import Published, classifier_of, published
 from engine.schema import read_comparison, read_record
 from experiments.records import config_of
-from experiments.report.statistics import Difference, bootstrap, read_images
+from experiments.statistics import Difference, compare_to_baseline, read_images
 from experiments.tasks import TASKS
 
 COSTS = ("params", "macs", "latency_ms", "peak_memory_mb", "train_seconds")
@@ -46,14 +47,19 @@ class FinishedRun:
     def score(self) -> float:
         """The metric after the last epoch, a fraction; NaN if it is undefined.
 
-        For a metric that the version of the training did not record, it is computed from the results of each image.
+        It is computed from the results of each image if the record lacks the metric, or if comparisons average over
+        other classes than the task's own scores.
         """
         metrics = self.record["metrics"]
-        if self.metric not in metrics:
-            images = read_images(self.folder, self.metric)
-            return float(images.score(np.ones((1, len(images.keys)), np.int64))[0])
+        if self.metric not in metrics or TASKS[self.record["task"]].averages_true_classes:
+            return float(self.images.score(np.ones((1, len(self.images.keys)), np.int64))[0])
         value = metrics[self.metric]
         return float("nan") if value is None else value
+
+    @cached_property
+    def images(self) -> ImageResults:
+        """The results of each image. Raises BadInput if they are absent or damaged."""
+        return read_images(self.folder, self.metric)
 
     @property
     def style(self) -> str | None:
@@ -148,6 +154,7 @@ class Comparison:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._differences: dict[str, dict[str, Difference]] = {}
         try:
             self.about: dict[str, Any] = read_comparison(folder / "comparison.json", config_of)
             self.cells: list[dict[str, Any]] = self.about["cells"]
@@ -198,7 +205,7 @@ class Comparison:
             runs=self._runs(task, backbone),
             failures=tuple(dict.fromkeys(cell["error"] for cell in cells if cell["status"] == "failed")),
             pending=sum(cell["status"] == "pending" for cell in cells),
-            difference=self._difference(task, backbone),
+            difference=self.differences(task).get(backbone),
             compared=self.metric(task),
         )
 
@@ -206,12 +213,22 @@ class Comparison:
         wanted = [cell for cell in self.cells if (cell["task"], cell["backbone"]) == (task, backbone)]
         return tuple(self.runs[cell["key"]] for cell in wanted if cell["key"] in self.runs)
 
-    def _difference(self, task: str, backbone: str) -> Difference | None:
-        ours, baseline = self._runs(task, backbone), self._runs(task, self.baseline)
-        if backbone == self.baseline or not ours or not baseline:
-            return None
-        images = {run.folder: read_images(run.folder, self.metric(task)) for run in (*ours, *baseline)}
-        return bootstrap([images[run.folder] for run in ours], [images[run.folder] for run in baseline])
+    def differences(self, task: str) -> dict[str, Difference]:
+        """The difference of each backbone to the baseline; empty if there are no two sides to compare."""
+        if task not in self._differences:
+            names = dict.fromkeys(cell["backbone"] for cell in self.cells if cell["task"] == task)
+            runs = {name: found for name in names if (found := self._runs(task, name))}
+            seconds = {n: statistics.median(run.record["train_seconds"] for run in found) for n, found in runs.items()}
+            self._differences[task] = (
+                compare_to_baseline(
+                    {name: [run.images for run in found] for name, found in runs.items()},
+                    self.baseline,
+                    seconds=seconds,
+                )
+                if self.baseline in runs and len(runs) > 1
+                else {}
+            )
+        return self._differences[task]
 
 
 def groups(rows: Iterable[Row]) -> list[tuple[str, list[Row]]]:

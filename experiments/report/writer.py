@@ -14,6 +14,7 @@ from rich.table import Table
 
 from engine.commands import out
 from experiments.report.formatting import (
+    ABOUT_INTERVALS,
     billions,
     column_headings,
     millions,
@@ -55,7 +56,7 @@ def results_csv(rows: Iterable[Row]) -> str:
     """
     rows, text = list(rows), io.StringIO()
     names = ["task", "backbone", "neck", "provenance", "metric", "seeds", "mean", "spread", "scores", "difference",
-             "low", "high", "verdict", *COSTS, "published", "source", "failed"]  # fmt: skip
+             "low", "high", "verdict", "verdict_reason", *COSTS, "published", "source", "failed"]  # fmt: skip
     names += ["stopped_early"] if any(run.stopped_early for row in rows for run in row.runs) else []
     table = csv.DictWriter(text, names, lineterminator="\n")
     table.writeheader()
@@ -76,7 +77,8 @@ def results_csv(rows: Iterable[Row]) -> str:
             line["stopped_early"] = " ".join(str(run.stopped_early or "-") for run in row.runs)
         if (found := row.difference) is not None:
             ends = {"difference": found.value, "low": found.low, "high": found.high}
-            line |= {name: f"{value:.6f}" for name, value in ends.items()} | {"verdict": found.verdict}
+            line |= {name: f"{value:.6f}" for name, value in ends.items()}
+            line |= {"verdict": found.verdict, "verdict_reason": found.reason}
         line |= {name: f"{row.cost(name):g}" for name in COSTS}
         if (known := row.published) is not None:
             scores = " ".join(f"{metric} {value:g}" for metric, value in known.scores.items())
@@ -88,7 +90,7 @@ def results_csv(rows: Iterable[Row]) -> str:
 def results_md(comparison: Comparison) -> str:
     """Return Markdown tables, one for each task and provenance."""
     baseline = comparison.baseline
-    lines = [f"Differences are to {baseline}, in points, with their 95% interval from a paired bootstrap over images."]
+    lines = [f"Differences are to {baseline}, in points. {ABOUT_INTERVALS}"]
     for task in comparison.tasks:
         headings = column_headings(comparison.metric(task))
         for provenance, rows in groups(comparison.rows_of(task)):

@@ -19,7 +19,7 @@ from engine.commands import out
 from engine.record import write_text
 from experiments.costs.coefficients import DIMENSIONS, Coefficients, fits
 from experiments.report.formatting import billions, difference_text, millions, percent
-from experiments.report.statistics import Difference
+from experiments.statistics import Difference
 
 ALL = "all three"  # group of the networks that are scaled in all dimensions
 NAN = float("nan")

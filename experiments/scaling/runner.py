@@ -21,10 +21,10 @@ from experiments.jobs.progress import ProgressDisplay
 from experiments.jobs.study import StudyFolder, training_arguments
 from experiments.records import read_record
 from experiments.report.formatting import billions, percent
-from experiments.report.statistics import Difference, bootstrap, read_images
 from experiments.scaling.config import ScalingConfig
 from experiments.scaling.networks import StudyNetworks
 from experiments.scaling.report import ALL, NAN, NetworkResult, draw_scaling, networks_table, print_family, write_rows
+from experiments.statistics import Difference, compare_to_baseline, read_images
 from experiments.tasks import TASKS
 
 EQUAL_COST = 0.1  # share by which the costs of two networks may differ if their scores are compared
@@ -131,8 +131,8 @@ class Study:
         for result in scored.values():
             whole = scored.get(f"{ALL.replace(' ', '-')}-{result.key.rpartition('-')[2]}", result)
             if whole is not result and abs(whole.macs / result.macs - 1) <= EQUAL_COST:
-                ours, theirs = (read_images(self.folder.path / side.folder) for side in (whole, result))
-                found[result.key] = bootstrap([ours], [theirs])
+                sides = {side.key: [read_images(self.folder.path / side.folder)] for side in (whole, result)}
+                found[result.key] = compare_to_baseline(sides, result.key)[whole.key]
         return found
 
     def report(
@@ -174,8 +174,9 @@ class Study:
             out.print(self.table(tried, f"grid, on the {100 * HOLDOUT:.0f}% of training images that are held out"))
         out.print(self.table(compared, "one dimension or all three, on the validation split", differences))
         out.print(
-            "Each network was trained once; intervals are over images only. `times` is relative to the base's "
-            "multiply-adds. Costs are not exactly equal, because numbers of blocks and sizes of maps are whole. Where "
+            "Each network was trained once, so intervals are over images only, and there is no verdict on the networks. "
+            "`times` is relative to the base's multiply-adds. Costs are not exactly equal, because numbers of blocks "
+            "and sizes of maps are whole. Where "
             f"they differ by more than {100 * EQUAL_COST:.0f}%, scores are not compared.\n"
         )
         print_family(chosen, family_rows)

@@ -1,0 +1,177 @@
+"""Compares backbones with a baseline: intervals of the differences, and verdicts that are corrected together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from engine.image_results import ImageResults
+from experiments.statistics.difference import (
+    BETTER,
+    FEWEST_DIFFERING,
+    FEWEST_IMAGES,
+    NEITHER,
+    TOO_LITTLE,
+    WORSE,
+    Difference,
+)
+from experiments.statistics.images import Resampled, resample
+from experiments.statistics.variance import Spread, spread
+
+
+def compare_to_baseline(
+    sides: Mapping[str, Sequence[ImageResults]],
+    baseline: str,
+    *,
+    seconds: Mapping[str, float] | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> dict[str, Difference]:
+    """The difference of each backbone to the baseline.
+
+    All verdicts together have an error rate of 1 - `level`: the probability that any of them is `better` or `worse`
+    though there is no difference (Holm, Scand. J. Stat. 6, 1979). The intervals are simultaneous, that is, they all
+    contain the true differences with probability `level` (Guilbaud, Biom. J. 50, 2008).
+
+    Args:
+        sides: results by image of each backbone's runs, one run for each seed, all on the same images.
+        baseline: name of the backbone to compare with.
+        seconds: time that one training of each backbone took, for the reasons of verdicts.
+        resamples: number of resamples of the images.
+        seed: of the random numbers.
+        level: confidence level, in 0..1.
+
+    Raises BadInput if the runs were not scored on the same images.
+    """
+    resampled = resample(sides, resamples, seed)
+    theirs = resampled[baseline]
+    others = {name: side for name, side in resampled.items() if name != baseline}
+    values = {name: float(side.scores.mean() - theirs.scores.mean()) for name, side in others.items()}
+    spreads = {name: spread(side, theirs) for name, side in others.items()}
+    too_little = {
+        name: "" if _same(side, theirs) else _too_little(values[name], side, theirs, spreads[name])
+        for name, side in others.items()
+    }
+    # Comparisons without a verdict cannot be wrong: only the others are corrected for their number.
+    p_values = {
+        name: spreads[name].p_value(values[name])
+        for name, side in others.items()
+        if not too_little[name] and not _same(side, theirs)
+    }
+    rejected = holm(p_values, 1 - level)
+    found = {}
+    for name, side in others.items():
+        value, part = values[name], spreads[name]
+        same = Difference(
+            value=0.0,
+            low=0.0,
+            high=0.0,
+            verdict=NEITHER,
+            reason="the results are the same",
+            images=side.images,
+            seeds=(side.seeds, theirs.seeds),
+            comparisons=max(1, len(p_values)),
+        )
+        if _same(side, theirs):
+            found[name] = same
+            continue
+        variance = (part.images, part.ours, part.baseline)
+        if too_little[name]:
+            width = part.half_width(level)
+            low, high, verdict = value - width, value + width, TOO_LITTLE
+            reason = too_little[name] + _more_seeds(name, baseline, side, theirs, value, width, seconds)
+        else:
+            low, high = interval(value, part, name in rejected, len(p_values), len(rejected), level)
+            verdict = NEITHER if name not in rejected else BETTER if value > 0 else WORSE
+            reason = _reason(verdict, part, len(p_values))
+        found[name] = replace(
+            same, value=value, low=low, high=high, verdict=verdict, reason=reason, variance=variance,
+            p_value=p_values.get(name, float("nan")),
+        )  # fmt: skip
+    return found
+
+
+def holm(p_values: Mapping[str, float], error: float) -> set[str]:
+    """The names of the hypotheses that Holm's procedure rejects at this family-wise error rate."""
+    rejected: set[str] = set()
+    for rank, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):
+        if p_values[name] > error / (len(p_values) - rank):
+            break
+        rejected.add(name)
+    return rejected
+
+
+def interval(
+    value: float, part: Spread, is_rejected: bool, comparisons: int, rejected: int, level: float
+) -> tuple[float, float]:
+    """The interval that agrees with Holm's verdict.
+
+    Of a difference without a verdict, the error is divided among such differences. Of one with a verdict, it is divided
+    among all, and the interval ends at 0 if it would reach beyond.
+    """
+    share = comparisons if is_rejected else comparisons - rejected
+    width = part.half_width(1 - (1 - level) / share)
+    low, high = value - width, value + width
+    if is_rejected:
+        low, high = (max(low, 0.0), high) if value > 0 else (low, min(high, 0.0))
+    return low, high
+
+
+def _same(ours: Resampled, theirs: Resampled) -> bool:
+    """Whether both sides are the same results."""
+    return None not in ours.digests and sorted(map(str, ours.digests)) == sorted(map(str, theirs.digests))
+
+
+def _too_little(value: float, ours: Resampled, theirs: Resampled, part: Spread) -> str:
+    """Why there can be no verdict; empty if there can be one."""
+    if not np.isfinite([value, part.images, part.seeds]).all():
+        return "the metric is undefined for some trainings or choices of images"
+    if ours.images < FEWEST_IMAGES:
+        return f"{ours.images} images; a verdict needs at least {FEWEST_IMAGES}"
+    if part.differing < FEWEST_DIFFERING:
+        return (
+            f"the two differ on too few of the {ours.images} images: "
+            f"the difference rests on about {part.differing:.0f}, and a verdict needs {FEWEST_DIFFERING:.0f}"
+        )
+    if min(ours.seeds, theirs.seeds) == 1:
+        return "one training each" if ours.seeds == theirs.seeds else "one training on one side"
+    return ""
+
+
+def _more_seeds(
+    name: str,
+    baseline: str,
+    ours: Resampled,
+    theirs: Resampled,
+    value: float,
+    width: float,
+    seconds: Mapping[str, float] | None,
+) -> str:
+    """The rest of the sentence where one training is the reason."""
+    if min(ours.seeds, theirs.seeds) > 1 or ours.images < FEWEST_IMAGES or not np.isfinite(width):
+        return ""
+    differs = "differs on these images" if abs(value) > width else "does not differ on these images"
+    missing = {side: max(0, 2 - found.seeds) for side, found in ((name, ours), (baseline, theirs))}
+    cost = ""
+    if seconds and all(np.isfinite(seconds.get(side, np.nan)) for side in missing):
+        cost = f" (about {hours(sum(count * seconds[side] for side, count in missing.items()))} here)"
+    more = max(missing.values())
+    return f": {differs}; a verdict on the backbone needs at least {more} more seed{'' if more == 1 else 's'}{cost}"
+
+
+def hours(seconds: float) -> str:
+    """A duration in hours, or in minutes if it is short."""
+    return f"{seconds / 3600:.1f} hours" if seconds >= 1800 else f"{max(1, round(seconds / 60))} minutes"
+
+
+def _reason(verdict: str, part: Spread, comparisons: int) -> str:
+    total = part.images + part.seeds
+    share = (
+        f"{100 * part.images / total:.0f}% of the variance is due to the choice of images, the rest to the trainings"
+    )
+    corrected = f"; corrected for {comparisons} comparisons" if comparisons > 1 else ""
+    contains = "contains 0" if verdict == NEITHER else "does not contain 0"
+    return f"the interval {contains}{corrected}; {share}"
