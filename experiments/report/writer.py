@@ -106,16 +106,9 @@ def results_md(comparison: Comparison) -> str:
 def screen_table(comparison: Comparison, task: str) -> Table:
     """Return the table for the terminal: score, difference, verdict, and size."""
     table = Table(box=SIMPLE_HEAD, title=task, title_justify="left", pad_edge=False)
-    for heading in (
-        "backbone",
-        f"{comparison.metric(task)}, %",
-        "difference",
-        "verdict",
-        "parameters",
-        "multiply-adds",
-    ):
+    for heading in ("backbone", f"{comparison.metric(task)}, %", "difference", "verdict", "params", "MACs"):
         is_text = heading in ("backbone", "verdict")
-        table.add_column(heading, no_wrap=heading == "backbone", justify="left" if is_text else "right")
+        table.add_column(heading, no_wrap=not is_text, justify="left" if is_text else "right", overflow="fold")
     for provenance, rows in groups(comparison.rows_of(task)):
         table.add_section()
         table.add_row(f"[dim]{provenance}[/dim]")

@@ -174,7 +174,7 @@ class Study:
             out.print(self.table(tried, f"grid, on the {100 * HOLDOUT:.0f}% of training images that are held out"))
         out.print(self.table(compared, "one dimension or all three, on the validation split", differences))
         out.print(
-            "Each network was trained once, so intervals are over images only, and there is no verdict on the networks. "
+            "Each network was trained once: intervals are over images only, and there is no verdict on the networks. "
             "`times` is relative to the base's multiply-adds. Costs are not exactly equal, because numbers of blocks "
             "and sizes of maps are whole. Where "
             f"they differ by more than {100 * EQUAL_COST:.0f}%, scores are not compared.\n"

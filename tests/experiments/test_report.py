@@ -25,7 +25,7 @@ CLASSES = ["cat", "<b>dog</b>"]
 
 def write_run(folder: Path, backbone: str, seed: int, accuracy: float, source: str, macs: float) -> None:
     """Write the run folder of a classifier as a training does."""
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng([seed, *backbone.encode()])
     (folder / "pictures").mkdir(parents=True)
     correct = random.permutation(np.arange(100) < round(100 * accuracy))
     rows = [f"{i}.jpg,cat,dog,0.9,{int(right)}" for i, right in enumerate(correct)]
