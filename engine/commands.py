@@ -103,6 +103,7 @@ def _train(
         resume=resume,
         if_interrupted=f"stopped. To resume, run: {command}",
         feature_seconds=time.perf_counter() - started if config.data.cached_augmentations else 0.0,
+        recipe=spec.recipe,
     )
     task.to(device).eval()
     task.write_results(output)

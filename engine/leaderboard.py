@@ -137,7 +137,14 @@ def _key(record: dict[str, Any], settings: type[TrainConfig]) -> tuple:
     values, weights = dict(flat(asdict(settings()))) | dict(flat(record["config"])), record["pretrained"]
     budget = tuple(str(values.get(name)) for name in BUDGET)
     kind = None if weights["source"] == "random" else weights["data"] or weights["source"]
-    return record["task"], record["neck"], tuple(record["dataset"]["fingerprint"].values()), budget, kind
+    return (
+        record["task"],
+        record.get("recipe", 1),
+        record["neck"],
+        tuple(record["dataset"]["fingerprint"].values()),
+        budget,
+        kind,
+    )
 
 
 def _score(record: dict[str, Any]) -> float:

@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from backbones.compat import multiply_adds
+from backbones.version import package_version
 
 PACKAGES = ("torch", "torchvision", "timm", "lightning", "albumentations", "opencv-python-headless", "numpy")
 WARMUP, REPEATS = 3, 10
@@ -111,9 +112,10 @@ def peak_memory_mb(device: torch.device) -> float:
 def surroundings(device: torch.device, argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Device, package versions, git commit and command line, which are needed to reproduce the run."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    packages = {name: metadata.version(name) for name in PACKAGES}
     return {
         "device": {"type": device.type, "name": name, "threads": torch.get_num_threads()},
-        "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES},
+        "versions": {"backbone-swap": package_version(), "python": platform.python_version(), **packages},
         "git_commit": _git_commit(),
         "command_line": shlex.join(argv if argv is not None else command_line()),
     }

@@ -53,6 +53,8 @@ class TaskSpec:
         read_images: run folder, its record and one of `image_metrics` -> the results of each image that the run saved.
         averages_true_classes: whether comparisons average over the classes that occur in the truth, while the task's
             own scores include those that are only predicted. Then their scores are computed from `read_images`.
+        recipe: version of the recipe, which is raised by hand for each change that can alter a score: see
+            CONTRIBUTING.md. Trainings of different versions are not compared.
         sized_by_backbone: whether the default input size is the input size of the backbone's published weights.
     """
 
@@ -68,6 +70,7 @@ class TaskSpec:
     build_model: Callable[[Any, int], nn.Module]
     read_images: Callable[[Path, dict[str, Any], str], ImageResults]
     averages_true_classes: bool = False
+    recipe: int = 1
     sized_by_backbone: bool = False
 
     def data_root(self, config: TrainConfig) -> Path:

@@ -97,6 +97,7 @@ def fit(
     resume: bool = False,
     if_interrupted: str = "",
     feature_seconds: float = 0.0,
+    recipe: int = 1,
 ) -> dict[str, Any]:
     """Train and evaluate a task and write the run folder. Returns the record. The task keeps the saved weights.
 
@@ -107,6 +108,7 @@ def fit(
         resume: continue from the last checkpoint in `output`.
         if_interrupted: message for an interrupted run, which names the command that resumes it.
         feature_seconds: time that `data.cached_augmentations` took to compute features, for the record.
+        recipe: version of the task's recipe, for the record.
 
     Raises Diverged if the loss or a gradient is not finite, BadInput if a file cannot be written or a training step
     does not fit in memory, and KeyboardInterrupt with the message `if_interrupted` if the run is interrupted.
@@ -174,6 +176,7 @@ def fit(
     record = {
         "schema": SCHEMA,
         "task": task.info.task,
+        "recipe": recipe,
         "dataset": task.info.dataset,
         "backbone": config.backbone,
         "neck": task.info.extra.get("neck"),

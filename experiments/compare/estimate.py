@@ -31,7 +31,7 @@ def print_estimate(cells: Sequence[Cell], folder: Path) -> None:
     for cell in track(cells, "timing one step of each network", console=err, transient=True):
         config = cell.config
         expected = "finished"
-        if finished(cell, folder / "cells" / cell.name) is None:
+        if finished(cell, cell.folder_in(folder / "cells")) is None:
             kind = (cell.task, config.backbone, config.epochs, config.data.holdout)  # cells of a kind take equally long
             if kind not in seconds_by_kind:
                 seconds_by_kind[kind] = expected_seconds(cell)

@@ -41,8 +41,8 @@ class Entry:
     lr: float | None
     outcome: Outcome | None = None
 
-    def as_dict(self) -> dict[str, Any]:
-        """The entry as `comparison.json` stores it."""
+    def as_dict(self, folder: Path) -> dict[str, Any]:
+        """The entry as the `comparison.json` in this folder stores it."""
         outcome = self.outcome
         return {
             "task": self.cell.task,
@@ -51,7 +51,7 @@ class Entry:
             "seed": self.cell.config.seed,
             "lr": self.cell.config.lr,
             "key": self.cell.key,
-            "folder": f"cells/{self.cell.name}",
+            "folder": self.cell.folder_in(folder / "cells").relative_to(folder).as_posix(),
             "status": "pending" if outcome is None else "failed" if outcome.error else "done",
             "error": outcome.error if outcome else None,
             "seconds": outcome.seconds if outcome else None,
@@ -150,7 +150,7 @@ class ComparisonRunner:
 
     def train(self, cell: Cell, display: ProgressDisplay) -> Outcome:
         """Train a cell, unless it is finished already; returns its outcome."""
-        run_folder = self.folder / "cells" / cell.name
+        run_folder = cell.folder_in(self.folder / "cells")
         outcome = finished(cell, run_folder)
         display.start(cell.name, is_finished=outcome is not None)
         if outcome is None:
@@ -183,7 +183,7 @@ class ComparisonRunner:
 
     def record(self, cell: Cell) -> dict[str, Any]:
         """Read the record of a finished cell."""
-        return read_record(self.folder / "cells" / cell.name)
+        return read_record(cell.folder_in(self.folder / "cells"))
 
     def score_text(self, cell: Cell) -> str:
         """Format the score of a finished cell, such as `top1 71.2`."""
@@ -192,7 +192,7 @@ class ComparisonRunner:
 
     def score(self, cell: Cell) -> float | None:
         """The score of a finished cell, a fraction; None if it is undefined."""
-        run = FinishedRun.of(self.folder / "cells" / cell.name, self.metrics[cell.task])
+        run = FinishedRun.of(cell.folder_in(self.folder / "cells"), self.metrics[cell.task])
         return None if run.score != run.score else run.score
 
     def write_comparison(self, entries: Sequence[Entry]) -> None:
@@ -211,7 +211,7 @@ class ComparisonRunner:
                 "shared": same,
                 "differs": differing,
                 "learning_rates": self.learning_rates,
-                "cells": [entry.as_dict() for entry in entries],
+                "cells": [entry.as_dict(self.folder) for entry in entries],
             },
         )
 

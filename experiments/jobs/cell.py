@@ -1,11 +1,15 @@
-"""A cell is one training of an experiment, defined by its arguments. Its key is a hash of its resolved settings."""
+"""A cell is one training of an experiment, defined by its arguments.
+
+Its key is a hash of what decides its result: task, recipe version, settings, and the content of the data. Where the
+data are, and on which device the network is trained, are no part of it.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +21,7 @@ from engine.config import TrainConfig
 from engine.schema import hashed_settings
 from experiments.tasks import task_spec
 
+PLACES = ("root", "train", "val")  # settings that say where the data are
 HOLDOUT = 0.2  # share of the training images that are held out to choose settings and networks on
 
 
@@ -58,14 +63,39 @@ class Cell:
 
     @cached_property
     def key(self) -> str:
-        """SHA-256 (hex) of task and settings. A network of a study enters with its architecture instead of its name.
+        """SHA-256 (hex) of task, recipe version, settings and data.
 
-        Settings with the same meaning as in an earlier version have the key of that version: see `hashed_settings`.
+        A network of a study enters with its architecture instead of its name, and a weight file with its content.
+        Raises BadInput for data that cannot be read.
         """
+        settings = self._hashed()
+        del settings["device"]
+        for name in PLACES:
+            settings["data"].pop(name, None)
+        content = data_identity(self.task, json.dumps(asdict(self.config.data), sort_keys=True, default=str))
+        if isinstance(weights := self.config.pretrained, str) and Path(weights).is_file():
+            settings["pretrained"] = file_digest(Path(weights).resolve())
+        return _digest([self.task, task_spec(self.task).recipe, settings, content])
+
+    @cached_property
+    def earlier_key(self) -> str | None:
+        """The key that earlier versions of this package gave this training; None if its recipe has changed since.
+
+        It contains the device and the absolute path of the data. Settings with the same meaning as in an earlier
+        version have the key of that version: see `hashed_settings`.
+        """
+        return _digest([self.task, self._hashed()]) if task_spec(self.task).recipe == 1 else None
+
+    def _hashed(self) -> dict[str, Any]:
         name = self.config.backbone
         settings = hashed_settings(self.settings, type(self.config))
-        settings |= {"backbone": asdict(architecture_of(name))} if is_study_network(name) else {}
-        return hashlib.sha256(json.dumps([self.task, settings], sort_keys=True, default=str).encode()).hexdigest()
+        return settings | ({"backbone": asdict(architecture_of(name))} if is_study_network(name) else {})
+
+    def folder_in(self, parent: Path) -> Path:
+        """The run folder of this training in a comparison's folder; an earlier version's, if it is there."""
+        if self.earlier_key and (earlier := parent / self._name(self.earlier_key)).is_dir():
+            return earlier
+        return parent / self.name
 
     @property
     def neck(self) -> str | None:
@@ -75,8 +105,41 @@ class Cell:
     @property
     def name(self) -> str:
         """`TASK/BACKBONE-sSEED-KEY`: the run folder's path within the experiment's folder."""
+        return self._name(self.key)
+
+    def _name(self, key: str) -> str:
         backbone = "".join(c if c.isalnum() or c in "._" else "-" for c in self.config.backbone)
-        return f"{self.task}/{backbone}-s{self.config.seed}-{self.key[:8]}"
+        return f"{self.task}/{backbone}-s{self.config.seed}-{key[:8]}"
+
+
+@cache
+def data_identity(task: str, data: str) -> str:
+    """What the key has of the data: fingerprints of training and validation images.
+
+    Args:
+        task: name of the task.
+        data: settings of the data, as JSON.
+
+    Raises BadInput for data that cannot be read.
+    """
+    spec = task_spec(task)
+    values = json.loads(data)
+    if values["root"] is None and values["train"] is None:
+        return f"demo scenes {VERSION}"
+    config = spec.train_config.of({"backbone": "resnet18", "data": values, "seed": 0}).with_files()
+    train, val = spec.load_task().read(config, spec.root_of(values["root"], values["train"]))
+    return f"{train.fingerprint} {val.fingerprint}"
+
+
+@cache
+def file_digest(file: Path) -> str:
+    """SHA-256 (hex) of a file's content."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def with_settings(cell: Cell, **settings: float) -> Cell:

@@ -54,7 +54,7 @@ def finished(cell: Cell, folder: Path) -> Outcome | None:
     """
     try:
         content = json.loads((folder / COMPLETE).read_text())
-        return Outcome(content["seconds"]) if content["key"] == cell.key else None
+        return Outcome(content["seconds"]) if content["key"] in (cell.key, cell.earlier_key) else None
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:

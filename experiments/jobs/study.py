@@ -49,7 +49,10 @@ class StudyFolder:
 
     def run_folder(self, cell: Cell) -> Path:
         """The run folder of a training."""
-        return self.path / "cells" / cell.key[:12]
+        cells = self.path / "cells"
+        if cell.earlier_key and (earlier := cells / cell.earlier_key[:12]).is_dir():
+            return earlier
+        return cells / cell.key[:12]
 
 
 def training_arguments(config: StudyConfig, train_arguments: Sequence[str], study: str) -> tuple[str, ...]:

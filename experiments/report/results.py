@@ -78,10 +78,17 @@ class FinishedRun:
     def provenance(self) -> str:
         """Protocol and initial weights in words. Only networks with the same provenance are ranked together."""
         weights, protocol = self.record["pretrained"], self.record["config"]["protocol"]
+        current = self.recipe == TASKS[self.record["task"]].recipe
+        version = "" if current else f"; recipe version {self.recipe}"
         if weights["source"] == "random":
-            return "from scratch"
+            return f"from scratch{version}"
         known = [text for text in (weights["data"], weights["recipe"]) if text]
-        return f"{protocol} from weights of {', '.join(known) or weights['source'].partition(':')[0]}"
+        return f"{protocol} from weights of {', '.join(known) or weights['source'].partition(':')[0]}{version}"
+
+    @property
+    def recipe(self) -> int:
+        """Version of the task's recipe, see `TaskSpec.recipe`. Records without it have version 1."""
+        return self.record.get("recipe", 1)
 
 
 @dataclass(frozen=True)
@@ -214,10 +221,15 @@ class Comparison:
         return tuple(self.runs[cell["key"]] for cell in wanted if cell["key"] in self.runs)
 
     def differences(self, task: str) -> dict[str, Difference]:
-        """The difference of each backbone to the baseline; empty if there are no two sides to compare."""
+        """The difference of each backbone to the baseline; empty if there are no two sides to compare.
+
+        Backbones that were trained with another version of the recipe than the baseline are not compared.
+        """
         if task not in self._differences:
             names = dict.fromkeys(cell["backbone"] for cell in self.cells if cell["task"] == task)
             runs = {name: found for name in names if (found := self._runs(task, name))}
+            recipes = {run.recipe for run in runs.get(self.baseline, ())}
+            runs = {name: found for name, found in runs.items() if {run.recipe for run in found} == recipes}
             seconds = {n: statistics.median(run.record["train_seconds"] for run in found) for n, found in runs.items()}
             self._differences[task] = (
                 compare_to_baseline(
