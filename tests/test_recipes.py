@@ -1,7 +1,7 @@
 """A tiny training of each task has the losses that are stored here for the recipe version of the task.
 
-If a test fails, the change alters scores. Raise `recipe` in the task's spec.py (CONTRIBUTING.md says when), and store the
-new losses under the new version.
+If a test fails, the change alters scores. Raise `recipe` in the task's spec.py (CONTRIBUTING.md says when), and store
+the new losses under the new version.
 """
 
 import csv

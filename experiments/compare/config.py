@@ -9,6 +9,8 @@ from backbones.errors import UserError
 from engine.config import Precision, Protocol
 from experiments.tasks import TASKS
 
+FEWEST_DIVISIONS = 3  # random divisions of the images; of fewer, the variance is hardly known
+
 
 @dataclass
 class CompareConfig:
@@ -28,6 +30,10 @@ class CompareConfig:
     """How every backbone is trained: scratch (from random weights), finetune, linear or frozen."""
     seeds: int = 1
     """Number of trainings of each backbone on each task, with seeds 0, 1, ..."""
+    resplit: int = 0
+    """Number of random divisions of the training images into images to train on and images to score. Each training has
+    its own division and seed, so that verdicts cover which images were drawn for training. 0 uses the validation
+    split."""
     lrs: list[float] = field(default_factory=list)
     """Learning rates to try for each backbone, scored on held-out training images. By default as in the recipe."""
     epochs: int | None = None
@@ -43,7 +49,10 @@ class CompareConfig:
     output: str = "runs/compare"
     """Folder for trainings, tables and the report."""
     dry_run: bool = False
-    """Only list the trainings, with their estimated time."""
+    """Only list the trainings, with their estimated time, and how many seeds and images a difference takes."""
+    pilot: str | None = None
+    """Folder of finished trainings, from which --dry_run estimates the number of seeds. By default those of --output,
+    or of the default folder for runs."""
 
     def check(self) -> None:
         """Raise UserError for settings that no comparison could use."""
@@ -58,6 +67,12 @@ class CompareConfig:
             raise UserError("--backbones needs at least one name; a comparison needs two")
         if self.baseline is not None and self.baseline not in self.backbones:
             raise UserError(f"--baseline {self.baseline} is not among --backbones {' '.join(self.backbones)}")
+        if self.resplit == 1 or self.resplit < 0:
+            raise UserError(f"--resplit {self.resplit} is too small: a verdict needs at least {FEWEST_DIVISIONS}")
+        if self.resplit and self.seeds > 1:
+            raise UserError(
+                f"--seeds {self.seeds} and --resplit {self.resplit}: each division has its own seed. Use one"
+            )
         if self.seeds < 1:
             raise UserError(f"--seeds {self.seeds} is too small: at least 1")
 

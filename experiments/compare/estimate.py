@@ -23,24 +23,36 @@ START_UP = 8.0  # seconds for imports, for reading annotations, and for the pict
 EVALUATIONS = 6  # approximate number in a run; see `--eval_every`
 
 
-def print_estimate(cells: Sequence[Cell], folder: Path) -> None:
-    """List the cells with the time that each is expected to take. Finished cells take none."""
+def print_estimate(cells: Sequence[Cell], folder: Path) -> dict[str, float]:
+    """List the cells with the time that each is expected to take. Finished cells take none.
+
+    Returns for each task the time of one training of each backbone.
+    """
     seconds_by_kind: dict[tuple, float] = {}
+    by_backbone: dict[tuple[str, str], float] = {}
     table = Table("training", "epochs", "learning rate", "time")
     total = 0.0
     for cell in track(cells, "timing one step of each network", console=err, transient=True):
         config = cell.config
         expected = "finished"
-        if finished(cell, cell.folder_in(folder / "cells")) is None:
+        before = finished(cell, cell.folder_in(folder / "cells"))
+        if before is not None:
+            by_backbone[cell.task, config.backbone] = before.seconds
+        else:
             kind = (cell.task, config.backbone, config.epochs, config.data.holdout)  # cells of a kind take equally long
             if kind not in seconds_by_kind:
                 seconds_by_kind[kind] = expected_seconds(cell)
             total += seconds_by_kind[kind]
             expected = duration(seconds_by_kind[kind])
+            by_backbone[cell.task, config.backbone] = seconds_by_kind[kind]
         table.add_row(cell.name, str(config.epochs), f"{config.lr:g}", expected)
     out.print(table)
     about = "at most" if any(cell.config.patience for cell in cells) else "about"  # early stopping may end them sooner
     out.print(f"{len(cells)} trainings, {about} {duration(total)} on this machine if reading images is not the limit")
+    per_seed: dict[str, float] = {}
+    for (task, _), seconds in by_backbone.items():
+        per_seed[task] = per_seed.get(task, 0.0) + seconds
+    return per_seed
 
 
 def expected_seconds(cell: Cell) -> float:

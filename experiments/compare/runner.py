@@ -75,9 +75,10 @@ def compare(config: CompareConfig, task_arguments: dict[str, list[str]]) -> Path
     shared = {task: shared_arguments(SharedSettings.of(config), task, task_arguments.get(task, [])) for task in tasks}
     if other_tasks := task_arguments.keys() - set(tasks):
         raise UserError(f"there are settings for {', '.join(sorted(other_tasks))}, which --tasks leaves out")
+    held_out = ("--data.holdout", str(HOLDOUT)) if config.resplit else ()
     cells = [
-        Cell(task, (*shared[task], "--backbone", backbone, "--seed", str(seed)))
-        for seed in range(config.seeds)
+        Cell(task, (*shared[task], *held_out, "--backbone", backbone, "--seed", str(seed)))
+        for seed in range(config.resplit or config.seeds)
         for task in tasks
         for backbone in config.backbones
     ]
@@ -87,8 +88,11 @@ def compare(config: CompareConfig, task_arguments: dict[str, list[str]]) -> Path
     folder = Path(config.output)
     if config.dry_run:
         from experiments.compare.estimate import print_estimate
+        from experiments.compare.planning import places, print_plan
 
-        print_estimate([*learning_rate_cells(config, shared), *cells], folder)
+        per_seed = print_estimate([*learning_rate_cells(config, shared), *cells], folder)
+        for task, metric in config.metric_of(tasks).items():
+            print_plan(task, metric, places(folder, task, config.pilot), len(config.backbones), per_seed[task])
         return folder
     with only_one(folder) as lock, resumable():
         return ComparisonRunner(config, folder, lock).run(shared, cells)
@@ -136,12 +140,14 @@ class ComparisonRunner:
 
     def check_data(self, entries: Sequence[Entry]) -> None:
         """Raise BadInput if trainings of one task read different files, because the data changed between them."""
-        first: dict[str, tuple[str, Any]] = {}
+        first: dict[tuple[str, int], tuple[str, dict[str, Any]]] = {}
         for entry in entries:
             if entry.outcome is not None and not entry.outcome.error:
                 task, name = entry.cell.task, entry.cell.name
                 fingerprint = self.record(entry.cell)["dataset"]["fingerprint"]
-                first_name, first_fingerprint = first.setdefault(task, (name, fingerprint))
+                # Each seed of `resplit` has its own division into training and validation images.
+                kind = (task, entry.cell.config.seed if self.config.resplit else 0)
+                first_name, first_fingerprint = first.setdefault(kind, (name, fingerprint))
                 if fingerprint != first_fingerprint:
                     raise BadInput(
                         f"{first_name} and {name} read different files: the data changed between the two trainings. "
@@ -208,6 +214,7 @@ class ComparisonRunner:
                 "baseline": config.baseline or (resnets or config.backbones[::-1])[0],
                 "protocol": config.protocol,
                 "metrics": self.metrics,
+                "resplit": config.resplit,
                 "shared": same,
                 "differs": differing,
                 "learning_rates": self.learning_rates,

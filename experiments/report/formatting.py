@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from engine.published import Count
 from experiments.costs.counts import classifier_counts
@@ -12,8 +13,18 @@ from experiments.statistics import Difference
 
 ABOUT_INTERVALS = (
     "Their simultaneous 95% intervals cover both sources of variance: the choice of images, by a paired bootstrap, and "
-    "the trainings. With one training on a side, an interval covers the images only, and there is no verdict."
+    "the trainings. They hold for this split into training and validation images. With one training on a side, an "
+    "interval covers the images only, and there is no verdict."
 )
+ABOUT_RESPLITS = (
+    "Their simultaneous 95% intervals cover which images were drawn for training and for scoring, and the trainings: "
+    "each training has its own division of the images (corrected resampled t-test)."
+)
+
+
+def about_intervals(about: Mapping[str, Any]) -> str:
+    """What the intervals of a comparison cover, from its `comparison.json`."""
+    return ABOUT_RESPLITS if about.get("resplit") else ABOUT_INTERVALS
 
 
 def column_headings(metric: str) -> list[str]:

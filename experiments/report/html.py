@@ -14,8 +14,8 @@ from PIL import Image
 
 from experiments.report import svg as charts
 from experiments.report.formatting import (
-    ABOUT_INTERVALS,
     PUBLISHED_HEADINGS,
+    about_intervals,
     column_headings,
     percent,
     points,
@@ -53,7 +53,7 @@ def html(comparison: Comparison) -> str:
         learning_rates=[_learning_rate_text(choice) for choice in comparison.about["learning_rates"]],
         provenance=_provenance(runs),
         commands="\n".join(run.record["command_line"] for run in runs),
-        about_intervals=ABOUT_INTERVALS,
+        about_intervals=about_intervals(comparison.about),
         published_headings=PUBLISHED_HEADINGS,
         css=Markup((TEMPLATES / "report.css").read_text()),
         js=Markup((TEMPLATES / "report.js").read_text()),

@@ -19,7 +19,7 @@ from engine.image_results import ImageResults
 from engine.published import Published, classifier_of, published
 from engine.schema import read_comparison, read_record
 from experiments.records import config_of
-from experiments.statistics import Difference, compare_to_baseline, read_images
+from experiments.statistics import Difference, compare_resplits, compare_to_baseline, read_images
 from experiments.tasks import TASKS
 
 COSTS = ("params", "macs", "latency_ms", "peak_memory_mb", "train_seconds")
@@ -230,16 +230,17 @@ class Comparison:
             runs = {name: found for name in names if (found := self._runs(task, name))}
             recipes = {run.recipe for run in runs.get(self.baseline, ())}
             runs = {name: found for name, found in runs.items() if {run.recipe for run in found} == recipes}
-            seconds = {n: statistics.median(run.record["train_seconds"] for run in found) for n, found in runs.items()}
-            self._differences[task] = (
-                compare_to_baseline(
-                    {name: [run.images for run in found] for name, found in runs.items()},
-                    self.baseline,
-                    seconds=seconds,
-                )
-                if self.baseline in runs and len(runs) > 1
-                else {}
-            )
+            if self.baseline not in runs or len(runs) < 2:
+                self._differences[task] = {}
+            elif self.about.get("resplit"):
+                record = runs[self.baseline][0].record
+                scores = {name: [run.score for run in found] for name, found in runs.items()}
+                images, share = record["dataset"]["val"]["images"], record["config"]["data"]["holdout"]
+                self._differences[task] = compare_resplits(scores, self.baseline, share, images)
+            else:
+                seconds = {n: statistics.median(r.record["train_seconds"] for r in found) for n, found in runs.items()}
+                sides = {name: [run.images for run in found] for name, found in runs.items()}
+                self._differences[task] = compare_to_baseline(sides, self.baseline, seconds=seconds)
         return self._differences[task]
 
 

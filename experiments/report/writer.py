@@ -14,7 +14,7 @@ from rich.table import Table
 
 from engine.commands import out
 from experiments.report.formatting import (
-    ABOUT_INTERVALS,
+    about_intervals,
     billions,
     column_headings,
     millions,
@@ -90,7 +90,7 @@ def results_csv(rows: Iterable[Row]) -> str:
 def results_md(comparison: Comparison) -> str:
     """Return Markdown tables, one for each task and provenance."""
     baseline = comparison.baseline
-    lines = [f"Differences are to {baseline}, in points. {ABOUT_INTERVALS}"]
+    lines = [f"Differences are to {baseline}, in points. {about_intervals(comparison.about)}"]
     for task in comparison.tasks:
         headings = column_headings(comparison.metric(task))
         for provenance, rows in groups(comparison.rows_of(task)):

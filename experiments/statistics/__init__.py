@@ -3,5 +3,6 @@
 from experiments.statistics.compare import compare_to_baseline
 from experiments.statistics.difference import Difference
 from experiments.statistics.images import read_images
+from experiments.statistics.resplits import compare_resplits
 
-__all__ = ["Difference", "compare_to_baseline", "read_images"]
+__all__ = ["Difference", "compare_resplits", "compare_to_baseline", "read_images"]

@@ -8,15 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from engine.image_results import ImageResults
-from experiments.statistics.difference import (
-    BETTER,
-    FEWEST_DIFFERING,
-    FEWEST_IMAGES,
-    NEITHER,
-    TOO_LITTLE,
-    WORSE,
-    Difference,
-)
+from experiments.statistics.correction import corrected
+from experiments.statistics.difference import FEWEST_DIFFERING, FEWEST_IMAGES, NEITHER, TOO_LITTLE, Difference
 from experiments.statistics.images import Resampled, resample
 from experiments.statistics.variance import Spread, spread
 
@@ -55,13 +48,11 @@ def compare_to_baseline(
         name: "" if _same(side, theirs) else _too_little(values[name], side, theirs, spreads[name])
         for name, side in others.items()
     }
-    # Comparisons without a verdict cannot be wrong: only the others are corrected for their number.
-    p_values = {
-        name: spreads[name].p_value(values[name])
-        for name, side in others.items()
-        if not too_little[name] and not _same(side, theirs)
-    }
-    rejected = holm(p_values, 1 - level)
+    decided = corrected(
+        {name: value for name, value in values.items() if not too_little[name] and not _same(others[name], theirs)},
+        spreads,
+        level,
+    )
     found = {}
     for name, side in others.items():
         value, part = values[name], spreads[name]
@@ -73,51 +64,29 @@ def compare_to_baseline(
             reason="the results are the same",
             images=side.images,
             seeds=(side.seeds, theirs.seeds),
-            comparisons=max(1, len(p_values)),
+            comparisons=max(1, len(decided)),
         )
         if _same(side, theirs):
             found[name] = same
             continue
-        variance = (part.images, part.ours, part.baseline)
-        if too_little[name]:
-            width = part.half_width(level)
-            low, high, verdict = value - width, value + width, TOO_LITTLE
-            reason = too_little[name] + _more_seeds(name, baseline, side, theirs, value, width, seconds)
+        about = replace(same, value=value, variance=(part.images, part.ours, part.baseline))
+        if name in decided:
+            outcome = decided[name]
+            share = 100 * part.images / (part.images + part.seeds)
+            found[name] = replace(
+                about,
+                low=outcome.low,
+                high=outcome.high,
+                p_value=outcome.p_value,
+                verdict=outcome.verdict,
+                reason=f"{outcome.reason}; {share:.0f}% of the variance is due to the choice of images, the rest to "
+                "the trainings",
+            )
         else:
-            low, high = interval(value, part, name in rejected, len(p_values), len(rejected), level)
-            verdict = NEITHER if name not in rejected else BETTER if value > 0 else WORSE
-            reason = _reason(verdict, part, len(p_values))
-        found[name] = replace(
-            same, value=value, low=low, high=high, verdict=verdict, reason=reason, variance=variance,
-            p_value=p_values.get(name, float("nan")),
-        )  # fmt: skip
+            width = part.half_width(level)
+            reason = too_little[name] + _more_seeds(name, baseline, side, theirs, value, width, seconds)
+            found[name] = replace(about, low=value - width, high=value + width, verdict=TOO_LITTLE, reason=reason)
     return found
-
-
-def holm(p_values: Mapping[str, float], error: float) -> set[str]:
-    """The names of the hypotheses that Holm's procedure rejects at this family-wise error rate."""
-    rejected: set[str] = set()
-    for rank, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):
-        if p_values[name] > error / (len(p_values) - rank):
-            break
-        rejected.add(name)
-    return rejected
-
-
-def interval(
-    value: float, part: Spread, is_rejected: bool, comparisons: int, rejected: int, level: float
-) -> tuple[float, float]:
-    """The interval that agrees with Holm's verdict.
-
-    Of a difference without a verdict, the error is divided among such differences. Of one with a verdict, it is divided
-    among all, and the interval ends at 0 if it would reach beyond.
-    """
-    share = comparisons if is_rejected else comparisons - rejected
-    width = part.half_width(1 - (1 - level) / share)
-    low, high = value - width, value + width
-    if is_rejected:
-        low, high = (max(low, 0.0), high) if value > 0 else (low, min(high, 0.0))
-    return low, high
 
 
 def _same(ours: Resampled, theirs: Resampled) -> bool:
@@ -165,13 +134,3 @@ def _more_seeds(
 def hours(seconds: float) -> str:
     """A duration in hours, or in minutes if it is short."""
     return f"{seconds / 3600:.1f} hours" if seconds >= 1800 else f"{max(1, round(seconds / 60))} minutes"
-
-
-def _reason(verdict: str, part: Spread, comparisons: int) -> str:
-    total = part.images + part.seeds
-    share = (
-        f"{100 * part.images / total:.0f}% of the variance is due to the choice of images, the rest to the trainings"
-    )
-    corrected = f"; corrected for {comparisons} comparisons" if comparisons > 1 else ""
-    contains = "contains 0" if verdict == NEITHER else "does not contain 0"
-    return f"the interval {contains}{corrected}; {share}"

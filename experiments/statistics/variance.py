@@ -73,10 +73,8 @@ def spread(ours: Resampled, baseline: Resampled) -> Spread:
     counted_twice = 0.0
     parts: list[float] = []
     for side in (ours, baseline):
-        deviations = side.resampled - side.resampled.mean(0)
-        reactions = float(np.mean([_variance(row, side.images) for row in deviations]))
         parts.append(float(side.scores.var(ddof=1)) / side.seeds if side.seeds > 1 else 0.0)
-        counted_twice += reactions / (side.seeds - 1) if side.seeds > 1 else 0.0
+        counted_twice += reaction(side) / side.seeds if side.seeds > 1 else 0.0
     seeds = sum(parts)
     terms = [part**2 / (side.seeds - 1) for part, side in zip(parts, (ours, baseline), strict=True) if part > 0]
     # The sum is not less than what the images alone vary: few trainings may be similar by chance.
@@ -85,6 +83,12 @@ def spread(ours: Resampled, baseline: Resampled) -> Spread:
     return Spread(
         images, parts[0], parts[1], image_freedom, seeds**2 / sum(terms) if terms else float("inf"), differing
     )
+
+
+def reaction(side: Resampled) -> float:
+    """Variance of how differently the trainings of a backbone react to the choice of images, for one of 2 or more."""
+    deviations = side.resampled - side.resampled.mean(0)
+    return float(np.mean([_variance(row, side.images) for row in deviations])) * side.seeds / (side.seeds - 1)
 
 
 def _variance(scores: np.ndarray, images: int) -> float:

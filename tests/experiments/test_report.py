@@ -325,3 +325,25 @@ def test_undefined_scores(tmp_path, undefined):
     rows = list(csv.DictReader((tmp_path / "results.csv").open()))
     last_defined = [row["backbone"] for row in rows if row["seeds"] == "2" and row["mean"] != "nan"]
     assert [row["backbone"] for row in rows][: len(last_defined)] == last_defined  # undefined ones come last
+
+
+def test_divisions_of_the_images(tmp_path):
+    """The runs of a seed share a division; the report says what the intervals cover."""
+    write_comparison(tmp_path, [("resnet50", 0.6, "random", 4e9), ("efficientnet_b0", 0.8, "random", 4e8)])
+    about = json.loads((tmp_path / "comparison.json").read_text())
+    cells = [cell for cell in about["cells"] if cell["status"] == "done"]
+    for backbone, accuracy in (("resnet50", 0.6), ("efficientnet_b0", 0.8)):
+        cell = next(cell for cell in cells if cell["backbone"] == backbone)
+        third = cell | {"seed": 2, "key": f"{backbone}2", "folder": f"cells/{backbone}2"}
+        write_run(tmp_path / third["folder"], backbone, 2, accuracy + 0.01, "random", 4e8)
+        cells.append(third)
+    for cell in cells:
+        record = json.loads((tmp_path / cell["folder"] / "record.json").read_text())
+        record["config"]["data"]["holdout"] = 0.2
+        (tmp_path / cell["folder"] / "record.json").write_text(json.dumps(record))
+    (tmp_path / "comparison.json").write_text(json.dumps(about | {"cells": cells, "resplit": 3}))
+    page = write_report(tmp_path).read_text()
+    assert "each training has its own division of the images" in page
+    row = next(row for row in csv.DictReader((tmp_path / "results.csv").open()) if row["difference"])
+    assert (row["verdict"], float(row["difference"])) == ("better", pytest.approx(0.2))
+    assert "over 3 divisions of the images" in row["verdict_reason"]

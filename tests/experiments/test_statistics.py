@@ -23,9 +23,10 @@ from detection.results import match_detections
 from detection.truth import coco_document
 from engine.image_results import ImageResults
 from engine.schema import SCHEMA
-from experiments.statistics import Difference, compare_to_baseline, read_images
-from experiments.statistics.compare import holm, interval
+from experiments.statistics import Difference, compare_resplits, compare_to_baseline, read_images
+from experiments.statistics.correction import holm, interval
 from experiments.statistics.difference import FEWEST_IMAGES
+from experiments.statistics.planning import Pilot
 from experiments.statistics.variance import Spread
 from segmentation.config import METRICS as SEGMENTATION_METRICS
 from segmentation.evaluator import COLUMNS, SegmentationEvaluator
@@ -442,3 +443,39 @@ def test_a_run_without_results_is_an_error(tmp_path):
     (tmp_path / "record.json").write_text('{"schema": 2, "task": "classification"}')
     with pytest.raises(BadInput, match=r"images\.csv"):
         read_images(tmp_path)
+
+
+def test_divisions_of_the_images_by_hand():
+    """Differences 0.1, 0.2, 0.3: s^2 = 0.01; the variance of the mean is (1/3 + 0.25) s^2, with 2 degrees of freedom."""
+    found = compare_resplits({"ours": [0.5, 0.7, 0.6], "baseline": [0.4, 0.5, 0.3]}, "baseline", 0.2, 80)["ours"]
+    assert found.value == pytest.approx(0.2)
+    width = stats.t.ppf(0.975, 2) * np.sqrt((1 / 3 + 0.25) * 0.01)
+    assert (found.low, found.high) == pytest.approx((0.2 - width, 0.2 + width))
+    assert found.verdict == "not distinguishable"
+    assert found.reason == "the interval contains 0; over 3 divisions of the images"
+    two = compare_resplits({"ours": [0.5, 0.7], "baseline": [0.4, 0.5]}, "baseline", 0.2, 80)["ours"]
+    assert (two.verdict, two.reason) == (
+        "too little data",
+        "2 divisions of the images; a verdict needs at least 3",
+    )
+
+
+def test_a_plan_agrees_with_simulated_comparisons():
+    """The share of trials that find a difference is the predicted power."""
+    random = np.random.default_rng(8)
+    images = random.normal(0, 1, 300)
+    pilot = Pilot.of({name: runs(random, 12, images, 0.3, 0.15) for name in "ab"})
+    assert (pilot.images, pilot.trainings, pilot.backbones) == (300, 24, ("a", "b"))
+    difference, found = 0.1, []
+    skill = 0.3 + difference / 0.28  # the slope of the score at this skill
+    for trial in range(150):
+        images = random.normal(0, 1, 300)
+        ours, theirs = runs(random, 4, images, skill, 0.15), runs(random, 4, images, 0.3, 0.15)
+        found.append(compared(ours, theirs, resamples=200, seed=trial).verdict)
+    assert found.count("better") / 150 == pytest.approx(pilot.power(difference, 4, 300), abs=0.12)
+    assert pilot.power(0.0, 4, 300) < 0.06
+    assert pilot.power(difference, 8, 1200) > pilot.power(difference, 8, 300) > pilot.power(difference, 4, 300)
+    fewest = pilot.seeds_for(difference, 300)
+    assert pilot.power(difference, fewest, 300) >= 0.8 > pilot.power(difference, fewest - 1, 300)
+    assert pilot.seeds_for(0.001, 300) is None
+    assert Pilot.of({"a": runs(random, 5, images, 0.3, 0.1), "b": runs(random, 1, images, 0.3, 0.1)}) is None
