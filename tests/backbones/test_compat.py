@@ -206,3 +206,24 @@ def test_python_3_name():
     assert compat.python_3_name("__builtin__", "long") == "builtins.int", message
     assert compat.python_3_name("copy_reg", "_reconstructor") == "copyreg._reconstructor", message
     assert compat.python_3_name("argparse", "Namespace") == "argparse.Namespace", message
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_multiply_adds_of_attention_by_hand(fused):
+    """A ViT at 512 px: 1,024 patches and the class token, width 192, 12 layers of 3 heads."""
+    network = timm.create_model("vit_tiny_patch16_224", img_size=512, num_classes=10).eval()
+    for block in network.blocks:
+        block.attn.fused_attn = fused
+    tokens, width = 1025, 192
+    layer = 4 * tokens * width**2 + 2 * tokens**2 * width + 8 * tokens * width**2  # projections, attention, MLP
+    expected = 1024 * width * 3 * 16 * 16 + 12 * layer + 10 * width
+    for device in ("cpu", "meta"):
+        counted = compat.multiply_adds(network.to(device), torch.zeros(1, 3, 512, 512, device=device))
+        assert counted == pytest.approx(expected, rel=0.002)
+
+
+def test_multiply_adds_of_torchs_own_attention_layer():
+    layer = nn.TransformerEncoderLayer(64, 4, 128, batch_first=True).eval()
+    expected = 4 * 100 * 64 * 64 + 2 * 100 * 100 * 64 + 2 * 100 * 64 * 128
+    assert compat.multiply_adds(layer, torch.zeros(1, 100, 64)) == expected
+    assert torch.backends.mha.get_fastpath_enabled()

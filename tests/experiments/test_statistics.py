@@ -446,7 +446,7 @@ def test_a_run_without_results_is_an_error(tmp_path):
 
 
 def test_divisions_of_the_images_by_hand():
-    """Differences 0.1, 0.2, 0.3: s^2 = 0.01; the variance of the mean is (1/3 + 0.25) s^2, with 2 degrees of freedom."""
+    """Differences 0.1, 0.2, 0.3: s^2 = 0.01; the mean has variance (1/3 + 0.25) s^2, with 2 degrees of freedom."""
     found = compare_resplits({"ours": [0.5, 0.7, 0.6], "baseline": [0.4, 0.5, 0.3]}, "baseline", 0.2, 80)["ours"]
     assert found.value == pytest.approx(0.2)
     width = stats.t.ppf(0.975, 2) * np.sqrt((1 / 3 + 0.25) * 0.01)
