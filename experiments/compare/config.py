@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from backbones.errors import UserError
 from engine.config import Precision, Protocol
@@ -38,6 +39,11 @@ class CompareConfig:
     """Learning rates to try for each backbone, scored on held-out training images. By default as in the recipe."""
     epochs: int | None = None
     """Number of passes over the training images, for all tasks; by default as in the recipe."""
+    budgets: list[int] = field(default_factory=list)
+    """Several numbers of epochs, such as 3 10 30, to train to. Each is a training of its own with its own schedule."""
+    equal: Literal["epochs", "seconds", "macs"] = "epochs"
+    """What is the same for all backbones: the number of epochs, or what a training costs, as time on this machine or as
+    multiply-adds. The other backbones get the epochs that the cost of the baseline's training buys."""
     batch_size: int | None = None
     """Number of images per batch, for all tasks; by default as in the recipe."""
     image_size: int | str | None = None
@@ -48,6 +54,9 @@ class CompareConfig:
     """Where to train: auto, cpu, cuda, cuda:1, mps."""
     output: str = "runs/compare"
     """Folder for trainings, tables and the report."""
+    test_split: str | None = None
+    """Split to score all finished trainings on at the end, such as test, after every choice was made on the validation
+    split. The report shows both. Each training is scored on it once."""
     dry_run: bool = False
     """Only list the trainings, with their estimated time, and how many seeds and images a difference takes."""
     pilot: str | None = None
@@ -59,7 +68,11 @@ class CompareConfig:
         for name in self.tasks:
             if name not in TASKS:
                 raise UserError(f"--tasks {name}: there are {', '.join(TASKS)}")
-        for name in ("tasks", "backbones", "lrs"):
+        if self.epochs is not None and self.budgets:
+            raise UserError("--epochs and --budgets both set the number of epochs: use one of them")
+        if any(epochs < 1 for epochs in self.budgets):
+            raise UserError(f"--budgets {' '.join(map(str, self.budgets))}: each is at least 1 epoch")
+        for name in ("tasks", "backbones", "lrs", "budgets"):
             values = getattr(self, name)
             if len(set(values)) < len(values):
                 raise UserError(f"--{name} {' '.join(map(str, values))}: the same value is given twice")
@@ -75,6 +88,12 @@ class CompareConfig:
             )
         if self.seeds < 1:
             raise UserError(f"--seeds {self.seeds} is too small: at least 1")
+
+    @property
+    def baseline_name(self) -> str:
+        """The backbone that the others are compared with."""
+        resnets = [name for name in self.backbones if name.startswith("resnet")]
+        return self.baseline or (resnets or self.backbones[::-1])[0]
 
     def metric_of(self, tasks: Sequence[str]) -> dict[str, str]:
         """The metric to compare of each of these tasks. Raises UserError for a metric that cannot be compared."""

@@ -57,6 +57,18 @@ def print_estimate(cells: Sequence[Cell], folder: Path) -> dict[str, float]:
 
 def expected_seconds(cell: Cell) -> float:
     """Return the expected seconds of a training: steps, evaluations (one forward pass per batch), and the start."""
+    epochs = cell.config.epochs
+    training, evaluation = _measure(cell)
+    return START_UP + epochs * training + (min(EVALUATIONS, epochs) + 1) * evaluation
+
+
+def epoch_seconds(cell: Cell) -> float:
+    """Return the expected seconds of an epoch of training, without evaluation."""
+    return _measure(cell)[0]
+
+
+def _measure(cell: Cell) -> tuple[float, float]:
+    """Seconds of an epoch of training, and of an evaluation."""
     config = cell.config
     spec = task_spec(cell.task)
     task, train, val = spec.load_task().prepare(config, spec.data_root(config))
@@ -75,9 +87,7 @@ def expected_seconds(cell: Cell) -> float:
             model(images)
 
     steps, batches = len(train) / config.batch_size, len(val) / config.batch_size
-    evaluations = min(EVALUATIONS, config.epochs) + 1
-    training = config.epochs * steps * second_call_seconds(train_step, device)
-    return START_UP + training + evaluations * batches * second_call_seconds(evaluate_batch, device)
+    return steps * second_call_seconds(train_step, device), batches * second_call_seconds(evaluate_batch, device)
 
 
 def second_call_seconds(function: Callable[[], None], device: torch.device) -> float:

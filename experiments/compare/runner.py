@@ -13,15 +13,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
+from rich.progress import track
+
 from backbones.errors import BadInput, UserError
+from engine.commands import err
 from engine.record import command_line, write_json
 from engine.schema import SCHEMA, flat
 from experiments.compare.config import CompareConfig
+from experiments.compare.equal_cost import with_equal_cost
 from experiments.jobs.arguments import SharedSettings, shared_arguments
 from experiments.jobs.cell import HOLDOUT, Cell, with_settings
 from experiments.jobs.local import Outcome, finished, run
 from experiments.jobs.lock import only_one, resumable
 from experiments.jobs.progress import ProgressDisplay
+from experiments.jobs.scoring import score_on_split
 from experiments.records import read_record
 from experiments.report.results import FinishedRun
 from experiments.tasks import TASKS
@@ -35,11 +40,13 @@ class Entry:
 
     Attributes:
         lr: the learning rate that was chosen for the backbone; None for the recipe's.
+        budget: the number of epochs that the baseline has; None if there is only one budget.
     """
 
     cell: Cell
     lr: float | None
     outcome: Outcome | None = None
+    budget: int | None = None
 
     def as_dict(self, folder: Path) -> dict[str, Any]:
         """The entry as the `comparison.json` in this folder stores it."""
@@ -50,6 +57,8 @@ class Entry:
             "neck": self.cell.neck,
             "seed": self.cell.config.seed,
             "lr": self.cell.config.lr,
+            "epochs": self.cell.config.epochs,
+            "budget": self.budget,
             "key": self.cell.key,
             "folder": self.cell.folder_in(folder / "cells").relative_to(folder).as_posix(),
             "status": "pending" if outcome is None else "failed" if outcome.error else "done",
@@ -86,6 +95,9 @@ def compare(config: CompareConfig, task_arguments: dict[str, list[str]]) -> Path
         _ = cell.config  # raises for wrong settings, before the first training
     check_backbones(config.backbones)
     folder = Path(config.output)
+    budgets: list[int | None] = [budget for budget in config.budgets for _ in cells] or [None] * len(cells)
+    cells = [with_settings(cell, epochs=budget) for budget in config.budgets for cell in cells] or cells
+    cells = with_equal_cost(cells, config.baseline_name, config.equal, folder)
     if config.dry_run:
         from experiments.compare.estimate import print_estimate
         from experiments.compare.planning import places, print_plan
@@ -95,7 +107,7 @@ def compare(config: CompareConfig, task_arguments: dict[str, list[str]]) -> Path
             print_plan(task, metric, places(folder, task, config.pilot), len(config.backbones), per_seed[task])
         return folder
     with only_one(folder) as lock, resumable():
-        return ComparisonRunner(config, folder, lock).run(shared, cells)
+        return ComparisonRunner(config, folder, lock).run(shared, cells, budgets)
 
 
 class ComparisonRunner:
@@ -112,23 +124,38 @@ class ComparisonRunner:
         self.metrics = config.metric_of(config.tasks)
         self.learning_rates: list[dict[str, Any]] = []  # as `comparison.json` stores them
 
-    def run(self, shared: dict[str, tuple[str, ...]], cells: Sequence[Cell]) -> Path:
-        """Choose learning rates, train the cells that are not finished, and write the report; returns its path."""
+    def run(
+        self, shared: dict[str, tuple[str, ...]], cells: Sequence[Cell], budgets: Sequence[int | None] | None = None
+    ) -> Path:
+        """Choose learning rates, train the cells that are not finished, and write the report; returns its path.
+
+        Args:
+            shared: arguments that all trainings of a task share.
+            cells: the trainings.
+            budgets: the budget of each training, see `Entry`.
+        """
         from experiments.report.writer import write_report
 
         attempts = learning_rate_cells(self.config, shared)
         with ProgressDisplay(len(attempts) + len(cells)) as display:
             chosen = self.choose_learning_rates(attempts, display)
             entries = []
-            for cell in cells:
+            for cell, budget in zip(cells, budgets or [None] * len(cells), strict=True):
                 lr = chosen.get((cell.task, cell.config.backbone))
-                entries.append(Entry(cell if lr is None else with_settings(cell, lr=lr), lr))
+                entries.append(Entry(cell if lr is None else with_settings(cell, lr=lr), lr, budget=budget))
             self.write_comparison(entries)
             for entry in entries:
                 entry.outcome = self.train(entry.cell, display)
                 self.write_comparison(entries)
         self.check_data(entries)
+        unscored = self.score_test_split(entries)
         report = write_report(self.folder)
+        if unscored:
+            lines = "\n".join(f"  {name}: {reason}" for name, reason in unscored.items())
+            raise BadInput(
+                f"{len(unscored)} trainings could not be scored on the split {self.config.test_split}; the validation "
+                f"scores are in {report}. To try again, run the same command.\n{lines}"
+            )
         failed = [entry for entry in entries if entry.outcome is not None and entry.outcome.error]
         if failed:
             lines = "\n".join(f"  {entry.cell.name}: {entry.outcome.error}" for entry in failed if entry.outcome)
@@ -153,6 +180,16 @@ class ComparisonRunner:
                         f"{first_name} and {name} read different files: the data changed between the two trainings. "
                         f"Delete the older one in {self.folder / 'cells'} and run the same command to train it again"
                     )
+
+    def score_test_split(self, entries: Sequence[Entry]) -> dict[str, str]:
+        """Score the finished trainings on the test split, if there is one. Returns the failures by training."""
+        split, failures = self.config.test_split, {}
+        done = [entry.cell for entry in entries if entry.outcome is not None and not entry.outcome.error]
+        for cell in track(done, f"scoring on {split}", console=err, transient=True) if split else ():
+            reason = score_on_split(cell.task, cell.folder_in(self.folder / "cells"), str(split), self.config.device)
+            if reason is not None:
+                failures[cell.name] = reason
+        return failures
 
     def train(self, cell: Cell, display: ProgressDisplay) -> Outcome:
         """Train a cell, unless it is finished already; returns its outcome."""
@@ -205,16 +242,18 @@ class ComparisonRunner:
         """Write `comparison.json`."""
         config = self.config
         same, differing = shared_settings([entry.cell for entry in entries])
-        resnets = [name for name in config.backbones if name.startswith("resnet")]
         write_json(
             self.folder / "comparison.json",
             {
                 "version": SCHEMA,
                 "command_line": shlex.join(command_line()),
-                "baseline": config.baseline or (resnets or config.backbones[::-1])[0],
+                "baseline": config.baseline_name,
                 "protocol": config.protocol,
                 "metrics": self.metrics,
                 "resplit": config.resplit,
+                "budgets": config.budgets,
+                "equal": config.equal,
+                "test_split": config.test_split,
                 "shared": same,
                 "differs": differing,
                 "learning_rates": self.learning_rates,

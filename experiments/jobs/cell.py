@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from backbones.architecture import architecture_of
+from backbones.errors import BadInput
 from backbones.names import is_study_network
 from data.demo import VERSION
 from engine.cli import demo_unless_root, parse
@@ -66,7 +67,6 @@ class Cell:
         """SHA-256 (hex) of task, recipe version, settings and data.
 
         A network of a study enters with its architecture instead of its name, and a weight file with its content.
-        Raises BadInput for data that cannot be read.
         """
         settings = self._hashed()
         del settings["device"]
@@ -116,18 +116,21 @@ class Cell:
 def data_identity(task: str, data: str) -> str:
     """What the key has of the data: fingerprints of training and validation images.
 
+    Data that cannot be read are identified by their place: the training then fails with the reason.
+
     Args:
         task: name of the task.
         data: settings of the data, as JSON.
-
-    Raises BadInput for data that cannot be read.
     """
     spec = task_spec(task)
     values = json.loads(data)
     if values["root"] is None and values["train"] is None:
         return f"demo scenes {VERSION}"
     config = spec.train_config.of({"backbone": "resnet18", "data": values, "seed": 0}).with_files()
-    train, val = spec.load_task().read(config, spec.root_of(values["root"], values["train"]))
+    try:
+        train, val = spec.load_task().read(config, spec.root_of(values["root"], values["train"]))
+    except BadInput:
+        return f"unreadable {[values[name] for name in PLACES]}"
     return f"{train.fingerprint} {val.fingerprint}"
 
 

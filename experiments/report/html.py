@@ -13,6 +13,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from experiments.report import svg as charts
+from experiments.report.budgets import budget_sentences, by_budget, epochs_of
 from experiments.report.formatting import (
     PUBLISHED_HEADINGS,
     about_intervals,
@@ -76,12 +77,48 @@ def _task(comparison: Comparison, task: str) -> dict[str, Any]:
         "sentences": sentences(rows, comparison.baseline),
         "groups": [_table(comparison, task, provenance, group) for provenance, group in groups(rows)],
         "charts": [Markup(_scatter(finished, cost)) for cost in COST_AXES] if finished else [],
+        "test_split": _test_split(comparison, task),
+        "budgets": _budgets(comparison, task),
         "curves": Markup(charts.curves(curves, f"{comparison.metric(task)}, %")),
         "classes": _classes(comparison, finished),
         "published": [texts for row in finished if (texts := published_row_texts(row))],
         "pictures": _pictures(finished),
         "differs": ", ".join(comparison.about["differs"][task]) or "nothing",
         "shared": comparison.about["shared"][task],
+    }
+
+
+def _test_split(comparison: Comparison, task: str) -> dict[str, Any] | None:
+    """The same table as for the validation images, for another split; None without one."""
+    split = comparison.about.get("test_split")
+    if not split:
+        return None
+    rows = Comparison(comparison.folder, split=split).rows_of(task)
+    return {
+        "name": split,
+        "sentences": sentences(rows, comparison.baseline),
+        "groups": [_table(comparison, task, provenance, group) for provenance, group in groups(rows)],
+    }
+
+
+def _budgets(comparison: Comparison, task: str) -> dict[str, Any] | None:
+    """Scores and verdicts at several budgets; None for a comparison with one."""
+    budgets = by_budget(comparison)
+    if not budgets:
+        return None
+    lines: dict[str, list[tuple[float, float]]] = {}
+    table: dict[str, list[tuple[str, str]]] = {}
+    for budget, at in budgets:
+        for row in at.rows_of(task):
+            lines.setdefault(row.backbone, []).append((budget, 100 * row.mean))
+            verdict = row.difference.verdict if row.difference else ""
+            table.setdefault(row.backbone, []).append((f"{score_text(row)}, {epochs_of(row)} epochs", verdict))
+    return {
+        "headings": ["backbone", *(f"{budget} epochs" for budget, _ in budgets)],
+        "rows": list(table.items()),
+        "sentences": budget_sentences(comparison, task),
+        "chart": Markup(charts.curves(lines, f"{comparison.metric(task)}, %")),
+        "equal": comparison.about.get("equal", "epochs"),
     }
 
 

@@ -18,25 +18,38 @@ from backbones.errors import BadInput
 from engine.image_results import ImageResults
 from engine.published import Published, classifier_of, published
 from engine.schema import read_comparison, read_record
+from experiments.jobs.scoring import split_folder
 from experiments.records import config_of
 from experiments.statistics import Difference, compare_resplits, compare_to_baseline, read_images
 from experiments.tasks import TASKS
 
+LEVEL = 0.95  # confidence level of all intervals of a task together
 COSTS = ("params", "macs", "latency_ms", "peak_memory_mb", "train_seconds")
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A finished training: its folder, its `record.json`, and the metric to compare; None for the headline metric."""
+    """A finished training.
+
+    Attributes:
+        folder: the run folder.
+        record: content of its `record.json`.
+        compared: the metric to compare; None for the headline metric.
+        split: the split whose scores are compared; None for the validation images of the training.
+    """
 
     folder: Path
     record: dict[str, Any]
     compared: str | None = None
+    split: str | None = None
 
     @classmethod
-    def of(cls, folder: Path, compared: str | None = None) -> FinishedRun:
-        """Read the training in a run folder."""
-        return cls(folder, read_record(folder / "record.json", config_of), compared)
+    def of(cls, folder: Path, compared: str | None = None, split: str | None = None) -> FinishedRun:
+        """Read the training in a run folder, and its scores on another split if one is named."""
+        record = read_record(folder / "record.json", config_of)
+        if split is not None:
+            record["metrics"] = json.loads((split_folder(folder, split) / "metrics.json").read_text())
+        return cls(folder, record, compared, split)
 
     @property
     def metric(self) -> str:
@@ -59,7 +72,8 @@ class FinishedRun:
     @cached_property
     def images(self) -> ImageResults:
         """The results of each image. Raises BadInput if they are absent or damaged."""
-        return read_images(self.folder, self.metric)
+        results = None if self.split is None else split_folder(self.folder, self.split)
+        return read_images(self.folder, self.metric, results)
 
     @property
     def style(self) -> str | None:
@@ -157,18 +171,26 @@ class Row:
 
 
 class Comparison:
-    """A comparison that `experiments.compare` wrote to a folder. Raises BadInput if it cannot be read."""
+    """A comparison that `experiments.compare` wrote to a folder. Raises BadInput if it cannot be read.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    Args:
+        folder: the comparison's folder.
+        budget: the number of epochs whose trainings are compared; by default the largest one.
+        split: the split whose scores are compared, see `compare --test_split`; by default the validation images.
+    """
+
+    def __init__(self, folder: Path, budget: int | None = None, split: str | None = None) -> None:
+        self.folder, self.split = folder, split
         self._differences: dict[str, dict[str, Difference]] = {}
         try:
             self.about: dict[str, Any] = read_comparison(folder / "comparison.json", config_of)
-            self.cells: list[dict[str, Any]] = self.about["cells"]
+            self.budget: int | None = budget or max(self.about.get("budgets") or [0]) or None
+            # Cells of earlier versions have no budget.
+            self.cells: list[dict[str, Any]] = [c for c in self.about["cells"] if c.get("budget") == self.budget]
             self.runs = {
-                cell["key"]: FinishedRun.of(folder / cell["folder"], self.metric(cell["task"]))
+                cell["key"]: FinishedRun.of(folder / cell["folder"], self.metric(cell["task"]), split)
                 for cell in self.cells
-                if cell["status"] == "done"
+                if cell["status"] == "done" and (split is None or split_folder(folder / cell["folder"], split).exists())
             }
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise BadInput(f"{folder} has no comparison that can be read ({error}): run experiments.compare") from error
@@ -230,17 +252,18 @@ class Comparison:
             runs = {name: found for name in names if (found := self._runs(task, name))}
             recipes = {run.recipe for run in runs.get(self.baseline, ())}
             runs = {name: found for name, found in runs.items() if {run.recipe for run in found} == recipes}
+            level = 1 - (1 - LEVEL) / max(1, len(self.about.get("budgets") or []))  # for all budgets together
             if self.baseline not in runs or len(runs) < 2:
                 self._differences[task] = {}
             elif self.about.get("resplit"):
                 record = runs[self.baseline][0].record
                 scores = {name: [run.score for run in found] for name, found in runs.items()}
                 images, share = record["dataset"]["val"]["images"], record["config"]["data"]["holdout"]
-                self._differences[task] = compare_resplits(scores, self.baseline, share, images)
+                self._differences[task] = compare_resplits(scores, self.baseline, share, images, level)
             else:
                 seconds = {n: statistics.median(r.record["train_seconds"] for r in found) for n, found in runs.items()}
                 sides = {name: [run.images for run in found] for name, found in runs.items()}
-                self._differences[task] = compare_to_baseline(sides, self.baseline, seconds=seconds)
+                self._differences[task] = compare_to_baseline(sides, self.baseline, seconds=seconds, level=level)
         return self._differences[task]
 
 

@@ -13,6 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from engine.commands import out
+from experiments.report.budgets import budget_sentences, budgets_csv, by_budget
 from experiments.report.formatting import (
     about_intervals,
     billions,
@@ -29,20 +30,27 @@ from experiments.report.results import COSTS, Comparison, Row, groups
 
 
 def write_report(folder: Path) -> Path:
-    """Write the three files next to `comparison.json` and print the tables; returns the path of the page."""
+    """Write the files next to `comparison.json` and print the tables; returns the path of the page."""
     comparison = Comparison(folder)
     page = folder / "report.html"
-    for path, text in (
+    files = [
         (folder / "results.csv", results_csv(comparison.rows)),
         (folder / "results.md", results_md(comparison)),
         (page, html(comparison)),
-    ):
+    ]
+    if split := comparison.about.get("test_split"):
+        files.append((folder / f"results-{split}.csv", results_csv(Comparison(folder, split=split).rows)))
+    if budgets := by_budget(comparison):
+        files.append((folder / "budgets.csv", budgets_csv(budgets)))
+    for path, text in files:
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         temporary.write_text(text)
         temporary.replace(path)
     for task in comparison.tasks:
         out.print(screen_table(comparison, task))
         if sentence := stopped_sentence(comparison.rows_of(task)):
+            out.print(sentence, markup=False)
+        for sentence in budget_sentences(comparison, task):
             out.print(sentence, markup=False)
     out.print(f"report {page}")
     return page
@@ -100,6 +108,8 @@ def results_md(comparison: Comparison) -> str:
                 lines.append(f"| {' | '.join(texts + [''] * (len(headings) - len(texts)))} |")
         for sentence in (style_sentence(comparison.rows_of(task)), stopped_sentence(comparison.rows_of(task))):
             lines += ["", sentence] if sentence else []
+        for sentence in budget_sentences(comparison, task):
+            lines += ["", sentence]
     return "\n".join(lines) + "\n"
 
 

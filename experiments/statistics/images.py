@@ -75,8 +75,13 @@ def resample(sides: Mapping[str, Sequence[ImageResults]], resamples: int = 1000,
     return found
 
 
-def read_images(run: Path, metric: str | None = None) -> ImageResults:
+def read_images(run: Path, metric: str | None = None, results: Path | None = None) -> ImageResults:
     """Read the results by image from the folder of a finished run, for a metric; by default the headline metric.
+
+    Args:
+        run: the run folder.
+        metric: name of the metric.
+        results: folder with the results of each image, if they are not in the run folder: that of an evaluation.
 
     Raises BadInput if they are absent or damaged, and UserError if they are not sufficient to compute the metric.
     """
@@ -88,6 +93,6 @@ def read_images(run: Path, metric: str | None = None) -> ImageResults:
                 f"{metric} cannot be computed from the stored results of each image of {spec.name}: use "
                 f"{', '.join(spec.image_metrics)}"
             )
-        return spec.read_images(run, record, metric or spec.metric)
+        return spec.read_images(results or run, record, metric or spec.metric)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{run} has no results by image that can be read ({error}): train it again") from error

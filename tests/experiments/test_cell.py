@@ -4,10 +4,8 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
 from PIL import Image
 
-from backbones.errors import BadInput
 from experiments.jobs import cell as cells
 from experiments.jobs.cell import Cell
 from experiments.jobs.local import COMPLETE, finished
@@ -43,8 +41,7 @@ def test_the_content_of_the_data_is_a_part_of_the_key(tmp_path):
     first = cell(folders(tmp_path / "first")).key
     (tmp_path / "first/train/a/1.png").rename(tmp_path / "first/train/b/3.png")  # another label
     assert cell(tmp_path / "first").key != first
-    with pytest.raises(BadInput, match="absent"):
-        _ = cell(tmp_path / "absent").key
+    assert len({cell(tmp_path / "absent").key, cell(tmp_path / "other").key}) == 2  # these trainings fail
 
 
 def test_the_content_of_a_weight_file_is_a_part_of_the_key(tmp_path):

@@ -157,7 +157,7 @@ def test_resuming_after_kill_9_gives_the_same_results(root, tmp_path):
     kept = next(killed.glob("cells/classification/mobile*/record.json")).stat().st_mtime_ns
     again = start(root, killed)
     other = start(root, whole, "--segmentation.epochs", "1", "--data.segmentation.root", str(tmp_path / "absent"),
-                  "--tasks", "classification", "segmentation")  # fmt: skip
+                  "--tasks", "classification", "segmentation", "--test_split", "val")  # fmt: skip
     _, messages = again.communicate(timeout=120)
     assert again.returncode == 0, messages
     assert "1 of 2 trainings were finished already" in messages
@@ -173,6 +173,9 @@ def test_resuming_after_kill_9_gives_the_same_results(root, tmp_path):
     assert scores(whole) == scores(killed)
     assert len(scores(killed)) == 2
     assert (killed / "report.html").is_file()
+    rows, again = ((whole / name).read_text() for name in ("results.csv", "results-val.csv"))
+    assert rows == again  # the test split is the validation split here
+    assert "On the split val" in (whole / "report.html").read_text()
 
 
 def test_data_that_changed_between_trainings_are_an_error(tmp_path):
