@@ -39,7 +39,17 @@ def compare_to_baseline(
 
     Raises BadInput if the runs were not scored on the same images.
     """
-    resampled = resample(sides, resamples, seed)
+    return compare_resampled(resample(sides, resamples, seed), baseline, seconds=seconds, level=level)
+
+
+def compare_resampled(
+    resampled: Mapping[str, Resampled],
+    baseline: str,
+    *,
+    seconds: Mapping[str, float] | None = None,
+    level: float = 0.95,
+) -> dict[str, Difference]:
+    """The same from scores that are computed already."""
     theirs = resampled[baseline]
     others = {name: side for name, side in resampled.items() if name != baseline}
     values = {name: float(side.scores.mean() - theirs.scores.mean()) for name, side in others.items()}

@@ -12,7 +12,7 @@ BETTER, WORSE, NEITHER, TOO_LITTLE = "better", "worse", "not distinguishable", "
 # Fewer images give no verdict: see the simulated coverage in docs/statistics.md.
 FEWEST_IMAGES = 30
 # The same for images on which the two sides differ, counted by their share of the variance.
-FEWEST_DIFFERING = 10.0
+FEWEST_DIFFERING = 4.0
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,12 @@ class Resampled:
         """Number of runs."""
         return len(self.scores)
 
+    def select(self, runs: Sequence[int]) -> Resampled:
+        """Some of the runs."""
+        digests = tuple(self.digests[i] for i in runs)
+        rows = list(runs)
+        return Resampled(self.images, digests, self.scores[rows], self.resampled[rows], self.without[rows])
+
 
 def resample(sides: Mapping[str, Sequence[ImageResults]], resamples: int = 1000, seed: int = 0) -> dict[str, Resampled]:
     """Score every run on the same resamples of the images.
