@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install extras demo test test-extras test-lowest reliability bench docs lint format lock clean
+.PHONY: install extras demo test test-extras test-lowest reliability bench verdicts docs lint format lock clean
 
 install: .venv/installed
 
@@ -31,6 +31,11 @@ reliability: install
 # Compares the speed with other implementations and writes docs/performance.md. About 25 minutes on an idle machine.
 bench: extras
 	$(BIN)/python -W ignore -m tests.benchmarks
+
+# Trains the same networks with many seeds, counts how often verdicts are wrong, and writes docs/verdicts-measured.md.
+# Several hours on two cores; finished trainings are kept in runs/verdicts.
+verdicts: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.verdicts
 
 # Builds the documentation site in build/site. Needs no network once the packages are installed. Fails on warnings, and
 # on pages that load anything from another host.
