@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import shlex
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +32,7 @@ from experiments.records import read_record
 from experiments.report.results import FinishedRun
 from experiments.tasks import TASKS
 
+PAGE_SHARE = 20  # the page is written again after this many times the time that it took
 SHORTER = 3  # learning rates are chosen by trainings with a third of the epochs
 
 
@@ -122,6 +124,7 @@ class ComparisonRunner:
     def __init__(self, config: CompareConfig, folder: Path, lock: IO[str]) -> None:
         self.config, self.folder, self.lock = config, folder, lock
         self.metrics = config.metric_of(config.tasks)
+        self.page_written, self.page_seconds = 0.0, 0.0  # when the page was last written, and how long it took
         self.learning_rates: list[dict[str, Any]] = []  # as `comparison.json` stores them
 
     def run(
@@ -147,6 +150,7 @@ class ComparisonRunner:
             for entry in entries:
                 entry.outcome = self.train(entry.cell, display)
                 self.write_comparison(entries)
+                self.write_page()
         self.check_data(entries)
         unscored = self.score_test_split(entries)
         report = write_report(self.folder)
@@ -180,6 +184,16 @@ class ComparisonRunner:
                         f"{first_name} and {name} read different files: the data changed between the two trainings. "
                         f"Delete the older one in {self.folder / 'cells'} and run the same command to train it again"
                     )
+
+    def write_page(self) -> None:
+        """Write the page with what has finished, unless writing it would take more than a twentieth of the time."""
+        from experiments.report.writer import write_page
+
+        started = time.monotonic()
+        if started - self.page_written > PAGE_SHARE * self.page_seconds:
+            write_page(self.folder)
+            self.page_written = time.monotonic()
+            self.page_seconds = self.page_written - started
 
     def score_test_split(self, entries: Sequence[Entry]) -> dict[str, str]:
         """Score the finished trainings on the test split, if there is one. Returns the failures by training."""

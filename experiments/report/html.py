@@ -49,6 +49,7 @@ def html(comparison: Comparison) -> str:
     return environment.get_template("report.html").render(
         about=comparison.about,
         finished=len(runs),
+        pending=any(cell["status"] == "pending" for cell in comparison.about["cells"]),
         total=len(comparison.cells),
         tasks=[_task(comparison, task) for task in comparison.tasks],
         learning_rates=[_learning_rate_text(choice) for choice in comparison.about["learning_rates"]],

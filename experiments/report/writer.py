@@ -29,6 +29,14 @@ from experiments.report.html import html
 from experiments.report.results import COSTS, Comparison, Row, groups
 
 
+def write_page(folder: Path) -> None:
+    """Write `report.html` for the trainings that have finished. It reloads itself while others are pending."""
+    page = folder / "report.html"
+    temporary = page.with_name(f".{page.name}.{os.getpid()}")
+    temporary.write_text(html(Comparison(folder)))
+    temporary.replace(page)
+
+
 def write_report(folder: Path) -> Path:
     """Write the files next to `comparison.json` and print the tables; returns the path of the page."""
     comparison = Comparison(folder)
