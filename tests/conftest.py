@@ -45,7 +45,11 @@ def pytest_configure(config):
         config.pluginmanager.register(Table(Path(config.getoption("--reliability"))))
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--reliability"):
+        slow = [item for item in items if item.get_closest_marker("slow")]
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in slow]
     for item in items:
         for mark in item.iter_markers("case"):
             assert mark.args[0] in CASES, f"{item.nodeid} belongs to no known case"

@@ -318,6 +318,7 @@ def _values(sample):
 
 
 @pytest.mark.parametrize("trained", ["classification"], indirect=True)
+@pytest.mark.slow
 def test_train_with_spawned_workers(trained, tmp_path):
     _, root, _ = trained
     arguments = [

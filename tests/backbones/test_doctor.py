@@ -9,8 +9,8 @@ from torch import nn
 from backbones import Level
 from backbones.doctor import examine, main
 
-NAMED = ["efficientnet_b0", "tf_efficientnet_lite0", "resnet18", "resnet50", "vgg16", "inception_v3", "inception_v4",
-         "mobilenetv2_100"]  # fmt: skip
+NAMED = ["efficientnet_b0", "tf_efficientnet_lite0", "resnet18", "mobilenetv2_100", "inception_v3"]
+LARGE = ["resnet50", "vgg16", "inception_v4"]
 
 
 class Correct(nn.Module):
@@ -137,7 +137,7 @@ def test_each_mistake_is_found(monkeypatch, capsys, network, check, state, messa
     assert message.split()[0] in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", NAMED)
+@pytest.mark.parametrize("name", [*NAMED, *(pytest.param(name, marks=pytest.mark.slow) for name in LARGE)])
 def test_named_networks_pass(name):
     found = examine(name)
     assert [(f.check, f.message) for f in found if f.state == "failed"] == []

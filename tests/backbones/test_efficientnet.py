@@ -58,6 +58,7 @@ def test_logits_equal_those_of_timm(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", LARGE)
+@pytest.mark.slow
 def test_logits_of_the_largest_networks_equal_those_of_timm(name: str) -> None:
     compare(name, 64, 64)
 

@@ -57,7 +57,7 @@ def read(folder):
         (3, [0.5, 0.4, 0.3, 0.6, 0.5, 0.5, 0.5], 7, 4),
         (2, [NAN, 0.1, NAN, NAN], 4, 2),
         (0, [0.5] * 12, None, 1),
-        (11, [0.5] * 12, None, 1),  # the last epoch is the last one anyway
+        pytest.param(11, [0.5] * 12, None, 1, marks=pytest.mark.slow),  # the last epoch is the last one anyway
     ],
 )
 def test_a_training_stops_after_evaluations_without_a_new_best(

@@ -406,6 +406,7 @@ def start(data, output, *more):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_two_processes_resume_a_killed_search(data, tmp_path):
     """Kill -9 during the second training: one process resumes it from its checkpoint, the other trains the third."""
     output = tmp_path / "out"

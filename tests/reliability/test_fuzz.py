@@ -409,7 +409,7 @@ def test_settings(tmp_path, amount, measured):
 
 @pytest.mark.case("R15")
 def test_checkpoints(tmp_path, amount, measured):
-    draw, worked, cases = random.Random(4), 0, amount(100, 1000)
+    draw, worked, cases = random.Random(4), 0, amount(50, 1000)
     state = {"weight": torch.arange(64.0), "bias": torch.zeros(3)}
     info = {"task": "detection", "dataset": {}, "config": {}, "classes": ["a"], "preprocessing": {}, "provenance": {}}
     torch.save({"run": info, "state_dict": {f"model.{k}": v for k, v in state.items()}}, tmp_path / "run.ckpt")

@@ -127,7 +127,7 @@ def children(pid):
 
 @pytest.mark.case("R13")
 @pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
-@pytest.mark.parametrize("victim", ["worker", "trainer"])
+@pytest.mark.parametrize("victim", ["worker", pytest.param("trainer", marks=pytest.mark.slow)])
 def test_killed_processes_leave_none_behind(coco_root, tmp_path, victim, measured):
     process = subprocess.Popen(
         [sys.executable, "-m", "detection.train", "--data.root", coco_root, "--output", tmp_path / "run", *TINY,
@@ -228,6 +228,7 @@ def test_training_that_does_not_fit(coco_root, tmp_path):
     assert "Traceback" not in message
 
 
+@pytest.mark.slow
 @pytest.mark.case("R14")
 @pytest.mark.skipif(sys.platform != "linux", reason="limits address space as Linux does")
 def test_evaluation_that_does_not_fit_halves_its_batch(coco_root, tmp_path, measured):

@@ -76,8 +76,12 @@ def stopped_at(epoch, batch, task=DetectionTask):
 @pytest.mark.case("R1")
 @pytest.mark.parametrize(
     ("epoch", "batch"),
-    [(0, 0), (0, 2), (1, 0), (1, 1)],
-    ids=["between accumulated batches", "last batch", "second epoch", "within the second epoch"],
+    [
+        pytest.param(0, 0, id="between accumulated batches", marks=pytest.mark.slow),
+        pytest.param(0, 2, id="last batch"),
+        pytest.param(1, 0, id="second epoch", marks=pytest.mark.slow),
+        pytest.param(1, 1, id="within the second epoch"),
+    ],
 )
 def test_ctrl_c_loses_nothing(uninterrupted, coco_root, tmp_path, monkeypatch, capsys, measured, epoch, batch):
     output = tmp_path / "stopped"
