@@ -144,7 +144,7 @@ def _table(comparison: Comparison, task: str, provenance: str, rows: Sequence[Ro
         sortable = list(zip(texts[1:], values, strict=True)) if row.runs else []
         table.append({"backbone": row.backbone, "failed": not row.runs, "texts": texts, "columns": sortable})
     caption = f"{provenance}; {seeds} seed{'' if seeds == 1 else 's'}, scores after the last epoch"
-    return {"caption": caption, "headings": column_headings(task), "rows": table}
+    return {"caption": caption, "headings": column_headings(comparison.metric(task)), "rows": table}
 
 
 def _scatter(finished: Sequence[Row], cost: str) -> str:

@@ -143,4 +143,5 @@ def _more_seeds(
 
 def hours(seconds: float) -> str:
     """A duration in hours, or in minutes if it is short."""
-    return f"{seconds / 3600:.1f} hours" if seconds >= 1800 else f"{max(1, round(seconds / 60))} minutes"
+    minutes = max(1, round(seconds / 60))
+    return f"{seconds / 3600:.1f} hours" if minutes >= 30 else f"{minutes} minute{'' if minutes == 1 else 's'}"

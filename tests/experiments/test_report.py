@@ -102,6 +102,7 @@ def test_rows_are_grouped_by_provenance(folder):
 
 def test_published_figures_are_listed(folder):
     page = (folder / "report.html").read_text()
+    assert '<button type="button">top1, %</button>' in page
     assert "top1 76.0, top5 93.0" in page
     assert "26.00 M / 25.56 M" in page
     assert "arXiv:1905.11946v5, table 2" in page
