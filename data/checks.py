@@ -92,7 +92,11 @@ def training_boxes(raw: BoxColumns, usable: BoxColumns, targets: int) -> Iterato
         targets: number of those that can be trained on.
     """
     if not targets:
-        yield Finding("error", f"{raw.source} has nothing to train on: {_counts(raw, usable)}")
+        yield Finding(
+            "error",
+            f"{raw.source} has nothing to train on: {_counts(raw, usable)}",
+            "`python -m experiments.audit ROOT --quick` shows what was read",
+        )
         return
     finite = np.isfinite(raw.boxes).all(1) & ~raw.crowd
     boxes, sizes = raw.boxes[finite], raw.sizes[raw.image[finite]]

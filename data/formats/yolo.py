@@ -136,6 +136,11 @@ def _listed(config: Config, places: Sequence[Path], follow: bool) -> _Images:
             pairs[image] = label_folders.of(path.parent) / f"{path.stem}.txt"
     if not pairs:
         raise BadInput(f"{config.file}: no images in {', '.join(map(str, places))}")
+    if all(place.suffix.lower() != ".txt" for place in places):  # a list may name some of the images
+        known = set(pairs.values())
+        files = [file for parent in {label.parent for label in known} for file in files_in(parent, (".txt",))]
+        if orphans := [file.name for file in files if file not in known and _is_label(file)]:
+            left_out[NO_IMAGE_FOR_LABELS] = orphans
     folder = Path(os.path.commonpath([image.parent for image in pairs]))
     labels = {image.relative_to(folder).as_posix(): label for image, label in pairs.items()}
     return _Images(places[0] if len(places) == 1 else config.file, folder, labels, left_out)

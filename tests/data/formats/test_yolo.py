@@ -340,3 +340,13 @@ def test_equal_labels_have_equal_fingerprints(root):
     assert BoxDataset.open(root, "train").fingerprint == before
     text(root / "labels/train/a.txt", LABEL.replace("0.25 0.5\n", "0.26 0.5\n"))
     assert BoxDataset.open(root, "train").fingerprint != before
+
+
+def test_label_files_without_an_image_are_counted(root):
+    """Their images are missing, or have another name. A list of images may leave out some."""
+    text(root / "labels/train/lost.txt", LABEL)
+    text(root / "labels/train/notes.txt", "made by hand")
+    assert read(root).left_out == {"they have no image": ["lost.txt"]}
+    text(root / "data.yaml", ULTRALYTICS.replace("images/train", "train.txt"))
+    text(root / "train.txt", "images/train/a.jpg\n")
+    assert read(root).left_out == {}
