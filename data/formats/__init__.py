@@ -5,6 +5,7 @@ Each module defines `FORMAT`, or `FORMATS` if it reads several layouts or kinds 
 
 from __future__ import annotations
 
+import logging
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,8 +17,11 @@ from typing import Any, NamedTuple
 from backbones.errors import BadInput, unknown_name
 from data.columns import Columns, Kind
 
+log = logging.getLogger(__name__)
+
 USUAL = ("coco", "folders", "masks")  # the formats that messages show
 SURE = 0.5  # a format with a lower score guesses
+NEAR = 0.3  # by which the score of another format may be lower whose labels are there as well
 TASKS = {"boxes": "object detection", "classes": "image classification", "masks": "semantic segmentation"}
 ALIASES = (("train", "training", "train2017"), ("val", "valid", "validation", "val2017", "dev"), ("test", "testing"))
 
@@ -111,7 +115,19 @@ def recognise(root: Path, kind: Kind | None = None, name: str | None = None) -> 
         _refuse_other_kind(root, kind, best)
     if not first:
         raise _unrecognised(root, known)
+    others = [(form, sniffed) for form, sniffed in found if max(SURE, best - NEAR) < sniffed.score < best]
+    if others:
+        could = "; ".join(f"{form.name}, since {sniffed.why}" for form, sniffed in others)
+        _warn_once(
+            f"{root} is read as {first[0][0].name}, since {first[0][1].why}. It has the labels of other formats, too, "
+            f"which are not read: {could}. Choose one with --data.format"
+        )
     return first[0][0], first[0][1].why
+
+
+@cache
+def _warn_once(message: str) -> None:
+    log.warning("%s", message)
 
 
 def _refuse_other_kind(root: Path, kind: Kind, score: float) -> None:

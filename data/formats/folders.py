@@ -39,7 +39,7 @@ def sniff(root: Path) -> Sniffed | None:
     if flat := _split_folders(root):
         return Sniffed(0.3, f"{flat[0]} has images, without their classes")
     if has_class_folders(root):
-        several = len(_with_content(root)) > 1  # a single folder is rather the images of a table
+        several = sum(map(has_images, _with_content(root))) > 1  # a single folder is rather the images of a table
         return Sniffed(0.5 if several else 0.15, f"{root} has one folder of images per class")
     inner = _inner(root)
     return Sniffed(0.2, f"{inner[0]} has one folder of images per class") if inner else None

@@ -342,6 +342,13 @@ def test_equal_labels_have_equal_fingerprints(root):
     assert BoxDataset.open(root, "train").fingerprint != before
 
 
+def test_labels_of_another_format_are_named(root, caplog):
+    text(root / "train.csv", "image,xmin,ymin,xmax,ymax,class\na.jpg,1,1,9,9,cat\n")
+    read(root)
+    assert "is read as yolo, since it has a YOLO configuration" in caplog.text
+    assert "csv, since train.csv is a table of boxes. Choose one with --data.format" in caplog.text
+
+
 def test_label_files_without_an_image_are_counted(root):
     """Their images are missing, or have another name. A list of images may leave out some."""
     text(root / "labels/train/lost.txt", LABEL)
