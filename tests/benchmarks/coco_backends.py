@@ -94,8 +94,15 @@ def difference(backend: str, case: Case) -> tuple[str, str] | None:
     return None
 
 
-def smallest(backend: str, case: Case, word: str) -> Case:
+def _manner(found: tuple[str, str] | None) -> tuple[str, ...]:
+    """The word, and for errors the exception."""
+    word, detail = found or ("", "")
+    return (word,) if word in ("", "numbers") else (word, detail.partition(":")[0])
+
+
+def smallest(backend: str, case: Case) -> Case:
     """Remove images, objects and detections as long as the outcome differs in the same manner."""
+    manner = _manner(difference(backend, case))
     case = copy.deepcopy(case)
     shrinking = True
     while shrinking:
@@ -103,7 +110,7 @@ def smallest(backend: str, case: Case, word: str) -> Case:
         for rows in (case.found, case.truth["annotations"], case.truth["images"], case.truth["categories"]):
             for index in reversed(range(len(rows))):
                 row = rows.pop(index)
-                if (difference(backend, case) or ("", ""))[0] == word:
+                if _manner(difference(backend, case)) == manner:
                     shrinking = True
                 else:
                     rows.insert(index, row)
@@ -120,7 +127,7 @@ def compare(backend: str, kind: str, files: int) -> tuple[Counter[str], list[tup
         if found:
             words[found[0]] += 1
             if words[found[0]] == 1:
-                example = smallest(backend, case, found[0])
+                example = smallest(backend, case)
                 examples.append((found[0], (difference(backend, example) or found)[1], example))
     return words, examples
 

@@ -88,12 +88,17 @@ def as_passed(random: np.random.Generator) -> Case:
     return Case(case.truth, case.found if random.random() < 0.9 else [], limits, indexed=True, summarized=False)
 
 
-def damaged_ids(random: np.random.Generator) -> Case:
-    """Ids of annotations that start at 0, occur twice or are huge; categories that are not consecutive."""
+def annotation_ids(random: np.random.Generator, rule: Callable[[int], int]) -> Case:
+    """Ids of annotations by a rule from their number, which starts at 0."""
     case = plain(random)
-    kind = random.integers(3)
     for number, annotation in enumerate(case.truth["annotations"]):
-        annotation["id"] = [number, 1 + number // 2, 2**53 + number][kind]
+        annotation["id"] = rule(number)
+    return case
+
+
+def category_ids(random: np.random.Generator) -> Case:
+    """Categories whose ids are not consecutive, not sorted, and large."""
+    case = plain(random)
     for row in [*case.truth["annotations"], *case.found]:
         row["category_id"] = {1: 7, 2: 90, 3: 10**9, 4: 4}[row["category_id"]]
     case.truth["categories"] = [{"id": i, "name": str(i)} for i in (90, 7, 4, 10**9)]
@@ -229,7 +234,10 @@ KINDS: dict[str, Callable[[np.random.Generator], Case]] = {
     "what this package passes": as_passed,
     "plain": plain,
     "ties in score, equal boxes": lambda random: plain(random, ties=True),
-    "damaged annotation ids": damaged_ids,
+    "annotation ids from 0": lambda random: annotation_ids(random, lambda number: number),
+    "annotation ids that occur twice": lambda random: annotation_ids(random, lambda number: 1 + number // 2),
+    "annotation ids beyond 53 bits": lambda random: annotation_ids(random, lambda number: 2**53 + number),
+    "category ids with gaps": category_ids,
     "huge image ids": image_ids,
     "ids as 1.0": float_ids,
     "odd boxes and areas": odd_areas,
