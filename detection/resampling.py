@@ -21,7 +21,7 @@ from detection.run_matches import RunMatches
 
 # Recalls at which the precision is sampled, from `Params.setDetParams` of pycocotools.
 RECALLS = np.linspace(0.0, 1.0, 101)
-BLOCK = 256  # resamples in memory at once
+BLOCK = 512  # resamples in memory at once
 WORK = 2**20  # correct detections times resamples that are worth a thread
 EXACT = 2**24  # integers up to this one are exact in float32
 
