@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-PAIRS = 2**21  # pairs of a detection and an object in memory at once; about 250 MB
+PAIRS = 2**17  # pairs of a detection and an object in memory at once; 300 MB if all overlap, at 40 thresholds and areas
 
 
 @dataclass(frozen=True)

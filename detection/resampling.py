@@ -127,7 +127,7 @@ class PrecisionOfResamples:
         objects = (self._objects.astype(weights.dtype) @ weights).astype(np.int64)
         reached = _recalls_reached(objects)
         offsets = np.arange(len(objects)) * reached.shape[1]
-        detected = _accumulate(np.add, self._between_stops.astype(weights.dtype) @ weights)
+        detected = _accumulate(np.add, self._between_stops.astype(weights.dtype, copy=False) @ weights)
         total = np.zeros(len(objects))
         for images, stops, others, others_before in self._thresholds:
             if not len(images):
