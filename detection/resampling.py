@@ -107,7 +107,7 @@ class PrecisionOfResamples:
         rows, before = rows[before < len(stops)], before[before < len(stops)]
         shape = len(stops), len(detections.objects)
         self._between_stops = csr_array((np.ones(len(rows), np.float32), (before, images[rows])), shape=shape)
-        self._objects = detections.objects
+        self._objects = detections.objects.astype(np.int32)
         # Correct detections at all thresholds, and the most detections or objects in one image.
         self.correct = int(np.count_nonzero(true_positive))
         self.most = max(int(np.bincount(images).max(initial=0)), int(detections.objects.max(initial=0)))
@@ -118,9 +118,9 @@ class PrecisionOfResamples:
             at = np.flatnonzero(correct)
             others = np.flatnonzero(counts & ~at_every_iou)
             others = others[: np.searchsorted(others, at[-1:], side="right").sum()]
-            self._thresholds.append(
-                (images[at], np.searchsorted(stops, at), images[others], np.searchsorted(others, at, side="right"))
-            )
+            others_before = np.searchsorted(others, at, side="right") if len(others) else others
+            stop = np.searchsorted(stops, at)
+            self._thresholds.append((images[at], stop.astype(np.int32), images[others], others_before.astype(np.int32)))
 
     def __call__(self, weights: np.ndarray) -> np.ndarray:
         """(N, R) image counts as floats -> (R,) mean precision over IoU thresholds and recalls, NaN without objects."""
