@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from faster_coco_eval import COCO, COCOeval_faster
 
 from data.batch import Batch
 from data.columns import BoxColumns
+from detection.coco_scores import CocoScores
 from detection.config import AR_DETECTIONS, COCO_METRICS
 from detection.matching import OperatingPoint, match_classes, operating_point
 from detection.postprocess import Detections
@@ -35,7 +33,7 @@ class CocoEvaluator:
         self.truth, self.max_detections = truth, max_detections
         self.listed = np.ones(len(truth.classes), bool) if listed is None else listed
         self._class_table: dict[str, dict[str, float]] = {}
-        self._coco: COCO | None = None
+        self._scores: CocoScores | None = None
         # Images are numbered in the order of their ids: pycocotools sorts detections of equal scores by image.
         self._sorted_ids = np.sort(truth.image_ids)
         self._numbers = np.searchsorted(self._sorted_ids, truth.image_ids) + 1
@@ -74,42 +72,16 @@ class CocoEvaluator:
 
         Fractions in 0..1; NaN if there is no ground truth of that size.
         """
-        if self._coco is None:
-            self._coco = _coco(coco_document(self.truth, self._numbers, list(range(1, len(self.truth.classes) + 1))))
+        if self._scores is None:
+            document = coco_document(self.truth, self._numbers, list(range(1, len(self.truth.classes) + 1)))
+            self._scores = CocoScores(document)
         rows = self.detections
-        images = np.searchsorted(self._sorted_ids, rows[:, 0].astype(np.int64)) + 1
-        columns = (
-            images.tolist(),
-            (rows[:, 6].astype(int) + 1).tolist(),
-            rows[:, 1:5].tolist(),
-            (rows[:, 3] * rows[:, 4]).tolist(),
-            rows[:, 5].tolist(),
-        )
-        results = _coco(
-            {
-                "images": self._coco.dataset["images"],
-                "categories": self._coco.dataset["categories"],
-                "annotations": [
-                    {
-                        "id": i,
-                        "image_id": image,
-                        "category_id": category,
-                        "bbox": box,
-                        "area": area,
-                        "score": score,
-                        "iscrowd": 0,
-                    }
-                    for i, (image, category, box, area, score) in enumerate(zip(*columns, strict=True), start=1)
-                ],
-            }
-        )
-        evaluation = COCOeval_faster(self._coco, results, "bbox", print_function=_print_nothing)
+        numbered = rows.copy()
+        numbered[:, 0] = np.searchsorted(self._sorted_ids, rows[:, 0].astype(np.int64)) + 1
+        numbered[:, 6] += 1
         limit = self.max_detections
         limits = sorted({limit, *(min(count, limit) for count in AR_DETECTIONS)})
-        evaluation.params.maxDets = limits
-        evaluation.evaluate()
-        evaluation.accumulate()
-        precision, recall = evaluation.eval["precision"], evaluation.eval["recall"]
+        precision, recall = self._scores.arrays(numbered, limits)
         by_size = [precision[..., size, -1] for size in range(4)]  # (IoU, recall, class): all, small, medium, large
         average_precisions = by_size[0], by_size[0][0], by_size[0][5], *by_size[1:]  # IoUs are 0.5, 0.55, ...
         average_recalls = [recall[..., 0, limits.index(min(count, limit))] for count in AR_DETECTIONS]
@@ -144,13 +116,6 @@ class CocoEvaluator:
         return operating_point(match_classes(self.truth, detections, self.max_detections))
 
 
-def _coco(document: dict[str, Any]) -> COCO:
-    coco = COCO()
-    coco.dataset = document
-    coco.createIndex()
-    return coco
-
-
 def _mean(values: np.ndarray) -> float:
     """The mean of precisions or recalls, without the -1 of classes that have no objects."""
     valid = values[values > -1]
@@ -159,7 +124,3 @@ def _mean(values: np.ndarray) -> float:
 
 def _mean_of_known(values: np.ndarray) -> float:
     return _mean(values[~np.isnan(values)])
-
-
-def _print_nothing(*_: Any) -> None:
-    """In place of the messages of faster_coco_eval: the commands have a progress bar."""

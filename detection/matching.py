@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from pycocotools import mask
 
 from data.columns import BoxColumns
+from detection.greedy import match_greedily
 from engine.class_scores import class_scores
 
 MATCH_IOU = 0.5  # for precision, recall and F1, as for AP50
@@ -83,50 +83,24 @@ def match_classes(truth: BoxColumns, detections: np.ndarray, limit: int) -> list
     detections, group = detections[within], group[within]
 
     object_group = truth.image * classes + truth.label
-    ignored = truth.crowd | truth.difficult
     by_group = object_group.argsort(kind="stable")
     boxes = truth.boxes[by_group].copy()
     boxes[:, 2:] -= boxes[:, :2]
-    ordered = object_group[by_group]
-
+    crowd = truth.crowd[by_group]
+    ignored = truth.crowd | truth.difficult
+    found = match_greedily(
+        detections[:, 1:5], group, boxes, object_group[by_group], crowd, ignored[None, by_group], np.array([MATCH_IOU])
+    )
     correct, counted = np.zeros(len(group), bool), np.ones(len(group), bool)
-    for value in np.intersect1d(group, ordered):
-        rows = slice(*np.searchsorted(group, (value, value + 1)))
-        objects = slice(*np.searchsorted(ordered, (value, value + 1)))
-        crowd, not_counted = truth.crowd[by_group[objects]], ignored[by_group[objects]]
-        ious = mask.iou(detections[rows, 1:5], boxes[objects], crowd.astype(np.uint8).tolist())
-        correct[rows], counted[rows] = _match(np.asarray(ious), crowd, not_counted)
+    correct[found.rows] = (found.matched & ~found.ignored)[:, 0, 0]
+    counted[found.rows] = ~found.ignored[:, 0, 0]
 
     label = detections[:, 6].astype(np.int64)
     objects_by_class = np.bincount(truth.label[~ignored], minlength=classes)
-    found = []
+    matches = []
     for index in range(classes):
         rows_of_class = np.flatnonzero(counted & (label == index))
         rows_of_class = rows_of_class[np.argsort(-detections[rows_of_class, 5], kind="stable")]
         scores = detections[rows_of_class, 5]
-        found.append(ClassMatches(scores, correct[rows_of_class], int(objects_by_class[index])))
-    return found
-
-
-def _match(ious: np.ndarray, crowd: np.ndarray, ignored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Match the detections of one class in one image, best score first, as in pycocotools' `evaluateImg`.
-
-    Args:
-        ious: (D, G) IoUs of detections and objects.
-        crowd: (G,) bool. Crowds can be matched several times.
-        ignored: (G,) bool. Objects that are not counted; they are matched only by detections without another match.
-
-    Returns:
-        Two (D,) bool: whether each detection is matched to an object that counts, and whether it counts.
-    """
-    correct, counted = np.zeros(len(ious), bool), np.ones(len(ious), bool)
-    free = np.ones(ious.shape[1], bool)
-    for row in np.flatnonzero((ious >= MATCH_IOU).any(1)):
-        for group in (~ignored, ignored):
-            candidates = np.flatnonzero(group & (free | crowd) & (ious[row] >= MATCH_IOU))
-            if len(candidates):
-                best = candidates[::-1][ious[row, candidates[::-1]].argmax()]  # pycocotools takes the last of equals
-                free[best] = False
-                correct[row], counted[row] = not ignored[best], not ignored[best]
-                break
-    return correct, counted
+        matches.append(ClassMatches(scores, correct[rows_of_class], int(objects_by_class[index])))
+    return matches

@@ -38,6 +38,7 @@ from detection.loss import DetectionLoss
 from detection.model import Detector, create_detector, run_anchor_scale
 from detection.postprocess import Detections, to_original
 from detection.prediction import DetectionResult
+from detection.results import run_matches
 from detection.transforms import detection_train, letterbox
 from detection.truth import coco_document
 from engine.checkpoint import RunInfo, describe_data, levels_of
@@ -194,7 +195,8 @@ class DetectionTask(Task):
         """Write the scores of each class, and the detections with the boxes that they were scored against.
 
         `per_class.json`: AP of each class. `detections.json`: COCO's result format. `truth.json`: COCO's instances
-        format, with the ids of the data set; with both files, pycocotools computes the recorded AP.
+        format, with the ids of the data set; with both files, pycocotools computes the recorded AP. `matches.npz`: what
+        comparisons need of the two.
         """
         super().write_results(folder)
         truth = self.evaluator.truth
@@ -202,6 +204,7 @@ class DetectionTask(Task):
         categories = np.array(self.category_ids)[labels.astype(int)]
         write_json(folder / "detections.json", coco_results(image_ids, boxes, scores, categories), indent=None)
         write_json(folder / "truth.json", coco_document(truth, truth.image_ids, list(self.category_ids)), indent=None)
+        run_matches(folder, self.config.max_detections)
 
     def result(self, image: np.ndarray, predictions: Detections) -> DetectionResult:
         """The objects in one image."""

@@ -25,8 +25,6 @@ WHY = {
     "format, saved tensors, memory allocation and the loss differ. The backward pass takes half of the time in "
     "convolutions and a tenth in batch norms.",
     "segmentation training": "memory access limits convolutions over large maps.",
-    "COCO evaluation": "faster-coco-eval's matching and accumulation, in C++, take half of the time. Passing half a "
-    "million boxes to it as Python objects, as its interface requires, takes the other half.",
     "memory": "the rest are inputs of convolutions and norms, which the gradients need.",
 }
 

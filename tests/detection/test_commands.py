@@ -332,6 +332,7 @@ def test_held_out_images_are_scored_again_by_eval_and_by_the_bootstrap(coco_root
     record = json.loads((held / "record.json").read_text())
     again = json.loads((tmp_path / "again" / "metrics.json").read_text())
     assert again["AP"] == pytest.approx(record["metrics"]["AP"], abs=1e-9)
+    assert (held / "matches.npz").is_file()  # written by the training
     results = read_image_results(held, record)
     truth = json.loads((held / "truth.json").read_text())
     assert len(results.keys) == len(truth["images"]) == 4  # half of the eight training images
