@@ -13,6 +13,7 @@ from experiments.tasks import TASKS, task_spec
 
 IMAGE_IDS = ("ids", "names")
 CATEGORY_IDS = ("ids", "from0", "from1")
+LABELS = ("names", "indices")
 PIXELS = ("values", "indices")
 
 
@@ -46,6 +47,9 @@ class CompareResultsConfig:
     """What a category_id in detections is: ids of the truth (ids), or positions in the truth's classes sorted by id,
     counted from 0 or 1 (from0, from1). A value for all results, or NAME=VALUE for each. By default recognised from the
     values."""
+    labels: list[str] = field(default_factory=list)
+    """What a predicted class in a table is: the name of the class (names), or its position in the truth's classes,
+    counted from 0 (indices). A value for all results, or NAME=VALUE for each. By default recognised from the values."""
     pixels: list[str] = field(default_factory=list)
     """What a pixel of a predicted mask is: the value of the class in the truth's masks (values), or the position in its
     classes, counted from 0 (indices). A value for all results, or NAME=VALUE for each. By default values."""
@@ -80,6 +84,7 @@ class CompareResultsConfig:
         for name in names:
             self.image_ids_of(name)
             self.category_ids_of(name)
+            self.labels_of(name)
             self.pixels_of(name)
         if (Path(self.output) / "comparison.json").exists():
             raise UserError(f"--output {self.output} has a comparison of trainings: choose another folder")
@@ -107,6 +112,10 @@ class CompareResultsConfig:
     def category_ids_of(self, name: str) -> str | None:
         """What `category_ids` says for a name; None to recognise it."""
         return self._choice("category_ids", self.category_ids, CATEGORY_IDS, name)
+
+    def labels_of(self, name: str) -> str | None:
+        """What `labels` says for a name; None to recognise it."""
+        return self._choice("labels", self.labels, LABELS, name)
 
     def pixels_of(self, name: str) -> str:
         """What `pixels` says for a name."""
