@@ -150,7 +150,8 @@ def _count(truth: MaskTruth, folders: Sequence[_Masks]) -> np.ndarray:
 
 def _scored(folder: Path, truth: MaskTruth, counts: np.ndarray, metric: str, class_metric: str) -> ScoredFile:
     right, of_class, predicted = counts
-    images = results_of_counts(list(truth.names), *(csr_array(part) for part in counts), metric=metric)
+    sparse = csr_array(right), csr_array(of_class), csr_array(predicted)
+    images = results_of_counts(list(truth.names), *sparse, metric)
     total = class_scores(right.sum(0), of_class.sum(0), predicted.sum(0))[CLASS_METRICS.get(class_metric, "IoU")]
     scores = np.where(of_class.sum(0) > 0, total, np.nan)
     return ScoredFile(
