@@ -83,7 +83,11 @@ def compare_detections(config: CompareResultsConfig, files: Mapping[str, Sequenc
         if any(how == "names" for _, how in images):
             notes.append(f"The images of {name} were found by their file names.")
         if reading != "ids":
-            notes.append(f"The category ids of {name} were read as {READINGS[reading]}.")
+            first = min(1, len(truth.classes) - 1)
+            number = int(reading.removeprefix("from")) + first
+            notes.append(
+                f"The category ids of {name} were read as {READINGS[reading]}: {number} is {truth.classes[first]}."
+            )
         cuts[name] = [Cut.of(own.scores, own.image, len(truth)) for own in rows]
         warnings += [text for own in rows if (text := _unlikely_boxes(own, truth))]
         scored = [
