@@ -69,12 +69,11 @@ class ImageIds:
         return np.array([index_of[value] for value in found.image_ids], np.int64), chosen
 
     def _by_name(self, value: int | str) -> int | None:
-        if isinstance(value, int):
-            return self._numbers.get(value)
-        for names in (self._names, self._stems):
+        for names in (self._names, self._stems) if isinstance(value, str) else ():
             if (index := names.find(value)) is not None:
                 return index
-        return self._numbers.get(int(value)) if value.isdecimal() else None
+        number = _number(value)
+        return None if number is None else self._numbers.get(number)
 
     def _name(self, index: int | None) -> str:
         return str(self.truth.names[index]) if index is not None else "no image"
