@@ -78,7 +78,7 @@ def compare_detections(config: CompareResultsConfig, files: Mapping[str, Sequenc
     for name, paths in files.items():
         results = [read_detections(path) for path in paths]
         images = [ids.images_of(found, config.image_ids_of(name)) for found in results]
-        labels, reading = classes_of(results, truth.category_ids, config.category_ids_of(name))
+        labels, reading = classes_of(results, [image for image, _ in images], truth, config.category_ids_of(name))
         rows = [_Rows.of(found, image, label) for found, (image, _), label in zip(results, images, labels, strict=True)]
         if any(how == "names" for _, how in images):
             notes.append(f"The images of {name} were found by their file names.")

@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from pycocotools import mask
 
 from backbones.errors import BadInput
 from data.columns import BoxColumns
 from data.formats.records import shown
+from detection.matching import MATCH_IOU
 from experiments.compare_results.coco_results import Detections, fail
 from experiments.compare_results.image_names import SEVERAL, ImageNames, examples, stem_of
 
+SAMPLE = 2000  # detections that show which reading of the categories is probable
 READINGS = {"ids": "ids of the truth", "from0": "positions counted from 0", "from1": "positions counted from 1"}
 
 
@@ -69,9 +72,10 @@ class ImageIds:
         return np.array([index_of[value] for value in found.image_ids], np.int64), chosen
 
     def _by_name(self, value: int | str) -> int | None:
-        for names in (self._names, self._stems) if isinstance(value, str) else ():
-            if (index := names.find(value)) is not None:
-                return index
+        if isinstance(value, str):
+            for names in (self._names, self._stems):
+                if (index := names.find(value)) is not None:
+                    return index
         number = _number(value)
         return None if number is None else self._numbers.get(number)
 
@@ -103,41 +107,69 @@ def _number(value: int | str) -> int | None:
 
 
 def classes_of(
-    results: Sequence[Detections], category_ids: Sequence[int], reading: str | None
+    results: Sequence[Detections], images: Sequence[np.ndarray], truth: BoxColumns, reading: str | None
 ) -> tuple[list[np.ndarray], str]:
     """Per file, the (N,) int64 class index of each detection; and the reading, one of `READINGS`.
 
     Args:
         results: the files of one name, which one tool wrote.
-        category_ids: ids of the truth's classes, ascending.
+        images: (N,) index of the image of each detection, of each file.
+        truth: with classes in the order of their ids.
         reading: one of `READINGS` if it is known.
 
     Raises BadInput if no reading fits all ids, or if several readings fit and differ.
     """
     used = np.unique(np.concatenate([found.category_ids for found in results]))
-    count = len(category_ids)
+    count = len(truth.classes)
     positions = {
-        "ids": {int(category): index for index, category in enumerate(category_ids)},
+        "ids": {int(category): index for index, category in enumerate(truth.category_ids)},
         "from0": {index: index for index in range(count)},
         "from1": {index + 1: index for index in range(count)},
     }
     fitting = [name for name, index_of in positions.items() if all(int(value) in index_of for value in used)]
     if reading is not None or not fitting:
         chosen = reading or "ids"
-        _refuse_unknown(results, positions[chosen], chosen, category_ids)
+        _refuse_unknown(results, positions[chosen], chosen, truth.category_ids)
     else:
         chosen = fitting[0]
         maps = {name: [positions[name][int(value)] for value in used] for name in fitting}
         other = next((name for name in fitting if maps[name] != maps[chosen]), None)
         if other is not None:
+            shares = [
+                f"{agreement(results[0], images[0], positions[name], truth):.0%} of the boxes on objects have their "
+                f"class if these are {READINGS[name]}"
+                for name in (chosen, other)
+            ]
             raise BadInput(
                 f"{results[0].file}: the category_id of its detections, {examples(used)}, can be {READINGS[chosen]} "
-                f"or {READINGS[other]}, which are other classes. The truth has the ids {examples(category_ids)}. "
-                f"Choose with `category_ids={chosen}` or `category_ids={other}`",
+                f"or {READINGS[other]}, which are other classes. The truth has the ids {examples(truth.category_ids)}. "
+                f"Choose with `category_ids={chosen}` or `category_ids={other}`: {'; '.join(shares)}",
                 settings=("category_ids",),
             )
     index_of = positions[chosen]
     return [np.array([index_of[int(value)] for value in found.category_ids], np.int64) for found in results], chosen
+
+
+def agreement(found: Detections, image: np.ndarray, index_of: Mapping[int, int], truth: BoxColumns) -> float:
+    """The share of the detections on an object that have its class, in 0..1; 0 if none is on an object.
+
+    Only the `SAMPLE` detections with the highest scores are checked. One is on the object with the highest IoU, if that
+    is at least `MATCH_IOU`.
+    """
+    rows = np.argsort(-found.scores, kind="stable")[:SAMPLE]
+    right = total = 0
+    for index in np.unique(image[rows]).tolist():
+        own, objects = rows[image[rows] == index], np.flatnonzero(truth.image == index)
+        if not len(objects):
+            continue
+        corners = truth.boxes[objects]
+        boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
+        ious = np.asarray(mask.iou(found.boxes[own], boxes, [0] * len(objects)))
+        is_on = ious.max(axis=1) >= MATCH_IOU
+        labels = np.array([index_of[int(value)] for value in found.category_ids[own]])
+        right += int((labels == truth.label[objects][ious.argmax(axis=1)])[is_on].sum())
+        total += int(is_on.sum())
+    return right / total if total else 0.0
 
 
 def _refuse_unknown(

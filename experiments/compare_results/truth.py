@@ -21,10 +21,9 @@ def locate_truth(kind: Kind, root: Path, data: TruthData) -> tuple[Format, Split
     form, _ = recognise(root, kind, data.format)
     found = form.splits(root)
     name = split_of(found, "val") or (found[0] if len(found) == 1 else None)
-    if name is None and not root.is_file():
-        present = f"the splits {', '.join(found)}" if found else "no splits"
+    if name is None and found:
         raise BadInput(
-            f"the truth {root} ({form.name}) has {present}: choose one with `split`",
+            f"the truth {root} ({form.name}) has the splits {', '.join(found)}: choose one with `split`",
             settings=("data.split",),
         )
     return form, Split(root, name or "")

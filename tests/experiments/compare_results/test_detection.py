@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import numpy as np
 import pytest
@@ -191,7 +192,9 @@ def test_categories_that_can_be_ids_and_positions_are_refused(tmp_path, capsys):
     files = [f"a={tmp_path}/a.json", f"b={tmp_path}/a.json"]
     code, message = refused(capsys, tmp_path, "--results", *files)
     assert code == 3
-    assert "--category_ids ids or --category_ids from0" in message
+    assert "--category_ids ids or --category_ids from0: " in message
+    assert int(re.search(r"(\d+)% of the boxes on objects have their class if these are ids", message)[1]) > 60
+    assert int(re.search(r"(\d+)% of the boxes on objects have their class if these are pos", message)[1]) < 30
     rows = run(tmp_path, "--results", *files, "--category_ids", "ids", "b=from0")
     expected = coco_stats(truth, sorted_by_content(detections))[0]
     assert float(rows["a"]["mean"]) == pytest.approx(expected, abs=1e-6)
