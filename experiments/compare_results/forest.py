@@ -50,7 +50,7 @@ def forest(rows: Sequence[Interval], label: str) -> str:
         )
     grid = "".join(
         f'<line class="grid" x1="{axis(tick):.1f}" x2="{axis(tick):.1f}" y1="{TOP}" y2="{bottom}"/>'
-        f'<text class="tick" x="{axis(tick):.1f}" y="{bottom + 15}" text-anchor="middle">{tick:+g}</text>'
+        f'<text class="tick" x="{axis(tick):.1f}" y="{bottom + 15}" text-anchor="middle">{f"{tick:+g}" if tick else "0"}</text>'
         for tick in axis.ticks()
     )
     middle = (left + WIDTH) / 2
