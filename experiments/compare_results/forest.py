@@ -50,7 +50,7 @@ def forest(rows: Sequence[Interval], label: str) -> str:
         )
     grid = "".join(
         f'<line class="grid" x1="{axis(tick):.1f}" x2="{axis(tick):.1f}" y1="{TOP}" y2="{bottom}"/>'
-        f'<text class="tick" x="{axis(tick):.1f}" y="{bottom + 15}" text-anchor="middle">{f"{tick:+g}" if tick else "0"}</text>'
+        f'<text class="tick" x="{axis(tick):.1f}" y="{bottom + 15}" text-anchor="middle">{_tick(tick)}</text>'
         for tick in axis.ticks()
     )
     middle = (left + WIDTH) / 2
@@ -60,3 +60,7 @@ def forest(rows: Sequence[Interval], label: str) -> str:
         f'<text class="label" x="{middle:.1f}" y="{bottom + 34}" text-anchor="middle">{escape(label)}</text>'
         f"{''.join(marks)}</svg>"
     )
+
+
+def _tick(value: float) -> str:
+    return f"{value:+g}" if value else "0"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -128,10 +129,11 @@ class Report:
     def markdown(self) -> str:
         """The tables in Markdown."""
         compared = self.compared
-        lines = [f"**{compared.task}**: {compared.truth}", "", self._about(), ""]
+        lines = [f"**{compared.task}**: {_markdown(compared.truth)}", "", _markdown(self._about()), ""]
         lines += _markdown_table(self.headings, [self.texts(side) for side in compared.sides])
-        lines += [f"- Warning: {text}." for text in compared.warnings]
-        lines += [f"- {text}" for text in compared.notes]
+        lines.append("")
+        lines += [f"- Warning: {_markdown(text)}." for text in compared.warnings]
+        lines += [f"- {_markdown(text)}" for text in compared.notes]
         headings, rows = self._files()
         if rows:
             lines += ["", *_markdown_table(headings, rows)]
@@ -235,7 +237,12 @@ def _value(number: float) -> str:
     return "" if number != number else f"{number:.6f}"
 
 
+def _markdown(text: str) -> str:
+    """The text as it is, in a cell of a table: marks of Markdown and HTML are escaped."""
+    text = " ".join(text.replace("&", "&amp;").replace("<", "&lt;").split())
+    return re.sub(r"[\\|`*]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\\g<0>", text)
+
+
 def _markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = [list(headings), *rows]
-    texts = [" | ".join(text.replace("|", "\\|") for text in line) for line in lines]
+    texts = [" | ".join(map(_markdown, line)) for line in (headings, *rows)]
     return [f"| {texts[0]} |", "|---" * len(headings) + "|", *(f"| {text} |" for text in texts[1:])]

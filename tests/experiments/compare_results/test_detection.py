@@ -284,7 +284,9 @@ def test_names_are_escaped_in_the_report(tmp_path, truth):
     assert "<b>a" not in page
     assert "&lt;script&gt;alert" in page
     assert "<svg" in page
-    assert "\\| x" in (tmp_path / "out/results.md").read_text()
+    table = (tmp_path / "out/results.md").read_text()
+    assert "| &lt;script>alert(1)&lt;/script> \\| x |" in table
+    assert "| b[1] |" in table
 
 
 def test_degenerate_boxes_of_the_truth_are_not_scored(tmp_path, truth):
