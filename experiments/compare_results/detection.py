@@ -30,6 +30,7 @@ from experiments.compare_results.cuts import Cut, cut_warnings
 from experiments.compare_results.detection_ids import READINGS, ImageIds, classes_of
 from experiments.compare_results.truth import locate_truth
 
+UNCOVERED = 0.2  # share of images that may have no detections in the results of one name only
 COLUMNS = ("detections", "images_without_detections", "lowest_score", "detections_per_image_limit", "tied_scores")
 
 
@@ -103,7 +104,7 @@ def compare_detections(config: CompareResultsConfig, files: Mapping[str, Sequenc
         truth=f"{len(truth)} images with {objects} objects of {len(truth.classes)} classes in {truth.source}.",
         sides=sides,
         notes=[*notes, *_ties(sides)],
-        warnings=[*warnings, *cut_warnings(cuts)],
+        warnings=[*warnings, *_covered(sides, len(truth)), *cut_warnings(cuts)],
     )
 
 
@@ -174,6 +175,19 @@ def _scored(
         by_class={name: row[class_metric] for name, row in evaluator.class_table().items()},
         facts=dict(zip(COLUMNS, facts, strict=True)),
     )
+
+
+def _covered(sides: Sequence[Side], images: int) -> list[str]:
+    """A sentence if results seem to be of fewer images than the others."""
+    empty = {side.name: max(int(file.facts["images_without_detections"] or 0) for file in side.files) for side in sides}
+    most = max(empty, key=lambda name: empty[name])
+    if empty[most] - min(empty.values()) <= UNCOVERED * images:
+        return []
+    others = ", ".join(f"{name} in {count}" for name, count in empty.items() if name != most)
+    return [
+        f"{most} has no detections in {empty[most]} of {images} images, but {others}. They count as images without "
+        "detections. If the detector was not run on them, run it on all images"
+    ]
 
 
 def _ties(sides: Sequence[Side]) -> list[str]:

@@ -77,6 +77,27 @@ def test_ultralytics_on_coco_writes_the_ids_of_the_truth(tmp_path):
     assert not any("file names" in note for note in found.notes)
 
 
+@pytest.mark.parametrize(
+    "name", ["val/img_{:03d}.jpg", "img_{:03d}.jpg", "/data/val/img_{:03d}.jpg", "img_{:03d}", "{}"]
+)
+def test_image_ids_may_be_paths_names_stems_and_texts(tmp_path, truth, name):
+    detections = detections_of(truth)
+    offset = 0 if name == "{}" else 4
+    write(tmp_path / "a.json", [{**d, "image_id": name.format(d["image_id"] + offset)} for d in detections])
+    expected = coco_stats(truth, sorted_by_content(detections))[0]
+    assert compare(tmp_path, a="a.json", b="a.json").sides[0].mean == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_coco_data_set_is_read_without_its_images(tmp_path, truth):
+    (tmp_path / "annotations").mkdir()
+    write(tmp_path / "annotations/instances_val2017.json", truth)
+    write(tmp_path / "annotations/instances_train2017.json", truth_of(images=3))
+    detections = detections_of(truth)
+    write(tmp_path / "a.json", detections)
+    expected = coco_stats(truth, sorted_by_content(detections))[0]
+    assert compare(tmp_path, truth="", a="a.json", b="a.json").sides[0].mean == pytest.approx(expected, abs=1e-12)
+
+
 def test_scores_by_class_are_those_of_pycocotools_for_the_class_alone(tmp_path, truth):
     detections = detections_of(truth)
     write(tmp_path / "a.json", detections)
@@ -138,6 +159,14 @@ def test_images_without_detections_count(tmp_path, truth):
     assert float(rows["a"]["mean"]) == pytest.approx(expected, abs=1e-6)
     assert int(rows["a"]["images_without_detections"]) == 40 - len({d["image_id"] for d in detections})
     assert (rows["empty"]["mean"], rows["empty"]["lowest_score"]) == ("0.000000", "-")
+
+
+def test_results_of_fewer_images_are_named(tmp_path, truth):
+    detections = detections_of(truth, decimals=5)
+    write(tmp_path / "all.json", detections)
+    write(tmp_path / "half.json", [d for d in detections if d["image_id"] > 20])
+    found = compare(tmp_path, all="all.json", half="half.json").warnings
+    assert any(text.startswith("half has no detections in 2") and "run it on all images" in text for text in found)
 
 
 def test_results_cut_at_a_score_are_named(tmp_path, truth):
