@@ -15,10 +15,12 @@ import numpy as np
 from detection.config import MAX_DETECTIONS
 
 USUAL_FLOOR = 0.05  # highest score threshold that tools use when they write results for AP
+HIGH_FLOOR = 0.1  # few detections may have scores just above the threshold
 NEGLIGIBLE = 0.01  # share of detections below another name's lowest score that is not reported
 # A limit shows as many images with exactly the same, largest number of detections: more than `PEAK` times as many as
 # have nearly that number. Fewer images suffice if tools use this number as a limit.
 PEAK, NEARLY = 2, 0.9
+MOSTLY = 0.5  # share of images at the limit from which it explains the lowest score
 FEWEST_IMAGES, FEWEST_SHARE, FEWEST_DETECTIONS = 5, 0.1, 10
 USUAL_LIMITS, FEWEST_AT_USUAL = (50, 100, 200, 300, 500, 900, 1000), 2
 
@@ -32,7 +34,8 @@ class Cut:
         lowest: lowest score; None without detections.
         most: largest number of detections in an image.
         limit: the limit of detections per image that they show; None if they show none.
-        at_limit: number of images with exactly that many.
+        at_limit: number of images with exactly `most` detections.
+        with_detections: number of images with any.
     """
 
     scores: np.ndarray
@@ -40,6 +43,7 @@ class Cut:
     most: int
     limit: int | None
     at_limit: int
+    with_detections: int
 
     @classmethod
     def of(cls, scores: np.ndarray, image: np.ndarray, images: int) -> Cut:
@@ -51,7 +55,7 @@ class Cut:
             images: number of images.
         """
         if not len(scores):
-            return cls(scores, None, 0, None, 0)
+            return cls(scores, None, 0, None, 0, 0)
         counts = np.bincount(image, minlength=images)
         most = int(counts.max())
         frequency = np.bincount(counts)
@@ -60,7 +64,18 @@ class Cut:
         nearly = int(frequency[int(np.ceil(NEARLY * most)) : -1].sum())
         enough = FEWEST_AT_USUAL if most in USUAL_LIMITS else max(FEWEST_IMAGES, FEWEST_SHARE * with_detections)
         is_limit = most >= FEWEST_DETECTIONS and at_most >= enough and at_most > PEAK * nearly
-        return cls(np.sort(scores), float(scores.min()), most, most if is_limit else None, at_most)
+        limit = most if is_limit else None
+        return cls(np.sort(scores), float(scores.min()), most, limit, at_most, with_detections)
+
+    @property
+    def floor(self) -> float | None:
+        """The lowest score if a threshold may be its cause; None if the limit cut most images at higher scores."""
+        by_limit = self.limit is not None and self.at_limit >= MOSTLY * self.with_detections
+        return None if by_limit else self.lowest
+
+    def below(self, score: float) -> int:
+        """Number of detections with a lower score."""
+        return int(np.searchsorted(self.scores, score))
 
 
 def cut_warnings(cuts: Mapping[str, Sequence[Cut]]) -> list[str]:
@@ -69,26 +84,28 @@ def cut_warnings(cuts: Mapping[str, Sequence[Cut]]) -> list[str]:
 
 
 def _floor_warnings(cuts: Mapping[str, Sequence[Cut]]) -> list[str]:
-    floors = {
-        name: max(cut.lowest for cut in own if cut.lowest is not None)
-        for name, own in cuts.items()
-        if any(cut.lowest is not None for cut in own)
-    }
-    high = {name: floor for name, floor in floors.items() if floor > USUAL_FLOOR * 1.02}  # scores are rounded
-    warnings = [
-        f"{name} has no detection with a score below {floor:.2g}. Its results were probably cut there before they were "
-        f"written, which lowers AP: write them with a score threshold of at most {USUAL_FLOOR}"
-        for name, floor in high.items()
-    ]
-    name = max(floors, key=lambda name: floors[name], default="")
-    below = {other: sum(int((cut.scores < floors[name]).sum()) for cut in cuts[other]) for other in floors}
-    totals = {other: sum(len(cut.scores) for cut in cuts[other]) for other in floors}
-    if any(count > NEGLIGIBLE * totals[other] for other, count in below.items()):
-        others = ", ".join(f"{other} has {count} of {totals[other]}" for other, count in below.items() if other != name)
-        warnings.append(
-            f"{name} has no detection with a score below {floors[name]:.2g}, but {others}. This alone changes AP: "
-            "write all results with the same score threshold"
-        )
+    warnings = []
+    totals = {name: sum(len(cut.scores) for cut in own) for name, own in cuts.items()}
+    for name, own in cuts.items():
+        floor = max((cut.floor for cut in own if cut.floor is not None), default=0.0)
+        counts = {other: sum(cut.below(floor) for cut in theirs) for other, theirs in cuts.items() if other != name}
+        below = [
+            f"{other} has {count} of {totals[other]}"
+            for other, count in counts.items()
+            if count > NEGLIGIBLE * totals[other]
+        ]
+        is_high = floor > HIGH_FLOOR
+        if is_high or below:
+            but = f", but {', '.join(below)}" if below else ""
+            warnings.append(
+                f"{name} has no detection with a score below {floor:.2g}{but}. "
+                + (
+                    "It was probably cut there before it was written, which lowers AP: write detections with a score "
+                    f"threshold of at most {USUAL_FLOOR}"
+                    if is_high
+                    else "This alone changes AP: write all results with the same score threshold"
+                )
+            )
     return warnings
 
 

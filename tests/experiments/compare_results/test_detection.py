@@ -175,8 +175,9 @@ def test_results_cut_at_a_score_are_named(tmp_path, truth):
     write(tmp_path / "cut.json", [d for d in detections if d["score"] >= 0.3])
     found = compare(tmp_path, all="all.json", cut="cut.json")
     below = sum(d["score"] < 0.3 for d in detections)
-    assert any(text.startswith("cut has no detection with a score below 0.3") for text in found.warnings)
-    assert any(f"but all has {below} of {len(detections)}" in text for text in found.warnings)
+    assert [text.partition(". ")[0] for text in found.warnings] == [
+        f"cut has no detection with a score below 0.3, but all has {below} of {len(detections)}"
+    ]
     assert compare(tmp_path, all="all.json", other="all.json").warnings == []
     lowest = found.sides[1].files[0].facts["lowest_score"]
     assert lowest == min(d["score"] for d in detections if d["score"] >= 0.3)
@@ -192,8 +193,20 @@ def test_results_cut_at_a_number_of_boxes_are_named(tmp_path, truth):
     write(tmp_path / "cut.json", kept)
     found = compare(tmp_path, all="all.json", cut="cut.json")
     assert [side.files[0].facts["detections_per_image_limit"] for side in found.sides] == [None, 50]
-    assert any(text.startswith("cut has exactly 50 detections in ") for text in found.warnings)
-    assert any("all shows none, cut 50" in text for text in found.warnings)
+    assert len(found.warnings) == 2  # the limit, not a threshold, is why low scores are missing
+    assert found.warnings[0].startswith("cut has exactly 50 detections in ")
+    assert "all shows none, cut 50" in found.warnings[1]
+
+
+def test_a_usual_threshold_is_named_only_if_others_have_lower_scores(tmp_path, truth):
+    detections = detections_of(truth, decimals=4)
+    write(tmp_path / "a.json", [d for d in detections if d["score"] >= 0.05])
+    write(tmp_path / "b.json", [d for d in detections_of(truth, 1, decimals=4) if d["score"] >= 0.05])
+    write(tmp_path / "c.json", detections)
+    assert compare(tmp_path, a="a.json", b="b.json").warnings == []
+    found = compare(tmp_path, a="a.json", c="c.json").warnings
+    assert len(found) == 1
+    assert found[0].endswith("This alone changes AP: write all results with the same score threshold")
 
 
 def test_numbers_that_are_ids_and_names_of_other_images_are_refused(tmp_path, capsys):
