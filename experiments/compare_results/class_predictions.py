@@ -60,6 +60,8 @@ def read_predictions(file: Path, truth: ClassColumns, reading: str | None) -> Pr
 
     Raises BadInput with the file, the row and the cause.
     """
+    if file.is_dir():
+        raise BadInput(f"{file} is a folder: pass a table of images, such as the images.csv of a run")
     table = read_table(file, (*KNOWN, *PREDICTIONS, *INDICES, *_OF_MODELS, "label0"))
     names = {plain_name(name) for name in table.header}
     if names >= _OF_MODELS:
@@ -126,7 +128,8 @@ def _labels(
     distinct = list(dict.fromkeys(values))
     by_name = dict(zip(distinct, match_names(distinct, truth.classes), strict=True))
     count = len(truth.classes)
-    by_index = {value: int(value) for value in distinct if value.isdecimal() and int(value) < count}
+    positions = {str(index): index for index in range(count)}
+    by_index = {value: positions[value] for value in distinct if value in positions}
     are_names = all(index >= 0 for index in by_name.values())
     are_indices = len(by_index) == len(distinct)
     if reading is None and are_names and are_indices and by_name != by_index and not truth.numbered:

@@ -74,6 +74,8 @@ def fail(file: Path, index: int, problem: str) -> NoReturn:
 
 
 def _records(file: Path) -> list[_Detection]:
+    if file.is_dir():
+        raise BadInput(f"{file} is a folder: pass a JSON file of detections, such as the detections.json of a run")
     if file.suffix.lower() in (".pth", ".pt", ".pkl", ".pickle"):
         raise BadInput(f"{file} is not JSON: pass the tool's COCO results, a JSON list of detections")
     content = read_bytes(file).removeprefix(codecs.BOM_UTF8)
@@ -146,6 +148,9 @@ def _boxes(records: Sequence[_Detection], file: Path) -> np.ndarray:
     if boxes is None:
         index = next(i for i, value in enumerate(values) if _as_numbers([value], (1, 4)) is None)
         fail(file, index, f"has bbox {shown(values[index])}, not four finite numbers x, y, width, height")
+    huge = (np.abs(boxes) > LARGEST).any(1)
+    if huge.any():
+        fail(file, int(huge.argmax()), f"has bbox {shown(values[int(huge.argmax())])}, beyond any image")
     negative = (boxes[:, 2:] < 0).any(1)
     if negative.any():
         index = int(negative.argmax())

@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 
+from backbones.errors import UserError
 from experiments.compare_results.__main__ import main
 from experiments.compare_results.config import CompareResultsConfig
 from experiments.compare_results.detection import compare_detections
@@ -252,6 +253,7 @@ BAD = {
     "unknown category": ({"category_id": 8}, "has category_id 8"),
     "category of a wrong type": ({"category_id": "cat"}, "has category_id 'cat', not a whole number"),
     "NaN in a box": ({"bbox": [1, 2, float("nan"), 4]}, "not four finite numbers"),
+    "a huge box": ({"bbox": [1, 2, 1e300, 4]}, "has bbox [1, 2, 1e+300, 4], beyond any image"),
     "three numbers": ({"bbox": [1, 2, 3]}, "has bbox [1, 2, 3], not four finite numbers"),
     "box of a wrong type": ({"bbox": "1 2 3 4"}, "not four finite numbers"),
     "negative width": ({"bbox": [50, 50, -3, 4]}, "with a negative width or height"),
@@ -291,6 +293,40 @@ def test_another_file_is_one_message(tmp_path, truth, capsys, content):
     code, found = refused(capsys, tmp_path, "--results", f"a={tmp_path}/good.json", f"b={tmp_path}/bad.json")
     assert code == 3
     assert message in found
+
+
+JUNK = (
+    *(None, True, 0, -1, 1, 2**53 + 2, 2**64, 10**30, 1.5, 1e308, float("nan"), float("inf"), "", "1", "x", "img_005"),
+    *("..", "/", "a" * 300, "9" * 5000, [], [1], [1, 2, 3, 4], ["1", 2, 3, 4], [[1]], {}, [None] * 4, [1e308] * 4),
+)
+
+
+def test_random_damage_is_read_or_one_message(tmp_path, truth):
+    random = np.random.default_rng(0)
+    outcomes = set()
+    for _ in range(150):
+        detections = detections_of(truth)[:6]
+        for _ in range(random.integers(1, 3)):
+            key = random.choice(["image_id", "category_id", "bbox", "score", "file_name"])
+            detections[random.integers(6)][key] = JUNK[random.integers(len(JUNK))]
+        text = json.dumps(detections)
+        cut = len(text) if random.random() < 0.9 else int(random.integers(len(text)))
+        (tmp_path / "a.json").write_text(text[:cut])
+        try:
+            compare(tmp_path, a="a.json", b="a.json")
+        except UserError as error:
+            outcomes.add("a.json" in str(error))
+        else:
+            outcomes.add("read")
+    assert outcomes == {"read", True}  # each message names the file
+
+
+def test_a_folder_in_place_of_a_file_is_one_message(tmp_path, truth, capsys):
+    (tmp_path / "run").mkdir()
+    write(tmp_path / "good.json", detections_of(truth))
+    code, found = refused(capsys, tmp_path, "--results", f"a={tmp_path}/good.json", f"b={tmp_path}/run")
+    assert code == 3
+    assert "run is a folder: pass a JSON file of detections" in found
 
 
 @pytest.mark.parametrize(
