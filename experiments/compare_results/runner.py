@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from engine.console import log_to_terminal, out
@@ -27,6 +28,7 @@ def compare_results(config: CompareResultsConfig) -> Path:
     log_to_terminal(task)
     files = config.files()
     compared = _reader(task)(config, files, config.metric or task_spec(task).metric)
+    compared = replace(compared, warnings=[*_copies(compared), *compared.warnings])
     baseline = config.baseline or compared.sides[0].name
     differences = compare_to_baseline(
         {side.name: [file.images for file in side.files] for side in compared.sides}, baseline
@@ -38,6 +40,21 @@ def compare_results(config: CompareResultsConfig) -> Path:
     page = report.write(Path(config.output))
     out.print(f"report {page}", markup=False)
     return page
+
+
+def _copies(compared: Compared) -> list[str]:
+    """Sentences about files of one name with the same results, which are hardly two trainings."""
+    warnings = []
+    for side in compared.sides:
+        first: dict[str | None, Path] = {}
+        for file in side.files:
+            other = first.setdefault(file.images.digest, file.file)
+            if other != file.file:
+                warnings.append(
+                    f"{side.name}: {other} and {file.file} have the same results. As copies of one training they make "
+                    "the intervals too narrow: pass each training once"
+                )
+    return warnings
 
 
 def _reader(task: str) -> Callable[[CompareResultsConfig, Mapping[str, Sequence[Path]], str], Compared]:

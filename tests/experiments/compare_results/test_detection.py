@@ -151,6 +151,16 @@ def test_two_files_of_a_name_are_seeds(tmp_path, truth):
     assert rows["a"]["seeds"] == "2"
 
 
+def test_copies_of_a_file_are_no_seeds(tmp_path, truth, capsys):
+    detections = detections_of(truth)
+    write(tmp_path / "a.json", detections)
+    write(tmp_path / "copy.json", detections[::-1])
+    write(tmp_path / "b.json", detections_of(truth, 1))
+    run(tmp_path, "--results", f"a={tmp_path}/a.json,{tmp_path}/copy.json", f"b={tmp_path}/b.json")
+    assert f"a: {tmp_path}/a.json and {tmp_path}/copy.json have the same results" in capsys.readouterr().err
+    assert "have the same results" in (tmp_path / "out/report.html").read_text()
+
+
 def test_images_without_detections_count(tmp_path, truth):
     detections = [d for d in detections_of(truth) if d["image_id"] > 10]
     write(tmp_path / "a.json", detections)
