@@ -43,7 +43,7 @@ def compare_results(config: CompareResultsConfig) -> Path:
 
 
 def _copies(compared: Compared) -> list[str]:
-    """Sentences about files of one name with the same results, which are hardly two trainings."""
+    """Sentences about files of one name with the same results, which are probably copies."""
     warnings = []
     for side in compared.sides:
         first: dict[str | None, Path] = {}

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from backbones.errors import UserError
+from detection.truth import NOT_COUNTED
 from experiments.compare_results.__main__ import main
 from experiments.compare_results.config import CompareResultsConfig
 from experiments.compare_results.detection import compare_detections
@@ -375,6 +376,17 @@ def test_names_are_escaped_in_the_report(tmp_path, truth):
     table = (tmp_path / "out/results.md").read_text()
     assert "| &lt;script>alert(1)&lt;/script> \\| x |" in table
     assert "| b[1] |" in table
+
+
+def test_objects_beyond_the_size_ranges_are_not_counted(tmp_path, truth):
+    """As in `truth.json` of a run on Pascal VOC's difficult objects."""
+    for annotation in truth["annotations"][::3]:
+        annotation["area"] = NOT_COUNTED
+    write(tmp_path / "truth.json", truth)
+    detections = detections_of(truth)
+    write(tmp_path / "a.json", detections)
+    expected = coco_stats(truth, sorted_by_content(detections))[0]
+    assert compare(tmp_path, a="a.json", b="a.json").sides[0].mean == pytest.approx(expected, abs=1e-12)
 
 
 def test_degenerate_boxes_of_the_truth_are_not_scored(tmp_path, truth):
