@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,18 +19,35 @@ def classification_results(file: Path, metric: str = METRIC) -> ImageResults:
     with file.open(newline="") as table:
         rows = list(csv.DictReader(table))
     classes = {name: i for i, name in enumerate(dict.fromkeys(row["class"] for row in rows))}
-    shape = len(rows), len(classes)
-    truth = [classes[row["class"]] for row in rows]
-    correct = [row["correct"] == "1" for row in rows]
-    # Classes without images have no column: predictions of them are only errors of other classes.
-    predicted = [(i, classes[row["predicted"]]) for i, row in enumerate(rows) if row["predicted"] in classes]
-    every = np.arange(len(rows))
-    right = csr_array((np.array(correct, np.int64), (every, truth)), shape=shape)
-    images = csr_array((np.ones(len(rows), np.int64), (every, truth)), shape=shape)
-    image, label = np.array(predicted, np.int64).reshape(-1, 2).T
-    as_class = csr_array((np.ones(len(image), np.int64), (image, label)), shape=shape)
+    return results_of_labels(
+        [row["file"] for row in rows],
+        np.array([classes[row["class"]] for row in rows], np.int64),
+        np.array([classes.get(row["predicted"], -1) for row in rows], np.int64),
+        np.array([row["correct"] == "1" for row in rows], bool),
+        metric,
+    )
+
+
+def results_of_labels(
+    keys: Sequence[str], truth: np.ndarray, predicted: np.ndarray, correct: np.ndarray, metric: str = METRIC
+) -> ImageResults:
+    """The results of n images.
+
+    Args:
+        keys: n names of the images.
+        truth: (n,) int64, class index of each image.
+        predicted: (n,) int64, the same of its prediction; -1 for a class without images. Such predictions are only
+            errors of other classes.
+        correct: (n,) bool, whether the prediction is right.
+        metric: see `classification_results`.
+    """
+    shape = len(keys), int(truth.max(initial=-1)) + 1
+    every, known = np.arange(len(keys)), np.flatnonzero((predicted >= 0) & (predicted < shape[1]))
+    right = csr_array((correct.astype(np.int64), (every, truth)), shape=shape)
+    images = csr_array((np.ones(len(keys), np.int64), (every, truth)), shape=shape)
+    as_class = csr_array((np.ones(len(known), np.int64), (known, predicted[known])), shape=shape)
 
     def score(counts: np.ndarray) -> np.ndarray:
         return classification_scores(counts @ right, counts @ images, counts @ as_class)[metric]
 
-    return ImageResults(tuple(row["file"] for row in rows), metric, score)
+    return ImageResults(tuple(keys), metric, score)

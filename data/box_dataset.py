@@ -153,13 +153,9 @@ def _targets(columns: BoxColumns) -> tuple[np.ndarray, np.ndarray, np.ndarray, n
     Returns (M, 4) float32 boxes, xyxy px within the image, and (M,) int64 labels, sorted by image; (n + 1,) first row
     of each image; (N,) bool, whether a box of the columns can be scored; and the report.
     """
-    limits = columns.sizes[columns.image][:, [1, 0, 1, 0]]
-    with np.errstate(invalid="ignore", over="ignore"):
-        inside = columns.boxes.clip(0, limits)
-        boxes = inside.astype(np.float32)
-        area = (columns.boxes[:, 2:] - columns.boxes[:, :2]).prod(1)  # infinite for finite, but huge boxes
-        usable = np.isfinite(columns.boxes).all(1) & np.isfinite(area) & (boxes[:, 2:] > boxes[:, :2]).all(1)
-        clipped = usable & (inside != columns.boxes).any(1)
+    inside, usable = clipped_boxes(columns.boxes, columns.sizes[columns.image])
+    boxes = inside.astype(np.float32)
+    clipped = usable & (inside != columns.boxes).any(1)
     rows = np.flatnonzero(usable & ~columns.crowd)
     rows = rows[np.argsort(columns.image[rows], kind="stable")]
     counts = np.bincount(columns.image[rows], minlength=len(columns))
@@ -173,3 +169,18 @@ def _targets(columns: BoxColumns) -> tuple[np.ndarray, np.ndarray, np.ndarray, n
         difficult=int((columns.difficult[rows]).sum()),
     )
     return boxes[rows], columns.label[rows], np.concatenate([[0], np.cumsum(counts)]), usable, report
+
+
+def clipped_boxes(boxes: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(N, 4) boxes clipped to their images, and (N,) bool, whether a box can be scored: finite, with an area inside.
+
+    Args:
+        boxes: (N, 4) x1 y1 x2 y2 in original pixels.
+        sizes: (N, 2) height and width of the image of each box in pixels.
+    """
+    with np.errstate(invalid="ignore", over="ignore"):
+        inside = boxes.clip(0, sizes[:, [1, 0, 1, 0]])
+        rounded = inside.astype(np.float32)
+        area = (boxes[:, 2:] - boxes[:, :2]).prod(1)  # infinite for finite, but huge boxes
+        usable = np.isfinite(boxes).all(1) & np.isfinite(area) & (rounded[:, 2:] > rounded[:, :2]).all(1)
+    return inside, usable

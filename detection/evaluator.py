@@ -49,9 +49,12 @@ class CocoEvaluator:
         valid = (labels >= 0) & batch.readable.cpu()[:, None]
         image_ids = batch.image_ids.cpu()[:, None].expand_as(labels)[valid].numpy()
         x1, y1, x2, y2 = boxes[valid].double().numpy().T
-        self._rows.append(
-            np.stack([image_ids, x1, y1, x2 - x1, y2 - y1, scores[valid].double().numpy(), labels[valid]], axis=1)
-        )
+        columns = image_ids, x1, y1, x2 - x1, y2 - y1, scores[valid].double().numpy(), labels[valid]
+        self.add(np.stack(columns, axis=1))
+
+    def add(self, rows: np.ndarray) -> None:
+        """Add detections from elsewhere: (N, 7), see `detections`."""
+        self._rows.append(rows)
 
     @property
     def detections(self) -> np.ndarray:

@@ -106,7 +106,13 @@ def known_flags():
     modules = [f"{task}.{command}" for task in TASKS for command in ("train", "eval", "predict")]
     modules += [f"experiments.{name}" for name in ("compare", "profile", "scaling", "search", "claims")]
     flags = set().union(*(_parse(module, []) for module in modules))
-    for module, arguments in (("experiments.audit", ["ROOT"]), ("backbones.doctor", ["NAME"]), ("data.demo", []),
-                              ("data.convert", ["ROOT", "OUT", "--to", "coco"])):  # fmt: skip
+    others = {
+        "experiments.audit": ["ROOT"],
+        "experiments.compare_results": ["--task", "detection", "--truth", "TRUTH", "--results", "a=A", "b=B"],
+        "backbones.doctor": ["NAME"],
+        "data.demo": [],
+        "data.convert": ["ROOT", "OUT", "--to", "coco"],
+    }
+    for module, arguments in others.items():
         flags |= _parse(module, arguments)
     return flags
