@@ -95,7 +95,8 @@ def match_classes(truth: BoxColumns, detections: np.ndarray, limit: int) -> list
         objects = slice(*np.searchsorted(ordered, (value, value + 1)))
         crowd, not_counted = truth.crowd[by_group[objects]], ignored[by_group[objects]]
         ious = mask.iou(detections[rows, 1:5], boxes[objects], crowd.astype(np.uint8).tolist())
-        correct[rows], counted[rows] = _match(np.asarray(ious), crowd, not_counted)
+        matched = match_boxes(np.asarray(ious), crowd, not_counted)
+        correct[rows], counted[rows] = is_correct(matched, not_counted), is_counted(matched, not_counted)
 
     label = detections[:, 6].astype(np.int64)
     objects_by_class = np.bincount(truth.label[~ignored], minlength=classes)
@@ -108,18 +109,18 @@ def match_classes(truth: BoxColumns, detections: np.ndarray, limit: int) -> list
     return found
 
 
-def _match(ious: np.ndarray, crowd: np.ndarray, ignored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Match the detections of one class in one image, best score first, as in pycocotools' `evaluateImg`.
+def match_boxes(ious: np.ndarray, crowd: np.ndarray, ignored: np.ndarray) -> np.ndarray:
+    """Match detections in one image to objects, best score first, as in pycocotools' `evaluateImg`.
 
     Args:
-        ious: (D, G) IoUs of detections and objects.
+        ious: (D, G) IoUs of detections and objects; 0 where the classes differ.
         crowd: (G,) bool. Crowds can be matched several times.
         ignored: (G,) bool. Objects that are not counted; they are matched only by detections without another match.
 
     Returns:
-        Two (D,) bool: whether each detection is matched to an object that counts, and whether it counts.
+        (D,) index of the object that each detection is matched to; -1 for none.
     """
-    correct, counted = np.zeros(len(ious), bool), np.ones(len(ious), bool)
+    matched = np.full(len(ious), -1)
     free = np.ones(ious.shape[1], bool)
     for row in np.flatnonzero((ious >= MATCH_IOU).any(1)):
         for group in (~ignored, ignored):
@@ -127,6 +128,21 @@ def _match(ious: np.ndarray, crowd: np.ndarray, ignored: np.ndarray) -> tuple[np
             if len(candidates):
                 best = candidates[::-1][ious[row, candidates[::-1]].argmax()]  # pycocotools takes the last of equals
                 free[best] = False
-                correct[row], counted[row] = not ignored[best], not ignored[best]
+                matched[row] = best
                 break
-    return correct, counted
+    return matched
+
+
+def is_correct(matched: np.ndarray, ignored: np.ndarray) -> np.ndarray:
+    """(D,) bool, whether each detection is matched to an object that counts."""
+    return (matched >= 0) & ~_of_matched(matched, ignored)
+
+
+def is_counted(matched: np.ndarray, ignored: np.ndarray) -> np.ndarray:
+    """(D,) bool, whether each detection counts: all but the matches of ignored objects."""
+    return (matched < 0) | ~_of_matched(matched, ignored)
+
+
+def _of_matched(matched: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """The value of each detection's object; of any object where it has none. False where there are no objects."""
+    return values[matched] if len(values) else np.zeros(len(matched), bool)
