@@ -31,6 +31,7 @@ from data.batch import Batch, Sample
 from data.class_dataset import ClassDataset
 from data.loader import draw_seed
 from data.reader import ImageReader, LabelledDataset
+from engine.calibration import Reliability
 from engine.checkpoint import RunInfo, describe_data, levels_of
 from engine.config import parse_size
 from engine.task import Task
@@ -259,6 +260,12 @@ class ClassificationTask(Task):
         if evaluator.total > len(evaluator.classes):
             counts = np.column_stack([counts, evaluator.confusion.sum(1) - counts.sum(1)])  # all other outputs
         draw_confusion(counts, imagenet.readable(evaluator.classes), pictures / "confusion.png")
+
+    def what_went_wrong(self) -> dict[str, dict[str, Any]]:
+        """The calibration of the most probable class."""
+        rows = self.evaluator.rows
+        correct = rows[:, 2] == self.evaluator.outputs[rows[:, 1]]
+        return {"calibration.json": Reliability.of(self.evaluator.probabilities, correct).document()}
 
     def picture_indices(self, dataset: LabelledDataset, count: int) -> dict[str, int]:
         """Up to half of the images are the mistakes with the highest probability. The others are evenly spaced."""

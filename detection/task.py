@@ -33,6 +33,7 @@ from detection.config import (
     check_max_detections,
 )
 from detection.draw import above_score, draw_boxes, side_by_side
+from detection.errors import what_went_wrong
 from detection.evaluator import CocoEvaluator
 from detection.loss import DetectionLoss
 from detection.model import Detector, create_detector, run_anchor_scale
@@ -55,6 +56,7 @@ class DetectionTask(Task):
     metric: ClassVar[str] = METRIC
     dataset_class: ClassVar[type[ImageReader]] = BoxDataset
     headline: ClassVar[tuple[str, ...]] = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+    error_title: ClassVar[str] = "AP50 that each type of error costs, and calibration error"
     config: TrainConfig
     model: Detector
     evaluator: CocoEvaluator
@@ -197,11 +199,24 @@ class DetectionTask(Task):
         format, with the ids of the data set; with both files, pycocotools computes the recorded AP.
         """
         super().write_results(folder)
+        truth, detections = self._documents()
+        write_json(folder / "detections.json", detections, indent=None)
+        write_json(folder / "truth.json", truth, indent=None)
+
+    def _documents(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """The scored boxes in COCO's instances format, and the detections in COCO's result format."""
         truth = self.evaluator.truth
         image_ids, boxes, scores, labels = np.split(self.evaluator.detections, [1, 5, 6], axis=1)
         categories = np.array(self.category_ids)[labels.astype(int)]
-        write_json(folder / "detections.json", coco_results(image_ids, boxes, scores, categories), indent=None)
-        write_json(folder / "truth.json", coco_document(truth, truth.image_ids, list(self.category_ids)), indent=None)
+        document = coco_document(truth, truth.image_ids, list(self.category_ids))
+        return document, coco_results(image_ids, boxes, scores, categories)
+
+    def what_went_wrong(self) -> dict[str, dict[str, Any]]:
+        """See `detection.errors.what_went_wrong`."""
+        return what_went_wrong(*self._documents(), self.config.max_detections, self.scores["score_threshold"])
+
+    def error_row(self, files: dict[str, dict[str, Any]]) -> dict[str, float]:
+        return files["errors.json"]["dAP"] | {"ECE": files["calibration.json"]["ECE"]}
 
     def result(self, image: np.ndarray, predictions: Detections) -> DetectionResult:
         """The objects in one image."""

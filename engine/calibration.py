@@ -37,6 +37,10 @@ class Reliability:
         sums = (np.bincount(index, weights, BINS) for weights in (None, confidence, np.asarray(correct, np.float64)))
         return cls(*sums)
 
+    def __add__(self, other: Reliability) -> Reliability:
+        """Of the predictions of both."""
+        return Reliability(self.count + other.count, self.confidence + other.confidence, self.correct + other.correct)
+
     @property
     def accuracies(self) -> np.ndarray:
         """(BINS,) share of correct predictions, in 0..1; NaN for an empty bin."""

@@ -28,10 +28,11 @@ from segmentation.loss import SegmentationLoss
 from segmentation.model import Segmenter, create_segmenter
 from segmentation.prediction import SegmentationResult
 from segmentation.transforms import ImageLetterbox, letterbox, segmentation_train
-from segmentation.tta import TTA, label_maps
+from segmentation.tta import TTA, ClassMap, class_maps, label_maps
 
 log = logging.getLogger(__name__)
 
+REGION_COLUMNS = {"found": "found", "partly found": "partly_found", "missed": "missed"}
 POWER = 0.9  # exponent of the polynomial schedule: DeepLab (arXiv:1606.00915, section 4.1)
 MIN_LR = 0.01  # final factor of the polynomial schedule: mmsegmentation decays from 1e-2 to 1e-4
 
@@ -50,6 +51,7 @@ class SegmentationTask(Task):
     metric: ClassVar[str] = METRIC
     dataset_class: ClassVar[type[ImageReader]] = MaskDataset
     headline: ClassVar[tuple[str, ...]] = ("mIoU", "pixel_accuracy", "mean_accuracy", "fwIoU", "Dice")
+    error_title: ClassVar[str] = "boundaries, regions and calibration error"
     config: TrainConfig
     model: Segmenter
     evaluator: SegmentationEvaluator
@@ -139,6 +141,11 @@ class SegmentationTask(Task):
     def predictions(self, images: Tensor, batch: Batch) -> list[Tensor]:
         return label_maps(self.model, images, batch.scales, batch.sizes, self.tta)
 
+    def predictions_to_score(self, images: Tensor, batch: Batch) -> list[Tensor] | list[ClassMap]:
+        if self.with_errors:
+            return class_maps(self.model, images, batch.scales, batch.sizes, self.tta, with_confidence=True)
+        return self.predictions(images, batch)
+
     def transform(self) -> ImageLetterbox:
         height, width = self.info.preprocessing["size"]
         return ImageLetterbox(self.tta.input_size((height, width)), self.fill)
@@ -170,6 +177,21 @@ class SegmentationTask(Task):
             folder / "images.json",
             {end: [{"image_id": i, "mIoU": score} for score, i in images] for end, images in ends.items()},
         )
+
+    def what_went_wrong(self) -> dict[str, dict[str, Any]]:
+        """See `segmentation.errors`."""
+        errors = self.evaluator.errors
+        return {"errors.json": errors.document(), "calibration.json": errors.reliability.document()}
+
+    def error_row(self, files: dict[str, dict[str, Any]]) -> dict[str, float]:
+        errors, regions = files["errors.json"], files["errors.json"]["regions"]
+        shares = {f"regions {name}": (regions[key], regions["true"]) for name, key in REGION_COLUMNS.items()}
+        shares["extra regions"] = regions["extra"], regions["predicted"]
+        return {
+            "boundary IoU": errors["boundary_mIoU"],
+            **{name: part / whole if whole else float("nan") for name, (part, whole) in shares.items()},
+            "ECE": files["calibration.json"]["ECE"],
+        }
 
     def picture_indices(self, dataset: LabelledDataset, count: int) -> dict[str, int]:
         """The worst and best validation images of the last evaluation, and some that are the same for every run."""

@@ -23,6 +23,7 @@ import pytest
 
 from detection.error_types import NO_ERROR, TYPES, Found, Objects, Outcome, error_costs, error_counts
 from detection.errors import overlapping, what_went_wrong
+from detection.matching import ClassMatches, operating_point
 from detection.results import match_detections
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "detections"
@@ -275,3 +276,24 @@ def test_calibration_of_detections_counts_matches_at_an_iou_of_one_half():
     calibration = what_went_wrong(truth, detections)["calibration.json"]
     assert calibration["predictions"] == 2
     assert calibration["ECE"] == pytest.approx((0.1 + 0.3) / 2)
+
+
+def test_correct_detections_at_the_threshold_are_those_of_the_recall():
+    truth, detections = (json.loads((FIXTURE / name).read_text()) for name in ("truth.json", "detections.json"))
+    images = match_detections(truth, detections, "recall")
+    recall = float(images.score(np.ones((1, len(images.keys)), np.int64))[0])
+    objects, found = Objects.of(truth), Found.of(truth, detections, 100)
+    outcome = Outcome.of(objects, found)
+    point = operating_point(
+        [
+            ClassMatches(
+                *(values[of][np.argsort(-found.scores[of])] for values in (found.scores, outcome.correct)),
+                int((objects.counted & (objects.label == label)).sum()),
+            )
+            for label in range(len(truth["categories"]))
+            for of in [outcome.counted & (found.label == label)]
+        ]
+    )
+    table = what_went_wrong(truth, detections, 100, point.threshold)["errors.json"]["at_threshold"]["per_class"]
+    recalls = [row["correct"] / row["objects"] for row in table.values() if row["objects"]]
+    assert np.mean(recalls) == pytest.approx(recall)
