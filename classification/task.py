@@ -19,6 +19,7 @@ from backbones.errors import BadInput, UserError
 from classification import classes as imagenet
 from classification.config import METRIC, NAME, EvalConfig, PredictConfig, TrainConfig
 from classification.draw import draw_confusion, draw_scores
+from classification.errors import what_went_wrong
 from classification.evaluator import TOP, AccuracyEvaluator
 from classification.loss import ClassificationLoss
 from classification.model import Classifier, create_classifier
@@ -31,7 +32,6 @@ from data.batch import Batch, Sample
 from data.class_dataset import ClassDataset
 from data.loader import draw_seed
 from data.reader import ImageReader, LabelledDataset
-from engine.calibration import Reliability
 from engine.checkpoint import RunInfo, describe_data, levels_of
 from engine.config import parse_size
 from engine.task import Task
@@ -262,10 +262,10 @@ class ClassificationTask(Task):
         draw_confusion(counts, imagenet.readable(evaluator.classes), pictures / "confusion.png")
 
     def what_went_wrong(self) -> dict[str, dict[str, Any]]:
-        """The calibration of the most probable class."""
-        rows = self.evaluator.rows
-        correct = rows[:, 2] == self.evaluator.outputs[rows[:, 1]]
-        return {"calibration.json": Reliability.of(self.evaluator.probabilities, correct).document()}
+        """See `classification.errors.what_went_wrong`."""
+        evaluator, (labels, best) = self.evaluator, self.evaluator.rows[:, 1:].T
+        truth, predicted = [evaluator.classes[i] for i in labels], [self.info.classes[i] for i in best]
+        return what_went_wrong(truth, predicted, evaluator.probabilities, best == evaluator.outputs[labels])
 
     def picture_indices(self, dataset: LabelledDataset, count: int) -> dict[str, int]:
         """Up to half of the images are the mistakes with the highest probability. The others are evenly spaced."""

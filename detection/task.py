@@ -56,7 +56,6 @@ class DetectionTask(Task):
     metric: ClassVar[str] = METRIC
     dataset_class: ClassVar[type[ImageReader]] = BoxDataset
     headline: ClassVar[tuple[str, ...]] = ("AP", "AP50", "AP75", "APs", "APm", "APl")
-    error_title: ClassVar[str] = "AP50 that each type of error costs, and calibration error"
     config: TrainConfig
     model: Detector
     evaluator: CocoEvaluator
@@ -214,9 +213,6 @@ class DetectionTask(Task):
     def what_went_wrong(self) -> dict[str, dict[str, Any]]:
         """See `detection.errors.what_went_wrong`."""
         return what_went_wrong(*self._documents(), self.config.max_detections, self.scores["score_threshold"])
-
-    def error_row(self, files: dict[str, dict[str, Any]]) -> dict[str, float]:
-        return files["errors.json"]["dAP"] | {"ECE": files["calibration.json"]["ECE"]}
 
     def result(self, image: np.ndarray, predictions: Detections) -> DetectionResult:
         """The objects in one image."""

@@ -151,7 +151,7 @@ def evaluate(spec: TaskSpec, config: EvalConfig) -> dict[str, float]:
     out.print(f"{dataset.columns.source}, {len(dataset)} images; on {device} ({execution})")
     _print_scores(task, metrics)
     errors = task.what_went_wrong()
-    _print_errors(task, errors)
+    _print_errors(spec, errors)
     _print_leaderboard(task, spec, config, dataset, metrics)
     if config.output:
         folder = make_folder(config.output)
@@ -258,9 +258,9 @@ def _print_scores(task: Task, metrics: dict[str, float]) -> None:
         out.print(table)
 
 
-def _print_errors(task: Task, files: dict[str, dict[str, Any]]) -> None:
-    row = task.error_row(files)
-    table = Table(*row, title=f"{task.name}, {task.error_title}, percent", title_justify="left")
+def _print_errors(spec: TaskSpec, files: dict[str, dict[str, Any]]) -> None:
+    row = spec.error_row(files)
+    table = Table(*row, title=f"{spec.name}, {spec.error_title}, percent", title_justify="left")
     table.add_row(*map(_percent, row.values()))
     out.print(table)
 

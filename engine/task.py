@@ -79,7 +79,6 @@ class Task(LightningModule):
     name: ClassVar[str]
     metric: ClassVar[str]  # the headline metric, which `per_class` has for each class
     headline: ClassVar[tuple[str, ...]]  # the metrics to print
-    error_title: ClassVar[str] = "calibration error"  # of the table of `error_row`
     dataset_class: ClassVar[type[ImageReader]]
     evaluator: Any
     criterion: Any  # a module; its buffer `class_weights`, (K,) or None, weighs the classes
@@ -265,13 +264,9 @@ class Task(LightningModule):
     def what_went_wrong(self) -> dict[str, dict[str, Any]]:
         """The content of the result files on the errors of the last evaluation, by file name.
 
-        `calibration.json` is `Reliability.document`. Detection and segmentation also have `errors.json`.
+        `calibration.json` is `Reliability.document`. `errors.json` differs by task.
         """
         return {}
-
-    def error_row(self, files: dict[str, dict[str, Any]]) -> dict[str, float]:
-        """The main values of `what_went_wrong` by heading, fractions in 0..1, to print."""
-        return {name: files["calibration.json"][name] for name in ("ECE", "MCE")}
 
     def result(self, image: np.ndarray, predictions: Any) -> Any:
         """The predictions for one image, (H, W, 3) uint8 RGB, as a result object for use in Python."""

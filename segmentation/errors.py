@@ -14,7 +14,7 @@ Pixels without a true class count as predicted correctly in the search for bound
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -147,3 +147,16 @@ def _shares(regions: np.ndarray, other: np.ndarray, counted: np.ndarray, smalles
     right = np.bincount(index[(other & counted)[box]], minlength=count)[1:]
     large = (pixels >= smallest) & (pixels > 0)
     return right[large] / pixels[large]
+
+
+def main_values(errors: Mapping[str, Any]) -> dict[str, float]:
+    """The main values of `SegmentationErrors.document` by heading, fractions in 0..1; NaN where undefined."""
+    regions = errors["regions"]
+    shares = {
+        "regions found": (regions["found"], regions["true"]),
+        "partly found": (regions["partly_found"], regions["true"]),
+        "missed": (regions["missed"], regions["true"]),
+        "extra": (regions["extra"], regions["predicted"]),
+    }
+    values = {name: part / whole if whole else float("nan") for name, (part, whole) in shares.items()}
+    return {"boundary IoU": errors["boundary_mIoU"]} | values

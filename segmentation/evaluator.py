@@ -54,7 +54,7 @@ class SegmentationEvaluator:
         self._high: list[tuple[float, int]] = []
         self._rows: IO[bytes] | None = None  # counts of each image, on disk, because their number is unlimited
 
-    def update(self, predictions: Sequence[Tensor] | Sequence[ClassMap], batch: Batch) -> None:
+    def update(self, predictions: Sequence[Tensor | ClassMap], batch: Batch) -> None:
         """Add a batch.
 
         Args:
@@ -67,7 +67,9 @@ class SegmentationEvaluator:
         for prediction, truth, image_id, readable in zip(
             predictions, batch.masks, batch.image_ids.tolist(), batch.readable.tolist(), strict=True
         ):
-            labels, confidence = prediction if isinstance(prediction, ClassMap) else (prediction, None)
+            labels, confidence = (
+                (prediction.labels, prediction.confidence) if isinstance(prediction, ClassMap) else (prediction, None)
+            )
             truth = truth[: labels.shape[0], : labels.shape[1]]
             counted = truth != IGNORE
             index = truth[counted] * count + labels[counted]

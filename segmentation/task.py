@@ -32,7 +32,6 @@ from segmentation.tta import TTA, ClassMap, class_maps, label_maps
 
 log = logging.getLogger(__name__)
 
-REGION_COLUMNS = {"found": "found", "partly found": "partly_found", "missed": "missed"}
 POWER = 0.9  # exponent of the polynomial schedule: DeepLab (arXiv:1606.00915, section 4.1)
 MIN_LR = 0.01  # final factor of the polynomial schedule: mmsegmentation decays from 1e-2 to 1e-4
 
@@ -51,7 +50,6 @@ class SegmentationTask(Task):
     metric: ClassVar[str] = METRIC
     dataset_class: ClassVar[type[ImageReader]] = MaskDataset
     headline: ClassVar[tuple[str, ...]] = ("mIoU", "pixel_accuracy", "mean_accuracy", "fwIoU", "Dice")
-    error_title: ClassVar[str] = "boundaries, regions and calibration error"
     config: TrainConfig
     model: Segmenter
     evaluator: SegmentationEvaluator
@@ -182,16 +180,6 @@ class SegmentationTask(Task):
         """See `segmentation.errors`."""
         errors = self.evaluator.errors
         return {"errors.json": errors.document(), "calibration.json": errors.reliability.document()}
-
-    def error_row(self, files: dict[str, dict[str, Any]]) -> dict[str, float]:
-        errors, regions = files["errors.json"], files["errors.json"]["regions"]
-        shares = {f"regions {name}": (regions[key], regions["true"]) for name, key in REGION_COLUMNS.items()}
-        shares["extra regions"] = regions["extra"], regions["predicted"]
-        return {
-            "boundary IoU": errors["boundary_mIoU"],
-            **{name: part / whole if whole else float("nan") for name, (part, whole) in shares.items()},
-            "ECE": files["calibration.json"]["ECE"],
-        }
 
     def picture_indices(self, dataset: LabelledDataset, count: int) -> dict[str, int]:
         """The worst and best validation images of the last evaluation, and some that are the same for every run."""
