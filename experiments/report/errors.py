@@ -22,8 +22,14 @@ CLASSES = 50  # with more classes, the table by class has those with most errors
 Files = dict[str, dict[str, Any]]
 
 
-def what_went_wrong(rows: Sequence[Row], baseline: str) -> dict[str, Any] | None:
-    """The content of the section for the rows of a task with finished trainings; None without any."""
+def what_went_wrong(rows: Sequence[Row], baseline: str, with_images: bool = True) -> dict[str, Any] | None:
+    """The content of the section of a task; None without finished trainings.
+
+    Args:
+        rows: of the task, those with finished trainings.
+        baseline: name of the backbone that the others are compared with.
+        with_images: whether to select and draw the images with the largest differences, which takes longest.
+    """
     if not rows:
         return None
     spec = TASKS[rows[0].task]
@@ -46,7 +52,7 @@ def what_went_wrong(rows: Sequence[Row], baseline: str) -> dict[str, Any] | None
         "by_class": _by_class(by_row),
         "at_threshold": any("at_threshold" in files.get(ERRORS, {}) for found in by_row.values() for files in found),
         "diagram": Markup(reliability(_diagrams(by_row))),
-        "pairs": image_differences(rows, baseline),
+        "pairs": image_differences(rows, baseline) if with_images else [],
         "score": (
             "the probability of the predicted class, with a minus sign if that class is wrong"
             if spec.image_scores

@@ -83,7 +83,7 @@ def _task(comparison: Comparison, task: str) -> dict[str, Any]:
         "budgets": _budgets(comparison, task),
         "curves": Markup(charts.curves(curves, f"{comparison.metric(task)}, %")),
         "classes": _classes(comparison, finished),
-        "errors": what_went_wrong(finished, comparison.baseline),
+        "errors": what_went_wrong(finished, comparison.baseline, not any(row.pending for row in rows)),
         "published": [texts for row in finished if (texts := published_row_texts(row))],
         "pictures": _pictures(finished),
         "differs": ", ".join(comparison.about["differs"][task]) or "nothing",

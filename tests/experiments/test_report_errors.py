@@ -26,6 +26,9 @@ FEW = [("resnet50", ["cat", "dog", "cat"], "1:0.9 0:0.6 0:0.7"), (HOSTILE, ["cat
 @pytest.fixture
 def folder(tmp_path):
     write_comparison(tmp_path, NETWORKS)
+    for number in range(4):
+        file = tmp_path / "cells" / str(number) / "record.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"seed": number % 2}))
     return tmp_path
 
 
@@ -130,6 +133,12 @@ def test_the_page_says_why_there_are_no_pictures(folder):
         in page
     )
     assert re.search(r"Images on which efficientnet_b0 scores higher than\s+resnet50", page)
+
+
+def test_there_are_no_pictures_while_trainings_are_pending(folder):
+    rows, baseline = rows_of(folder)
+    assert what_went_wrong(rows, baseline)["pairs"]
+    assert what_went_wrong(rows, baseline, with_images=False)["pairs"] == []
 
 
 def test_the_page_escapes_names(small):
