@@ -19,6 +19,7 @@ from backbones.errors import BadInput, UserError
 from classification import classes as imagenet
 from classification.config import METRIC, NAME, EvalConfig, PredictConfig, TrainConfig
 from classification.draw import draw_confusion, draw_scores
+from classification.errors import what_went_wrong
 from classification.evaluator import TOP, AccuracyEvaluator
 from classification.loss import ClassificationLoss
 from classification.model import Classifier, create_classifier
@@ -259,6 +260,12 @@ class ClassificationTask(Task):
         if evaluator.total > len(evaluator.classes):
             counts = np.column_stack([counts, evaluator.confusion.sum(1) - counts.sum(1)])  # all other outputs
         draw_confusion(counts, imagenet.readable(evaluator.classes), pictures / "confusion.png")
+
+    def what_went_wrong(self) -> dict[str, dict[str, Any]]:
+        """See `classification.errors.what_went_wrong`."""
+        evaluator, (labels, best) = self.evaluator, self.evaluator.rows[:, 1:].T
+        truth, predicted = [evaluator.classes[i] for i in labels], [self.info.classes[i] for i in best]
+        return what_went_wrong(truth, predicted, evaluator.probabilities, best == evaluator.outputs[labels])
 
     def picture_indices(self, dataset: LabelledDataset, count: int) -> dict[str, int]:
         """Up to half of the images are the mistakes with the highest probability. The others are evenly spaced."""

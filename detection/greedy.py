@@ -132,3 +132,43 @@ def _match(
         _, area, threshold = np.nonzero(found)
         free[taken[found], area, threshold] = False
     return Matched(rows, matched, is_ignored)
+
+
+def match_boxes(ious: np.ndarray, crowd: np.ndarray, ignored: np.ndarray, threshold: float) -> np.ndarray:
+    """Match detections in one image to objects as `match_greedily` does, and say which object each one is matched to.
+
+    Args:
+        ious: (D, G) IoUs of detections and objects; 0 where the classes differ.
+        crowd: (G,) bool. Crowds can be matched several times.
+        ignored: (G,) bool. Objects that are not counted; they are matched only by detections without another match.
+        threshold: IoU from which a detection matches an object.
+
+    Returns:
+        (D,) index of the object that each detection is matched to; -1 for none.
+    """
+    matched = np.full(len(ious), -1)
+    free = np.ones(ious.shape[1], bool)
+    for row in np.flatnonzero((ious >= threshold).any(1)):
+        for group in (~ignored, ignored):
+            candidates = np.flatnonzero(group & (free | crowd) & (ious[row] >= threshold))
+            if len(candidates):
+                best = candidates[::-1][ious[row, candidates[::-1]].argmax()]  # pycocotools takes the last of equals
+                free[best] = False
+                matched[row] = best
+                break
+    return matched
+
+
+def is_correct(matched: np.ndarray, ignored: np.ndarray) -> np.ndarray:
+    """(D,) bool, whether each detection is matched to an object that counts."""
+    return (matched >= 0) & ~_of_matched(matched, ignored)
+
+
+def is_counted(matched: np.ndarray, ignored: np.ndarray) -> np.ndarray:
+    """(D,) bool, whether each detection counts: all but the matches of ignored objects."""
+    return (matched < 0) | ~_of_matched(matched, ignored)
+
+
+def _of_matched(matched: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """The value of each detection's object; of any object where it has none. False where there are no objects."""
+    return values[matched] if len(values) else np.zeros(len(matched), bool)

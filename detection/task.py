@@ -33,6 +33,7 @@ from detection.config import (
     check_max_detections,
 )
 from detection.draw import above_score, draw_boxes, side_by_side
+from detection.errors import what_went_wrong
 from detection.evaluator import CocoEvaluator
 from detection.loss import DetectionLoss
 from detection.model import Detector, create_detector, run_anchor_scale
@@ -199,12 +200,22 @@ class DetectionTask(Task):
         comparisons need of the two.
         """
         super().write_results(folder)
+        truth, detections = self._documents()
+        write_json(folder / "detections.json", detections, indent=None)
+        write_json(folder / "truth.json", truth, indent=None)
+        run_matches(folder, self.config.max_detections)
+
+    def _documents(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """The scored boxes in COCO's instances format, and the detections in COCO's result format."""
         truth = self.evaluator.truth
         image_ids, boxes, scores, labels = np.split(self.evaluator.detections, [1, 5, 6], axis=1)
         categories = np.array(self.category_ids)[labels.astype(int)]
-        write_json(folder / "detections.json", coco_results(image_ids, boxes, scores, categories), indent=None)
-        write_json(folder / "truth.json", coco_document(truth, truth.image_ids, list(self.category_ids)), indent=None)
-        run_matches(folder, self.config.max_detections)
+        document = coco_document(truth, truth.image_ids, list(self.category_ids))
+        return document, coco_results(image_ids, boxes, scores, categories)
+
+    def what_went_wrong(self) -> dict[str, dict[str, Any]]:
+        """See `detection.errors.what_went_wrong`."""
+        return what_went_wrong(*self._documents(), self.config.max_detections, self.scores["score_threshold"])
 
     def result(self, image: np.ndarray, predictions: Detections) -> DetectionResult:
         """The objects in one image."""

@@ -33,6 +33,7 @@ from engine.checkpoint import (
 from engine.config import EvalConfig, TrainConfig
 from engine.console import err, log_to_terminal, out
 from engine.data_changes import data_changes
+from engine.error_files import write_errors
 from engine.execution import execution_for
 from engine.leaderboard import print_leaderboard, read_records
 from engine.plots import curves
@@ -107,6 +108,7 @@ def _train(
     )
     task.to(device).eval()
     task.write_results(output)
+    write_errors(output, task.what_went_wrong())
     pictures = output / "pictures"
     pictures.mkdir(exist_ok=True)
     for name, index in task.picture_indices(val_set, PICTURES).items():
@@ -148,11 +150,14 @@ def evaluate(spec: TaskSpec, config: EvalConfig) -> dict[str, float]:
     metrics = task.evaluate(tracked, config.precision)
     out.print(f"{dataset.columns.source}, {len(dataset)} images; on {device} ({execution})")
     _print_scores(task, metrics)
+    errors = task.what_went_wrong()
+    _print_errors(spec, errors)
     _print_leaderboard(task, spec, config, dataset, metrics)
     if config.output:
         folder = make_folder(config.output)
         write_json(folder / "metrics.json", metrics)
         task.write_results(folder)
+        write_errors(folder, errors)
         out.print(f"metrics.json and the results of each image in {folder}")
     return metrics
 
@@ -251,6 +256,13 @@ def _print_scores(task: Task, metrics: dict[str, float]) -> None:
         for name in sorted(rows, key=lambda name: -by_class[name] if by_class[name] == by_class[name] else 1):
             table.add_row(name.replace("[", r"\["), *(_cell(value) for value in rows[name].values()))
         out.print(table)
+
+
+def _print_errors(spec: TaskSpec, files: dict[str, dict[str, Any]]) -> None:
+    row = spec.error_row(files)
+    table = Table(*row, title=f"{spec.name}, {spec.error_title}, percent", title_justify="left")
+    table.add_row(*map(_percent, row.values()))
+    out.print(table)
 
 
 def _cell(value: float) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from engine.config import EvalConfig, PredictConfig, TrainConfig
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import nn
 
     from engine.image_results import ImageResults
@@ -51,6 +52,15 @@ class TaskSpec:
         load_task: returns the task class.
         build_model: training settings and number of classes -> the model to train, with random weights.
         read_images: run folder, its record and one of `image_metrics` -> the results of each image that the run saved.
+        read_errors: run folder and its record -> what `Task.what_went_wrong` returned, by file name; without the files
+            that the run does not have and that its other files do not determine.
+        error_row: the files of `read_errors` -> their main values by heading, fractions in 0..1, without those of
+            missing files.
+        error_title: what these values are.
+        image_scores: run folder -> a score of each image by its key that distinguishes more than the compared metric of
+            one image does. None if that metric is sufficient.
+        draw_images: run folder, its record, keys of images -> pictures (H, W, 3) uint8 RGB by key, of the truth and
+            of what the run predicted.
         averages_true_classes: whether comparisons average over the classes that occur in the truth, while the task's
             own scores include those that are only predicted. Then their scores are computed from `read_images`.
         recipe: version of the recipe, which is raised by hand for each change that can alter a score: see
@@ -69,6 +79,11 @@ class TaskSpec:
     load_task: Callable[[], type[Task]]
     build_model: Callable[[Any, int], nn.Module]
     read_images: Callable[[Path, dict[str, Any], str], ImageResults]
+    read_errors: Callable[[Path, dict[str, Any]], dict[str, dict[str, Any]]]
+    error_row: Callable[[dict[str, dict[str, Any]]], dict[str, float]]
+    error_title: str
+    draw_images: Callable[[Path, dict[str, Any], Sequence[str]], dict[str, np.ndarray]]
+    image_scores: Callable[[Path], dict[str, float]] | None = None
     averages_true_classes: bool = False
     recipe: int = 1
     sized_by_backbone: bool = False

@@ -92,6 +92,7 @@ class Task(LightningModule):
         self._frozen_modules: list[nn.Module] = []
         self._step_image_ids: list[Tensor] = []  # images of the current optimiser step
         self._single_value_norms = SingleValueNorms(model)
+        self.with_errors = True  # whether this evaluation can be the last, whose errors are stored
         self._max_images = 0  # number of images that fit in memory in evaluation; 0 while no limit is known
         self.step_losses: dict[str, Tensor] = {}  # losses of the last batch
         self.expected_draws: np.ndarray | None = None  # (N,) of each training image in an epoch; None: each once
@@ -218,6 +219,10 @@ class Task(LightningModule):
         """Predictions for normalised images (B, 3, H, W), in original pixels, as the evaluator takes them."""
         raise NotImplementedError
 
+    def predictions_to_score(self, images: Tensor, batch: Batch) -> Any:
+        """The same for the evaluator, which may need more if `self.with_errors`."""
+        return self.predictions(images, batch)
+
     def final_layer(self) -> list[nn.Module]:
         """The modules that the protocol "linear" trains."""
         raise NotImplementedError
@@ -255,6 +260,13 @@ class Task(LightningModule):
         """
         write_json(folder / "per_class.json", self.per_class())
         write_class_table(folder / "per_class.csv", self.class_table())
+
+    def what_went_wrong(self) -> dict[str, dict[str, Any]]:
+        """The content of the result files on the errors of the last evaluation, by file name.
+
+        `calibration.json` is `Reliability.document`. `errors.json` differs by task.
+        """
+        return {}
 
     def result(self, image: np.ndarray, predictions: Any) -> Any:
         """The predictions for one image, (H, W, 3) uint8 RGB, as a result object for use in Python."""
@@ -355,7 +367,7 @@ class Task(LightningModule):
         while len(batch):
             part = batch[: self._max_images] if self._max_images else batch
             try:
-                predictions = self.predictions(self.normalised(part), part)
+                predictions = self.predictions_to_score(self.normalised(part), part)
             except (RuntimeError, MemoryError) as error:
                 if len(part) == 1 or not out_of_memory(error):
                     raise
@@ -377,6 +389,7 @@ class Task(LightningModule):
         assert self.evaluator is not None
         self.eval()
         self.evaluator.reset()
+        self.with_errors = True
         with execution_for(self.device.type, precision, "eval").arithmetic(self.device.type):
             for batch in loader:
                 self.score(batch.to(self.device))
@@ -385,6 +398,7 @@ class Task(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         assert self.evaluator is not None
+        self.with_errors = self.current_epoch + 1 == self.config.epochs or self.config.patience > 0
         self.evaluator.reset()
 
     def on_validation_epoch_end(self) -> None:

@@ -16,7 +16,9 @@ from torch import Tensor
 from backbones.errors import BadInput
 from data.batch import IGNORE, Batch
 from engine.class_scores import class_scores
+from segmentation.errors import SegmentationErrors
 from segmentation.metrics import segmentation_scores
+from segmentation.tta import ClassMap
 
 EXTREMES = 4  # number of worst and of best images to remember
 COLUMNS = ("image_id", "class", "intersection", "truth", "prediction")  # counts of each image
@@ -32,6 +34,7 @@ class SegmentationEvaluator:
             is an error of the other class.
 
     Attributes:
+        errors: of the images whose confidences are known, see `SegmentationErrors`.
         confusion: (K, K) int64, number of pixels by true class (rows) and predicted class (columns), on the device of
             the predictions. None before the first batch.
         worst, best: up to four pairs (mIoU, image id) each, the most extreme first. The mIoU of a single image is the
@@ -46,22 +49,27 @@ class SegmentationEvaluator:
     def reset(self) -> None:
         """Discard all predictions."""
         self.confusion: Tensor | None = None
+        self.errors = SegmentationErrors(self.classes, self.scored)
         self._low: list[tuple[float, int]] = []
         self._high: list[tuple[float, int]] = []
         self._rows: IO[bytes] | None = None  # counts of each image, on disk, because their number is unlimited
 
-    def update(self, predictions: Sequence[Tensor], batch: Batch) -> None:
+    def update(self, predictions: Sequence[Tensor | ClassMap], batch: Batch) -> None:
         """Add a batch.
 
         Args:
-            predictions: class map (height, width) of each image, in original pixels.
+            predictions: class map (height, width) of each image, in original pixels; with the confidences, `errors` is
+                updated too.
             batch: with masks in original pixels. Pixels without a true class and unreadable images do not count.
         """
         assert batch.masks is not None
         count = len(self.classes)
-        for labels, truth, image_id, readable in zip(
+        for prediction, truth, image_id, readable in zip(
             predictions, batch.masks, batch.image_ids.tolist(), batch.readable.tolist(), strict=True
         ):
+            labels, confidence = (
+                (prediction.labels, prediction.confidence) if isinstance(prediction, ClassMap) else (prediction, None)
+            )
             truth = truth[: labels.shape[0], : labels.shape[1]]
             counted = truth != IGNORE
             index = truth[counted] * count + labels[counted]
@@ -71,6 +79,8 @@ class SegmentationEvaluator:
                 matrix = confusion.cpu().numpy()
                 self._update_extremes(float(_iou_in_truth(matrix).mean()), image_id)
                 self._append_rows(matrix, image_id)
+                if confidence is not None:
+                    self.errors.update(*(t.cpu().numpy() for t in (labels, truth, confidence)))
 
     def compute(self) -> dict[str, float]:
         """The metrics of `segmentation_scores`, fractions in 0..1. Raises BadInput if no pixel has a true class.

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engine.error_files import calibration_row
 from engine.spec import Benchmark, TaskSpec
 from segmentation.config import METRIC, METRICS, NAME, PRESETS, EvalConfig, PredictConfig, TrainConfig
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import nn
 
     from engine.image_results import ImageResults
@@ -36,6 +39,27 @@ def read_images(run: Path, record: dict[str, Any], metric: str) -> ImageResults:
     return segmentation_results(run / "images.npy", metric)
 
 
+def read_errors(run: Path, record: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What a finished run gets wrong, see `Task.what_went_wrong`. Runs of earlier versions have no such files."""
+    from engine.error_files import read_errors
+
+    return read_errors(run)
+
+
+def error_row(files: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """The main values of `read_errors` by heading, fractions in 0..1."""
+    from segmentation.errors import main_values
+
+    return (main_values(files["errors.json"]) if "errors.json" in files else {}) | calibration_row(files)
+
+
+def draw_images(run: Path, record: dict[str, Any], keys: Sequence[str]) -> dict[str, np.ndarray]:
+    """Pictures of the truth and of the run's predictions, by key."""
+    from segmentation.stored import draw_images
+
+    return draw_images(run, record, keys)
+
+
 SPEC = TaskSpec(
     name=NAME,
     metric=METRIC,
@@ -48,5 +72,9 @@ SPEC = TaskSpec(
     load_task=load_task,
     build_model=build_model,
     read_images=read_images,
+    read_errors=read_errors,
+    error_row=error_row,
+    error_title="boundaries, regions and calibration error",
+    draw_images=draw_images,
     averages_true_classes=True,
 )

@@ -28,7 +28,7 @@ from segmentation.loss import SegmentationLoss
 from segmentation.model import Segmenter, create_segmenter
 from segmentation.prediction import SegmentationResult
 from segmentation.transforms import ImageLetterbox, letterbox, segmentation_train
-from segmentation.tta import TTA, label_maps
+from segmentation.tta import TTA, ClassMap, class_maps, label_maps
 
 log = logging.getLogger(__name__)
 
@@ -139,6 +139,11 @@ class SegmentationTask(Task):
     def predictions(self, images: Tensor, batch: Batch) -> list[Tensor]:
         return label_maps(self.model, images, batch.scales, batch.sizes, self.tta)
 
+    def predictions_to_score(self, images: Tensor, batch: Batch) -> list[Tensor] | list[ClassMap]:
+        if self.with_errors:
+            return class_maps(self.model, images, batch.scales, batch.sizes, self.tta, with_confidence=True)
+        return self.predictions(images, batch)
+
     def transform(self) -> ImageLetterbox:
         height, width = self.info.preprocessing["size"]
         return ImageLetterbox(self.tta.input_size((height, width)), self.fill)
@@ -170,6 +175,11 @@ class SegmentationTask(Task):
             folder / "images.json",
             {end: [{"image_id": i, "mIoU": score} for score, i in images] for end, images in ends.items()},
         )
+
+    def what_went_wrong(self) -> dict[str, dict[str, Any]]:
+        """See `segmentation.errors`."""
+        errors = self.evaluator.errors
+        return {"errors.json": errors.document(), "calibration.json": errors.reliability.document()}
 
     def picture_indices(self, dataset: LabelledDataset, count: int) -> dict[str, int]:
         """The worst and best validation images of the last evaluation, and some that are the same for every run."""

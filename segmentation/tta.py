@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -62,7 +63,26 @@ class TTA:
         return round(size[0] * max(self.scales)), round(size[1] * max(self.scales))
 
 
+class ClassMap(NamedTuple):
+    """The class of every pixel of an image.
+
+    Attributes:
+        labels: (height, width) uint8.
+        confidence: (height, width) float32, probability of that class in 0..1. None if it was not requested.
+    """
+
+    labels: Tensor
+    confidence: Tensor | None
+
+
 def label_maps(model: Segmenter, images: Tensor, scales: Tensor, sizes: Tensor, tta: TTA) -> list[Tensor]:
+    """The class maps of `class_maps` alone: B tensors (height, width) uint8."""
+    return [each.labels for each in class_maps(model, images, scales, sizes, tta)]
+
+
+def class_maps(
+    model: Segmenter, images: Tensor, scales: Tensor, sizes: Tensor, tta: TTA, with_confidence: bool = False
+) -> list[ClassMap]:
     """Predict the class of every original pixel of a batch of images.
 
     Args:
@@ -71,9 +91,10 @@ def label_maps(model: Segmenter, images: Tensor, scales: Tensor, sizes: Tensor, 
         scales: (B, 2) input pixels per original pixel, (x, y).
         sizes: (B, 2) original (height, width).
         tta: the views to average.
+        with_confidence: whether to compute the probability of each pixel's class too.
 
     Returns:
-        B class maps (height, width) uint8 in original pixels, on the device of `images`.
+        B class maps in original pixels, on the device of `images`.
     """
     original_sizes: list[list[int]] = sizes.tolist()
     image_scales: list[list[float]] = scales.tolist()
@@ -97,25 +118,26 @@ def label_maps(model: Segmenter, images: Tensor, scales: Tensor, sizes: Tensor, 
                     flip_width = widths[i] * ratio[1] if flip else None
                     views[i].append(ViewLogits(logits[i], view_scale, origin, view_size, flip_width))
     return [
-        label_map(image_views, (height, width), model.spec.stride, model.spec.corners)
+        class_map(image_views, (height, width), model.spec.stride, model.spec.corners, with_confidence)
         for image_views, (height, width) in zip(views, original_sizes, strict=True)
     ]
 
 
-def label_map(views: Sequence[ViewLogits], size: tuple[int, int], stride: int, corners: bool) -> Tensor:
+def class_map(
+    views: Sequence[ViewLogits], size: tuple[int, int], stride: int, corners: bool, with_confidence: bool = False
+) -> ClassMap:
     """The most probable class of every pixel, from the mean of the class probabilities of all views.
 
     Args:
         views: of one image.
         size: (height, width) of the original image.
         stride, corners: of the decoder, see `segmentation.decoders.Spec`.
-
-    Returns:
-        (height, width) uint8.
+        with_confidence: whether to compute the probability of each pixel's class too.
     """
     height, width = size
     first = views[0].logits
     labels = torch.empty(size, dtype=torch.uint8, device=first.device)
+    confidence = torch.empty(size, device=first.device) if with_confidence else None
     columns = torch.arange(width, device=first.device) + 0.5
     strip_rows = max(1, STRIP // (len(first) * width))
     for top in range(0, height, strip_rows):
@@ -131,8 +153,13 @@ def label_map(views: Sequence[ViewLogits], size: tuple[int, int], stride: int, c
                 if inside_y.numel() and inside_x.numel():
                     probabilities = _interpolate(view, y[inside_y], x[inside_x], stride, corners).softmax(0)
                     strip[:, inside_y[:, None], inside_x] += probabilities
-        labels[top : top + len(rows)] = strip.argmax(0)
-    return labels
+        best = strip.argmax(0)
+        labels[top : top + len(rows)] = best
+        if confidence is not None:
+            # Over several views the strip has sums of probabilities, which need not add up to the same at each pixel.
+            shares = strip.softmax(0) if len(views) == 1 else strip / strip.sum(0)
+            confidence[top : top + len(rows)] = shares.gather(0, best[None])[0]
+    return ClassMap(labels, confidence)
 
 
 def _view_coordinates(view: ViewLogits, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:

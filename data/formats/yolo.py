@@ -138,8 +138,8 @@ def _listed(config: Config, places: Sequence[Path], follow: bool) -> _Images:
         raise BadInput(f"{config.file}: no images in {', '.join(map(str, places))}")
     if all(place.suffix.lower() != ".txt" for place in places):  # a list may name some of the images
         known = set(pairs.values())
-        files = [file for parent in {label.parent for label in known} for file in files_in(parent, (".txt",))]
-        if orphans := [file.name for file in files if file not in known and _is_label(file)]:
+        texts = [file for parent in {label.parent for label in known} for file in files_in(parent, (".txt",))]
+        if orphans := [file.name for file in texts if file not in known and _is_label(file)]:
             left_out[NO_IMAGE_FOR_LABELS] = orphans
     folder = Path(os.path.commonpath([image.parent for image in pairs]))
     labels = {image.relative_to(folder).as_posix(): label for image, label in pairs.items()}

@@ -14,6 +14,7 @@ from PIL import Image
 
 from experiments.report import svg as charts
 from experiments.report.budgets import budget_sentences, by_budget, epochs_of
+from experiments.report.errors import what_went_wrong
 from experiments.report.formatting import (
     PUBLISHED_HEADINGS,
     about_intervals,
@@ -82,6 +83,7 @@ def _task(comparison: Comparison, task: str) -> dict[str, Any]:
         "budgets": _budgets(comparison, task),
         "curves": Markup(charts.curves(curves, f"{comparison.metric(task)}, %")),
         "classes": _classes(comparison, finished),
+        "errors": what_went_wrong(finished, comparison.baseline, not any(row.pending for row in rows)),
         "published": [texts for row in finished if (texts := published_row_texts(row))],
         "pictures": _pictures(finished),
         "differs": ", ".join(comparison.about["differs"][task]) or "nothing",

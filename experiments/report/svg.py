@@ -97,6 +97,32 @@ def curves(lines: Mapping[str, Sequence[tuple[float, float]]], y_label: str) -> 
     return _frame(axis_x, axis_y, "epoch", y_label, "".join(marks), f"{y_label} by epoch")
 
 
+def reliability(lines: Mapping[str, Sequence[tuple[float, float, int]]]) -> str:
+    """Draw reliability diagrams, one line per backbone.
+
+    Args:
+        lines: name of the backbone -> (mean confidence in percent, correct predictions in percent, number of
+            predictions) of each bin.
+    """
+    lines = {name: line for name, line in lines.items() if line}
+    if not lines:
+        return ""
+    axis_x, axis_y = Linear([0, 100], LEFT, WIDTH - 110), Linear([0, 100], HEIGHT - BOTTOM, TOP)
+    ends = f'x1="{axis_x(0):.1f}" y1="{axis_y(0):.1f}" x2="{axis_x(100):.1f}" y2="{axis_y(100):.1f}"'
+    marks = [f'<line class="diagonal" {ends}/>']
+    lowest = -math.inf
+    for number, (name, line) in sorted(enumerate(lines.items()), key=lambda item: -item[1][1][-1][1]):
+        lowest = max(axis_y(line[-1][1]) + 4, lowest + 13)
+        path = " ".join(f"{axis_x(x):.1f},{axis_y(y):.1f}" for x, y, _ in line)
+        points = ", ".join(f"{y:.0f} % correct at {x:.0f} % ({count} predictions)" for x, y, count in line)
+        dash = f' stroke-dasharray="{DASHES[number % len(DASHES)]}"' if DASHES[number % len(DASHES)] else ""
+        dots = "".join(f'<circle cx="{axis_x(x):.1f}" cy="{axis_y(y):.1f}" r="2"/>' for x, y, _ in line)
+        label = _text(name, axis_x(100) + 6, lowest, "start")
+        drawn = f'<polyline points="{path}"{dash}/>{dots}{label}'
+        marks.append(_mark(f"line s{number % SERIES}", f"{name}: {points}", drawn))
+    return _frame(axis_x, axis_y, "confidence, %", "correct, %", "".join(marks), "reliability diagram")
+
+
 def _mark(css_class: str, description: str, content: str) -> str:
     """Wrap a mark so that the keyboard can reach it, with its description."""
     text = escape(description)

@@ -60,7 +60,7 @@ def test_run_folder(trained, folders):
     drawn = {p.stem.split("-")[0]: p for p in (trained / "pictures").glob("*.jpg")}
     assert len(list((trained / "pictures").glob("*.jpg"))) == 8
     assert ("mistake" in drawn) == (record["metrics"]["top1"] < 1)
-    for name in ("curves.png", "confusion.png"):
+    for name in ("curves.png", "confusion.png", "reliability.png"):
         assert (trained / "pictures" / name).stat().st_size > 1000
     rows = list(csv.DictReader((trained / "metrics.csv").open()))
     assert len([row for row in rows if row["top1"]]) == 2
@@ -69,6 +69,16 @@ def test_run_folder(trained, folders):
     accuracy = np.mean([row["class"] == row["predicted"] for row in images])
     assert accuracy == np.mean([row["correct"] == "1" for row in images])
     assert accuracy == record["metrics"]["top1"]
+    calibration = json.loads((trained / "calibration.json").read_text())
+    assert calibration["predictions"] == len(images)
+    sums = [
+        (row["count"] * row["accuracy"], row["count"] * row["confidence"])
+        for row in calibration["bins"]
+        if row["count"]
+    ]
+    assert sum(correct for correct, _ in sums) == pytest.approx(accuracy * len(images))
+    confidences = [float(row["probability"]) for row in images]
+    assert sum(confidence for _, confidence in sums) == pytest.approx(sum(confidences), abs=1e-3)
     per_class = json.loads((trained / "per_class.json").read_text())
     assert np.mean(list(per_class.values())) == pytest.approx(accuracy)
     assert tuple(record["metrics"]) == METRICS
@@ -95,6 +105,8 @@ def test_eval_reproduces_the_recorded_scores_exactly(trained, folders, tmp_path,
     run(eval_command, "--checkpoint", trained, "--data.root", folders, "--output", tmp_path, "--batch_size", 4)
     recorded = json.loads((trained / "record.json").read_text())["metrics"]
     assert json.loads((tmp_path / "metrics.json").read_text()) == recorded
+    name = "calibration.json"
+    assert json.loads((tmp_path / name).read_text()) == json.loads((trained / name).read_text())
     assert (tmp_path / "images.csv").read_text() == (trained / "images.csv").read_text()
     assert (tmp_path / "pictures" / "confusion.png").exists()
     assert "blue <b>" in capsys.readouterr().out

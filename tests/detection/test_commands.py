@@ -62,6 +62,7 @@ def test_run_folder(trained, coco_root):
     assert {p.name for p in (trained / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     assert len(list((trained / "pictures").glob("val-*.jpg"))) == 4
     assert (trained / "pictures" / "curves.png").stat().st_size > 1000
+    assert (trained / "pictures" / "reliability.png").stat().st_size > 1000
     assert list(trained.glob("events.out.tfevents.*"))
     rows = list(csv.DictReader((trained / "metrics.csv").open()))
     assert len([row for row in rows if row["loss"]]) == 2
@@ -76,6 +77,10 @@ def test_run_folder(trained, coco_root):
     assert [row["objects"] for row in table.values()] == ["4", "4"]
     for name in ("AP50", "precision", "recall", "F1"):
         assert record["metrics"][name] == pytest.approx(np.mean([float(row[name]) for row in table.values()]))
+    errors = json.loads((trained / "errors.json").read_text())
+    assert errors["AP50"] == pytest.approx(record["metrics"]["AP50"])
+    assert (errors["at_threshold"] is None) == (record["metrics"]["score_threshold"] is None)
+    assert json.loads((trained / "calibration.json").read_text())["predictions"] == len(found)
 
 
 def test_checkpoint_has_only_plain_values(trained):
@@ -89,6 +94,8 @@ def test_eval_reproduces_the_recorded_scores_exactly(trained, coco_root, tmp_pat
     run(eval_command, "--checkpoint", trained, "--data.root", coco_root, "--output", output, "--batch_size", 4)
     recorded = json.loads((trained / "record.json").read_text())["metrics"]
     assert json.loads((output / "metrics.json").read_text()) == recorded
+    for name in ("errors.json", "calibration.json"):
+        assert json.loads((output / name).read_text()) == json.loads((trained / name).read_text())
     assert json.loads((output / "detections.json").read_text()) == json.loads((trained / "detections.json").read_text())
 
 

@@ -60,6 +60,12 @@ def test_run_folder(trained, mask_root):
     dice = 2 * np.diag(confusion) / (confusion.sum(0) + confusion.sum(1))
     assert [float(row["Dice"]) for row in rows] == pytest.approx(dice.tolist())
     assert record["metrics"]["Dice"] == pytest.approx(dice.mean())
+    errors = json.loads((trained / "errors.json").read_text())
+    assert list(errors["per_class"]) == ["ground", "red <b>", "green"]
+    assert errors["regions"]["true"] >= 4 * 2
+    # Of the last epoch only: as many pixels as one evaluation has.
+    assert json.loads((trained / "calibration.json").read_text())["predictions"] == confusion.sum()
+    assert (trained / "pictures" / "reliability.png").stat().st_size > 1000
 
 
 def test_pictures_of_worst_and_best(trained):
@@ -78,6 +84,11 @@ def test_eval_reproduces_the_recorded_scores_exactly(trained, mask_root, tmp_pat
     run(eval_command, "--checkpoint", trained, "--data.root", mask_root, "--output", output, "--batch_size", 4)
     recorded = json.loads((trained / "record.json").read_text())["metrics"]
     assert json.loads((output / "metrics.json").read_text()) == recorded
+    for name in ("errors.json", "calibration.json"):
+        stored, again = (json.loads((folder / name).read_text()) for folder in (trained, output))
+        assert again.keys() == stored.keys()
+    assert again["predictions"] == 4 * 92 * 128
+    assert again["ECE"] == pytest.approx(stored["ECE"], abs=1e-5)
     for name in ("per_class.json", "confusion.csv", "images.json"):
         assert (output / name).read_text() == (trained / name).read_text()
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from segmentation import tta
 from segmentation.decoders import Spec
-from segmentation.tta import TTA, ViewLogits, label_map, label_maps
+from segmentation.tta import TTA, ViewLogits, class_map, label_maps
 
 
 class Stub(nn.Module):
@@ -32,7 +32,7 @@ def test_equals_interpolation_at_native_scale(corners, strip, monkeypatch):
     logits = torch.randn(7, 12, 16)
     upsampled = F.interpolate(logits[None], scale_factor=4, mode="bilinear", align_corners=corners)[0]
     view = ViewLogits(logits, (1.0, 1.0), (0, 0), (48, 64))
-    labels = label_map([view], (45, 61), 4, corners)
+    labels = class_map([view], (45, 61), 4, corners).labels
     assert labels.dtype == torch.uint8
     agreement = (labels == upsampled.argmax(0)[:45, :61]).float().mean()
     assert agreement > 0.999  # ties may differ
@@ -43,7 +43,7 @@ def test_equals_interpolation_to_a_larger_original():
     logits = torch.randn(5, 32, 64)
     view = ViewLogits(logits, (0.5, 0.5), (0, 0), (32, 64))
     expected = F.interpolate(logits[None], scale_factor=2, mode="bilinear", align_corners=False)[0].argmax(0)
-    assert (label_map([view], (64, 96), 1, False) == expected[:64, :96]).float().mean() > 0.999
+    assert (class_map([view], (64, 96), 1, False).labels == expected[:64, :96]).float().mean() > 0.999
 
 
 def blocks(height, width, size=16):
@@ -104,7 +104,7 @@ def test_large_images_need_little_memory():
             return out
 
     with Watch():
-        labels = label_map([ViewLogits(logits, (0.02, 0.02), (0, 0), (64, 80))], (300, 4000), 4, False)
+        labels = class_map([ViewLogits(logits, (0.02, 0.02), (0, 0), (64, 80))], (300, 4000), 4, False).labels
     assert labels.shape == (300, 4000)
     assert largest < 20e6
 
