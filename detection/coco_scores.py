@@ -13,21 +13,27 @@ SCORER_VARIABLE = "BACKBONE_SWAP_SCORER"
 SCORERS = ("hotcoco", "faster-coco-eval")
 
 
+def selected_scorer() -> str:
+    """The scorer that the environment variable `BACKBONE_SWAP_SCORER` names, by default hotcoco.
+
+    Raises UserError if it names another one than `SCORERS`.
+    """
+    name = os.environ.get(SCORER_VARIABLE) or SCORERS[0]
+    if name not in SCORERS:
+        raise UserError(f"the scorer {name!r} ({SCORER_VARIABLE}) is none of {', '.join(SCORERS)}")
+    return name
+
+
 class CocoScores:
     """Scores detections against one COCO instances document, with the numbers of pycocotools.
 
     Args:
         truth: the document, with ids of images and categories that are whole numbers from 0.
-        scorer: one of `SCORERS`. By default the one that the environment variable `BACKBONE_SWAP_SCORER` names, or
-            hotcoco.
-
-    Raises UserError for another name.
+        scorer: one of `SCORERS`, by default `selected_scorer()`.
     """
 
     def __init__(self, truth: dict[str, Any], scorer: str | None = None) -> None:
-        self.scorer = scorer or os.environ.get(SCORER_VARIABLE) or SCORERS[0]
-        if self.scorer not in SCORERS:
-            raise UserError(f"the scorer {self.scorer!r} ({SCORER_VARIABLE}) is none of {', '.join(SCORERS)}")
+        self.scorer = scorer or selected_scorer()
         self._document = truth
         self._truth = self._loaded(truth)
 
@@ -42,26 +48,32 @@ class CocoScores:
             (10, 101, K, 4, L) precision by IoU threshold, recall, class, range of areas and limit, and
             (10, K, 4, L) recall.
         """
+        evaluation: Any
         if self.scorer == "hotcoco":
-            from hotcoco import COCOeval
+            import hotcoco
 
-            evaluation = COCOeval(self._truth, self._truth.loadRes(np.ascontiguousarray(rows, np.float64)), "bbox")
+            found = self._truth.loadRes(np.ascontiguousarray(rows, np.float64))
+            evaluation = hotcoco.COCOeval(self._truth, found, "bbox")
         else:
-            from faster_coco_eval import COCOeval_faster
+            import faster_coco_eval
 
             found = self._loaded(self._document | {"annotations": _annotations(rows)})
-            evaluation = COCOeval_faster(self._truth, found, "bbox", print_function=_print_nothing)
+            evaluation = faster_coco_eval.COCOeval_faster(self._truth, found, "bbox", print_function=_print_nothing)
         evaluation.params.maxDets = limits
         evaluation.evaluate()
         evaluation.accumulate()
         return np.asarray(evaluation.eval["precision"]), np.asarray(evaluation.eval["recall"])
 
     def _loaded(self, document: dict[str, Any]) -> Any:
+        coco: Any
         if self.scorer == "hotcoco":
-            from hotcoco import COCO
+            import hotcoco
+
+            coco = hotcoco.COCO()
         else:
-            from faster_coco_eval import COCO
-        coco = COCO()
+            import faster_coco_eval
+
+            coco = faster_coco_eval.COCO()
         coco.dataset = document
         coco.createIndex()
         return coco

@@ -6,7 +6,7 @@ import numpy as np
 
 from data.batch import Batch
 from data.columns import BoxColumns
-from detection.coco_scores import CocoScores
+from detection.coco_scores import CocoScores, selected_scorer
 from detection.config import AR_DETECTIONS, COCO_METRICS
 from detection.matching import OperatingPoint, match_classes, operating_point
 from detection.postprocess import Detections
@@ -33,6 +33,7 @@ class CocoEvaluator:
         self.truth, self.max_detections = truth, max_detections
         self.listed = np.ones(len(truth.classes), bool) if listed is None else listed
         self._class_table: dict[str, dict[str, float]] = {}
+        self._scorer = selected_scorer()  # before the first epoch, so that a wrong name costs none
         self._scores: CocoScores | None = None
         # Images are numbered in the order of their ids: pycocotools sorts detections of equal scores by image.
         self._sorted_ids = np.sort(truth.image_ids)
@@ -77,7 +78,7 @@ class CocoEvaluator:
         """
         if self._scores is None:
             document = coco_document(self.truth, self._numbers, list(range(1, len(self.truth.classes) + 1)))
-            self._scores = CocoScores(document)
+            self._scores = CocoScores(document, self._scorer)
         rows = self.detections
         numbered = rows.copy()
         numbered[:, 0] = np.searchsorted(self._sorted_ids, rows[:, 0].astype(np.int64)) + 1

@@ -10,7 +10,9 @@ from pycocotools.cocoeval import COCOeval
 
 from backbones.errors import UserError
 from detection.coco_scores import SCORER_VARIABLE, SCORERS, CocoScores
+from detection.evaluator import CocoEvaluator
 from tests.benchmarks.coco_files import Case, as_passed
+from tests.detection.columns import box_columns
 
 
 def expected(case: Case) -> tuple[np.ndarray, np.ndarray]:
@@ -59,11 +61,15 @@ def test_scores_are_used_again(monkeypatch):
 
 
 def test_the_environment_names_the_scorer(monkeypatch):
+    truth = box_columns(images=1, classes=1, image=[0], label=[0], boxes=[[0, 0, 20, 20]])
     document = {"images": [], "categories": [], "annotations": []}
     monkeypatch.delenv(SCORER_VARIABLE, raising=False)
     assert CocoScores(document).scorer == "hotcoco"
     monkeypatch.setenv(SCORER_VARIABLE, "faster-coco-eval")
     assert CocoScores(document).scorer == "faster-coco-eval"
+    evaluator = CocoEvaluator(truth)
     monkeypatch.setenv(SCORER_VARIABLE, "cocoeval")
     with pytest.raises(UserError, match=r"'cocoeval' \(BACKBONE_SWAP_SCORER\) is none of hotcoco, faster-coco-eval"):
-        CocoScores(document)
+        CocoEvaluator(truth)  # before any score is computed
+    evaluator.compute()
+    assert evaluator._scores.scorer == "faster-coco-eval"
