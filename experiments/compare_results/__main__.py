@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from backbones.errors import BadInput
 from engine.cli import command
 from experiments.compare_results.config import CompareResultsConfig
 
@@ -16,7 +17,13 @@ def run(config: CompareResultsConfig) -> None:
     """Read, compare and report."""
     from experiments.compare_results.runner import compare_results
 
-    compare_results(config)
+    try:
+        compare_results(config)
+    except BadInput as error:  # the data set is named by --truth here, not by --data.root
+        settings = ("truth", *error.settings)
+        raise BadInput(
+            str(error).replace("`root`", "`truth`").replace("`root=", "`truth="), settings=settings
+        ) from error
 
 
 main = command("experiments.compare_results", CompareResultsConfig, run, DESCRIPTION)

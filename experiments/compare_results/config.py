@@ -15,6 +15,12 @@ IMAGE_IDS = ("ids", "names")
 CATEGORY_IDS = ("ids", "from0", "from1")
 LABELS = ("names", "indices")
 PIXELS = ("values", "indices")
+OF_TASK = {
+    "image_ids": "detection",
+    "category_ids": "detection",
+    "labels": "classification",
+    "pixels": "segmentation",
+}
 
 
 @dataclass
@@ -81,6 +87,11 @@ class CompareResultsConfig:
         if self.metric is not None and self.metric not in metrics:
             raise UserError(f"--metric {self.metric}: {self.task} can be compared on {', '.join(metrics)}")
         check_max_detections(self.max_detections)
+        for flag, task in OF_TASK.items():
+            if getattr(self, flag) and task != self.task:
+                raise UserError(f"--{flag} is for {task}, not for {self.task}: leave it out")
+        if self.data.train is not None or self.data.val is not None:
+            raise UserError("name the truth with --truth and --data.split, not with --data.train or --data.val")
         for name in names:
             self.image_ids_of(name)
             self.category_ids_of(name)

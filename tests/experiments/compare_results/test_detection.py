@@ -332,6 +332,19 @@ def test_random_damage_is_read_or_one_message(tmp_path, truth):
     assert outcomes == {"read", True}  # each message names the file
 
 
+def test_a_truth_of_another_task_is_one_message(tmp_path, truth, capsys):
+    for name in ("train/cat/1.jpg", "train/dog/2.jpg"):
+        (tmp_path / "classes" / name).parent.mkdir(parents=True)
+        (tmp_path / "classes" / name).write_bytes(b"")
+    files = ["--results", f"a={tmp_path}/a.json", f"b={tmp_path}/a.json"]
+    code, found = refused(capsys, tmp_path, *files, "--truth", str(tmp_path / "classes"))
+    assert code == 3
+    assert "Pass a data set for object detection as --truth" in found
+    code, found = refused(capsys, tmp_path, *files, "--truth", str(tmp_path / "missing.json"))
+    assert code == 3
+    assert "there is no truth at" in found
+
+
 def test_a_folder_in_place_of_a_file_is_one_message(tmp_path, truth, capsys):
     (tmp_path / "run").mkdir()
     write(tmp_path / "good.json", detections_of(truth))
@@ -352,6 +365,8 @@ def test_a_folder_in_place_of_a_file_is_one_message(tmp_path, truth, capsys):
         (["--results", "a=x.json", "b=y.json", "--metric", "mIoU"], 2, "--metric mIoU"),
         (["--results", "a=x.json", "b=y.json", "--image_ids", "c=ids"], 2, "'c' is not among --results"),
         (["--results", "a=x.json", "b=y.json", "--category_ids", "from2"], 2, "there are ids, from0, from1"),
+        (["--results", "a=x.json", "b=y.json", "--pixels", "indices"], 2, "--pixels is for segmentation"),
+        (["--results", "a=x.json", "b=y.json", "--data.val", "val"], 2, "name the truth with --truth and --data.split"),
         (["--results", "a=x.json", "b=y.json"], 3, "cannot read x.json"),
     ],
 )
