@@ -118,7 +118,8 @@ def test_an_ignored_class_leaves_the_mean(tmp_path):
         assert math.isnan(evaluator.per_class["a"]) == bool(ignored)
         evaluator.write_images(tmp_path / "images.npy")
         resampled = segmentation_results(tmp_path / "images.npy").score(np.array([[1], [3]]))
-        np.testing.assert_allclose(resampled, expected, atol=1e-12)
+        # Comparisons average over the classes in the truth, whether the third class is ignored or only predicted.
+        np.testing.assert_allclose(resampled, np.mean(ious), atol=1e-12)
     assert scores["mIoU"] == pytest.approx(0.926, abs=5e-4)
 
 
