@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -44,14 +46,16 @@ def what_went_wrong(rows: Sequence[Row], baseline: str, with_images: bool = True
             by_row.setdefault(row.backbone, []).append(files)
     values = {name: _means([spec.error_row(files) for files in found]) for name, found in by_row.items()}
     headings = list(dict.fromkeys(heading for means in values.values() for heading in means))
-    tables = [_table(f"{spec.error_title}, percent; means over seeds", "backbone", headings, values, percent)]
+    lines = _diagrams(by_row)
+    tables = [_table("errors", f"{spec.error_title}, percent; means over seeds", "backbone", headings, values, percent)]
     tables += [*_crowding(by_row), *_confusions(by_row)]
     return {
         "missing": _missing(missing),
         "tables": [table for table in tables if table["rows"] and len(table["headings"]) > 1],
         "by_class": _by_class(by_row),
         "at_threshold": any("at_threshold" in files.get(ERRORS, {}) for found in by_row.values() for files in found),
-        "diagram": Markup(reliability(_diagrams(by_row))),
+        "lines": lines,
+        "diagram": Markup(reliability(lines)),
         "pairs": image_differences(rows, baseline) if with_images else [],
         "score": (
             "the probability of the predicted class, with a minus sign if that class is wrong"
@@ -89,7 +93,31 @@ def _means(values: Sequence[Mapping[str, float | None]]) -> dict[str, float]:
     return means
 
 
+def csv_tables(section: Mapping[str, Any]) -> dict[str, str]:
+    """The tables of `what_went_wrong` as CSV by name: fractions and counts, empty where undefined."""
+    rows = {
+        table["name"]: [table["headings"], *([name, *(value for _, value in cells)] for name, cells in table["rows"])]
+        for table in section["tables"]
+    }
+    if section["by_class"]:
+        rows["errors-by-class"] = [
+            ["backbone", *section["by_class"][0]["headings"]],
+            *(
+                [table["caption"], name, *(value for _, value in cells)]
+                for table in section["by_class"]
+                for name, cells in table["rows"]
+            ),
+        ]
+    texts = {}
+    for name, lines in rows.items():
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(lines)
+        texts[name] = text.getvalue()
+    return texts
+
+
 def _table(
+    table_name: str,
     caption: str,
     first: str,
     headings: Sequence[str],
@@ -102,7 +130,7 @@ def _table(
         if row:
             cells = [row.get(heading, math.nan) for heading in headings]
             rows.append((name, [(text(v), "" if v != v else f"{v:.6f}") for v in cells]))
-    return {"caption": caption, "headings": [first, *headings], "rows": rows}
+    return {"name": table_name, "caption": caption, "headings": [first, *headings], "rows": rows}
 
 
 def _crowding(by_row: Mapping[str, Sequence[Files]]) -> list[dict[str, Any]]:
@@ -126,7 +154,7 @@ def _crowding(by_row: Mapping[str, Sequence[Files]]) -> list[dict[str, Any]]:
         "objects that any detection finds at an IoU of 0.5, and AP50 of these objects; percent, means over seeds"
     )
     headings = [f"{group}, {metric}" for group in counts for metric in ("recall50", "AP50")]
-    return [_table(caption, "backbone", headings, values, percent)]
+    return [_table("crowding", caption, "backbone", headings, values, percent)]
 
 
 def _confusions(by_row: Mapping[str, Sequence[Files]]) -> list[dict[str, Any]]:
@@ -141,7 +169,7 @@ def _confusions(by_row: Mapping[str, Sequence[Files]]) -> list[dict[str, Any]]:
     ranked = sorted(counts, key=lambda pair: (-max(counts[pair].values()), pair))[:CONFUSIONS]
     chosen = {pair: {name: counts[pair].get(name, 0.0) for name in by_row} for pair in ranked}
     caption = "most frequent confusions, number of images; means over seeds"
-    return [_table(caption, "true class as predicted class", list(by_row), chosen, "{:.1f}".format)]
+    return [_table("confusions", caption, "true class as predicted class", list(by_row), chosen, "{:.1f}".format)]
 
 
 def _by_class(by_row: Mapping[str, Sequence[Files]]) -> list[dict[str, Any]]:
@@ -154,11 +182,12 @@ def _by_class(by_row: Mapping[str, Sequence[Files]]) -> list[dict[str, Any]]:
             stored.append((errors.get("at_threshold") or errors).get("per_class", {}))
         values = {label: _means([each[label] for each in stored if label in each]) for label in _labels(stored)}
         if values:
-            headings = [heading.replace("_", " ") for heading in next(iter(values.values()))]
+            columns = next(iter(values.values()))
+            headings = ["wrong class" if column == "class" else column.replace("_", " ") for column in columns]
             plain = {
                 label: dict(zip(headings, row.values(), strict=True)) for label, row in list(values.items())[:CLASSES]
             }
-            tables.append(_table(name, "class", headings, plain, _number))
+            tables.append(_table("by class", name, "class", headings, plain, _number))
     return tables
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from engine.record import write_text
 from experiments.report.budgets import budgets_csv, by_budget
+from experiments.report.errors import csv_tables, what_went_wrong
 from experiments.report.formatting import column_headings, percent, row_texts
 from experiments.report.pareto import pareto_front
 from experiments.report.results import Comparison, Row, groups, per_class, scores_by_epoch
@@ -44,6 +45,11 @@ def export(folder: Path, target: Path) -> list[Path]:
         if not rows:
             continue
         texts[f"classes-{task}.csv"] = classes_csv(rows)
+        if section := what_went_wrong(rows, comparison.baseline, with_images=False):
+            texts |= {f"{name}-{task}.csv": text for name, text in csv_tables(section).items()}
+            if section["lines"]:
+                bins = {name: [(x, y / 100) for x, y, _ in line] for name, line in section["lines"].items()}
+                figures[f"{task}-reliability"] = _lines(bins, "confidence, %", "correct, %")
         metric = f"{comparison.metric(task)}, %"
         for cost, (label, unit) in COST_AXES.items():
             figures[f"{task}-{cost}"] = _scatter(rows, cost, label, unit, metric)
@@ -134,7 +140,7 @@ def _scatter(rows: Sequence[Row], cost: str, label: str, unit: float, metric: st
     return figure
 
 
-def _lines(lines: dict[str, list[tuple[int, float]]], label: str, metric: str) -> Figure:
+def _lines(lines: Mapping[str, Sequence[tuple[float, float]]], label: str, metric: str) -> Figure:
     figure, panel = _panel(label, metric)
     for name, points in lines.items():
         panel.plot([x for x, _ in points], [100 * y for _, y in points], marker="o", ms=3, lw=1.2, label=_plain(name))

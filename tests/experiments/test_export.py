@@ -37,11 +37,11 @@ def folder(tmp_path_factory) -> Path:
 def test_every_table_and_figure_is_written(folder, tmp_path, capsys):
     run(report, folder, "--export", tmp_path / "paper")
     names = {path.name for path in (tmp_path / "paper").iterdir()}
-    figures = {
-        f"classification-{kind}.{s}" for kind in ("params", "macs", "latency_ms", "curves") for s in ("svg", "pdf")
-    }
-    assert names == {"results.csv", "results.tex", "classes-classification.csv", *figures}
-    assert "11 files in" in capsys.readouterr().out
+    kinds = ("params", "macs", "latency_ms", "curves", "reliability")
+    figures = {f"classification-{kind}.{s}" for kind in kinds for s in ("svg", "pdf")}
+    tables = {f"{name}-classification.csv" for name in ("classes", "errors", "confusions")}
+    assert names == {"results.csv", "results.tex", *tables, *figures}
+    assert "15 files in" in capsys.readouterr().out
     for path in (tmp_path / "paper").glob("*.svg"):
         texts = "".join(ET.parse(path).getroot().itertext())
         assert "efficientnet_b0" in texts

@@ -1,6 +1,7 @@
 """The report's section on errors: means over seeds, runs of earlier versions, images on which two networks differ."""
 
 import base64
+import csv
 import io
 import json
 import re
@@ -12,7 +13,7 @@ from PIL import Image
 from engine.image_results import ImageResults
 from engine.scored_images import scores_of_images
 from experiments.report import errors as section
-from experiments.report.errors import what_went_wrong
+from experiments.report.errors import csv_tables, what_went_wrong
 from experiments.report.html import html
 from experiments.report.image_differences import image_differences
 from experiments.report.results import Comparison
@@ -75,6 +76,9 @@ def test_results_of_each_image_are_sufficient_for_runs_of_earlier_versions(small
     order = confusions["headings"][1:]
     assert dict(zip(order, counts["cat as dog"], strict=True)) == {"resnet50": "1.0", HOSTILE: "1.0"}
     assert dict(zip(order, counts["dog as cat"], strict=True)) == {"resnet50": "1.0", HOSTILE: "0.0"}
+    rows = list(csv.reader(io.StringIO(csv_tables(found)["errors"])))
+    assert rows[0] == ["backbone", "ECE", "MCE"]
+    assert float({row[0]: row[1] for row in rows[1:]}[HOSTILE]) == pytest.approx((0.2 + 0.5 + 0.9) / 3, abs=1e-6)
 
 
 def test_stored_files_are_preferred_and_means_are_over_seeds(folder):
@@ -166,3 +170,22 @@ def test_reliability_diagram():
     assert drawn.count("<polyline") == 1
     assert 'class="diagonal"' in drawn
     assert reliability({}) == ""
+
+
+def test_detection_and_segmentation_have_tables_by_class():
+    """Files of two seeds; the counts are means, undefined values are left out of means."""
+    detection = [
+        {"errors.json": {"at_threshold": {"per_class": {"cat": {"objects": 4, "class": n}}}, "crowding": {
+            "iou": 0.1, "overlapping_boxes": {"0": {"objects": 3, "recall50": n / 4, "AP50": None}}}}}
+        for n in (1, 2)
+    ]  # fmt: skip
+    (table,) = section._by_class({"resnet50": detection})
+    assert table["headings"] == ["class", "objects", "wrong class"]
+    assert [text for text, _ in table["rows"][0][1]] == ["4", "1.5"]
+    (crowding,) = section._crowding({"resnet50": detection})
+    assert crowding["headings"] == ["backbone", "0, recall50", "0, AP50"]
+    assert [text for text, _ in crowding["rows"][0][1]] == ["37.5", "--"]
+    segmentation = {"errors.json": {"per_class": {"sky": {"boundary_IoU": 0.25, "partly_found": 3}}}}
+    (table,) = section._by_class({"resnet50": [segmentation]})
+    assert table["headings"] == ["class", "boundary IoU", "partly found"]
+    assert [text for text, _ in table["rows"][0][1]] == ["0.25", "3"]
