@@ -10,8 +10,12 @@ import argparse
 import csv
 import io
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from datetime import date
 from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
 
 from engine.record import write_text
 from experiments.report.results import FinishedRun
@@ -35,7 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.verdicts", description=__doc__)
     parser.add_argument("--runs", type=Path, default=Path("runs/verdicts"))
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--jobs", type=int, default=2, help="trainings at the same time")
+    parser.add_argument("--jobs", type=int, default=2, help="trainings or simulations at the same time")
     parser.add_argument("--trials", type=int, default=1000, help="simulated comparisons of each setting")
     parser.add_argument("--no_training", action="store_true", help="only use finished trainings")
     parser.add_argument("--output", type=Path, default=Path("docs/verdicts-measured.md"))
@@ -52,7 +56,7 @@ def main() -> None:
         "",
         *real(runs),
         "",
-        *simulated(options.trials),
+        *simulated(options.trials, options.jobs),
     ]
     write_text(options.output, "\n".join(page) + "\n")
     print(f"written to {options.output}")
@@ -120,20 +124,40 @@ def real(runs: dict[tuple[str, str], list[FinishedRun]]) -> Iterator[str]:
                 yield f"| {task} | {count} | {seeds} | {rates} |"
 
 
-def simulated(trials: int) -> Iterator[str]:
-    """Coverage of the interval in simulated comparisons."""
+def simulated(trials: int, jobs: int) -> Iterator[str]:
+    """Coverage of the interval in simulated comparisons.
+
+    Comparisons of 1,000 images and more, and of AP, are fewer, since they take the most time.
+    """
+    settings = [(metric, images, seeds, spread, trials_of(metric, images, trials)) for metric, images, seeds in GRID
+                for spread in SPREADS]  # fmt: skip
+    found: dict[tuple, Coverage] = {}
+    slowest_first = sorted(settings, key=lambda setting: -setting[1] * setting[2] * (5 if setting[0] == "AP" else 1))
+    with ProcessPoolExecutor(jobs) as pool, Progress(console=Console(stderr=True)) as progress:
+        bar = progress.add_task("simulated comparisons", total=len(settings))
+        running = {pool.submit(coverage, *setting): setting for setting in slowest_first}
+        for future in as_completed(running):
+            found[running[future]] = future.result()
+            progress.advance(bar)
     yield "## Simulated comparisons"
     yield ""
-    yield f"The share of 95% intervals that contain the true difference, of {trials} comparisons of each setting (fewer"
-    yield "for AP and many images), where there is a verdict. In brackets: the share with too little data. Columns:"
-    yield "standard deviation between the trainings of both sides, in logits; 0.2 is about 3.5 points of top-1."
+    yield f"The share of 95% intervals that contain the true difference, of {trials} comparisons of each setting, where"
+    yield "there is a verdict. In brackets: the share with too little data. Columns: standard deviation between the"
+    yield "trainings of both sides, in logits; 0.2 is about 3.5 points of top-1. Shares of AP, and of 1,000 images and"
+    yield f"more, are of {trials_of('AP', 20, trials)} comparisons. Twice the standard error of a share of 95% is "
+    yield f"{2 * (0.95 * 0.05 / trials) ** 0.5:.1%} and {2 * (0.95 * 0.05 / trials_of('AP', 20, trials)) ** 0.5:.1%}."
     yield ""
     yield f"| metric | images | seeds | {' | '.join(f'{a:g} and {b:g}' for a, b in SPREADS)} |"
     yield "|---|---|---|" + "---|" * len(SPREADS)
     for metric, images, seeds in GRID:
-        count = max(100, trials // (4 if metric == "AP" else 1) // (5 if images >= 1000 else 1))
-        cells = [_text(coverage(metric, images, seeds, spread, count)) for spread in SPREADS]
+        count = trials_of(metric, images, trials)
+        cells = [_text(found[metric, images, seeds, spread, count]) for spread in SPREADS]
         yield f"| {metric} | {images} | {seeds} | {' | '.join(cells)} |"
+
+
+def trials_of(metric: str, images: int, trials: int) -> int:
+    """Number of simulated comparisons."""
+    return max(1, trials // 4) if metric == "AP" or images >= 1000 else trials
 
 
 def _rate(shares: Shares) -> str:
