@@ -108,6 +108,7 @@ def known_flags():
     flags = set().union(*(_parse(module, []) for module in modules))
     others = {
         "experiments.audit": ["ROOT"],
+        "experiments.report": ["FOLDER"],
         "experiments.compare_results": ["--task", "detection", "--truth", "TRUTH", "--results", "a=A", "b=B"],
         "backbones.doctor": ["NAME"],
         "data.demo": [],
