@@ -87,6 +87,8 @@ class _Pictures:
                 self._found = TASKS[run.record["task"]].draw_images(run.folder, run.record, keys)
             except (OSError, ValueError, KeyError, TypeError, UserError) as error:
                 self.problem = str(error).partition(". ")[0]  # without the advice for commands
+                if isinstance(error, FileNotFoundError):  # an earlier version trained the run
+                    self.problem = f"{error.filename} is missing"
 
     def uri(self, key: str) -> str:
         """A data URI; empty without a picture."""

@@ -18,7 +18,6 @@ from experiments.report.formatting import (
     about_intervals,
     billions,
     column_headings,
-    millions,
     points,
     row_texts,
     score_text,
@@ -27,6 +26,8 @@ from experiments.report.formatting import (
 )
 from experiments.report.html import html
 from experiments.report.results import COSTS, Comparison, Row, groups
+
+LONGEST_NAME = 30  # longest name of a backbone that is not broken in an 80-column terminal
 
 
 def write_page(folder: Path) -> None:
@@ -55,7 +56,8 @@ def write_report(folder: Path) -> Path:
         temporary.write_text(text)
         temporary.replace(path)
     for task in comparison.tasks:
-        out.print(screen_table(comparison, task))
+        for table in screen_tables(comparison, task):
+            out.print(table)
         if sentence := stopped_sentence(comparison.rows_of(task)):
             out.print(sentence, markup=False)
         for sentence in budget_sentences(comparison, task):
@@ -121,22 +123,24 @@ def results_md(comparison: Comparison) -> str:
     return "\n".join(lines) + "\n"
 
 
-def screen_table(comparison: Comparison, task: str) -> Table:
-    """Return the table for the terminal: score, difference, verdict, and size."""
-    table = Table(box=SIMPLE_HEAD, title=task, title_justify="left", pad_edge=False)
-    for heading in ("backbone", f"{comparison.metric(task)}, %", "difference", "verdict", "params", "MACs"):
-        is_text = heading in ("backbone", "verdict")
-        table.add_column(heading, no_wrap=not is_text, justify="left" if is_text else "right", overflow="fold")
+def screen_tables(comparison: Comparison, task: str) -> list[Table]:
+    """The tables for the terminal, one for each provenance: score, difference, verdict, and cost."""
+    tables = []
     for provenance, rows in groups(comparison.rows_of(task)):
-        table.add_section()
-        table.add_row(f"[dim]{provenance}[/dim]")
+        table = Table(
+            box=SIMPLE_HEAD, title=f"{task}, {provenance}", title_justify="left", padding=(0, 1, 0, 0), show_edge=False
+        )
+        for heading in ("backbone", f"{comparison.metric(task)}, %", "difference", "verdict", "MACs"):
+            is_text = heading in ("backbone", "verdict")
+            table.add_column(heading, no_wrap=not is_text, justify="left" if is_text else "right", overflow="fold")
+        table.columns[0].min_width = min(LONGEST_NAME, max(len(row.backbone) for row in rows))
         for row in rows:
             difference, verdict = "", "" if row.runs else "not finished"
             if row.difference is not None:
                 difference, verdict = points(row.difference.value), row.difference.verdict
             elif row.runs and row.backbone == comparison.baseline:
                 verdict = "baseline"
-            costs = millions(row.cost("params")), billions(row.cost("macs"))
-            texts = row.backbone, score_text(row), difference, verdict, *costs
+            texts = row.backbone, score_text(row), difference, verdict, billions(row.cost("macs"))
             table.add_row(*(text.replace("[", r"\[") for text in texts))
-    return table
+        tables.append(table)
+    return tables

@@ -17,7 +17,7 @@ from experiments.report import svg as charts
 from experiments.report.formatting import billions, millions, sentences, stopped_sentence, style_sentence
 from experiments.report.pareto import pareto_front
 from experiments.report.results import Comparison, FinishedRun, Row
-from experiments.report.writer import screen_table, write_report
+from experiments.report.writer import screen_tables, write_report
 
 HOSTILE = 'evil:<script>alert("x")</script>'
 CLASSES = ["cat", "<b>dog</b>"]
@@ -164,7 +164,7 @@ def test_another_metric_is_compared(folder, tmp_path):
     assert "top1, %" not in page
     assert "top1 of resnet50 in percent" in page  # the table of classes
     assert "recall, %" in (tmp_path / "c" / "results.md").read_text()
-    assert screen_table(Comparison(tmp_path / "c"), "classification").columns[1].header == "recall, %"
+    assert screen_tables(Comparison(tmp_path / "c"), "classification")[0].columns[1].header == "recall, %"
     before, rows = (list(csv.DictReader((f / "results.csv").open())) for f in (folder, tmp_path / "c"))
     assert {row["metric"] for row in rows} == {"recall"}
     # All images have one class, so that its recall is top-1.
