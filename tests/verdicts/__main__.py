@@ -144,8 +144,10 @@ def simulated(trials: int, jobs: int) -> Iterator[str]:
     yield f"The share of 95% intervals that contain the true difference, of {trials} comparisons of each setting, where"
     yield "there is a verdict. In brackets: the share with too little data. Columns: standard deviation between the"
     yield "trainings of both sides, in logits; 0.2 is about 3.5 points of top-1. Shares of AP, and of 1,000 images and"
-    yield f"more, are of {trials_of('AP', 20, trials)} comparisons. Twice the standard error of a share of 95% is "
-    yield f"{2 * (0.95 * 0.05 / trials) ** 0.5:.1%} and {2 * (0.95 * 0.05 / trials_of('AP', 20, trials)) ** 0.5:.1%}."
+    fewer = trials_of("AP", 20, trials)
+    errors = [f"{2 * (0.95 * 0.05 / count) ** 0.5:.1%}" for count in (trials, fewer)]
+    yield f"more, are of {fewer} comparisons. Twice the standard error of a share of 95% is {errors[0]}, and"
+    yield f"{errors[1]} for these. Of many shares, some are farther from the truth."
     yield ""
     yield f"| metric | images | seeds | {' | '.join(f'{a:g} and {b:g}' for a, b in SPREADS)} |"
     yield "|---|---|---|" + "---|" * len(SPREADS)
