@@ -9,7 +9,7 @@ import numpy as np
 # The verdicts. `NEITHER`: the interval contains 0.
 BETTER, WORSE, NEITHER, TOO_LITTLE = "better", "worse", "not distinguishable", "too little data"
 
-# Fewer images give no verdict: see the simulated coverage in docs/statistics.md.
+# Fewer images give no verdict: see the simulated coverage in docs/verdicts-measured.md.
 FEWEST_IMAGES = 30
 # The same for images on which the two sides differ, counted by their share of the variance.
 FEWEST_DIFFERING = 4.0
