@@ -154,8 +154,9 @@ def fit(
         default_root_dir=output,
     )
     stored = find_checkpoint(output) if resume else None
-    if stored is not None:
-        read_run(stored)  # raises for a file that this version cannot resume
+    task.info.extra["recipe"] = recipe
+    if stored is not None:  # a training that an earlier version of the recipe began keeps that version
+        task.info.extra["recipe"] = read_run(stored)[0].extra.get("recipe", 1)
     try:
         with occupied(output), last_checkpoint.handle_signals():
             if settings_file.read_text() != settings:  # the data have moved; in place, because this file is locked
@@ -176,7 +177,7 @@ def fit(
     record = {
         "schema": SCHEMA,
         "task": task.info.task,
-        "recipe": recipe,
+        "recipe": task.info.extra["recipe"],
         "dataset": task.info.dataset,
         "backbone": config.backbone,
         "neck": task.info.extra.get("neck"),

@@ -5,6 +5,8 @@ the new losses under the new version.
 """
 
 import csv
+import json
+from dataclasses import replace
 from importlib import import_module
 
 import pytest
@@ -29,3 +31,17 @@ def test_the_recipe_has_the_stored_losses(task, tmp_path):
         losses = [float(row["loss"]) for row in csv.DictReader(file) if row["loss"]]
     assert TASKS[task].recipe in LOSSES[task], f"store the losses of recipe version {TASKS[task].recipe}: {losses}"
     assert losses == pytest.approx(LOSSES[task][TASKS[task].recipe], rel=2e-4)
+
+
+def test_a_resumed_training_keeps_the_recipe_version_that_began_it(tmp_path, monkeypatch):
+    from classification import train as command
+    from classification.spec import SPEC
+    from engine.entry import train_command
+
+    run(command, *TINY, "--output", tmp_path / "run")
+    record = tmp_path / "run" / "record.json"
+    assert json.loads(record.read_text())["recipe"] == SPEC.recipe
+    record.unlink()  # as if killed between the last epoch and the record
+    monkeypatch.setattr(command, "main", train_command(replace(SPEC, recipe=SPEC.recipe + 1), ""))
+    run(command, "--resume", tmp_path / "run")
+    assert json.loads(record.read_text())["recipe"] == SPEC.recipe
