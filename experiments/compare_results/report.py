@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -21,8 +20,15 @@ from backbones.errors import BadInput
 from engine.record import command_line, write_text
 from experiments.compare_results.compared import Compared, ScoredFile, Side
 from experiments.compare_results.forest import Interval, forest
-from experiments.report.formatting import ABOUT_INTERVALS, difference_text, percent, points
-from experiments.report.html import TEMPLATES
+from experiments.report.formatting import (
+    ABOUT_INTERVALS,
+    difference_fields,
+    difference_text,
+    percent,
+    points,
+    score_text,
+)
+from experiments.report.html import render
 from experiments.statistics import Difference
 
 HEADINGS = ("name", "files", "score, %", "difference", "verdict", "reason")
@@ -78,12 +84,11 @@ class Report:
 
     def texts(self, side: Side) -> list[str]:
         """Texts of a row, one for each heading."""
-        spread = f" ± {100 * side.spread:.1f}" if side.spread is not None else ""
         found = self.differences.get(side.name)
         return [
             f"{side.name} (baseline)" if side.name == self.baseline else side.name,
             str(len(side.files)),
-            percent(side.mean) + spread,
+            score_text(side),
             difference_text(found),
             found.verdict if found else "",
             found.reason if found else "",
@@ -117,10 +122,7 @@ class Report:
                 "scores": " ".join(f"{score:.6f}" for score in side.scores),
                 "files": "; ".join(str(file.file) for file in side.files),
             }
-            if (found := self.differences.get(side.name)) is not None:
-                ends = {"difference": found.value, "low": found.low, "high": found.high}
-                line |= {name: f"{value:.6f}" for name, value in ends.items()}
-                line |= {"verdict": found.verdict, "verdict_reason": found.reason}
+            line |= difference_fields(self.differences.get(side.name))
             for fact in facts:
                 line[fact] = " ".join(_cell(file.facts.get(fact)) for file in side.files)
             table.writerow(line)
@@ -147,9 +149,6 @@ class Report:
     def html(self) -> str:
         """The page, without external files. The template escapes all text from data and arguments."""
         compared = self.compared
-        environment = Environment(
-            loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-        )
         intervals = [
             Interval(
                 name=side.name,
@@ -162,7 +161,8 @@ class Report:
             if (found := self.differences.get(side.name)) is not None
         ]
         headings, rows = self._files()
-        return environment.get_template("results.html").render(
+        return render(
+            "results.html",
             task=compared.task,
             truth=compared.truth,
             about=self._about(),
@@ -177,8 +177,6 @@ class Report:
             class_headings=self._class_headings(),
             class_rows=self._class_rows(),
             command=shlex.join(command_line()),
-            css=Markup((TEMPLATES / "report.css").read_text()),
-            js=Markup((TEMPLATES / "report.js").read_text()),
         )
 
     def _about(self) -> str:

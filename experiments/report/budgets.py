@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from experiments.report.formatting import difference_fields
 from experiments.report.results import Comparison, Row
 from experiments.statistics import Difference
 
@@ -29,12 +30,6 @@ class Crossing:
     upwards: bool
 
 
-def by_budget(comparison: Comparison) -> list[tuple[int, Comparison]]:
-    """The comparison at each of its budgets, the smallest first; empty if it has only one."""
-    budgets = sorted(comparison.about.get("budgets") or [])
-    return [(budget, Comparison(comparison.folder, budget)) for budget in budgets]
-
-
 def crossing(budgets: Sequence[float], differences: Sequence[Difference]) -> Crossing | None:
     """The first crossing of two networks; None if one of them is ahead at all budgets."""
     x = [math.log(budget) for budget in budgets]
@@ -50,7 +45,7 @@ def crossing(budgets: Sequence[float], differences: Sequence[Difference]) -> Cro
 
 def budget_sentences(comparison: Comparison, task: str) -> list[str]:
     """One sentence for each backbone that was compared at all budgets: verdicts, and where it crosses the baseline."""
-    budgets = by_budget(comparison)
+    budgets = comparison.at_budgets
     found = []
     for row in comparison.rows_of(task) if budgets else ():
         differences = [at.differences(task).get(row.backbone) for _, at in budgets]
@@ -82,13 +77,17 @@ def budgets_csv(comparisons: Sequence[tuple[int, Comparison]]) -> str:
     table.writerow(names)
     for budget, comparison in comparisons:
         for row in comparison.rows:
-            found = row.difference
-            ends = (found.value, found.low, found.high) if found else ()
             table.writerow(
-                [row.task, budget, row.backbone, epochs_of(row), len(row.runs), f"{row.mean:.6f}"]
-                + ([f"{end:.6f}" for end in ends] or [""] * 3)
-                + ([found.verdict, found.reason] if found else ["", ""])
-                + [f"{row.cost('train_seconds'):g}"]
+                [
+                    row.task,
+                    budget,
+                    row.backbone,
+                    epochs_of(row),
+                    len(row.runs),
+                    f"{row.mean:.6f}",
+                    *difference_fields(row.difference).values(),
+                    f"{row.cost('train_seconds'):g}",
+                ]
             )
     return text.getvalue()
 

@@ -13,16 +13,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from engine.record import write_text
-from experiments.report.budgets import budgets_csv, by_budget
 from experiments.report.errors import csv_tables, what_went_wrong
-from experiments.report.formatting import column_headings, percent, row_texts
+from experiments.report.formatting import COST_AXES, column_headings, percent, row_texts
 from experiments.report.pareto import pareto_front
 from experiments.report.results import Comparison, Row, groups, per_class, scores_by_epoch
-from experiments.report.writer import results_csv
+from experiments.report.writer import result_tables
 from experiments.statistics.difference import BETTER, WORSE
 
-COST_AXES = {"params": ("parameters, millions", 1e6), "macs": ("multiply-adds, billions", 1e9),
-             "latency_ms": ("milliseconds per image", 1.0)}  # fmt: skip
 SPECIAL = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
     "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}",
@@ -34,11 +31,7 @@ def export(folder: Path, target: Path) -> list[Path]:
     """Write all tables and figures of the comparison in `folder` to `target`. Returns the files."""
     comparison = Comparison(folder)
     target.mkdir(parents=True, exist_ok=True)
-    texts = {"results.csv": results_csv(comparison.rows), "results.tex": latex(comparison)}
-    if split := comparison.about.get("test_split"):
-        texts[f"results-{split}.csv"] = results_csv(Comparison(folder, split=split).rows)
-    if budgets := by_budget(comparison):
-        texts["budgets.csv"] = budgets_csv(budgets)
+    texts = {**result_tables(comparison), "results.tex": latex(comparison)}
     figures: dict[str, Figure] = {}
     for task in comparison.tasks:
         rows = [row for row in comparison.rows_of(task) if row.runs]
@@ -55,8 +48,8 @@ def export(folder: Path, target: Path) -> list[Path]:
             figures[f"{task}-{cost}"] = _scatter(rows, cost, label, unit, metric)
         curves = {row.backbone: scores_by_epoch(row.runs[0].folder, row.metric) for row in rows}
         figures[f"{task}-curves"] = _lines(curves, "epoch", metric)
-        if budgets:
-            scores = {row.backbone: [(b, r.mean) for b, at in budgets for r in at.rows_of(task)
+        if comparison.at_budgets:
+            scores = {row.backbone: [(b, r.mean) for b, at in comparison.at_budgets for r in at.rows_of(task)
                                      if r.backbone == row.backbone and r.runs] for row in rows}  # fmt: skip
             figures[f"{task}-budgets"] = _lines(scores, "epochs of the training", metric)
     files = []

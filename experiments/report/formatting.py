@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from engine.published import Count
 from experiments.costs.counts import classifier_counts
@@ -20,6 +20,24 @@ ABOUT_RESPLITS = (
     "Their simultaneous 95% intervals cover which images were drawn for training and for scoring, and the trainings: "
     "each training has its own division of the images (corrected resampled t-test)."
 )
+
+
+class Scored(Protocol):
+    """What has a mean score, a fraction, and its standard deviation over seeds; None for one seed."""
+
+    @property
+    def mean(self) -> float: ...
+
+    @property
+    def spread(self) -> float | None: ...
+
+
+# Costs in charts: label of the axis, and its unit.
+COST_AXES = {
+    "params": ("parameters, millions", 1e6),
+    "macs": ("multiply-adds, billions", 1e9),
+    "latency_ms": ("milliseconds per image", 1.0),
+}
 
 
 def about_intervals(about: Mapping[str, Any]) -> str:
@@ -177,9 +195,18 @@ def points(value: float) -> str:
     return "--" if value != value else f"{100 * value:+.1f}"
 
 
-def score_text(row: Row) -> str:
+def score_text(row: Scored) -> str:
     """Format the mean score: `71.2 ± 0.4`, with the standard deviation if there are several seeds."""
     return percent(row.mean) + (f" ± {100 * row.spread:.1f}" if row.spread is not None else "")
+
+
+def difference_fields(difference: Difference | None) -> dict[str, str]:
+    """The columns of CSV tables on a difference, as fractions; empty texts for the baseline."""
+    if difference is None:
+        return dict.fromkeys(("difference", "low", "high", "verdict", "verdict_reason"), "")
+    ends = {"difference": difference.value, "low": difference.low, "high": difference.high}
+    texts = {name: f"{value:.6f}" for name, value in ends.items()}
+    return {**texts, "verdict": difference.verdict, "verdict_reason": difference.reason}
 
 
 def difference_text(difference: Difference | None) -> str:

@@ -13,9 +13,10 @@ from markupsafe import Markup
 from PIL import Image
 
 from experiments.report import svg as charts
-from experiments.report.budgets import budget_sentences, by_budget, epochs_of
+from experiments.report.budgets import budget_sentences, epochs_of
 from experiments.report.errors import what_went_wrong
 from experiments.report.formatting import (
+    COST_AXES,
     PUBLISHED_HEADINGS,
     about_intervals,
     column_headings,
@@ -33,21 +34,13 @@ from experiments.tasks import TASKS
 
 TEMPLATES = Path(__file__).parent / "templates"
 PICTURES, WIDTH, QUALITY = 2, 640, 70  # validation images per task, their width in pixels, JPEG quality
-COST_AXES = {
-    "params": "parameters, millions",
-    "macs": "multiply-adds, billions",
-    "latency_ms": "milliseconds per image",
-}
-UNITS = {"params": 1e6, "macs": 1e9, "latency_ms": 1.0}
 
 
 def html(comparison: Comparison) -> str:
     """Return the page."""
     runs = list(comparison.runs.values())
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    return environment.get_template("report.html").render(
+    return render(
+        "report.html",
         about=comparison.about,
         finished=len(runs),
         pending=any(cell["status"] == "pending" for cell in comparison.about["cells"]),
@@ -58,9 +51,16 @@ def html(comparison: Comparison) -> str:
         commands="\n".join(run.record["command_line"] for run in runs),
         about_intervals=about_intervals(comparison.about),
         published_headings=PUBLISHED_HEADINGS,
-        css=Markup((TEMPLATES / "report.css").read_text()),
-        js=Markup((TEMPLATES / "report.js").read_text()),
     )
+
+
+def render(template: str, **values: Any) -> str:
+    """A page without external files from a template in `TEMPLATES`, which escapes all values that are not `Markup`."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    values |= {name: Markup((TEMPLATES / f"report.{name}").read_text()) for name in ("css", "js")}
+    return environment.get_template(template).render(**values)
 
 
 def _task(comparison: Comparison, task: str) -> dict[str, Any]:
@@ -93,12 +93,11 @@ def _task(comparison: Comparison, task: str) -> dict[str, Any]:
 
 def _test_split(comparison: Comparison, task: str) -> dict[str, Any] | None:
     """The same table as for the validation images, for another split; None without one."""
-    split = comparison.about.get("test_split")
-    if not split:
+    if comparison.on_test_split is None:
         return None
-    rows = Comparison(comparison.folder, split=split).rows_of(task)
+    rows = comparison.on_test_split.rows_of(task)
     return {
-        "name": split,
+        "name": comparison.on_test_split.split,
         "sentences": sentences(rows, comparison.baseline),
         "groups": [_table(comparison, task, provenance, group) for provenance, group in groups(rows)],
     }
@@ -106,7 +105,7 @@ def _test_split(comparison: Comparison, task: str) -> dict[str, Any] | None:
 
 def _budgets(comparison: Comparison, task: str) -> dict[str, Any] | None:
     """Scores and verdicts at several budgets; None for a comparison with one."""
-    budgets = by_budget(comparison)
+    budgets = comparison.at_budgets
     if not budgets:
         return None
     lines: dict[str, list[tuple[float, float]]] = {}
@@ -150,14 +149,14 @@ def _table(comparison: Comparison, task: str, provenance: str, rows: Sequence[Ro
 
 
 def _scatter(finished: Sequence[Row], cost: str) -> str:
-    axis = COST_AXES[cost]
+    axis, unit = COST_AXES[cost]
     marks = [
         charts.Point(
             name=row.backbone,
-            x=row.cost(cost) / UNITS[cost],
+            x=row.cost(cost) / unit,
             y=100 * row.mean,
             spread=100 * (row.spread or 0.0),
-            description=f"{row.backbone}: {row.metric} {score_text(row)}, {row.cost(cost) / UNITS[cost]:.3g} "
+            description=f"{row.backbone}: {row.metric} {score_text(row)}, {row.cost(cost) / unit:.3g} "
             f"{axis.replace(', ', ' (')}{')' if ', ' in axis else ''}",
         )
         for row in finished

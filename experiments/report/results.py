@@ -195,6 +195,18 @@ class Comparison:
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise BadInput(f"{folder} has no comparison that can be read ({error}): run experiments.compare") from error
 
+    @cached_property
+    def at_budgets(self) -> list[tuple[int, Comparison]]:
+        """The comparison at each of its budgets, the smallest first; empty if it has only one."""
+        budgets = sorted(self.about.get("budgets") or [])
+        return [(n, self if n == self.budget else Comparison(self.folder, n, self.split)) for n in budgets]
+
+    @cached_property
+    def on_test_split(self) -> Comparison | None:
+        """The comparison of the scores on the split of `compare --test_split`; None without one."""
+        split = self.about.get("test_split")
+        return Comparison(self.folder, self.budget, split) if split else None
+
     @property
     def baseline(self) -> str:
         """Name of the backbone that the others are compared with."""

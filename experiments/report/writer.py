@@ -13,11 +13,12 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from engine.commands import out
-from experiments.report.budgets import budget_sentences, budgets_csv, by_budget
+from experiments.report.budgets import budget_sentences, budgets_csv
 from experiments.report.formatting import (
     about_intervals,
     billions,
     column_headings,
+    difference_fields,
     points,
     row_texts,
     score_text,
@@ -42,15 +43,8 @@ def write_report(folder: Path) -> Path:
     """Write the files next to `comparison.json` and print the tables; returns the path of the page."""
     comparison = Comparison(folder)
     page = folder / "report.html"
-    files = [
-        (folder / "results.csv", results_csv(comparison.rows)),
-        (folder / "results.md", results_md(comparison)),
-        (page, html(comparison)),
-    ]
-    if split := comparison.about.get("test_split"):
-        files.append((folder / f"results-{split}.csv", results_csv(Comparison(folder, split=split).rows)))
-    if budgets := by_budget(comparison):
-        files.append((folder / "budgets.csv", budgets_csv(budgets)))
+    files = [(page, html(comparison)), (folder / "results.md", results_md(comparison))]
+    files += [(folder / name, text) for name, text in result_tables(comparison).items()]
     for path, text in files:
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         temporary.write_text(text)
@@ -64,6 +58,16 @@ def write_report(folder: Path) -> Path:
             out.print(sentence, markup=False)
     out.print(f"report {page}")
     return page
+
+
+def result_tables(comparison: Comparison) -> dict[str, str]:
+    """The tables of all backbones by file name: results, those on the test split, and those at all budgets."""
+    tables = {"results.csv": results_csv(comparison.rows)}
+    if (tested := comparison.on_test_split) is not None:
+        tables[f"results-{tested.split}.csv"] = results_csv(tested.rows)
+    if comparison.at_budgets:
+        tables["budgets.csv"] = budgets_csv(comparison.at_budgets)
+    return tables
 
 
 def results_csv(rows: Iterable[Row]) -> str:
@@ -93,10 +97,7 @@ def results_csv(rows: Iterable[Row]) -> str:
         }
         if "stopped_early" in names:
             line["stopped_early"] = " ".join(str(run.stopped_early or "-") for run in row.runs)
-        if (found := row.difference) is not None:
-            ends = {"difference": found.value, "low": found.low, "high": found.high}
-            line |= {name: f"{value:.6f}" for name, value in ends.items()}
-            line |= {"verdict": found.verdict, "verdict_reason": found.reason}
+        line |= difference_fields(row.difference)
         line |= {name: f"{row.cost(name):g}" for name in COSTS}
         if (known := row.published) is not None:
             scores = " ".join(f"{metric} {value:g}" for metric, value in known.scores.items())
