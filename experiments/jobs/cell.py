@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 from backbones.architecture import architecture_of
 from backbones.errors import BadInput
 from backbones.names import is_study_network
+from backbones.weight_facts import sha256
 from data.demo import VERSION
 from engine.cli import demo_unless_root, parse
 from engine.config import TrainConfig
@@ -74,7 +76,7 @@ class Cell:
             settings["data"].pop(name, None)
         content = data_identity(self.task, json.dumps(asdict(self.config.data), sort_keys=True, default=str))
         if isinstance(weights := self.config.pretrained, str) and Path(weights).is_file():
-            settings["pretrained"] = file_digest(Path(weights).resolve())
+            settings["pretrained"] = _weights_digest(Path(weights).resolve())
         return _digest([self.task, task_spec(self.task).recipe, settings, content])
 
     @cached_property
@@ -91,11 +93,17 @@ class Cell:
         settings = hashed_settings(self.settings, type(self.config))
         return settings | ({"backbone": asdict(architecture_of(name))} if is_study_network(name) else {})
 
-    def folder_in(self, parent: Path) -> Path:
-        """The run folder of this training in a comparison's folder; an earlier version's, if it is there."""
-        if self.earlier_key and (earlier := parent / self._name(self.earlier_key)).is_dir():
+    def folder_in(self, parent: Path, name_of: Callable[[str], str] | None = None) -> Path:
+        """The run folder of this training in an experiment's folder; an earlier version's, if it is there.
+
+        Args:
+            parent: folder of the trainings.
+            name_of: key -> name of the run folder; by default that of comparisons, see `name`.
+        """
+        name_of = name_of or self._name
+        if self.earlier_key and (earlier := parent / name_of(self.earlier_key)).is_dir():
             return earlier
-        return parent / self.name
+        return parent / name_of(self.key)
 
     @property
     def neck(self) -> str | None:
@@ -134,11 +142,7 @@ def data_identity(task: str, data: str) -> str:
     return f"{train.fingerprint} {val.fingerprint}"
 
 
-@cache
-def file_digest(file: Path) -> str:
-    """SHA-256 (hex) of a file's content."""
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
+_weights_digest = cache(sha256)  # many trainings start from one file
 
 
 def _digest(content: Any) -> str:

@@ -109,7 +109,7 @@ def run(cell: Cell, folder: Path, lock: IO[str], report: Callable[[str], None] =
     if code == 0:
         write_json(folder / COMPLETE, {"key": cell.key, "seconds": seconds})
         return Outcome(seconds)
-    return Outcome(seconds, _reason(lines, code), code)
+    return Outcome(seconds, failure_reason(lines, code), code)
 
 
 def _train_arguments(cell: Cell, folder: Path) -> list[str]:
@@ -122,7 +122,7 @@ def _train_arguments(cell: Cell, folder: Path) -> list[str]:
     return [*cell.arguments, "--output", str(folder)]
 
 
-def _reason(lines: Sequence[str], code: int) -> str:
+def failure_reason(lines: Sequence[str], code: int) -> str:
     """Return why a process failed, from the lines of its standard error."""
     starts = [i for i, line in enumerate(lines) if line.startswith("error: ")]
     if starts:

@@ -7,8 +7,7 @@ import sys
 from pathlib import Path
 
 from engine.cli import INTERRUPTED
-
-SHOWN_LINES = 3  # last lines of a process that ended without a message of this package
+from experiments.jobs.local import failure_reason
 
 
 def split_folder(run: Path, split: str) -> Path:
@@ -32,7 +31,4 @@ def score_on_split(task: str, run: Path, split: str, device: str) -> str | None:
         raise KeyboardInterrupt
     if done.returncode == 0:
         return None
-    lines = [line for line in done.stderr.splitlines() if line]
-    starts = [i for i, line in enumerate(lines) if line.startswith("error: ")]
-    shown = lines[starts[-1] :] if starts else lines[-SHOWN_LINES:]
-    return " ".join(" ".join(shown).split()).removeprefix("error: ")
+    return failure_reason(done.stderr.splitlines(), done.returncode)

@@ -49,10 +49,7 @@ class StudyFolder:
 
     def run_folder(self, cell: Cell) -> Path:
         """The run folder of a training."""
-        cells = self.path / "cells"
-        if cell.earlier_key and (earlier := cells / cell.earlier_key[:12]).is_dir():
-            return earlier
-        return cells / cell.key[:12]
+        return cell.folder_in(self.path / "cells", lambda key: key[:12])
 
 
 def training_arguments(config: StudyConfig, train_arguments: Sequence[str], study: str) -> tuple[str, ...]:

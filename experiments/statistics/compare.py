@@ -54,33 +54,36 @@ def compare_resampled(
     others = {name: side for name, side in resampled.items() if name != baseline}
     values = {name: float(side.scores.mean() - theirs.scores.mean()) for name, side in others.items()}
     spreads = {name: spread(side, theirs) for name, side in others.items()}
+    same = {name for name, side in others.items() if _same(side, theirs)}
     too_little = {
-        name: "" if _same(side, theirs) else _too_little(values[name], side, theirs, spreads[name])
+        name: why
         for name, side in others.items()
+        if name not in same and (why := _too_little(values[name], side, theirs, spreads[name]))
     }
     decided = corrected(
-        {name: value for name, value in values.items() if not too_little[name] and not _same(others[name], theirs)},
-        spreads,
-        level,
+        {name: value for name, value in values.items() if name not in same and name not in too_little}, spreads, level
     )
     found = {}
     for name, side in others.items():
         value, part = values[name], spreads[name]
-        same = Difference(
-            value=0.0,
-            low=0.0,
-            high=0.0,
+        about = Difference(
+            value=value,
+            low=value,
+            high=value,
             verdict=NEITHER,
             reason="the results are the same",
             images=side.images,
             seeds=(side.seeds, theirs.seeds),
             comparisons=max(1, len(decided)),
+            variance=(part.images, part.ours, part.baseline),
         )
-        if _same(side, theirs):
-            found[name] = same
-            continue
-        about = replace(same, value=value, variance=(part.images, part.ours, part.baseline))
-        if name in decided:
+        if name in same:
+            found[name] = replace(about, value=0.0, low=0.0, high=0.0)
+        elif name in too_little:
+            width = part.half_width(level)
+            reason = too_little[name] + _more_seeds(name, baseline, side, theirs, value, width, seconds)
+            found[name] = replace(about, low=value - width, high=value + width, verdict=TOO_LITTLE, reason=reason)
+        else:
             outcome = decided[name]
             share = 100 * part.images / (part.images + part.seeds)
             found[name] = replace(
@@ -92,10 +95,6 @@ def compare_resampled(
                 reason=f"{outcome.reason}; {share:.0f}% of the variance is due to the choice of images, the rest to "
                 "the trainings",
             )
-        else:
-            width = part.half_width(level)
-            reason = too_little[name] + _more_seeds(name, baseline, side, theirs, value, width, seconds)
-            found[name] = replace(about, low=value - width, high=value + width, verdict=TOO_LITTLE, reason=reason)
     return found
 
 
