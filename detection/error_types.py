@@ -41,12 +41,12 @@ from pycocotools import mask
 
 from detection.greedy import is_correct, is_counted, match_boxes
 from detection.matching import MATCH_IOU
+from detection.truth import LARGEST_AREA
 
 TYPES = ("class", "localisation", "both", "duplicate", "background", "missed")
 CLASS, LOCALISATION, BOTH, DUPLICATE, BACKGROUND, MISSED = range(len(TYPES))
 NO_ERROR = -1
 BACKGROUND_IOU = 0.1  # tidecv's `background_threshold`
-LARGEST_AREA = 1e10  # px^2, the end of COCO's largest size range: larger objects are not counted
 RECALLS = np.arange(101) / 100
 
 

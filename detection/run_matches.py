@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from detection.greedy import match_greedily
+from detection.truth import LARGEST_AREA
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +26,7 @@ FILE = "matches.npz"
 FORMAT = 1  # part of the stored key: raise it with any change of the matching or of the arrays
 # IoU thresholds and ranges of areas in px^2, both ends included, from `Params.setDetParams` of pycocotools.
 IOUS = np.linspace(0.5, 0.95, 10)
-AREAS = {"": (0, 1e10), "s": (0, 32**2), "m": (32**2, 96**2), "l": (96**2, 1e10)}
+AREAS = {"": (0, LARGEST_AREA), "s": (0, 32**2), "m": (32**2, 96**2), "l": (96**2, LARGEST_AREA)}
 # What numpy raises for a file that is cut, damaged or of another format.
 _UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 

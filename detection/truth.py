@@ -8,8 +8,9 @@ import numpy as np
 
 from data.columns import BoxColumns
 
-# COCO's largest size range ends at 1e10 px^2. Objects with a larger area are matched, but neither required nor counted.
-NOT_COUNTED = 2e10
+# px^2, the end of COCO's largest size range. Objects with a larger area are matched, but neither required nor counted.
+LARGEST_AREA = 1e10
+NOT_COUNTED = 2 * LARGEST_AREA
 
 
 def coco_document(truth: BoxColumns, image_ids: np.ndarray, category_ids: list[int]) -> dict[str, Any]:

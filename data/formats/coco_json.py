@@ -45,7 +45,12 @@ def parse(file: Path, boxes_are: Literal["xyxy", "xywh", "cxcywh"] = "xywh") -> 
 
     Raises BadInput with the file and the cause if it is malformed.
     """
-    records = Records(read(file), file)
+    return columns_of(Records(read(file), file), boxes_are)
+
+
+def columns_of(records: Records, boxes_are: Literal["xyxy", "xywh", "cxcywh"] = "xywh") -> BoxColumns:
+    """The same from the records of a file."""
+    file = records.file
     image_ids = records.unique("images", "id")
     sizes = np.stack([records.integers("images", side, default=0) for side in ("height", "width")], axis=1)
     annotated = records.has("images", "height") & records.has("images", "width")

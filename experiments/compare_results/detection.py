@@ -17,12 +17,12 @@ from data.class_names import merge_same_names
 from data.columns import BoxColumns
 from data.findings import warn_or_raise
 from data.formats import coco, recognise
-from data.formats.coco_json import Records, parse, read
+from data.formats.coco_json import Records, columns_of, read
 from data.open import read_place
 from detection.config import METRIC
 from detection.evaluator import CocoEvaluator
 from detection.results import match_detections
-from detection.truth import coco_document
+from detection.truth import LARGEST_AREA, coco_document
 from experiments.compare_results.coco_results import Detections, read_detections
 from experiments.compare_results.compared import Compared, ScoredFile, Side
 from experiments.compare_results.config import CompareResultsConfig, TruthData
@@ -30,7 +30,6 @@ from experiments.compare_results.cuts import Cut, cut_warnings
 from experiments.compare_results.detection_ids import READINGS, ImageIds, classes_of
 from experiments.compare_results.truth import locate_truth
 
-LARGEST_AREA = 1e10  # px^2, of COCO's size ranges; pycocotools neither requires nor counts larger objects
 UNCOVERED = 0.2  # share of images that may have no detections in the results of one name only
 COLUMNS = ("detections", "images_without_detections", "lowest_score", "detections_per_image_limit", "tied_scores")
 
@@ -122,8 +121,9 @@ def read_truth(root: Path, data: TruthData) -> BoxColumns:
         dataset = BoxDataset(columns, None, 0, data)
         raw, truth = dataset.annotated, dataset.columns
     else:
-        raw = parse(file, data.boxes or "xywh")
-        raw = merge_same_names(replace(raw, difficult=_not_counted(file)), bool(data.merge_classes))
+        records = Records(read(file), file)
+        raw = replace(columns_of(records, data.boxes or "xywh"), difficult=_not_counted(records))
+        raw = merge_same_names(raw, bool(data.merge_classes))
         sizes = raw.sizes[raw.image]
         truth = raw.of_boxes(clipped_boxes(raw.boxes, np.where(sizes > 0, sizes, np.inf))[1])
         warn_or_raise(left_out_boxes(raw, truth))
@@ -141,9 +141,9 @@ def read_truth(root: Path, data: TruthData) -> BoxColumns:
     )
 
 
-def _not_counted(file: Path) -> np.ndarray:
+def _not_counted(records: Records) -> np.ndarray:
     """(N,) bool, whether an object's area is beyond COCO's size ranges, as in a run's `truth.json`."""
-    areas = Records(read(file), file).values("annotations", "area", default=None)
+    areas = records.values("annotations", "area", default=None)
     return np.array([isinstance(area, int | float) and area > LARGEST_AREA for area in areas], bool)
 
 
