@@ -11,9 +11,6 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from data.box_dataset import BoxDataset
-from data.columns import BoxColumns
-from data.open import read_scored
-from data.options import BoxOptions
 from detection.config import AR_DETECTIONS, METRIC, TrainConfig
 from detection.matching import operating_point
 from detection.resampling import ClassDetections, PrecisionOfResamples, average_precisions, class_detections
@@ -21,6 +18,7 @@ from detection.run_matches import AREAS, RunMatches, match_documents, matches_di
 from detection.truth import coco_document
 from engine.class_scores import class_scores, mean_over
 from engine.image_results import ImageResults
+from engine.scored_images import scored_images
 
 # Metric -> which of `IOUS`, which of `AREAS`, detections per image and class (None: the limit).
 _ALL, _FIRST = slice(None), slice(0, 1)
@@ -43,10 +41,7 @@ def read_image_results(run: Path, record: dict[str, Any], metric: str = METRIC) 
     limit = config.max_detections
     if (run / "truth.json").is_file():
         return image_results(run_matches(run, limit), metric, limit)
-    options = BoxOptions.of(config.data)
-    columns = read_scored("boxes", Path(record["dataset"]["root"]), options, config.data.holdout, config.seed)
-    assert isinstance(columns, BoxColumns)
-    truth = BoxDataset(columns, None, config.data.skip_bad, options).columns
+    truth = scored_images(BoxDataset, record, config).columns
     document = coco_document(truth, truth.image_ids, list(truth.category_ids))
     return image_results(run_matches(run, limit, json.dumps(document).encode()), metric, limit)
 

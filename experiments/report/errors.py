@@ -11,13 +11,13 @@ from typing import Any
 
 from markupsafe import Markup
 
+from engine.error_files import CALIBRATION, ERRORS
 from experiments.report.formatting import percent
 from experiments.report.image_differences import image_differences
 from experiments.report.results import FinishedRun, Row
 from experiments.report.svg import reliability
 from experiments.tasks import TASKS
 
-ERRORS, CALIBRATION = "errors.json", "calibration.json"
 CONFUSIONS = 10  # pairs of classes to list
 CLASSES = 50  # with more classes, the table by class has those with most errors
 
