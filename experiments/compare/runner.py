@@ -6,7 +6,6 @@ each backbone. `comparison.json` describes all trainings and is rewritten after 
 
 from __future__ import annotations
 
-import math
 import shlex
 import time
 from collections.abc import Sequence
@@ -19,11 +18,11 @@ from rich.progress import track
 from backbones.errors import BadInput, UserError
 from engine.commands import err
 from engine.record import command_line, write_json
-from engine.schema import SCHEMA, flat
+from engine.schema import SCHEMA
+from experiments.compare.cells import comparison_cells, learning_rate_cells, shared_settings
 from experiments.compare.config import CompareConfig
-from experiments.compare.equal_cost import with_equal_cost
 from experiments.jobs.arguments import SharedSettings, shared_arguments
-from experiments.jobs.cell import HOLDOUT, Cell, with_settings
+from experiments.jobs.cell import Cell, with_settings
 from experiments.jobs.local import Outcome, finished, run
 from experiments.jobs.lock import only_one, resumable
 from experiments.jobs.progress import ProgressDisplay
@@ -33,7 +32,6 @@ from experiments.report.results import FinishedRun
 from experiments.tasks import TASKS
 
 PAGE_SHARE = 20  # the page is written again after this many times the time that it took
-SHORTER = 3  # learning rates are chosen by trainings with a third of the epochs
 
 
 @dataclass
@@ -86,20 +84,8 @@ def compare(config: CompareConfig, task_arguments: dict[str, list[str]]) -> Path
     shared = {task: shared_arguments(SharedSettings.of(config), task, task_arguments.get(task, [])) for task in tasks}
     if other_tasks := task_arguments.keys() - set(tasks):
         raise UserError(f"there are settings for {', '.join(sorted(other_tasks))}, which --tasks leaves out")
-    held_out = ("--data.holdout", str(HOLDOUT)) if config.resplit else ()
-    cells = [
-        Cell(task, (*shared[task], *held_out, "--backbone", backbone, "--seed", str(seed)))
-        for seed in range(config.resplit or config.seeds)
-        for task in tasks
-        for backbone in config.backbones
-    ]
-    for cell in cells:
-        _ = cell.config  # raises for wrong settings, before the first training
-    check_backbones(config.backbones)
     folder = Path(config.output)
-    budgets: list[int | None] = [budget for budget in config.budgets for _ in cells] or [None] * len(cells)
-    cells = [with_settings(cell, epochs=budget) for budget in config.budgets for cell in cells] or cells
-    cells = with_equal_cost(cells, config.baseline_name, config.equal, folder)
+    cells, budgets = comparison_cells(config, shared, folder)
     if config.dry_run:
         from experiments.compare.estimate import print_estimate
         from experiments.compare.planning import places, print_plan
@@ -274,44 +260,3 @@ class ComparisonRunner:
                 "cells": [entry.as_dict(self.folder) for entry in entries],
             },
         )
-
-
-def learning_rate_cells(config: CompareConfig, shared: dict[str, tuple[str, ...]]) -> list[Cell]:
-    """Return the shorter trainings that learning rates are chosen by. They are scored on held-out training images."""
-    cells = [
-        Cell(task, (*shared[task], "--backbone", backbone, "--seed", "0", "--lr", f"{lr:g}"))
-        for task in config.tasks
-        for backbone in config.backbones
-        for lr in config.lrs
-    ]
-    return [
-        with_settings(cell, epochs=math.ceil(cell.config.epochs / SHORTER), **{"data.holdout": HOLDOUT})
-        for cell in cells
-    ]
-
-
-def shared_settings(cells: Sequence[Cell]) -> tuple[dict[str, dict[str, Any]], dict[str, list[str]]]:
-    """Return for each task the settings that all its cells share, and the names of those that differ.
-
-    The names do not include backbone and seed.
-    """
-    same: dict[str, dict[str, Any]] = {}
-    differing: dict[str, list[str]] = {}
-    for task in dict.fromkeys(cell.task for cell in cells):
-        settings = [dict(flat(cell.settings)) for cell in cells if cell.task == task]
-        first = settings[0]
-        equal = {name for name in first if all(other[name] == first[name] for other in settings)}
-        same[task] = {name: value for name, value in first.items() if name in equal}
-        differing[task] = [name for name in first if name not in equal | {"backbone", "seed"}]
-    return same, differing
-
-
-def check_backbones(names: Sequence[str]) -> None:
-    """Raise UserError for an unknown backbone, before hours are spent on the others."""
-    import torch
-
-    from backbones import create_backbone
-
-    with torch.device("meta"):
-        for name in names:
-            create_backbone(name)
