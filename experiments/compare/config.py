@@ -10,8 +10,6 @@ from backbones.errors import UserError
 from engine.config import Precision, Protocol
 from experiments.tasks import TASKS
 
-FEWEST_DIVISIONS = 3  # random divisions of the images; of fewer, the variance is hardly known
-
 
 @dataclass
 class CompareConfig:
@@ -81,6 +79,8 @@ class CompareConfig:
         if self.baseline is not None and self.baseline not in self.backbones:
             raise UserError(f"--baseline {self.baseline} is not among --backbones {' '.join(self.backbones)}")
         if self.resplit == 1 or self.resplit < 0:
+            from experiments.statistics.resplits import FEWEST_DIVISIONS  # imports scipy
+
             raise UserError(f"--resplit {self.resplit} is too small: a verdict needs at least {FEWEST_DIVISIONS}")
         if self.resplit and self.seeds > 1:
             raise UserError(
