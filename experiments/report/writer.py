@@ -52,6 +52,7 @@ def write_report(folder: Path) -> Path:
     for task in comparison.tasks:
         for table in screen_tables(comparison, task):
             out.print(table)
+            out.print()
         if sentence := stopped_sentence(comparison.rows_of(task)):
             out.print(sentence, markup=False)
         for sentence in budget_sentences(comparison, task):
