@@ -12,7 +12,7 @@ from backbones import Level, create_backbone
 from backbones.errors import BadInput, UserError
 from classification.model import create_classifier
 from detection.model import create_detector
-from experiments.compare.runner import check_backbones
+from experiments.compare.cells import check_backbones
 from segmentation.model import create_segmenter
 
 README = Path(__file__).parents[2] / "README.md"
