@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 from typing import Any
 
@@ -25,3 +26,9 @@ def read_record(run: Path) -> dict[str, Any]:
         raise BadInput(f"{file} cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInput(f"{file} is not the record of a run ({error})") from error
+
+
+def scores_by_epoch(run_folder: Path, metric: str) -> list[tuple[int, float]]:
+    """Return (epoch, score) of each evaluation of a training. Epochs count from 1, scores are fractions."""
+    with (run_folder / "metrics.csv").open(newline="") as file:
+        return [(int(row["epoch"]) + 1, float(row[metric])) for row in csv.DictReader(file) if row.get(metric)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,6 @@ from engine.schema import flat
 from experiments.compare.config import CompareConfig
 from experiments.compare.equal_cost import with_equal_cost
 from experiments.jobs.cell import HOLDOUT, Cell, with_settings
-
-SHORTER = 3  # learning rates are chosen by trainings with a third of the epochs
 
 
 def comparison_cells(
@@ -42,18 +39,12 @@ def comparison_cells(
     return with_equal_cost(cells, config.baseline_name, config.equal, folder), budgets
 
 
-def learning_rate_cells(config: CompareConfig, shared: dict[str, tuple[str, ...]]) -> list[Cell]:
-    """Return the shorter trainings that learning rates are chosen by. They are scored on held-out training images."""
-    cells = [
-        Cell(task, (*shared[task], "--backbone", backbone, "--seed", "0", "--lr", f"{lr:g}"))
-        for task in config.tasks
-        for backbone in config.backbones
-        for lr in config.lrs
-    ]
-    return [
-        with_settings(cell, epochs=math.ceil(cell.config.epochs / SHORTER), **{"data.holdout": HOLDOUT})
-        for cell in cells
-    ]
+def tuned_cells(cells: Sequence[Cell], budgets: Sequence[int | None]) -> list[tuple[Cell, int | None]]:
+    """The trainings whose settings are chosen: the first of each backbone on each task and budget, with its budget."""
+    first: dict[tuple[str, str, int | None], Cell] = {}
+    for cell, budget in zip(cells, budgets, strict=True):
+        first.setdefault((cell.task, cell.config.backbone, budget), cell)
+    return [(cell, budget) for (_, _, budget), cell in first.items()]
 
 
 def shared_settings(cells: Sequence[Cell]) -> tuple[dict[str, dict[str, Any]], dict[str, list[str]]]:

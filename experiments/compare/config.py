@@ -33,8 +33,10 @@ class CompareConfig:
     """Number of random divisions of the training images into images to train on and images to score. Each training has
     its own division and seed, so that verdicts cover which images were drawn for training. 0 uses the validation
     split."""
-    lrs: list[float] = field(default_factory=list)
-    """Learning rates to try for each backbone, scored on held-out training images. By default as in the recipe."""
+    tune: int = 0
+    """Number of short trainings of each backbone on each task that choose its learning rate, weight decay, warm-up and,
+    in fine-tuning, the factor on the backbone's learning rate, scored on held-out training images. 0 uses the
+    recipe."""
     epochs: int | None = None
     """Number of passes over the training images, for all tasks; by default as in the recipe."""
     budgets: list[int] = field(default_factory=list)
@@ -70,7 +72,7 @@ class CompareConfig:
             raise UserError("--epochs and --budgets both set the number of epochs: use one of them")
         if any(epochs < 1 for epochs in self.budgets):
             raise UserError(f"--budgets {' '.join(map(str, self.budgets))}: each is at least 1 epoch")
-        for name in ("tasks", "backbones", "lrs", "budgets"):
+        for name in ("tasks", "backbones", "budgets"):
             values = getattr(self, name)
             if len(set(values)) < len(values):
                 raise UserError(f"--{name} {' '.join(map(str, values))}: the same value is given twice")
@@ -85,6 +87,12 @@ class CompareConfig:
         if self.resplit and self.seeds > 1:
             raise UserError(
                 f"--seeds {self.seeds} and --resplit {self.resplit}: each division has its own seed. Use one"
+            )
+        if self.tune < 0 or self.tune == 1:
+            raise UserError(f"--tune {self.tune} is too small: at least 2, of which the first is the recipe")
+        if self.tune and self.resplit:
+            raise UserError(
+                f"--tune {self.tune} chooses settings on held-out training images, which --resplit scores on: use one"
             )
         if self.seeds < 1:
             raise UserError(f"--seeds {self.seeds} is too small: at least 1")

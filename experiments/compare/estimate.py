@@ -14,6 +14,7 @@ from engine.commands import err, out
 from engine.config import parse_size
 from engine.record import synchronize
 from engine.trainer import device_of
+from experiments.compare.tuning import trial_cell
 from experiments.jobs.cell import Cell
 from experiments.jobs.local import finished
 from experiments.jobs.progress import duration
@@ -23,15 +24,26 @@ START_UP = 8.0  # seconds for imports, for reading annotations, and for the pict
 EVALUATIONS = 6  # approximate number in a run; see `--eval_every`
 
 
-def print_estimate(cells: Sequence[Cell], folder: Path) -> dict[str, float]:
+def print_estimate(cells: Sequence[Cell], folder: Path, tuned: Sequence[tuple[Cell, int]] = ()) -> dict[str, float]:
     """List the cells with the time that each is expected to take. Finished cells take none.
+
+    Args:
+        cells: the trainings.
+        folder: the comparison's folder.
+        tuned: trainings whose settings are chosen first, and the number of trials for each.
 
     Returns for each task the time of one training of each backbone.
     """
     seconds_by_kind: dict[tuple, float] = {}
     by_backbone: dict[tuple[str, str], float] = {}
     table = Table("training", "epochs", "learning rate", "time")
-    total = 0.0
+    total, most = 0.0, False
+    for cell, count in tuned:
+        short = trial_cell(cell)
+        seconds = count * expected_seconds(short)
+        total, most = total + seconds, True
+        name = f"{count} trials for {cell.task}/{cell.config.backbone}"
+        table.add_row(name, str(short.config.epochs), "chosen", f"at most {duration(seconds)}")
     for cell in track(cells, "timing one step of each network", console=err, transient=True):
         config = cell.config
         expected = "finished"
@@ -47,8 +59,10 @@ def print_estimate(cells: Sequence[Cell], folder: Path) -> dict[str, float]:
             by_backbone[cell.task, config.backbone] = seconds_by_kind[kind]
         table.add_row(cell.name, str(config.epochs), f"{config.lr:g}", expected)
     out.print(table)
-    about = "at most" if any(cell.config.patience for cell in cells) else "about"  # early stopping may end them sooner
-    out.print(f"{len(cells)} trainings, {about} {duration(total)} on this machine if reading images is not the limit")
+    most = most or any(cell.config.patience for cell in cells)  # pruning and early stopping may end them sooner
+    about = "at most" if most else "about"
+    count = len(cells) + sum(trials for _, trials in tuned)
+    out.print(f"{count} trainings, {about} {duration(total)} on this machine if reading images is not the limit")
     per_seed: dict[str, float] = {}
     for (task, _), seconds in by_backbone.items():
         per_seed[task] = per_seed.get(task, 0.0) + seconds

@@ -1,7 +1,7 @@
-"""Runs a comparison: chooses learning rates if asked to, trains all cells, and writes `comparison.json` and the report.
+"""Runs a comparison: chooses settings if `tune` is set, trains all cells, and writes `comparison.json` and the report.
 
-All trainings of a task have the same arguments except backbone and seed, and the learning rate where it is chosen for
-each backbone. `comparison.json` describes all trainings and is rewritten after each of them.
+All trainings of a task have the same arguments except backbone and seed, and the settings that are chosen for each
+backbone. `comparison.json` describes all trainings and is rewritten after each of them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from rich.progress import track
 
@@ -19,10 +19,10 @@ from backbones.errors import BadInput, UserError
 from engine.commands import err
 from engine.record import command_line, write_json
 from engine.schema import SCHEMA
-from experiments.compare.cells import comparison_cells, learning_rate_cells, shared_settings
+from experiments.compare.cells import comparison_cells, shared_settings, tuned_cells
 from experiments.compare.config import CompareConfig
 from experiments.jobs.arguments import SharedSettings, shared_arguments
-from experiments.jobs.cell import Cell, with_settings
+from experiments.jobs.cell import Cell
 from experiments.jobs.local import Outcome, finished, run
 from experiments.jobs.lock import only_one, resumable
 from experiments.jobs.progress import ProgressDisplay
@@ -30,6 +30,9 @@ from experiments.jobs.scoring import score_on_split
 from experiments.records import read_record
 from experiments.report.results import FinishedRun
 from experiments.tasks import TASKS
+
+if TYPE_CHECKING:
+    from experiments.compare.tuning import Tuned
 
 PAGE_SHARE = 20  # the page is written again after this many times the time that it took
 
@@ -39,12 +42,10 @@ class Entry:
     """A cell of the comparison and its outcome, which is None until the training has ended.
 
     Attributes:
-        lr: the learning rate that was chosen for the backbone; None for the recipe's.
         budget: the number of epochs that the baseline has; None if there is only one budget.
     """
 
     cell: Cell
-    lr: float | None
     outcome: Outcome | None = None
     budget: int | None = None
 
@@ -90,12 +91,13 @@ def compare(config: CompareConfig, task_arguments: dict[str, list[str]]) -> Path
         from experiments.compare.estimate import print_estimate
         from experiments.compare.planning import places, print_plan
 
-        per_seed = print_estimate([*learning_rate_cells(config, shared), *cells], folder)
+        trials = tuned_cells(cells, budgets) if config.tune else []
+        per_seed = print_estimate(cells, folder, [(cell, config.tune) for cell, _ in trials])
         for task, metric in config.metric_of(tasks).items():
             print_plan(task, metric, places(folder, task, config.pilot), len(config.backbones), per_seed[task])
         return folder
     with only_one(folder) as lock, resumable():
-        return ComparisonRunner(config, folder, lock).run(shared, cells, budgets)
+        return ComparisonRunner(config, folder, lock).run(cells, budgets)
 
 
 class ComparisonRunner:
@@ -111,27 +113,24 @@ class ComparisonRunner:
         self.config, self.folder, self.lock = config, folder, lock
         self.metrics = config.metric_of(config.tasks)
         self.page_written, self.page_seconds = 0.0, 0.0  # when the page was last written, and how long it took
-        self.learning_rates: list[dict[str, Any]] = []  # as `comparison.json` stores them
+        self.tuned: list[Tuned] = []
 
-    def run(
-        self, shared: dict[str, tuple[str, ...]], cells: Sequence[Cell], budgets: Sequence[int | None] | None = None
-    ) -> Path:
-        """Choose learning rates, train the cells that are not finished, and write the report; returns its path.
+    def run(self, cells: Sequence[Cell], budgets: Sequence[int | None]) -> Path:
+        """Choose settings, train the cells that are not finished, and write the report; returns its path.
 
         Args:
-            shared: arguments that all trainings of a task share.
             cells: the trainings.
             budgets: the budget of each training, see `Entry`.
         """
         from experiments.report.writer import write_report
 
-        attempts = learning_rate_cells(self.config, shared)
-        with ProgressDisplay(len(attempts) + len(cells)) as display:
-            chosen = self.choose_learning_rates(attempts, display)
+        to_tune = tuned_cells(cells, budgets) if self.config.tune else []
+        with ProgressDisplay(len(to_tune) * self.config.tune + len(cells)) as display:
+            chosen = self.tune(to_tune, display)
             entries = []
-            for cell, budget in zip(cells, budgets or [None] * len(cells), strict=True):
-                lr = chosen.get((cell.task, cell.config.backbone))
-                entries.append(Entry(cell if lr is None else with_settings(cell, lr=lr), lr, budget=budget))
+            for cell, budget in zip(cells, budgets, strict=True):
+                tuned = chosen.get((cell.task, cell.config.backbone, budget))
+                entries.append(Entry(tuned.applied(cell) if tuned else cell, budget=budget))
             self.write_comparison(entries)
             for entry in entries:
                 entry.outcome = self.train(entry.cell, display)
@@ -201,28 +200,17 @@ class ComparisonRunner:
         display.end(outcome.seconds, outcome.error or self.score_text(cell))
         return outcome
 
-    def choose_learning_rates(self, attempts: Sequence[Cell], display: ProgressDisplay) -> dict[tuple[str, str], float]:
-        """Return for each (task, backbone) the learning rate with the best score on held-out training images."""
-        scores: dict[tuple[str, str], dict[float, float | None]] = {}
-        for cell in attempts:
-            outcome = self.train(cell, display)
-            score = None if outcome.error else self.score(cell)
-            scores.setdefault((cell.task, cell.config.backbone), {})[cell.config.lr] = score
-        chosen = {}
-        for (task, backbone), by_lr in scores.items():
-            known = {lr: score for lr, score in by_lr.items() if score is not None}
-            if known:  # otherwise all of them diverged, and the recipe's own rate is used
-                chosen[task, backbone] = max(known, key=lambda lr: known[lr])
-            self.learning_rates.append(
-                {
-                    "task": task,
-                    "backbone": backbone,
-                    "lr": chosen.get((task, backbone)),
-                    "epochs": next(cell.config.epochs for cell in attempts if cell.task == task),
-                    "scores": {f"{lr:g}": score for lr, score in by_lr.items()},
-                }
-            )
-        return chosen
+    def tune(
+        self, cells: Sequence[tuple[Cell, int | None]], display: ProgressDisplay
+    ) -> dict[tuple[str, str, int | None], Tuned]:
+        """Choose settings for these trainings and budgets. Returns the result by task, backbone and budget."""
+        if not cells:
+            return {}
+        from experiments.compare.tuning import Tuner  # imports optuna
+
+        tuner = Tuner(self.folder / "trials", self.lock, self.config.tune, self.metrics, self.score, display)
+        self.tuned = [tuner.tune(cell, budget) for cell, budget in cells]
+        return {(tuned.cell.task, tuned.cell.config.backbone, tuned.budget): tuned for tuned in self.tuned}
 
     def record(self, cell: Cell) -> dict[str, Any]:
         """Read the record of a finished cell."""
@@ -230,12 +218,12 @@ class ComparisonRunner:
 
     def score_text(self, cell: Cell) -> str:
         """Format the score of a finished cell, such as `top1 71.2`."""
-        value = self.score(cell)
+        value = self.score(cell, self.folder / "cells")
         return f"{self.metrics[cell.task]} " + ("--" if value is None else f"{100 * value:.1f}")
 
-    def score(self, cell: Cell) -> float | None:
-        """The score of a finished cell, a fraction; None if it is undefined."""
-        run = FinishedRun.of(cell.folder_in(self.folder / "cells"), self.metrics[cell.task])
+    def score(self, cell: Cell, folder: Path) -> float | None:
+        """The score of a cell that was finished in a folder, a fraction; None if it is undefined."""
+        run = FinishedRun.of(cell.folder_in(folder), self.metrics[cell.task])
         return None if run.score != run.score else run.score
 
     def write_comparison(self, entries: Sequence[Entry]) -> None:
@@ -256,7 +244,8 @@ class ComparisonRunner:
                 "test_split": config.test_split,
                 "shared": same,
                 "differs": differing,
-                "learning_rates": self.learning_rates,
+                "learning_rates": [],  # of comparisons by earlier versions, which had the flag --lrs
+                "tuning": [tuned.as_dict() for tuned in self.tuned],
                 "cells": [entry.as_dict(self.folder) for entry in entries],
             },
         )

@@ -13,10 +13,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from engine.record import write_text
+from experiments.records import scores_by_epoch
 from experiments.report.errors import csv_tables, what_went_wrong
 from experiments.report.formatting import COST_AXES, column_headings, percent, row_texts
 from experiments.report.pareto import pareto_front
-from experiments.report.results import Comparison, Row, groups, per_class, scores_by_epoch
+from experiments.report.results import Comparison, Row, groups, per_class
 from experiments.report.writer import result_tables
 from experiments.statistics.difference import BETTER, WORSE
 

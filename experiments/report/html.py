@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
+from experiments.records import scores_by_epoch
 from experiments.report import svg as charts
 from experiments.report.budgets import budget_sentences, epochs_of
 from experiments.report.errors import what_went_wrong
@@ -29,7 +30,9 @@ from experiments.report.formatting import (
     stopped_sentence,
     style_sentence,
 )
-from experiments.report.results import COSTS, Comparison, FinishedRun, Row, groups, per_class, scores_by_epoch
+from experiments.report.results import COSTS, Comparison, FinishedRun, Row, groups, per_class
+from experiments.report.tuning import HEADINGS as TUNING_HEADINGS
+from experiments.report.tuning import tuning_of, tuning_rows, tuning_sentences
 from experiments.tasks import TASKS
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -81,6 +84,7 @@ def _task(comparison: Comparison, task: str) -> dict[str, Any]:
         "charts": [Markup(_scatter(finished, cost)) for cost in COST_AXES] if finished else [],
         "test_split": _test_split(comparison, task),
         "budgets": _budgets(comparison, task),
+        "tuning": _tuning(comparison, task),
         "curves": Markup(charts.curves(curves, f"{comparison.metric(task)}, %")),
         "classes": _classes(comparison, finished),
         "errors": what_went_wrong(finished, comparison.baseline, not any(row.pending for row in rows)),
@@ -121,6 +125,19 @@ def _budgets(comparison: Comparison, task: str) -> dict[str, Any] | None:
         "sentences": budget_sentences(comparison, task),
         "chart": Markup(charts.curves(lines, f"{comparison.metric(task)}, %")),
         "equal": comparison.about.get("equal", "epochs"),
+    }
+
+
+def _tuning(comparison: Comparison, task: str) -> dict[str, Any] | None:
+    """The choice of settings; None for a comparison with the recipe's."""
+    entries = tuning_of(comparison, task)
+    if not entries:
+        return None
+    return {
+        "metric": entries[0]["metric"],
+        "headings": TUNING_HEADINGS,
+        "rows": tuning_rows(entries),
+        "sentences": tuning_sentences(entries),
     }
 
 

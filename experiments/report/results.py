@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import statistics
@@ -285,12 +284,6 @@ def groups(rows: Iterable[Row]) -> list[tuple[str, list[Row]]]:
     for row in rows:
         found.setdefault(row.provenance, []).append(row)
     return list(found.items())
-
-
-def scores_by_epoch(run_folder: Path, metric: str) -> list[tuple[int, float]]:
-    """Return (epoch, score) of each evaluation of a training. Epochs count from 1, scores are fractions."""
-    with (run_folder / "metrics.csv").open(newline="") as file:
-        return [(int(row["epoch"]) + 1, float(row[metric])) for row in csv.DictReader(file) if row.get(metric)]
 
 
 def per_class(row: Row) -> dict[str, float]:

@@ -27,6 +27,7 @@ from experiments.report.formatting import (
 )
 from experiments.report.html import html
 from experiments.report.results import COSTS, Comparison, Row, groups
+from experiments.report.tuning import HEADINGS, tuning_csv, tuning_of, tuning_rows, tuning_sentences
 
 LONGEST_NAME = 30  # longest name of a backbone that is not broken in an 80-column terminal
 
@@ -55,19 +56,21 @@ def write_report(folder: Path) -> Path:
             out.print()
         if sentence := stopped_sentence(comparison.rows_of(task)):
             out.print(sentence, markup=False)
-        for sentence in budget_sentences(comparison, task):
+        for sentence in [*budget_sentences(comparison, task), *tuning_sentences(tuning_of(comparison, task))]:
             out.print(sentence, markup=False)
     out.print(f"report {page}")
     return page
 
 
 def result_tables(comparison: Comparison) -> dict[str, str]:
-    """The tables of all backbones by file name: results, those on the test split, and those at all budgets."""
+    """The tables of all backbones by file name: results, those on the test split, those at all budgets, and trials."""
     tables = {"results.csv": results_csv(comparison.rows)}
     if (tested := comparison.on_test_split) is not None:
         tables[f"results-{tested.split}.csv"] = results_csv(tested.rows)
     if comparison.at_budgets:
         tables["budgets.csv"] = budgets_csv(comparison.at_budgets)
+    if comparison.about.get("tuning"):
+        tables["tuning.csv"] = tuning_csv(comparison)
     return tables
 
 
@@ -120,7 +123,11 @@ def results_md(comparison: Comparison) -> str:
                 lines.append(f"| {' | '.join(texts + [''] * (len(headings) - len(texts)))} |")
         for sentence in (style_sentence(comparison.rows_of(task)), stopped_sentence(comparison.rows_of(task))):
             lines += ["", sentence] if sentence else []
-        for sentence in budget_sentences(comparison, task):
+        entries = tuning_of(comparison, task)
+        if entries:
+            lines += ["", f"| {' | '.join(HEADINGS)} |", "|---" * len(HEADINGS) + "|"]
+            lines += [f"| {' | '.join(texts)} |" for texts in tuning_rows(entries)]
+        for sentence in [*budget_sentences(comparison, task), *tuning_sentences(entries)]:
             lines += ["", sentence]
     return "\n".join(lines) + "\n"
 

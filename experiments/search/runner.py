@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import math
 import shlex
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from backbones.architecture import architecture_of
@@ -24,10 +22,10 @@ from experiments.jobs.cell import HOLDOUT, Cell
 from experiments.jobs.local import Outcome, Pruned, finished, run
 from experiments.jobs.lock import resumable
 from experiments.jobs.progress import ProgressDisplay
+from experiments.jobs.pruning import SCORE, delete_checkpoints, pruning_callback
 from experiments.jobs.study import StudyFolder, training_arguments
 from experiments.records import read_record
 from experiments.report.formatting import billions, percent
-from experiments.report.results import scores_by_epoch
 from experiments.search import settings
 from experiments.search.config import SearchConfig
 from experiments.search.report import TrialResult, best_trials, draw_front, trials_table, write_trials
@@ -114,14 +112,22 @@ class Search:
         trial.set_user_attr("cost", cost)
         started = time.monotonic()
         try:
-            report_line = self.pruning_callback(trial, cell, run_folder, cost[self.cost], show_line)
+            report_line = pruning_callback(
+                trial,
+                cell,
+                run_folder,
+                self.metric,
+                lambda score: self.objective(score, cost[self.cost]),
+                show_line,
+                self.config.prune,
+            )
             outcome = finished(cell, run_folder) or run(cell, run_folder, running.lock, report_line)
         except Pruned:
             delete_checkpoints(run_folder)
             outcome = Outcome(time.monotonic() - started)
             trial.set_user_attr("seconds", outcome.seconds)
             study.tell(trial, state=TrialState.PRUNED)
-            return outcome, f"pruned at {self.metric} {percent(trial.user_attrs['score'])}"
+            return outcome, f"pruned at {self.metric} {percent(trial.user_attrs[SCORE])}"
         if not outcome.error:
             delete_checkpoints(run_folder)
         trial.set_user_attr("seconds", outcome.seconds)
@@ -131,7 +137,7 @@ class Search:
             trial.set_user_attr("error", outcome.error or f"its {self.metric} is undefined")
             study.tell(trial, state=TrialState.FAIL)
             return outcome, f"failed: {trial.user_attrs['error']}"
-        trial.set_user_attr("score", score)
+        trial.set_user_attr(SCORE, score)
         is_front = self.config.objective == "front"
         study.tell(trial, [score, cost[self.cost]] if is_front else self.objective(score, cost[self.cost]))
         return outcome, f"{self.metric} {percent(score)}, {billions(cost['macs'])}"
@@ -145,28 +151,6 @@ class Search:
     def objective(self, score: float, cost: float) -> float:
         """Return the value that is maximised."""
         return score * (cost / self.target) ** self.config.weight
-
-    def pruning_callback(
-        self, trial: optuna.Trial, cell: Cell, run_folder: Path, cost: float, show_line: Callable[[str], None]
-    ) -> Callable[[str], None]:
-        """Return a callback for the lines that a training prints. It raises Pruned if the scores are too low."""
-        reported: set[int] = set()  # epochs
-
-        def on_line(text: str) -> None:
-            show_line(text)
-            is_last = text.startswith(f"epoch {cell.config.epochs}/")
-            if not self.config.prune or not text.startswith("epoch") or is_last:
-                return
-            scores = scores_by_epoch(run_folder, self.metric) if (run_folder / "metrics.csv").exists() else []
-            for epoch, score in scores:
-                if epoch not in reported:
-                    reported.add(epoch)
-                    trial.report(self.objective(score, cost), epoch)
-                    trial.set_user_attr("score", score)
-            if trial.should_prune():
-                raise Pruned
-
-        return on_line
 
     def check_failures(self) -> None:
         """Raise BadInput if all trials so far have failed, and there are at least MOST_FAILURES of them."""
@@ -193,7 +177,7 @@ class Search:
         return TrialResult(
             number=trial.number,
             state=state if is_counted else "repeat" if relations else "stopped",
-            score=attributes.get("score", math.nan),
+            score=attributes.get(SCORE, math.nan),
             **{name: cost.get(name, math.nan) for name in ("macs", "params", "latency_ms")},
             objective=trial.values[0] if has_objective else math.nan,
             seconds=attributes.get("seconds", math.nan),
@@ -226,8 +210,3 @@ class Search:
             f"{folder / 'trials.csv'} and {folder / 'front.png'}",
             markup=False,
         )
-
-
-def delete_checkpoints(run_folder: Path) -> None:
-    """Delete the checkpoints of a trial that has ended. They take about 100 MB, and nothing resumes from them."""
-    shutil.rmtree(run_folder / "checkpoints", ignore_errors=True)

@@ -1,0 +1,241 @@
+"""Chooses the settings of each backbone's recipe: the same small number of short trainings for every backbone.
+
+The trainings have a third of the epochs and are scored on images that are held out of training. The first one has the
+recipe's own settings. The next ones have random settings, the same for all backbones. Optuna's tree-structured Parzen
+estimator (arXiv:2304.11127) proposes the others from the scores before, and its median rule (arXiv:1907.10902) ends
+trainings whose scores are too low.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import optuna
+from optuna.pruners import MedianPruner
+from optuna.samplers import TPESampler
+from optuna.trial import TrialState
+
+from backbones.errors import BadInput
+from engine.record import write_json
+from experiments.jobs.cell import HOLDOUT, Cell, with_settings
+from experiments.jobs.local import Outcome, Pruned, finished, run
+from experiments.jobs.progress import ProgressDisplay
+from experiments.jobs.pruning import SCORE, delete_checkpoints, pruning_callback
+from experiments.records import scores_by_epoch
+
+SHORTER = 3  # trials have a third of the epochs
+UNPRUNED = 3  # trials before the first one is pruned: the median needs some
+PRUNED = "pruned.json"  # result of a trial that was pruned, in its run folder
+# Settings are sampled on a logarithmic scale.
+SPAN = 10  # learning rates from a tenth to ten times the recipe's
+BACKBONE_LR = (0.03, 1.0)
+WEIGHT_DECAY = (1e-5, 0.1)
+WARMUP = (0.01, 0.3)  # share of the epochs
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One short training.
+
+    Attributes:
+        settings: the settings that tuning can change, for a training of all epochs.
+        score: on the held-out images, a fraction: the last one if the trial was pruned, None if it has none.
+        state: complete, pruned or failed.
+        seconds: duration.
+        error: why it failed.
+    """
+
+    settings: dict[str, float]
+    score: float | None
+    state: str
+    seconds: float
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The trials of a backbone on a task.
+
+    Attributes:
+        cell: the training that settings are chosen for, with the recipe's.
+        budget: its number of epochs for the baseline, if there are several budgets.
+        epochs: number of epochs of each trial.
+        metric: name of the metric that the trials are compared on.
+        trials: the first one has the recipe's settings.
+    """
+
+    cell: Cell
+    budget: int | None
+    epochs: int
+    metric: str
+    trials: tuple[Trial, ...]
+
+    @property
+    def chosen(self) -> int:
+        """Number of the trial with the highest score; the recipe's, 0, if none is higher."""
+        scores = [-math.inf if t.state != "complete" or t.score is None else t.score for t in self.trials]
+        return scores.index(max(scores))
+
+    def applied(self, cell: Cell) -> Cell:
+        """A training of the same backbone, task and budget with the chosen settings."""
+        return with_settings(cell, **self.trials[self.chosen].settings) if self.chosen else cell
+
+    def as_dict(self) -> dict[str, Any]:
+        """The entry in `comparison.json`."""
+        return {
+            "task": self.cell.task,
+            "backbone": self.cell.config.backbone,
+            "budget": self.budget,
+            "metric": self.metric,
+            "epochs": self.epochs,
+            "seconds": sum(trial.seconds for trial in self.trials),
+            "chosen": self.chosen,
+            "trials": [vars(trial) for trial in self.trials],
+        }
+
+
+class Tuner:
+    """Runs trials in a comparison's folder. Finished and pruned trials are not trained again.
+
+    Args:
+        folder: folder of the trainings.
+        lock: the comparison's lock, which trainings inherit.
+        count: number of trials of each backbone on each task.
+        metrics: the metric of each task.
+        score: returns the score of a training that was finished in a folder, None if it is undefined.
+        display: shows the progress.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        lock: IO[str],
+        count: int,
+        metrics: Mapping[str, str],
+        score: Callable[[Cell, Path], float | None],
+        display: ProgressDisplay,
+    ) -> None:
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self.folder, self.lock, self.count = folder, lock, count
+        self.metrics, self.score, self.display = metrics, score, display
+
+    def tune(self, cell: Cell, budget: int | None = None) -> Tuned:
+        """Run the trials for the settings of a training.
+
+        The sampler depends on the number of the trial and on the scores before only: a comparison that is run again
+        finds the same settings.
+        """
+        short = trial_cell(cell)
+        ranges = search_ranges(cell)
+        study = optuna.create_study(direction="maximize", pruner=MedianPruner(UNPRUNED, short.config.epochs // SHORTER))
+        study.enqueue_trial({name: min(max(own, low), high) for name, (own, low, high) in ranges.items()})
+        trials = []
+        for number in range(self.count):
+            study.sampler = TPESampler(seed=number, n_startup_trials=max(UNPRUNED, self.count // 2))
+            trial = study.ask()
+            sampled = {name: trial.suggest_float(name, low, high, log=True) for name, (_, low, high) in ranges.items()}
+            values = {name: own for name, (own, _, _) in ranges.items()} if number == 0 else rounded(sampled)
+            self.display.start(f"{cell.task}/{cell.config.backbone}, trial {number + 1} of {self.count}")
+            trials.append(self._train(study, trial, trial_cell(cell, values), full_settings(cell, values)))
+        return Tuned(cell, budget, short.config.epochs, self.metrics[cell.task], tuple(trials))
+
+    def _train(self, study: optuna.Study, trial: optuna.Trial, cell: Cell, settings: dict[str, float]) -> Trial:
+        """Train a trial, or read its result, and report it to the study."""
+        run_folder, metric = cell.folder_in(self.folder), self.metrics[cell.task]
+        result = self._stored(cell, run_folder, settings)
+        self.display.is_finished = result is not None
+        if result is None:
+            result = self._run(trial, cell, run_folder, settings)
+        else:
+            for epoch, score in scores_by_epoch(run_folder, metric) if (run_folder / "metrics.csv").exists() else []:
+                if epoch < cell.config.epochs:
+                    trial.report(score, epoch)
+        if result.state == "complete":
+            study.tell(trial, result.score)
+        else:
+            study.tell(trial, state=TrialState.PRUNED if result.state == "pruned" else TrialState.FAIL)
+        scored = "" if result.score is None else f"{metric} {100 * result.score:.1f}"
+        self.display.end(result.seconds, result.error or scored + (", pruned" if result.state == "pruned" else ""))
+        return result
+
+    def _stored(self, cell: Cell, run_folder: Path, settings: dict[str, float]) -> Trial | None:
+        """The result of a trial that ended earlier; None if there is none. Raises BadInput if it is damaged."""
+        if (outcome := finished(cell, run_folder)) is not None:
+            return self._complete(cell, settings, outcome)
+        file = run_folder / PRUNED
+        try:
+            content = json.loads(file.read_text())
+            return (
+                Trial(settings, content["score"], "pruned", content["seconds"]) if content["key"] == cell.key else None
+            )
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError) as error:
+            raise BadInput(f"{file} is damaged: delete {run_folder} to train the trial again") from error
+
+    def _run(self, trial: optuna.Trial, cell: Cell, run_folder: Path, settings: dict[str, float]) -> Trial:
+        metric = self.metrics[cell.task]
+        callback = pruning_callback(trial, cell, run_folder, metric, lambda score: score, self.display.show_line)
+        started = time.monotonic()
+        try:
+            outcome = run(cell, run_folder, self.lock, callback)
+        except Pruned:
+            seconds, score = time.monotonic() - started, trial.user_attrs[SCORE]
+            write_json(run_folder / PRUNED, {"key": cell.key, "score": score, "seconds": seconds})
+            delete_checkpoints(run_folder)
+            return Trial(settings, score, "pruned", seconds)
+        if outcome.error:
+            return Trial(settings, None, "failed", outcome.seconds, outcome.error)
+        delete_checkpoints(run_folder)
+        return self._complete(cell, settings, outcome)
+
+    def _complete(self, cell: Cell, settings: dict[str, float], outcome: Outcome) -> Trial:
+        score = self.score(cell, self.folder)
+        if score is None:
+            return Trial(settings, None, "failed", outcome.seconds, "its score is undefined")
+        return Trial(settings, score, "complete", outcome.seconds)
+
+
+def search_ranges(cell: Cell) -> dict[str, tuple[float, float, float]]:
+    """The settings that tuning can change: the recipe's value, and the lowest and highest value that are tried.
+
+    `warmup` is a share of the epochs, so that it has the same meaning in trainings of any length. The factor on the
+    backbone's learning rate is only searched where a pretrained backbone is trained.
+    """
+    config = cell.config
+    ranges = {"lr": (config.lr, config.lr / SPAN, config.lr * SPAN)}
+    if config.protocol not in ("scratch", "frozen", "linear"):
+        ranges["backbone_lr"] = (config.backbone_lr, *BACKBONE_LR)
+    return ranges | {
+        "weight_decay": (config.weight_decay, *WEIGHT_DECAY),
+        "warmup": (config.warmup_epochs / config.epochs, *WARMUP),
+    }
+
+
+def trial_cell(cell: Cell, values: dict[str, float] | None = None) -> Cell:
+    """The short training of a trial with these values of `search_ranges`; by default the recipe's."""
+    epochs = math.ceil(cell.config.epochs / SHORTER)
+    values = values or {name: own for name, (own, _, _) in search_ranges(cell).items()}
+    return with_settings(cell, **{"data.holdout": HOLDOUT}, epochs=epochs, **_settings(values, epochs))
+
+
+def full_settings(cell: Cell, values: dict[str, float]) -> dict[str, float]:
+    """The settings of a training of all epochs for these values of `search_ranges`."""
+    return _settings(values, cell.config.epochs)
+
+
+def rounded(values: dict[str, float]) -> dict[str, float]:
+    """The values with two significant digits, so that a person can type them."""
+    return {name: float(f"{value:.2g}") for name, value in values.items()}
+
+
+def _settings(values: dict[str, float], epochs: int) -> dict[str, float]:
+    """Settings of `train`. The number of epochs of warm-up is rounded to three digits."""
+    settings = {name: value for name, value in values.items() if name != "warmup"}
+    return settings | {"warmup_epochs": float(f"{values['warmup'] * epochs:.3g}")}

@@ -1,0 +1,57 @@
+"""Ends trainings whose scores are too low, by a study of Optuna that compares them with earlier trainings."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import optuna
+
+from experiments.jobs.cell import Cell
+from experiments.jobs.local import Pruned
+from experiments.records import scores_by_epoch
+
+SCORE = "score"  # user attribute of a trial: its last score, a fraction
+
+
+def pruning_callback(
+    trial: optuna.Trial,
+    cell: Cell,
+    run_folder: Path,
+    metric: str,
+    value_of: Callable[[float], float],
+    show_line: Callable[[str], None],
+    prune: bool = True,
+) -> Callable[[str], None]:
+    """A callback for the lines that a training prints. It raises Pruned if the study's pruner decides so.
+
+    Args:
+        trial: the trial that the training belongs to. Its user attribute `SCORE` holds the last score.
+        cell: the training.
+        run_folder: its run folder.
+        metric: the metric to compare, whose score after each evaluation is reported to the study.
+        value_of: the value that the study maximises, from a score.
+        show_line: called with each line.
+        prune: whether trainings are ended at all. The last epoch is never reported: nothing is left to save.
+    """
+    reported: set[int] = set()  # epochs
+
+    def on_line(text: str) -> None:
+        show_line(text)
+        if not prune or not text.startswith("epoch") or text.startswith(f"epoch {cell.config.epochs}/"):
+            return
+        for epoch, score in scores_by_epoch(run_folder, metric) if (run_folder / "metrics.csv").exists() else []:
+            if epoch not in reported:
+                reported.add(epoch)
+                trial.report(value_of(score), epoch)
+                trial.set_user_attr(SCORE, score)
+        if trial.should_prune():
+            raise Pruned
+
+    return on_line
+
+
+def delete_checkpoints(run_folder: Path) -> None:
+    """Delete the checkpoints of a trial that has ended. They take about 100 MB, and nothing resumes from them."""
+    shutil.rmtree(run_folder / "checkpoints", ignore_errors=True)
