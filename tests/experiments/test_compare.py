@@ -15,7 +15,7 @@ from data.columns import subset_indices
 from engine.schema import SCHEMA
 from experiments.compare import __main__ as compare
 from experiments.compare.config import CompareConfig
-from experiments.compare.runner import ComparisonRunner, Entry, learning_rate_cells, shared_settings
+from experiments.compare.runner import ComparisonRunner, Entry, shared_settings
 from experiments.jobs.arguments import shared_arguments, split_by_task
 from experiments.jobs.cell import Cell, with_settings
 from experiments.jobs.local import COMPLETE, Outcome, finished
@@ -79,15 +79,6 @@ def test_differing_settings_are_listed():
     assert shared_settings([cells[0], with_settings(cells[1], lr=0.5)])[1] == {"classification": ["lr"]}
 
 
-def test_learning_rates_are_tried_on_training_images():
-    config = CompareConfig(tasks=["classification"], backbones=["resnet18"], lrs=[1e-3, 1e-2])
-    shared = {"classification": shared_arguments(config, "classification", ["--epochs", "10"])}
-    first, second = learning_rate_cells(config, shared)
-    assert [first.config.lr, second.config.lr] == [1e-3, 1e-2]
-    assert first.config.epochs == 4
-    assert first.config.data.holdout == 0.2
-
-
 @pytest.mark.parametrize("total", [5, 87, 205])
 def test_held_out_images_are_not_trained_on(total):
     trained, scored = subset_indices(total, (0.0, 0.8), 3), subset_indices(total, (0.8, 1.0), 3)
@@ -105,6 +96,8 @@ def test_held_out_images_are_not_trained_on(total):
         (["--detection.epochs", "none"], "epochs"),
         (["--epoch", "3"], "--epoch"),
         (["--tasks", "detection", "--segmentation.epochs", "2"], "which --tasks leaves out"),
+        (["--tune", "1"], "--tune 1 is too small"),
+        (["--tune", "4", "--resplit", "3"], "which --resplit scores on"),
         (["--metric", "mIoU"], "--metric mIoU: classification cannot be compared on mIoU, but on top1, balanced"),
         (["--metric", "F1"], "segmentation cannot be compared on F1, but on mIoU"),
         (["--metric", "classification=top5"], "cannot be compared on top5"),
@@ -199,7 +192,7 @@ def test_data_that_changed_between_trainings_are_an_error(tmp_path):
         (tmp_path / "cells" / cell.name).mkdir(parents=True)
         record = {"schema": SCHEMA, "dataset": {"fingerprint": {"train": "a", "val": str(number)}}}
         (tmp_path / "cells" / cell.name / "record.json").write_text(json.dumps(record))
-    entries = [Entry(cell, None, Outcome(1.0)) for cell in cells]
+    entries = [Entry(cell, Outcome(1.0)) for cell in cells]
     runner = ComparisonRunner(CompareConfig(), tmp_path, None)
     runner.check_data(entries[:1])
     with pytest.raises(BadInput, match="data changed between"):
