@@ -17,7 +17,7 @@ WIDTH, HEIGHT = 420, 280
 LEFT, RIGHT, TOP, BOTTOM = 46, 16, 14, 40
 DASHES = ("", "6 3", "2 3", "8 3 2 3", "1 4", "12 4", "4 2 1 2")
 SERIES = 7  # number of colours in report.css
-RADIUS, LETTER, LINE = 5, 5.6, 12  # of marks; approximate width of a letter and height of a line
+RADIUS, LETTER, LINE = 5, 6.4, 12  # of marks; approximate width of a letter and height of a line
 # Places of a name next to its mark, the best first: right, left, above, below, and further away.
 PLACES = [(8, 4, "start"), (-8, 4, "end"), (0, -10, "middle"), (0, 19, "middle")]
 PLACES += [(dx, 4 + dy, to) for dy in (-24, 24, -36, 36) for dx, to in ((8, "start"), (-8, "end"))]
