@@ -65,7 +65,8 @@ def soft_nms(
     """Gaussian soft-NMS (Bodla et al., arXiv:1704.04503) within each class, for all images of the batch at once.
 
     Up to `max_detections` times, selects the remaining candidate of highest score, and multiplies the scores of the
-    other candidates of its class by exp(-IoU^2 / sigma). Stops when no score in the batch is above `score_threshold`.
+    other candidates of its class by exp(-IoU^2 / sigma). On a CPU it stops when no score in the batch is above
+    `score_threshold`. A GPU would have to wait for its own result to know that, which takes longer than all steps.
     """
     boxes, labels = detections.boxes, detections.labels
     scores = detections.scores.clone()
@@ -77,7 +78,7 @@ def soft_nms(
     selected, selected_scores = [], []
     for _ in range(min(max_detections, scores.shape[1])):
         best, index = scores.max(dim=1)
-        if not bool((best > score_threshold).any()):
+        if scores.device.type == "cpu" and not bool((best > score_threshold).any()):
             break
         selected.append(index)
         selected_scores.append(best)
@@ -105,8 +106,11 @@ def hard_nms(
     The candidates must be sorted by descending score. Whether a box is dropped depends only on better boxes. It is
     therefore enough to process the first candidates, if `max_detections` of them remain.
     """
-    index = torch.zeros(len(detections.boxes), max_detections, dtype=torch.long, device=detections.boxes.device)
-    scores = torch.zeros(index.shape, device=detections.boxes.device)
+    if (device := detections.boxes.device).type == "mps":  # it has no float64
+        found = hard_nms(Detections(*(x.cpu() for x in detections)), max_detections, iou, score_threshold)
+        return Detections(*(x.to(device) for x in found))
+    index = torch.zeros(len(detections.boxes), max_detections, dtype=torch.long, device=device)
+    scores = torch.zeros(index.shape, device=device)
     for i, (box, score, label) in enumerate(zip(*detections, strict=True)):
         # An offset per class, so that boxes of different classes do not overlap. With such offsets, float32 has too
         # little precision for the highest class indices.

@@ -37,7 +37,10 @@ class LastCheckpoint(Checkpoint):
 
     @contextmanager
     def handle_signals(self) -> Iterator[None]:
-        """In this context the first SIGINT or SIGTERM saves and stops the run; the second stops it immediately."""
+        """In this context SIGINT or SIGTERM saves and stops the run. A SIGINT after that stops it immediately.
+
+        A second SIGTERM changes nothing: schedulers send it to all processes of a job, some of which pass it on.
+        """
         if threading.current_thread() is not threading.main_thread():  # only the main thread can set signal handlers
             yield
             return
@@ -50,7 +53,9 @@ class LastCheckpoint(Checkpoint):
 
     def _on_signal(self, number: int, frame: Any) -> None:
         if self._stop_requested:
-            raise KeyboardInterrupt
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            return
         self._stop_requested = True
         message = "\nstopping after the current step or evaluation; press Ctrl-C again to stop immediately"
         print(message, file=sys.stderr, flush=True)

@@ -98,6 +98,8 @@ def peak_memory_mb(device: torch.device) -> float:
     """Peak memory of this process so far, in MiB: allocated on the GPU, or resident in main memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
+    if device.type == "mps":  # torch knows no peak there: the memory that Metal holds now, which torch rarely returns
+        return torch.mps.driver_allocated_memory() / 2**20
     status = Path("/proc/self/status")
     if status.exists():  # getrusage would include the peak of the parent process
         return int(status.read_text().partition("VmHWM:")[2].split()[0]) / 2**10
@@ -111,10 +113,9 @@ def peak_memory_mb(device: torch.device) -> float:
 
 def surroundings(device: torch.device, argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Device, package versions, git commit and command line, which are needed to reproduce the run."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     packages = {name: metadata.version(name) for name in PACKAGES}
     return {
-        "device": {"type": device.type, "name": name, "threads": torch.get_num_threads()},
+        "device": {"type": device.type, "name": device_name(device), "threads": torch.get_num_threads()},
         "versions": {"backbone-swap": package_version(), "python": platform.python_version(), **packages},
         "git_commit": _git_commit(),
         "command_line": shlex.join(argv if argv is not None else command_line()),
@@ -141,7 +142,16 @@ def _git_commit() -> str | None:
     return commit.stdout.strip() + ("+" if status.stdout.strip() else "")
 
 
+def device_name(device: torch.device) -> str:
+    """The name of the card or the processor. A Mac's GPU is part of its processor and has the same name."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return platform.processor() or platform.machine()
+
+
 def synchronize(device: torch.device) -> None:
     """Wait until all work on the device is complete."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()

@@ -341,8 +341,11 @@ class Task(LightningModule):
         """
         trained = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = nn.utils.get_total_norm([p.grad for p in trained])
-        # In fp16 the loss scaler skips steps with infinite gradients, which are normal there.
-        if self.config.precision != "fp16" and not torch.isfinite(norm):
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if scaler is not None:  # fused optimisers divide gradients by the loss scale in their step, which comes later
+            norm = norm / scaler.scale(torch.ones_like(norm))
+        # The loss scaler skips steps with infinite gradients, which are normal in fp16.
+        elif not torch.isfinite(norm):
             raise self._diverged("the gradient")
         if self.config.clip:
             nn.utils.clip_grads_with_norm_(trained, self.config.clip, norm)

@@ -13,6 +13,7 @@ import lightning.pytorch as pl
 import torch
 import yaml
 from lightning.pytorch.callbacks import Callback, WeightAveraging
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from torch import Tensor
 
 from backbones.errors import UserError
@@ -65,7 +66,8 @@ def seed_everything(seed: int) -> None:
 def device_of(name: str) -> torch.device:
     """The device for "auto", "cpu", "cuda", "cuda:N" or "mps". Raises UserError if this machine has no such device."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        found = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        return torch.device(found)
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
@@ -146,7 +148,8 @@ def fit(
         num_sanity_val_steps=0,
         callbacks=callbacks,
         logger=False,
-        plugins=[AtomicCheckpointIO()],
+        # Without it, Lightning would start its SLURM support wherever SLURM's variables are set.
+        plugins=[AtomicCheckpointIO(), LightningEnvironment()],
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,

@@ -12,8 +12,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -90,26 +92,48 @@ def run(cell: Cell, folder: Path, lock: IO[str], report: Callable[[str], None] =
         )
         assert process.stderr is not None
         try:
-            for line in process.stderr:
-                out.write(line)
-                out.flush()
-                lines.append(line.rstrip())
-                report(lines[-1])
-            code = process.wait()
+            with _stops_on_sigterm(process):
+                for line in process.stderr:
+                    out.write(line)
+                    out.flush()
+                    lines.append(line.rstrip())
+                    report(lines[-1])
+                code = process.wait()
         except Pruned:
             process.terminate()
             process.wait()
             raise
-        except BaseException:  # Ctrl-C also reached the child, which saves a checkpoint before it exits
+        except BaseException:  # Ctrl-C and SIGTERM also reached the child, which saves a checkpoint before it exits
             process.wait()
             raise
-    if code in (INTERRUPTED, -signal.SIGINT):
+    if code in (INTERRUPTED, -signal.SIGINT, -signal.SIGTERM):  # the last: before it could handle signals
         raise KeyboardInterrupt
     seconds = time.monotonic() - started
     if code == 0:
         write_json(folder / COMPLETE, {"key": cell.key, "seconds": seconds})
         return Outcome(seconds)
     return Outcome(seconds, failure_reason(lines, code), code)
+
+
+@contextmanager
+def _stops_on_sigterm(process: subprocess.Popen) -> Iterator[None]:
+    """In this context, SIGTERM ends the training, which saves a checkpoint, and raises KeyboardInterrupt.
+
+    Schedulers and `docker stop` send it. Without this, the training would be killed with this process, unsaved.
+    """
+    if threading.current_thread() is not threading.main_thread():  # only the main thread can set signal handlers
+        yield
+        return
+
+    def stop(number: int, frame: Any) -> None:
+        process.terminate()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _train_arguments(cell: Cell, folder: Path) -> list[str]:

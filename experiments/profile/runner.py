@@ -24,7 +24,7 @@ from engine.commands import err, out
 from engine.config import parse_size
 from engine.execution import execution_for
 from engine.published import classifier_of
-from engine.record import synchronize
+from engine.record import device_name, synchronize
 from engine.trainer import device_of
 from experiments.costs.counts import classifier_counts
 from experiments.profile.config import ProfileConfig
@@ -74,7 +74,7 @@ def profile(config: ProfileConfig) -> list[PartCost]:
         for task, backbone in track(pairs, "profiling", console=err, transient=True)
     ]
     costs = [cost for model_costs in measured for cost in model_costs]
-    place = f"{torch.get_num_threads()} threads" if device.type == "cpu" else torch.cuda.get_device_name(device)
+    place = f"{torch.get_num_threads()} threads" if device.type == "cpu" else device_name(device)
     title = f"{config.image_size} px, batch {config.batch_size}, {config.precision}, {device.type}, {place}"
     out.print(title)
     for model_costs in measured:
