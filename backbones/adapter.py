@@ -8,16 +8,16 @@ from typing import Any
 
 import timm
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbones.amoebanet import LISTED, AmoebaNet, is_amoebanet
 from backbones.architecture import is_efficientnet
-from backbones.base import Backbone, Level
+from backbones.base import Backbone
 from backbones.compat import create_features, feature_indices, returns_channels_last, whole_network_keys
 from backbones.custom import CustomBackbone
 from backbones.efficientnet import EfficientNet
 from backbones.errors import UserError, unknown_name
+from backbones.extractors import extractor_levels, fitted, padded, size_multiple
 from backbones.names import is_custom, split_tag
 
 # Most networks in these modules of timm have no map at one of the strides 4, 8, 16, 32 or accept one image size only.
@@ -65,21 +65,17 @@ class TimmBackbone(Backbone):
         self.name = name
         strides = sorted(strides)
         self.network = _create(name, out_indices=tuple(index_of[stride] for stride in strides))
-        info = self.network.feature_info
-        self.levels = tuple(Level(channels, stride) for channels, stride in zip(info.channels(), strides, strict=True))
-        self._size_multiple = _size_multiple(complete, name, strides[-1])
+        self.levels = extractor_levels(self.network)
+        self._size_multiple = size_multiple(complete, name, strides[-1])
         self._channels_last = returns_channels_last(self.network)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> [(B, channels, ceil(H / stride), ceil(W / stride)) for each level]."""
-        height, width = images.shape[-2:]
-        maps = self.network(F.pad(images, (0, -width % self._size_multiple, 0, -height % self._size_multiple)))
-        if self._channels_last:
-            maps = [x.permute(0, 3, 1, 2) for x in maps]
-        sizes = [(-(-height // level.stride), -(-width // level.stride)) for level in self.levels]
-        if self._size_multiple > 1:
-            maps = [x[:, :, :rows, :columns] for x, (rows, columns) in zip(maps, sizes, strict=True)]
-        return [_resize(x, size) for x, size in zip(maps, sizes, strict=True)]
+        maps = self.network(padded(images, self._size_multiple))
+        return [
+            fitted(x, level, images, self._size_multiple, self._channels_last)
+            for x, level in zip(maps, self.levels, strict=True)
+        ]
 
     def published_names(self) -> dict[str, str]:
         """Keys of this module's state dict -> keys of the whole timm network, which published weight files use."""
@@ -117,27 +113,3 @@ def _create(name: str, **options: Any) -> nn.Module:
         return create_features(name, **options)
     except (RuntimeError, TypeError, AttributeError, AssertionError, NotImplementedError) as error:
         raise UserError(f"'{name}' cannot serve as a backbone: timm has no feature maps of it ({error}).") from error
-
-
-def _size_multiple(network: nn.Module, name: str, stride: int) -> int:
-    """1 if the network accepts images of any size, `stride` if image sides must be multiples of it.
-
-    Tries both on `network`, which is on the meta device. Raises UserError if neither works.
-    """
-    for multiple in (1, stride):
-        height, width = (side + -side % multiple for side in (333, 500))
-        try:
-            with torch.no_grad():
-                network.eval()(torch.empty(1, 3, height, width, device="meta"))
-            return multiple
-        except (RuntimeError, AssertionError, ValueError) as error:
-            reason = error
-    raise UserError(
-        f"'{name}' cannot serve as a backbone: it does not accept images of any size, which every task needs. An image "
-        f"of {height}x{width} pixels raised {type(reason).__name__}: {str(reason)[:100]}."
-    )
-
-
-def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, C, H, W) -> (B, C, *size), bilinearly; x itself if it has this size."""
-    return x if x.shape[-2:] == size else F.interpolate(x, size=size, mode="bilinear", align_corners=False)

@@ -15,6 +15,7 @@ from backbones.base import Backbone
 from backbones.compat import multiply_adds
 from backbones.errors import UserError
 from backbones.inference import BATCH_NORMS
+from backbones.weight_facts import weight_facts
 
 TEST_SIZE = 256, 256  # height and width of the test images in all checks but `map_sizes`, px
 # Errors of alignment in cells: up to the first number "ok", up to the second a warning. Networks without padding, such
@@ -66,8 +67,9 @@ def normalisation(backbone: Backbone) -> Iterator[Finding]:
     weights = backbone.provenance
     mean, std = (", ".join(f"{v:.3f}" for v in values) for values in (weights.mean, weights.std))
     message = f"mean {mean}; std {std}; weights {weights.source}"
-    if weights.source.startswith("file:"):
-        message += ": assumed, because a weight file does not contain the normalisation it was trained with"
+    file = weights.source.removeprefix("file:")
+    if file != weights.source and "mean" not in weight_facts(file).known:
+        message += ": assumed, because the weight file does not state the normalisation it was trained with"
         yield Finding("normalisation", "warning", message)
     else:
         yield Finding("normalisation", "ok", message)

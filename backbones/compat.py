@@ -8,6 +8,7 @@ messages name what to look at in the new release. No other module of this packag
 from __future__ import annotations
 
 import contextlib
+import re
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -131,6 +132,16 @@ def feature_indices(extractor: nn.Module) -> tuple[int, ...]:
     return tuple(info.out_indices)
 
 
+def architecture_of_extractor(extractor: nn.Module) -> str | None:
+    """The name that a timm extractor was created with; None if it does not have it.
+
+    Reads the key `architecture` of the undocumented attribute `pretrained_cfg`, a dictionary.
+    """
+    config = getattr(extractor, "pretrained_cfg", None)
+    name = config.get("architecture") if isinstance(config, dict) else None
+    return name if isinstance(name, str) and timm.is_model(name) else None
+
+
 def returns_channels_last(extractor: nn.Module) -> bool:
     """Whether the maps of a timm extractor have the shape (B, H, W, C), as those of Swin have.
 
@@ -151,6 +162,14 @@ def whole_network_keys(extractor_keys: Iterable[str], network_keys: Iterable[str
         key: whole.get(key) or whole.get(key.removeprefix("model.").removeprefix("body."), key)
         for key in extractor_keys
     }
+
+
+def unflattened(key: str) -> str:
+    """A key of a timm extractor as in the whole network: `features_0.weight` -> `features.0.weight`.
+
+    For extractors whose whole network is not known. Keys of modules that timm did not move up are returned unchanged.
+    """
+    return re.sub(r"^(\w+)_(\d+)\.", r"\1.\2.", key)
 
 
 def activation_of(norm: nn.Module) -> nn.Module:

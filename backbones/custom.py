@@ -5,21 +5,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib import import_module
 
+import timm
 import torch
 from torch import Tensor, nn
 
 from backbones.base import Backbone, Level, select
+from backbones.compat import architecture_of_extractor, returns_channels_last, unflattened
 from backbones.errors import UserError
+from backbones.extractors import extractor_levels, fitted, is_extractor, padded, size_multiple
 
 CONTRACT = (
     "the function must return an nn.Module with `levels`, a tuple of Level(channels, stride). Its forward must take "
-    "images (B, 3, H, W) and return a list with one map (B, channels, ceil(H / stride), ceil(W / stride)) per level"
+    "images (B, 3, H, W) and return a list with one map (B, channels, ceil(H / stride), ceil(W / stride)) per level, "
+    "or a network of timm that was created with `features_only=True`"
 )
 TEST_SIZE = 97, 130  # height and width of the test image, px: no multiple of a stride
 
 
 class CustomBackbone(Backbone):
     """The network that `module:function()` returns, reduced to the maps at `strides`.
+
+    A network that timm created with `features_only=True` needs no `levels`: timm states them, and its maps are padded
+    and resized as those of `TimmBackbone`.
 
     Raises UserError if the module, the function or a map is absent, and if the network does not fulfil `CONTRACT`.
     """
@@ -28,7 +35,8 @@ class CustomBackbone(Backbone):
         super().__init__()
         self.name = name
         self.network = _create(name)
-        levels = getattr(self.network, "levels", None)
+        self._is_extractor = is_extractor(self.network)
+        levels = extractor_levels(self.network) if self._is_extractor else getattr(self.network, "levels", None)
         if not isinstance(levels, (tuple, list)) or not all(isinstance(level, Level) for level in levels):
             raise UserError(f"'{name}' has the `levels` {levels!r}; {CONTRACT}")
         try:
@@ -36,12 +44,31 @@ class CustomBackbone(Backbone):
         except ValueError as error:
             raise UserError(f"'{name}' cannot serve as a backbone here: {error}") from error
         self.levels = tuple(levels[i] for i in self._indices)
+        if self._is_extractor:
+            self._size_multiple = size_multiple(self.network, name, max(strides))
+            self._channels_last = returns_channels_last(self.network)
         self._check_maps()
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> [(B, channels, ceil(H / stride), ceil(W / stride)) for each level]."""
-        maps = self.network(images)
-        return [maps[i] for i in self._indices]
+        if not self._is_extractor:
+            maps = self.network(images)
+            return [maps[i] for i in self._indices]
+        maps = self.network(padded(images, self._size_multiple))
+        return [
+            fitted(maps[i], level, images, self._size_multiple, self._channels_last)
+            for i, level in zip(self._indices, self.levels, strict=True)
+        ]
+
+    def later_layers(self) -> set[str]:
+        """Keys that files of a whole timm network have for its layers after the last map; empty for other networks."""
+        name = architecture_of_extractor(self.network) if self._is_extractor else None
+        if name is None:
+            return set()
+        own = {unflattened(key).split(".")[0] for key in self.network.state_dict()}
+        with torch.device("meta"):
+            whole = timm.create_model(name).state_dict()
+        return {key for key in whole if key.split(".")[0] not in own}
 
     @torch.no_grad()
     def _check_maps(self) -> None:

@@ -65,6 +65,10 @@ class Provenance:
         input_size: height and width of that crop, px.
         sha256: digest of the weight file; None for random weights and for files that timm downloads.
         license: license of the weights; None if not stated.
+        group: the kind of pretraining, see `backbones.pretraining`: "random" for random weights only, and "unknown" for
+            a file that does not state it.
+        method: method of pretraining in words; None if unknown.
+        origin: where a weight file says that its weights come from; None if it does not.
         run: for weights of a run, its `path`, `task`, `dataset`, `classes` and its own `provenance`.
         continues: whether all weights of that run are used, the class layer included, so that the new run trains it
             further.
@@ -82,6 +86,9 @@ class Provenance:
     input_size: tuple[int, int]
     sha256: str | None
     license: str | None
+    group: str | None = None
+    method: str | None = None
+    origin: str | None = None
     run: dict[str, Any] | None = None
     continues: bool = False
 

@@ -6,7 +6,7 @@ import argparse
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from huggingface_hub.constants import PYTORCH_WEIGHTS_NAME, SAFETENSORS_SINGLE_F
 from backbones.errors import BadInput
 from backbones.provenance import recipe_and_data
 from backbones.weight_files import read_file, weight_file
+from backbones.weight_metadata import metadata_of, stated_facts
 
 # What record and messages need to know about a run that a network starts from.
 RUN_FIELDS = ("task", "dataset", "classes", "provenance")
@@ -30,6 +31,7 @@ class WeightFacts:
         known: values for fields of `Provenance`.
         run: description of the run, if it is a checkpoint of a run of this package, see `engine.checkpoint.RunInfo`.
         library: the library whose names of parameters it has, if these are not timm's.
+        description: its network in words.
     """
 
     file: Path
@@ -37,13 +39,15 @@ class WeightFacts:
     known: dict[str, Any] = field(default_factory=dict)
     run: Mapping[str, Any] | None = None
     library: str | None = None
+    description: str | None = None
 
 
 def weight_facts(path: str | Path) -> WeightFacts:
     """The facts about a weight file, or about the weight file in a folder, see `weight_file`.
 
-    They come from the description in a run's checkpoint, from the settings in checkpoints of timm and torchvision, and
-    from `config.json` next to files of the Hugging Face hub. Raises BadInput if one of these files cannot be read.
+    They come from the description in a run's checkpoint, from the settings in checkpoints of timm and torchvision, from
+    `config.json` next to files of the Hugging Face hub, and from the metadata of safetensors files, which take
+    precedence over `config.json`. Raises BadInput if one of these files cannot be read.
     """
     file = weight_file(path)
     content = read_file(file)
@@ -51,8 +55,13 @@ def weight_facts(path: str | Path) -> WeightFacts:
         return _of_run(file, content["run"])
     settings_file = file.parent / "config.json"
     if file.name in (SAFETENSORS_SINGLE_FILE, PYTORCH_WEIGHTS_NAME) and settings_file.is_file():
-        return _of_hub(file, settings_file)
-    return _of_training(file, content) if isinstance(content, Mapping) else WeightFacts(file)
+        facts = _of_hub(file, settings_file)
+    else:
+        facts = _of_training(file, content) if isinstance(content, Mapping) else WeightFacts(file)
+    if metadata := metadata_of(file):
+        stated = stated_facts(metadata, file)
+        return replace(facts, known=facts.known | stated, description=metadata.get("architecture"))
+    return facts
 
 
 def sha256(file: Path) -> str:

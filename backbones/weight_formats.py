@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 
 from torch import Tensor
 
+from backbones.compat import unflattened
 from backbones.errors import BadInput
 
 logger = logging.getLogger(__name__)
@@ -37,23 +38,41 @@ def locate(
     tensors. Raises BadInput if the network is not there.
     """
     options: list[tuple[int, str, dict[str, str]]] = []
-    # Published files use the names of the whole network, this package's own files those of the module.
-    for candidate in (dict(names), {key: key.removeprefix("network.") for key in names}):
+    spellings = list(_spellings(names))
+    for candidate in spellings:
         for prefix in _prefixes(state, next(iter(candidate.values()))):
             options.append((sum(prefix + key in state for key in candidate.values()), prefix, candidate))
     if options:
         most = max(found for found, _, _ in options)
         _, prefix, found_names = next(option for option in options if option[0] == most)
-        copies = dict.fromkeys(f"'{prefix}'" for found, prefix, _ in options if found == most)
+        copies = {other + next(iter(spelling.values())): other for found, other, spelling in options if found == most}
         if len(copies) > 1:
-            logger.warning("%s contains the network as %s: using '%s'", origin, " and ".join(copies), prefix)
+            listed = " and ".join(f"'{other}'" for other in copies.values())
+            logger.warning("%s contains the network as %s: using '%s'", origin, listed, prefix)
         return _format(prefix, state), _without_prefix(prefix, state), found_names
     for prefix in _prefixes(state, "_conv_stem.weight"):
         return "EfficientNet-PyTorch", _renamed_by_order(_without_prefix(prefix, state), whole, origin), dict(names)
     raise BadInput(
-        f"{origin} does not contain the network: it has no tensor '{next(iter(names.values()))}'. "
+        f"{origin} does not contain the network: it has no tensor '{next(iter(spellings[-1].values()))}'. "
         f"Its first tensors are {', '.join(list(state)[:3])}."
     )
+
+
+def _spellings(names: Mapping[str, str]) -> Iterator[dict[str, str]]:
+    """The names that files can have for the network's tensors: the network's keys -> keys in the file.
+
+    Published files use the names of the whole network, this package's own files those of the module. A network of the
+    user's own can be an attribute of a module, such as `self.body`, or an extractor of timm, which renames layers.
+    """
+    yield dict(names)
+    found = {key: key.removeprefix("network.") for key in names}
+    yield found
+    while len({name.partition(".")[0] for name in found.values()}) == 1 and all(
+        name.count(".") > 1 for name in found.values()
+    ):
+        found = {key: name.partition(".")[2] for key, name in found.items()}
+        yield found
+    yield {key: unflattened(name) for key, name in found.items()}
 
 
 def _prefixes(state: Iterable[str], key: str) -> list[str]:
@@ -96,3 +115,36 @@ def _renamed_by_order(part: Mapping[str, Tensor], whole: Mapping[str, Tensor], o
 def is_class_layer(key: str) -> bool:
     """Whether a key of a state dict belongs to a classifier's class layer or to an auxiliary head."""
     return key.split(".")[0] in CLASS_LAYERS
+
+
+def misfits(part: Mapping[str, Tensor], expected: Mapping[str, Tensor], known: Set[str]) -> list[str]:
+    """Why the tensors of a file do not fit a network, one reason for each block or tensor; empty if they fit.
+
+    Args:
+        part: the network's tensors in the file.
+        expected: the tensors that the network needs, by their keys in the file.
+        known: other keys that may be in the file, because they belong to layers that a backbone does not use.
+    """
+    # Files of old torchvision versions have no `num_batches_tracked`, which only a batch norm without momentum needs.
+    missing = [key for key in expected if key not in part and not key.endswith("num_batches_tracked")]
+    extra = [key for key in part if key not in expected and key not in known and not is_class_layer(key)]
+    return [
+        *(f"{block} is missing" for block in _blocks(missing, part)),
+        *(f"{block} is not part of the network" for block in _blocks(extra, expected)),
+        *(
+            f"{key} has the shape {tuple(part[key].shape)}, not {tuple(value.shape)}"
+            for key, value in expected.items()
+            if key in part and part[key].shape != value.shape
+        ),
+    ]
+
+
+def _blocks(keys: Iterable[str], others: Iterable[str]) -> list[str]:
+    """Keys grouped by the outermost module that has none of the `others`: "layer4.2 (12 tensors)". Single keys stay."""
+    shared = {key[:i] for key in others for i, character in enumerate(key) if character == "."}
+    found: dict[str, list[str]] = {}
+    for key in keys:
+        parts = key.split(".")
+        names = (".".join(parts[:n]) for n in range(1, len(parts) + 1))
+        found.setdefault(next((name for name in names if name not in shared), key), []).append(key)
+    return [group[0] if len(group) == 1 else f"{name} ({len(group)} tensors)" for name, group in found.items()]

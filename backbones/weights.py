@@ -24,12 +24,14 @@ from torch import Tensor, nn
 from backbones.adapter import TimmBackbone, build_backbone
 from backbones.base import Backbone
 from backbones.compat import pretrained_config, weights_folder
+from backbones.custom import CustomBackbone
 from backbones.errors import BadInput, unknown_name
 from backbones.names import split_tag
+from backbones.pretraining import RANDOM, UNKNOWN
 from backbones.provenance import TOP1, Provenance, published_tags, recipe_and_data
 from backbones.weight_facts import sha256, weight_facts
 from backbones.weight_files import read_state, weight_file
-from backbones.weight_formats import is_class_layer, locate
+from backbones.weight_formats import is_class_layer, locate, misfits
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +63,7 @@ def load_weights(network: nn.Module, name: str, pretrained: bool | str | Path) -
     tag = config.tag or tag
     recipe, data = recipe_and_data(tag or "")
     top1 = TOP1.get(f"{architecture}.{tag}")
-    published = replace(random, tag=tag, recipe=recipe, data=data, top1=top1, license=config.license)
+    published = replace(random, tag=tag, recipe=recipe, data=data, top1=top1, license=config.license, group=None)
     if architecture in PACKAGED:
         path, distribution = _packaged(architecture)
         _load(network, architecture, read_state(path), str(path))
@@ -84,7 +86,8 @@ def provenance_of_file(name: str, path: str | Path, file_format: str) -> Provena
     facts = weight_facts(path)
     source = f"{'file' if facts.run is None else 'run'}:{facts.file}"
     random = _random(_config(*split_tag(name)))
-    return replace(random, source=source, recipe=file_format, sha256=sha256(facts.file), **facts.known)
+    known = {"group": UNKNOWN} | facts.known
+    return replace(random, source=source, recipe=file_format, sha256=sha256(facts.file), **known)
 
 
 def _random(config: PretrainedCfg) -> Provenance:
@@ -102,6 +105,7 @@ def _random(config: PretrainedCfg) -> Provenance:
         input_size=config.input_size[1:],
         sha256=None,
         license=None,
+        group=RANDOM,
     )
 
 
@@ -175,6 +179,9 @@ def _load_file(network: nn.Module, architecture: str, path: Path) -> str:
                 f"{path} was written by the library {facts.library}, whose names of parameters differ from timm's. Use "
                 "weights of the same network in timm's format."
             ) from error
+        if facts.description is not None:
+            message = f"{error} The file describes its network as: {facts.description}."
+            raise BadInput(message, settings=error.settings) from error
         raise
 
 
@@ -198,16 +205,9 @@ def _load(network: nn.Module, architecture: str, state: dict[str, Tensor], origi
             logger.warning("%s: '%s' dropped, since the number of classes differs", origin, published)
             del names[key], part[published]
 
-    # Files of old torchvision versions have no `num_batches_tracked`, which only a batch norm without momentum needs.
-    required = [name for name in names.values() if not name.endswith("num_batches_tracked")]
-    problems = [f"{name} is missing" for name in required if name not in part]
-    known = whole.keys() | set(names.values()) | head
-    problems += [f"{key} is not part of the network" for key in part if key not in known and not is_class_layer(key)]
-    problems += [
-        f"{name} has the shape {tuple(part[name].shape)}, not {tuple(own[key].shape)}"
-        for key, name in names.items()
-        if name in part and part[name].shape != own[key].shape
-    ]
+    later = network.later_layers() if isinstance(network, CustomBackbone) else set()
+    expected = {names[key]: value for key, value in own.items() if key in names}
+    problems = misfits(part, expected, whole.keys() | head | later)
     if problems:
         raise BadInput(
             f"{origin} does not fit '{architecture}': {'; '.join(problems[:4])}"

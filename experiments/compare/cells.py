@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from backbones.errors import UserError
+from backbones.weight_files import weight_file
 from engine.schema import flat
 from experiments.compare.config import CompareConfig
 from experiments.compare.equal_cost import with_equal_cost
@@ -26,14 +28,14 @@ def comparison_cells(
     """
     held_out = ("--data.holdout", str(HOLDOUT)) if config.resplit else ()
     cells = [
-        Cell(task, (*shared[task], *held_out, "--backbone", backbone, "--seed", str(seed)))
+        Cell(task, (*shared[task], *held_out, *backbone_arguments(config, backbone), "--seed", str(seed)))
         for seed in range(config.resplit or config.seeds)
         for task in config.tasks
         for backbone in config.backbones
     ]
     for cell in cells:
         _ = cell.config  # raises for wrong settings
-    check_backbones(config.backbones)
+    check_backbones(config.backbones, config.weights_by_backbone)
     budgets: list[int | None] = [budget for budget in config.budgets for _ in cells] or [None] * len(cells)
     cells = [with_settings(cell, epochs=budget) for budget in config.budgets for cell in cells] or cells
     return with_equal_cost(cells, config.baseline_name, config.equal, folder), budgets
@@ -45,6 +47,17 @@ def tuned_cells(cells: Sequence[Cell], budgets: Sequence[int | None]) -> list[tu
     for cell, budget in zip(cells, budgets, strict=True):
         first.setdefault((cell.task, cell.config.backbone, budget), cell)
     return [(cell, budget) for (_, _, budget), cell in first.items()]
+
+
+def backbone_arguments(config: CompareConfig, backbone: str) -> tuple[str, ...]:
+    """The arguments of trainings that select a backbone and, if the comparison names one, its weight file.
+
+    Raises BadInput for a folder without a weight file.
+    """
+    file = config.weights_by_backbone.get(backbone)
+    # In BACKBONE=~/FILE, the shell does not replace the tilde.
+    weights = () if file is None else ("--pretrained", str(weight_file(Path(file).expanduser())))
+    return ("--backbone", backbone, *weights)
 
 
 def shared_settings(cells: Sequence[Cell]) -> tuple[dict[str, dict[str, Any]], dict[str, list[str]]]:
@@ -63,12 +76,24 @@ def shared_settings(cells: Sequence[Cell]) -> tuple[dict[str, dict[str, Any]], d
     return same, differing
 
 
-def check_backbones(names: Sequence[str]) -> None:
-    """Raise UserError for an unknown backbone, before hours are spent on the others."""
+def check_backbones(names: Sequence[str], weights: Mapping[str, str] | None = None) -> None:
+    """Raise an error for an unknown backbone or a weight file that does not fit, before hours are spent on the others.
+
+    Args:
+        names: the backbones.
+        weights: backbone -> weight file, or a folder with one.
+
+    Raises UserError for an unknown name, BadInput for a file that is absent or belongs to another network.
+    """
     import torch
 
     from backbones import create_backbone
 
-    with torch.device("meta"):
-        for name in names:
+    for name in names:
+        with torch.device("meta"):
             create_backbone(name)
+    for name, file in (weights or {}).items():
+        try:
+            create_backbone(name, Path(file).expanduser())
+        except UserError as error:
+            raise type(error)(f"--weights {name}={file}: {error}", settings=error.settings) from error

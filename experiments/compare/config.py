@@ -27,6 +27,9 @@ class CompareConfig:
     default the headline metrics: top1, AP and mIoU. The trainings do not depend on it."""
     protocol: Protocol = "scratch"
     """How every backbone is trained: scratch (from random weights), finetune, linear or frozen."""
+    weights: list[str] = field(default_factory=list)
+    """Weight files for single backbones, as BACKBONE=FILE, in place of their published weights. FILE may be a folder
+    with a weight file, or a run folder. Needs --protocol finetune, linear or frozen."""
     seeds: int = 1
     """Number of trainings of each backbone on each task, with seeds 0, 1, ..."""
     resplit: int = 0
@@ -80,6 +83,12 @@ class CompareConfig:
             raise UserError("--backbones needs at least one name; a comparison needs two")
         if self.baseline is not None and self.baseline not in self.backbones:
             raise UserError(f"--baseline {self.baseline} is not among --backbones {' '.join(self.backbones)}")
+        if self.weights and self.protocol == "scratch":
+            raise UserError(
+                f"--weights {' '.join(self.weights)}: --protocol scratch, the default, starts from random weights. Use "
+                "--protocol finetune, linear or frozen"
+            )
+        _ = self.weights_by_backbone  # raises for wrong entries
         if self.resplit == 1 or self.resplit < 0:
             from experiments.statistics.resplits import FEWEST_DIVISIONS  # imports scipy
 
@@ -102,6 +111,28 @@ class CompareConfig:
         """The backbone that the others are compared with."""
         resnets = [name for name in self.backbones if name.startswith("resnet")]
         return self.baseline or (resnets or self.backbones[::-1])[0]
+
+    @property
+    def weights_by_backbone(self) -> dict[str, str]:
+        """The weight files of `weights`: backbone -> file. A file's name may contain any character.
+
+        Raises UserError for an entry without a file, for an unknown backbone, and for two files for one backbone.
+        """
+        files: dict[str, str] = {}
+        for entry in self.weights:
+            # The longest name: `a:f` and `a:f=b` can both be backbones.
+            names = sorted((name for name in self.backbones if entry.startswith(f"{name}=")), key=len)
+            if not names:
+                name, equals, _ = entry.partition("=")
+                wrong = f"'{name}' is not among --backbones" if equals else "expected BACKBONE=FILE. The backbones are"
+                raise UserError(f"--weights {entry}: {wrong} {' '.join(self.backbones)}")
+            file = entry.removeprefix(f"{names[-1]}=")
+            if not file:
+                raise UserError(f"--weights {entry}: the file is missing")
+            if names[-1] in files:
+                raise UserError(f"--weights: there are two files for {names[-1]}: {files[names[-1]]} and {file}")
+            files[names[-1]] = file
+        return files
 
     def metric_of(self, tasks: Sequence[str]) -> dict[str, str]:
         """The metric to compare of each of these tasks. Raises UserError for a metric that cannot be compared."""

@@ -227,3 +227,14 @@ def test_multiply_adds_of_torchs_own_attention_layer():
     expected = 4 * 100 * 64 * 64 + 2 * 100 * 100 * 64 + 2 * 100 * 64 * 128
     assert compat.multiply_adds(layer, torch.zeros(1, 100, 64)) == expected
     assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_names_of_extractors():
+    message = "look at timm.models._features and _builder: extractors keep `pretrained_cfg` and flatten names of layers"
+    with torch.device("meta"):
+        extractor = timm.create_model("vgg11", features_only=True)
+    assert compat.architecture_of_extractor(extractor) == "vgg11", message
+    assert compat.architecture_of_extractor(nn.Identity()) is None
+    assert next(iter(extractor.state_dict())) == "features_0.weight", message
+    assert compat.unflattened("features_0.weight") == "features.0.weight"
+    assert compat.unflattened("layer1.0.conv1.weight") == "layer1.0.conv1.weight"

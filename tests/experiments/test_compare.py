@@ -6,14 +6,18 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import timm
+from safetensors.torch import save_file
 
 from backbones.errors import BadInput, UserError
 from data.columns import subset_indices
 from engine.schema import SCHEMA
 from experiments.compare import __main__ as compare
+from experiments.compare.cells import comparison_cells
 from experiments.compare.config import CompareConfig
 from experiments.compare.runner import ComparisonRunner, Entry, shared_settings
 from experiments.jobs.arguments import shared_arguments, split_by_task
@@ -23,6 +27,7 @@ from tests.classification.conftest import write_folders
 from tests.commands import fails
 
 TINY = ("--image_size", "32", "--epochs", "1", "--batch_size", "6")
+LITE = "tf_efficientnet_lite0"
 METRICS = ("top1", "top5")
 
 
@@ -204,3 +209,28 @@ def wait_for(condition, patience: float = 240) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def test_weights_of_single_backbones(capsys, tmp_path):
+    """A file's name may contain "="; a wrong entry is an error before the first training."""
+    file = tmp_path / "a=b.safetensors"
+    save_file(timm.create_model("mobilenetv2_035").state_dict(), file, {"license": "MIT"})
+    config = CompareConfig(backbones=["mobilenetv2_035", LITE], protocol="linear", lrs=[1e-3])
+    config.weights = [f"mobilenetv2_035={file}"]
+    shared = {"classification": shared_arguments(config, "classification", [])}
+    config.tasks = ["classification"]
+    cells, _ = comparison_cells(config, shared, tmp_path)
+    assert [cell.config.pretrained for cell in cells] == [str(file), True]
+    assert [cell.config.pretrained for cell in learning_rate_cells(config, shared)] == [str(file), True]
+    for entry, protocol, message in (
+        (f"resnet18={file}", "linear", f"'resnet18' is not among --backbones mobilenetv2_035 {LITE}"),
+        ("mobilenetv2_035", "linear", "expected BACKBONE=FILE"),
+        ("mobilenetv2_035=", "linear", "the file is missing"),
+        (f"mobilenetv2_035={file}", "scratch", "starts from random weights. Use"),
+    ):
+        with pytest.raises(UserError, match=message):
+            replace(config, weights=[entry], protocol=protocol).check()
+    own = ("--tasks", "classification", "--backbones", *config.backbones, "--output", tmp_path / "out")
+    for entry, message in (("mobilenetv2_035=absent.pth", "no weight file at"), (f"{LITE}={file}", "does not fit")):
+        assert message in fails(capsys, 3, compare, *own, "--protocol", "linear", "--weights", entry)
+    assert not (tmp_path / "out").exists()
