@@ -210,7 +210,7 @@ def _efficientnet(name: str, num_classes: int, pretrained: bool | str | Path) ->
 
 def _pooled(name: str, num_classes: int, pretrained: bool | str | Path) -> Classifier:
     """A network with pooling of its coarsest map as head: AmoebaNet, whose own head is that, or a user's network."""
-    backbone = create_backbone(name, pretrained, strides=(32,))
+    backbone = create_backbone(name, pretrained)
     head = PyramidHead(backbone.levels[-1].channels, num_classes)
     _zero(head.classifier)
     return Classifier(backbone, head, backbone.provenance)

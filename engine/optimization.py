@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from backbones.base import Backbone, early_parameters
+from backbones.errors import UserError
 from engine.config import TrainConfig
 
 
@@ -66,10 +67,17 @@ def apply_protocol(model: nn.Module, final_layer: Iterable[nn.Module], protocol:
 
 
 def freeze_early(backbone: Backbone, config: TrainConfig) -> list[nn.Module]:
-    """Freeze the stem and the stages up to `config.freeze_stride` in fine-tuning. Returns the frozen modules."""
+    """Freeze the stem and the stages up to `config.freeze_stride` in fine-tuning. Returns the frozen modules.
+
+    Raises UserError if the backbone has no map with this stride.
+    """
     if config.protocol != "finetune" or not config.pretrained or not config.freeze_stride:
         return []
-    early = {id(p) for p in early_parameters(backbone, config.freeze_stride)}
+    try:
+        early = {id(p) for p in early_parameters(backbone, config.freeze_stride)}
+    except ValueError as error:
+        stride = config.freeze_stride
+        raise UserError(f"`freeze_stride={stride}` is not possible: {error}", settings=("freeze_stride",)) from error
     for parameter in backbone.parameters():
         parameter.requires_grad_(id(parameter) not in early)
     owned = {module: list(module.parameters(recurse=False)) for module in backbone.modules()}

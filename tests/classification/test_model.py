@@ -1,6 +1,8 @@
 """The classifier equals the published network, and loads the backbone of any run."""
 
 import logging
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +16,14 @@ from backbones import create_backbone
 from backbones.base import Backbone, early_parameters
 from backbones.errors import BadInput, UserError
 from backbones.mbconv import StochasticDepth
+from classification.config import TrainConfig
 from classification.model import create_classifier
 from classification.transforms import EvalCrop
 from classification.weight_imprinting import imprint
 from data.batch import collate, normalise
 from data.class_dataset import ClassDataset
 from detection.model import create_detector
+from engine.optimization import freeze_early
 
 
 def with_random_statistics(network: nn.Module) -> nn.Module:
@@ -192,3 +196,15 @@ def test_weight_imprinting(tmp_path: Path) -> None:
     assert torch.allclose(model.head.classifier.bias, probabilities @ bias, atol=1e-5)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items() if not k.startswith("head."))
     assert dataset.transform is None
+
+
+def test_stages_of_a_network_of_ones_own_can_be_frozen(monkeypatch):
+    """Its head needs only the coarsest map, but the backbone returns the maps that the stages end with."""
+    module = type(sys)("own_networks")
+    module.small = lambda: timm.create_model("resnet10t", features_only=True)
+    monkeypatch.setitem(sys.modules, "own_networks", module)
+    backbone = create_classifier("own_networks:small", 2).backbone
+    config = TrainConfig(backbone="own_networks:small", freeze_stride=4)
+    assert 0 < len(freeze_early(backbone, config)) < len(list(backbone.modules())) / 2
+    with pytest.raises(UserError, match="`freeze_stride=5` is not possible: no level at stride"):
+        freeze_early(backbone, replace(config, freeze_stride=5))

@@ -20,6 +20,7 @@ from experiments.compare import __main__ as compare
 from experiments.compare.cells import comparison_cells
 from experiments.compare.config import CompareConfig
 from experiments.compare.runner import ComparisonRunner, Entry, shared_settings
+from experiments.compare.tuning import trial_cell
 from experiments.jobs.arguments import shared_arguments, split_by_task
 from experiments.jobs.cell import Cell, with_settings
 from experiments.jobs.local import COMPLETE, Outcome, finished
@@ -221,7 +222,7 @@ def test_weights_of_single_backbones(capsys, tmp_path):
     config.tasks = ["classification"]
     cells, _ = comparison_cells(config, shared, tmp_path)
     assert [cell.config.pretrained for cell in cells] == [str(file), True]
-    assert [cell.config.pretrained for cell in learning_rate_cells(config, shared)] == [str(file), True]
+    assert [trial_cell(cell).config.pretrained for cell in cells] == [str(file), True]
     for entry, protocol, message in (
         (f"resnet18={file}", "linear", f"'resnet18' is not among --backbones mobilenetv2_035 {LITE}"),
         ("mobilenetv2_035", "linear", "expected BACKBONE=FILE"),
