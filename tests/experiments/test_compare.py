@@ -216,7 +216,7 @@ def test_weights_of_single_backbones(capsys, tmp_path):
     """A file's name may contain "="; a wrong entry is an error before the first training."""
     file = tmp_path / "a=b.safetensors"
     save_file(timm.create_model("mobilenetv2_035").state_dict(), file, {"license": "MIT"})
-    config = CompareConfig(backbones=["mobilenetv2_035", LITE], protocol="linear", lrs=[1e-3])
+    config = CompareConfig(backbones=["mobilenetv2_035", LITE], protocol="linear")
     config.weights = [f"mobilenetv2_035={file}"]
     shared = {"classification": shared_arguments(config, "classification", [])}
     config.tasks = ["classification"]
