@@ -56,6 +56,15 @@ class AccuracyEvaluator:
         self._rows.append(np.stack([ids, labels, best_outputs[:, 0]], axis=1))
         self._probabilities.append(values[:, 0].exp().cpu()[readable].double().numpy())
 
+    def state(self) -> tuple[np.ndarray, int, np.ndarray, np.ndarray]:
+        """All predictions: `confusion`, the number of images among whose best outputs is the class, and two columns."""
+        return self.confusion, self._top5, self.rows, self.probabilities
+
+    def merge(self, states: Sequence[tuple[np.ndarray, int, np.ndarray, np.ndarray]]) -> None:
+        """Replace the predictions by those of these states."""
+        confusions, top5, self._rows, self._probabilities = (list(values) for values in zip(*states, strict=True))
+        self.confusion, self._top5 = np.sum(confusions, axis=0), sum(top5)
+
     @property
     def rows(self) -> np.ndarray:
         """(N, 3) int64, one row per image: image id, class index, output with the highest score."""

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from classification.transforms import seeded
+from engine import distributed
 
 
 class ClassificationLoss(nn.Module):
@@ -35,6 +36,11 @@ class ClassificationLoss(nn.Module):
             if alpha
         ]
 
+    @property
+    def mixes(self) -> bool:
+        """Whether MixUp or CutMix is enabled."""
+        return bool(self._mixes)
+
     def mix(self, images: Tensor, labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
         """Apply MixUp or CutMix to a batch. If both are disabled, return the arguments unchanged.
 
@@ -46,16 +52,28 @@ class ClassificationLoss(nn.Module):
         Returns:
             Images (B, 3, H, W) and class probabilities (B, K).
         """
-        if not self._mixes:
+        if not self.mixes:
             return images, labels
+        if distributed.world() > 1:
+            # Each image is mixed with the one before it in the batch. That of the first one is in another process.
+            images, labels = (torch.cat([_before(values), values]) for values in (images, labels))
         with seeded(seed):
-            return self._mixes[int(torch.randint(len(self._mixes), ()))](images, labels)
+            images, labels = self._mixes[int(torch.randint(len(self._mixes), ()))](images, labels)
+        return (images[1:], labels[1:]) if distributed.world() > 1 else (images, labels)
 
     def forward(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Logits (B, K) and class indices (B,) or class probabilities (B, K) -> `cross_entropy`, a scalar."""
         weights = self.class_weights
         loss = F.cross_entropy(logits, targets, weights, label_smoothing=self.label_smoothing)
-        if weights is not None and targets.is_floating_point():
-            # torch divides by the sum of the targets' weights for class indices, but by the number of images here.
-            loss = loss * len(targets) / (targets @ weights).sum()
+        if weights is not None:
+            total = (targets @ weights if targets.is_floating_point() else weights[targets]).sum()
+            if targets.is_floating_point():
+                # torch divides by the sum of the targets' weights for class indices, but by the number of images here.
+                loss = loss * len(targets) / total
+            loss = loss * distributed.share(total)
         return {"cross_entropy": loss}
+
+
+def _before(values: Tensor) -> Tensor:
+    """The last value of the process before this one, whose values precede this process's; (1, ...)."""
+    return distributed.whole_batch(values[-1:])[distributed.rank() - 1][None]

@@ -32,6 +32,7 @@ from data.batch import Batch, Sample
 from data.class_dataset import ClassDataset
 from data.loader import draw_seed
 from data.reader import ImageReader, LabelledDataset
+from engine import distributed
 from engine.checkpoint import RunInfo, describe_data, levels_of
 from engine.config import parse_size
 from engine.task import Task
@@ -208,7 +209,8 @@ class ClassificationTask(Task):
     # --- hooks of the base task
 
     def losses(self, images: Tensor, batch: Batch) -> dict[str, Tensor]:
-        seed = draw_seed(self.config.seed, self.global_step, int(batch.image_ids[0]))
+        ids = distributed.whole_batch(batch.image_ids) if self.criterion.mixes else batch.image_ids
+        seed = draw_seed(self.config.seed, self.global_step, int(ids[0]))
         images, targets = self.criterion.mix(images, batch.labels[:, 0], seed)
         return self.criterion(self.model(images), targets)
 

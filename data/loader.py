@@ -17,10 +17,9 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 import torch
-import torch.distributed
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
-from backbones.errors import BadInput
+from backbones.errors import BadInput, UserError
 from data.balance import draw_images
 from data.batch import Batch, Draw, Sample, collate
 
@@ -39,16 +38,18 @@ def draw_seed(seed: int, epoch: int, index: int) -> int:
 
 
 class TrainBatches(Sampler[list[Draw]]):
-    """Batches of draws in a new random order each epoch. Every process of a distributed run gets the same number.
+    """Batches of draws in a new random order each epoch. The processes of a distributed run share each batch.
 
-    With `drop_last`, a last batch of less than `batch_size` is dropped unless it is the only batch. Lightning calls
+    The batches do not depend on the number of processes: each process has an equal part of each of them, the first
+    process the first part. With `drop_last`, a last batch of less than `batch_size` is dropped unless it is the only
+    batch. Of a short batch that cannot be divided equally, the last draws are left out. Lightning calls
     `sampler.set_epoch`; its Trainer needs `use_distributed_sampler=False`.
 
     An epoch has `length` draws. By default each image is drawn once. With `expected`, the (length,) expected number of
     draws of each image, some are drawn several times and others not at all: see `data.balance.draw_images`. Repeated
     draws of an image have different seeds.
 
-    Raises `BadInput` if there are fewer images than processes.
+    Raises `BadInput` if there are fewer images than processes, UserError if they cannot divide a batch equally.
     """
 
     def __init__(
@@ -63,6 +64,12 @@ class TrainBatches(Sampler[list[Draw]]):
     ) -> None:
         if length < world:
             raise BadInput(f"{length} training images are too few for {world} processes: each needs one")
+        if batch_size % world:
+            raise UserError(
+                f"`batch_size={batch_size}` is the number of images of all {world} processes together, and cannot be "
+                f"divided among them: use a multiple of {world}",
+                settings=("batch_size",),
+            )
         self.length, self.batch_size, self.seed = length, batch_size, seed
         self.drop_last, self.rank, self.world = drop_last, rank, world
         self.expected = expected
@@ -75,22 +82,22 @@ class TrainBatches(Sampler[list[Draw]]):
 
     def __len__(self) -> int:
         """Batches in a full epoch, also where the next epoch starts at a later batch."""
-        full, rest = divmod(self.length // self.world, self.batch_size)
-        return full + bool(rest and not (self.drop_last and full))
+        full, rest = divmod(self.length, self.batch_size)
+        return full + bool(rest >= self.world and not (self.drop_last and full))
 
     def __iter__(self) -> Iterator[list[Draw]]:
         random = np.random.default_rng((self.seed, self.epoch))
         order = random.permutation(self.length) if self.expected is None else draw_images(self.expected, random)
-        # Equal numbers of images: a process with one batch more would wait forever for the others.
-        own = order[self.rank :: self.world][: self.length // self.world]
-        repeats = _earlier_occurrences(order)[self.rank :: self.world][: len(own)]
+        repeats = _earlier_occurrences(order)
         epoch, first, self.start_batch = self.epoch, self.start_batch, 0
         for batch in range(first, len(self)):
-            part = slice(batch * self.batch_size, (batch + 1) * self.batch_size)
+            start = batch * self.batch_size
+            own = min(self.batch_size, self.length - start) // self.world
+            part = slice(start + self.rank * own, start + (self.rank + 1) * own)
             yield [
                 # A repeat has the seed of an index beyond the images, and the cached augmentation of a later epoch.
                 Draw(index, draw_seed(self.seed, epoch, index + repeat * self.length), epoch + repeat)
-                for index, repeat in zip(own[part].tolist(), repeats[part].tolist(), strict=True)
+                for index, repeat in zip(order[part].tolist(), repeats[part].tolist(), strict=True)
             ]
 
     def set_epoch(self, epoch: int) -> None:
@@ -126,11 +133,12 @@ def _earlier_occurrences(values: np.ndarray) -> np.ndarray:
 class EvalBatches(Sampler[list[int]]):
     """Batches of plain indices in order. Each index occurs in exactly one process; there is no padding.
 
-    Processes may have different numbers of batches: exchange results once at the end, not after each batch.
+    The first process has the first part of the indices, and so on, so that joined results are in order. Processes may
+    have different numbers of batches: exchange results once at the end, not after each batch.
     """
 
     def __init__(self, length: int, batch_size: int, rank: int = 0, world: int = 1) -> None:
-        self.indices, self.batch_size = range(rank, length, world), batch_size
+        self.indices, self.batch_size = range(length * rank // world, length * (rank + 1) // world), batch_size
 
     def __len__(self) -> int:
         return -(-len(self.indices) // self.batch_size)
@@ -207,35 +215,42 @@ def train_loader(
     workers: int | None = None,
     drop_last: bool = True,
     expected: np.ndarray | None = None,
+    rank: int = 0,
+    world: int = 1,
 ) -> Loader:
     """Shuffled and augmented batches. Call `loader.batch_sampler.set_epoch(epoch)` before each epoch.
 
     Args:
         dataset: receives a `Draw` for each sample.
-        batch_size: per process.
+        batch_size: of all processes together.
         seed: of order and augmentation.
         workers: processes that load data; `default_workers()` by default. Where they are spawned, a script needs
             `if __name__ == "__main__":`.
         drop_last: drop a short last batch, unless it is the only one.
         expected: (N,) expected number of draws of each image in an epoch; by default each is drawn once.
+        rank, world: number of this process and number of processes of a distributed run.
 
-    Raises `BadInput` if there are fewer images than processes.
+    Raises `BadInput` if there are fewer images than processes, UserError if they cannot divide a batch equally.
     """
-    rank, world = _rank_and_world()
     return _loader(dataset, TrainBatches(len(dataset), batch_size, seed, drop_last, rank, world, expected), workers)
 
 
-def eval_loader(dataset: Source, batch_size: int, workers: int | None = None) -> Loader:
+def eval_loader(dataset: Source, batch_size: int, workers: int | None = None, rank: int = 0, world: int = 1) -> Loader:
     """Every image once and in order; in a distributed run, every image in one process. The last batch may be short.
 
-    `batch_size` is per process. `workers` defaults to `default_workers()`.
+    Args:
+        dataset: receives an index for each sample.
+        batch_size: per process.
+        workers: processes that load data; `default_workers()` by default.
+        rank, world: number of this process and number of processes of a distributed run.
     """
-    rank, world = _rank_and_world()
     return _loader(dataset, EvalBatches(len(dataset), batch_size, rank, world), workers)
 
 
-def default_workers() -> int:
+def default_workers(processes: int = 1) -> int:
     """Number of data loading processes, at most 8: cores - 1 with an accelerator, else cores / 4.
+
+    The cores are divided among the `processes` of a distributed run on this machine.
 
     Without an accelerator the network itself uses all cores. On two cores, training was 9% slower with one worker than
     with none, and 35% slower with two (BCCD at 320 px, small network). A script whose processes are spawned gets no
@@ -243,8 +258,8 @@ def default_workers() -> int:
     """
     if not _forks() and _main_is_script():
         return 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(8, cores - 1 if torch.accelerator.is_available() else cores // 4)
+    cores = (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1) // processes
+    return min(8, max(0, cores - 1) if torch.accelerator.is_available() else cores // 4)
 
 
 def _forks() -> bool:
@@ -259,13 +274,6 @@ def _main_is_script() -> bool:
     """Whether the program is `python FILE`, as opposed to `python -m`, `python -c`, a notebook or a prompt."""
     main = sys.modules["__main__"]
     return getattr(main, "__spec__", None) is None and hasattr(main, "__file__")
-
-
-def _rank_and_world() -> tuple[int, int]:
-    """The rank of this process and the number of processes."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1
 
 
 def _loader(dataset: Source, batches: Sampler[Any], workers: int | None) -> Loader:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from data.batch import Batch
@@ -56,6 +58,14 @@ class CocoEvaluator:
     def add(self, rows: np.ndarray) -> None:
         """Add detections from elsewhere: (N, 7), see `detections`."""
         self._rows.append(rows)
+
+    def state(self) -> np.ndarray:
+        """All detections: (N, 7), see `detections`."""
+        return self.detections
+
+    def merge(self, states: Sequence[np.ndarray]) -> None:
+        """Replace the detections by those of these states."""
+        self._rows = list(states)
 
     @property
     def detections(self) -> np.ndarray:

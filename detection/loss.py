@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torchvision.ops import box_iou, complete_box_iou_loss, generalized_box_iou_loss
 
 from detection.anchors import Anchors, decode, encode
+from engine import distributed
 
 # google/automl efficientdet/hparams_config.py and arXiv:1911.09070, section 5.1.
 ALPHA, GAMMA, HUBER_DELTA, HUBER_WEIGHT, MATCH_IOU = 0.25, 1.5, 0.1, 50.0, 0.5
@@ -93,7 +94,8 @@ def _paired_iou(a: Tensor, b: Tensor) -> Tensor:
 class DetectionLoss(nn.Module):
     """Classification and box loss of a batch, both divided by the number of positive anchors + 1.
 
-    The 1 avoids a division by zero in a batch without boxes.
+    In a distributed training it is the number in the whole batch. The 1 avoids a division by zero in a batch without
+    boxes.
 
     Args:
         assignment: "iou" with focal loss, whose targets are 0 and 1; or "atss" with quality focal loss, whose targets
@@ -145,9 +147,10 @@ class DetectionLoss(nn.Module):
             target_boxes.append(image_boxes[box_index[positive]])
             classes.append(labels[image, valid][box_index[positive]])
         target = torch.zeros_like(logits)
+        count = self._normaliser(sum(len(found) for found in positives), logits.device)
         if not images:
             # The zero term keeps the box head in the graph, with zero gradient, if no image has a box.
-            return {"class": self._class_loss(logits, target), "box": 0 * deltas.sum()}
+            return {"class": self._class_loss(logits, target) / count, "box": 0 * deltas.sum()}
 
         image_index, anchor_index, target_box = torch.cat(images), torch.cat(positives), torch.cat(target_boxes)
         predicted, positive_anchors = deltas[image_index, anchor_index], anchor_boxes[anchor_index]
@@ -159,11 +162,17 @@ class DetectionLoss(nn.Module):
         if self.class_weights is not None:
             weights = torch.ones_like(logits[..., :1])
             weights[image_index, anchor_index, 0] = self.class_weights[torch.cat(classes)]
-        count = len(anchor_index) + 1
         return {
             "class": self._class_loss(logits, target, weights) / count,
             "box": self._box_loss(predicted, target_box, positive_anchors).sum() / count,
         }
+
+    @staticmethod
+    def _normaliser(positives: int, device: torch.device) -> Tensor | int:
+        """The number of positive anchors + 1. With several processes, this process's part of that of all of them."""
+        if distributed.world() == 1:
+            return positives + 1
+        return (distributed.total(torch.tensor(float(positives), device=device)) + 1) / distributed.world()
 
     def _class_loss(self, logits: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
         """Sum of the focal loss over (B, A, K) logits and target scores in 0..1, with weights (B, A, 1) of anchors."""

@@ -31,7 +31,7 @@ from engine.task import Task
 IGNORED = (
     "protocol", "freeze_stride", "epochs", "lr", "backbone_lr", "optimizer", "weight_decay", "warmup_epochs",
     "ema_decay", "norm_momentum", "clip", "accumulate", "eval_every", "output", "resume", "seed",
-    "logger", "monitor", "patience", "class_weights",
+    "devices", "num_nodes", "sync_batchnorm", "compile", "logger", "monitor", "patience", "class_weights",
 )  # fmt: skip
 IGNORED_DATA = ("workers", "skip_bad", "fraction", "holdout", "balance", "cached_augmentations")
 

@@ -14,6 +14,8 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from engine import distributed
+from engine.compat import stop_without_lightning
 from engine.history import History
 
 MINUTES = 10.0  # the most training time that a killed process can lose within an epoch
@@ -66,10 +68,16 @@ class LastCheckpoint(Checkpoint):
         batches = batch_idx + 1
         if batches == trainer.num_training_batches or batches % trainer.accumulate_grad_batches:
             return  # the epoch ends here, which saves anyway, or the optimiser step is not complete
-        if self._stop_requested or time.monotonic() - self._saved > 60 * self.minutes:
+        late = time.monotonic() - self._saved > 60 * self.minutes
+        self._stop_requested, late = distributed.any_of(self._stop_requested, late)  # all processes decide together
+        if self._stop_requested or late:
             self._save(trainer)
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        stop_without_lightning(trainer, self._on_signal)
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        (self._stop_requested,) = distributed.any_of(self._stop_requested)
         self._save(trainer, last_epoch=trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs)
 
     def _save(self, trainer: Trainer, last_epoch: bool = False) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,8 +20,9 @@ from rich.table import Table
 from backbones.errors import BadInput, UserError
 from backbones.weight_files import weight_file
 from data.batch import collate
-from data.loader import Source, eval_loader, train_loader
+from data.loader import Source, default_workers, eval_loader, train_loader
 from data.reader import LabelledDataset
+from engine import distributed
 from engine.cached_features import cached_features
 from engine.checkpoint import (
     begin_run,
@@ -31,10 +34,11 @@ from engine.checkpoint import (
     read_run,
 )
 from engine.config import EvalConfig, TrainConfig
-from engine.console import err, log_to_terminal, out
+from engine.console import err, log_to_terminal, out, silence
 from engine.data_changes import data_changes
 from engine.error_files import write_errors
 from engine.execution import execution_for
+from engine.launch import adopt_srun, devices_of, launch, raise_unless_launchable
 from engine.leaderboard import print_leaderboard, read_records
 from engine.plots import curves
 from engine.record import write_json
@@ -42,27 +46,62 @@ from engine.restore import restore_task
 from engine.schema import flat
 from engine.spec import TaskSpec
 from engine.task import Task
-from engine.trainer import device_of, fit, seed_everything
+from engine.trainer import device_of, fit, seed_everything, training_device
 
 PICTURES = 8  # validation images to draw after training
 MAX_LISTED = 10  # class weights to print
 MAX_CLASSES = 25  # with more classes, the table of classes is not printed
 # Settings that may differ when a run is resumed. Of data, what they contain is compared, not where they are.
-NOT_COMPARED = {"resume", "output", "logger", "data.root", "data.train", "data.val", "data.workers"}
+NOT_COMPARED = {
+    "resume",
+    "output",
+    "logger",
+    "devices",
+    "num_nodes",
+    "data.root",
+    "data.train",
+    "data.val",
+    "data.workers",
+}
 
 
-def train(spec: TaskSpec, config: TrainConfig) -> dict[str, Any]:
-    """Train a new run or resume one. Returns the record."""
+def train(spec: TaskSpec, config: TrainConfig, arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """Train a new run or resume one. Returns the record.
+
+    Args:
+        spec: the task.
+        config: its settings.
+        arguments: of the command, for the processes of `config.devices`; None if the settings come from elsewhere.
+    """
+    config.check()
+    adopt_srun()
+    processes = devices_of(config)
+    if processes * config.num_nodes > 1 and not distributed.is_launched():
+        raise_unless_launchable(config, arguments)
+        code = launch([sys.executable, "-m", f"{spec.name}.train", *(arguments or ())], processes)
+        if code:
+            sys.exit(code)
+        return {}
+    device = training_device(config)
+    with distributed.joined(device):
+        if distributed.rank():
+            silence()
+        return _start(spec, config)
+
+
+def _start(spec: TaskSpec, config: TrainConfig) -> dict[str, Any]:
+    """Train a new run or resume one, in this process of the training."""
     log_to_terminal(spec.name)
     config = config.with_files()
     if config.resume:
         _check_resume(spec, config)
-    config.check()
     if isinstance(config.pretrained, str):
         config = replace(config, pretrained=str(weight_file(config.pretrained)))
-    output = Path(config.resume) if config.resume else new_run_folder(spec.name, config.backbone, config.output)
+    output = (
+        Path(config.resume) if config.resume else _in_first(new_run_folder, spec.name, config.backbone, config.output)
+    )
     resume = bool(config.resume) and has_checkpoint(output)
-    device = device_of(config.device)
+    device = training_device(config)
     execution = execution_for(device.type, config.precision, "train")
     execution.begin()
     root = spec.data_root(config)
@@ -70,12 +109,13 @@ def train(spec: TaskSpec, config: TrainConfig) -> dict[str, Any]:
     task, train_set, val_set = spec.load_task().prepare(replace(config, resume=None), root)
     if resume:
         _check_data(task, output, root)
+    where = f"{distributed.world()} processes on {device.type}" if distributed.world() > 1 else str(device)
     err.print(
         f"{spec.name}: {config.backbone}, weights {task.info.provenance['source']}; {len(train_set)} training and "
-        f"{len(val_set)} validation images of {root}; {_count(config.epochs, 'epoch')} on {device} "
+        f"{len(val_set)} validation images of {root}; {_count(config.epochs, 'epoch')} on {where} "
         f"({execution}) -> {output}"
     )
-    with nullcontext() if config.resume else begin_run(output):
+    with nullcontext() if config.resume or distributed.rank() else begin_run(output):
         return _train(spec, task, train_set, val_set, output, resume)
 
 
@@ -84,7 +124,8 @@ def _train(
 ) -> dict[str, Any]:
     """Train a task in the folder `output`, which exists, and write all results. Returns the record."""
     config = task.config
-    device = device_of(config.device)
+    device = training_device(config)
+    rank, world = distributed.rank(), distributed.world()
     command = f"python -m {spec.name}.train --resume {output}"
     if (weights_by_class := task.info.extra.get("class_weights")) is not None:
         err.print(f"class weights: {_listed(weights_by_class)}", markup=False)
@@ -95,17 +136,24 @@ def _train(
     sources: tuple[Source, Source] = (train_set, val_set)
     started = time.perf_counter()
     if config.data.cached_augmentations:
-        sources = cached_features(task.to(device), train_set, val_set, err)
+        for turn in range(min(world, 2)):  # the first process computes them, the others read them afterwards
+            if min(rank, 1) == turn:
+                sources = cached_features(task.to(device), train_set, val_set, err)
+            distributed.from_first(None)
+    workers = default_workers(distributed.local_processes()) if config.data.workers is None else config.data.workers
+    images = math.ceil(config.batch_size / world)  # of each process, in evaluation
     record = fit(
         task,
-        train_loader(sources[0], config.batch_size, config.seed, config.data.workers, expected=task.expected_draws),
-        eval_loader(sources[1], config.batch_size, config.data.workers),
+        train_loader(sources[0], config.batch_size, config.seed, workers, True, task.expected_draws, rank, world),
+        eval_loader(sources[1], images, workers, rank, world),
         output,
         resume=resume,
         if_interrupted=f"stopped. To resume, run: {command}",
         feature_seconds=time.perf_counter() - started if config.data.cached_augmentations else 0.0,
         recipe=spec.recipe,
     )
+    if rank:
+        return record
     task.to(device).eval()
     task.write_results(output)
     write_errors(output, task.what_went_wrong())
@@ -128,6 +176,20 @@ def _train(
     )
     print_leaderboard(out, record, spec, task.info.classes, output)
     return record
+
+
+def _in_first(function: Callable[..., Any], *arguments: Any) -> Any:
+    """The result of a function in the first process, in all processes. Its UserError is raised in all of them."""
+    found: Any = None
+    if distributed.rank() == 0:
+        try:
+            found = function(*arguments)
+        except UserError as error:
+            found = error
+    found = distributed.from_first(found)
+    if isinstance(found, UserError):
+        raise found
+    return found
 
 
 def _count(number: int, noun: str) -> str:

@@ -5,15 +5,20 @@ tests/engine/test_compat.py checks each of them. If one changes, the failure mes
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
+from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
-__all__ = ["BatchNorm", "TorchCheckpointIO", "copy_all_", "lerp_all_", "without_compilation"]
+__all__ = ["BatchNorm", "TorchCheckpointIO", "copy_all_", "lerp_all_", "stop_without_lightning", "without_compilation"]
 
 
 def lerp_all_(tensors: list[Tensor], ends: list[Tensor], weight: float) -> None:
@@ -35,3 +40,14 @@ def without_compilation() -> AbstractContextManager[None]:
     Importing `torch._dynamo` takes a second. Before anything has imported it, no model is compiled.
     """
     return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+
+
+def stop_without_lightning(trainer: Trainer, handler: Callable[[int, Any], None]) -> None:
+    """Replace Lightning's handling of SIGTERM by a handler, in a training that has started.
+
+    Lightning's handler exchanges a tensor with the other processes inside of the handler, adds an exchange to every
+    step, and heeds the first process only. Replaces the method `_broadcast_sigterm_tensor` of its training loop.
+    """
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, handler)
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]

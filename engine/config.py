@@ -123,6 +123,15 @@ class TrainConfig:
     """Floating-point precision of the network."""
     device: str = "auto"
     """Device to train on: cpu, cuda, cuda:N, mps, or auto for a GPU if there is one."""
+    devices: int | Literal["auto"] = 1
+    """Number of devices of this machine to train on, one process each, or auto for all of its GPUs. They share each
+    batch of --batch_size images, and the result does not depend on their number."""
+    num_nodes: int = 1
+    """Number of machines. With more than one, start the command on each of them with torchrun or srun."""
+    sync_batchnorm: bool = False
+    """Compute the statistics of batch norm over the images of all devices. Only on GPUs."""
+    compile: bool = False
+    """Compile the network with torch.compile. The first steps then take a minute longer."""
     output: str | None = None
     """Run folder to create. By default a new folder under runs/TASK."""
     resume: str | None = None
@@ -152,6 +161,8 @@ class TrainConfig:
 
     def check(self) -> None:
         """Raise UserError for values out of range and for settings that contradict each other."""
+        if (isinstance(self.devices, int) and self.devices < 1) or self.num_nodes < 1:
+            raise UserError(f"--devices {self.devices} and --num_nodes {self.num_nodes} must be at least 1")
         lowest = {"epochs": 1, "batch_size": 1, "accumulate": 1, "eval_every": 0, "patience": 0, "clip": 0}
         for name, least in lowest.items():
             if getattr(self, name) < least:

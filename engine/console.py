@@ -26,3 +26,8 @@ def log_to_terminal(task: str) -> None:
     for package in ("backbones", "data", "engine", task, "experiments"):
         logger = logging.getLogger(package)
         logger.handlers, logger.level, logger.propagate = [handler], logging.WARNING, False
+
+
+def silence() -> None:
+    """Print nothing but errors from now on: the first process of a distributed training prints for all."""
+    out.quiet = err.quiet = True

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from engine.cli import command, demo_unless_root
@@ -12,12 +13,18 @@ from engine.spec import TaskSpec
 def train_command(spec: TaskSpec, description: str | None) -> Callable[..., None]:
     """The `main` of `python -m TASK.train`."""
 
-    def run(config: Any) -> Any:
-        from engine import commands
+    def main(argv: Sequence[str] | None = None) -> None:
+        arguments = list(sys.argv[1:] if argv is None else argv)
 
-        return commands.train(spec, config)
+        def run(config: Any) -> Any:
+            from engine import commands
 
-    return command(f"{spec.name}.train", spec.train_config, run, description or "", spec.presets, demo_unless_root)
+            return commands.train(spec, config, arguments)
+
+        name = f"{spec.name}.train"
+        command(name, spec.train_config, run, description or "", spec.presets, demo_unless_root)(arguments)
+
+    return main
 
 
 def eval_command(spec: TaskSpec, description: str | None) -> Callable[..., None]:

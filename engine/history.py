@@ -14,6 +14,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
+from engine import distributed
 from engine.record import write_text
 
 
@@ -95,16 +96,17 @@ class History(Callback):
         self._scores = dict(pl_module.scores)  # type: ignore[arg-type]
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        losses = {name: float(total) / self._batches for name, total in self._sums.items()}
+        losses = {name: total / self._batches for name, total in self._total_sums().items()}
         row = {"epoch": trainer.current_epoch, "step": trainer.global_step, **losses, **self._scores}
         self.rows.append(row)
         self._sums, self._batches, self._scores = {}, 0, {}
-        write_text(self.folder / "metrics.csv", self._table())
+        if distributed.rank() == 0:
+            write_text(self.folder / "metrics.csv", self._table())
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "rows": [dict(row) for row in self.rows],
-            "sums": {name: float(total) for name, total in self._sums.items()},
+            "sums": self._total_sums(),
             "batches": self._batches,
             "seconds": self.seconds,
         }
@@ -113,6 +115,14 @@ class History(Callback):
         self.rows = state_dict["rows"]
         self._sums, self._batches = dict(state_dict["sums"]), state_dict["batches"]
         self._seconds = state_dict["seconds"]
+
+    def _total_sums(self) -> dict[str, float]:
+        """The sums over the batches of this epoch.
+
+        Each of several processes has its part of the losses of each batch: their mean is the loss of the batch.
+        """
+        parts = distributed.from_all({name: float(total) for name, total in self._sums.items()})
+        return {name: sum(part[name] for part in parts) / len(parts) for name in parts[0]}
 
     def _table(self) -> str:
         names = ["epoch", "step"]

@@ -6,7 +6,7 @@ A task implements how its model is built, its losses, its predictions, and how p
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -25,6 +25,7 @@ from data.findings import warn_or_raise
 from data.loader import draw_seed
 from data.open import read_scored, read_split
 from data.reader import ImageReader, LabelledDataset, Transform
+from engine import distributed
 from engine.checkpoint import RunInfo
 from engine.compat import BatchNorm
 from engine.config import EvalData, TrainConfig
@@ -64,6 +65,12 @@ class Evaluator(Protocol):
 
     def compute(self) -> dict[str, float]:
         """Metric name -> fraction in 0..1 over all images since `reset`; NaN if the metric is undefined."""
+
+    def state(self) -> Any:
+        """All predictions since `reset`, as plain values and arrays, for another process."""
+
+    def merge(self, states: Sequence[Any]) -> None:
+        """Replace the predictions by those of these states, whose images follow each other."""
 
 
 class Task(LightningModule):
@@ -326,7 +333,8 @@ class Task(LightningModule):
             losses = self.losses(images, batch)
         total = torch.stack(list(losses.values())).sum()
         terms = {f"loss_{name}": value.detach() for name, value in losses.items()}
-        if not torch.isfinite(total):
+        # Several processes find out together: the gradient, which they share, is not finite either.
+        if distributed.world() == 1 and not torch.isfinite(total):
             values = ", ".join(f"{name} {float(value):.3g}" for name, value in terms.items())
             raise self._diverged("the loss", f" ({values})")
         self.step_losses = {"loss": total.detach()} | (terms if len(terms) > 1 else {})
@@ -351,7 +359,8 @@ class Task(LightningModule):
             nn.utils.clip_grads_with_norm_(trained, self.config.clip, norm)
 
     def _diverged(self, what: str, terms: str = "") -> Diverged:
-        ids = ", ".join(str(i) for i in torch.cat(self._step_image_ids).tolist())
+        own = torch.cat(self._step_image_ids).tolist()
+        ids = ", ".join(str(i) for part in distributed.from_all(own) for i in part)
         return Diverged(
             f"{what} is not finite at step {self.global_step}{terms}, images {ids}. Earlier checkpoints are intact. "
             "Lower `lr`, increase `warmup_epochs`, or check these images.",
@@ -396,7 +405,7 @@ class Task(LightningModule):
         with execution_for(self.device.type, precision, "eval").arithmetic(self.device.type):
             for batch in loader:
                 self.score(batch.to(self.device))
-        self.scores = self.evaluator.compute()
+        self._compute_scores()
         return self.scores
 
     def on_validation_epoch_start(self) -> None:
@@ -405,8 +414,25 @@ class Task(LightningModule):
         self.evaluator.reset()
 
     def on_validation_epoch_end(self) -> None:
+        self._compute_scores()
+
+    def _compute_scores(self) -> None:
+        """Set `scores`. The first of several processes collects the predictions of all of them."""
         assert self.evaluator is not None
-        self.scores = self.evaluator.compute()
+        if distributed.world() == 1:
+            self.scores = self.evaluator.compute()
+            return
+        states = distributed.in_first(self.evaluator.state())
+        error = None
+        if states:
+            self.evaluator.merge(states)
+            try:
+                self.scores = self.evaluator.compute()
+            except BadInput as found:  # the others must not wait for scores
+                error = found
+        self.scores, error = distributed.from_first((getattr(self, "scores", {}), error))
+        if error is not None:
+            raise error
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         return batch.to(device, non_blocking=True)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import warnings
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,13 +15,18 @@ import lightning.pytorch as pl
 import torch
 import yaml
 from lightning.pytorch.callbacks import Callback, WeightAveraging
-from lightning.pytorch.plugins.environments import LightningEnvironment
-from torch import Tensor
+from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
+from lightning.pytorch.strategies import DDPStrategy
+from timm.layers import convert_sync_batchnorm
+from torch import Tensor, nn
 
 from backbones.errors import UserError
+from engine import distributed
 from engine.checkpoint import AtomicCheckpointIO, find_checkpoint, occupied, read_run, sweep
 from engine.checkpoint_callback import BestCheckpoint, LastCheckpoint
 from engine.compat import copy_all_, lerp_all_
+from engine.config import TrainConfig
+from engine.draws import draw_for_whole_batch
 from engine.early_stopping import EarlyStopping
 from engine.execution import execution_for
 from engine.history import History
@@ -78,9 +85,37 @@ def device_of(name: str) -> torch.device:
     return device
 
 
+def training_device(config: TrainConfig) -> torch.device:
+    """The device of this process of a training. Each process of a distributed training has a GPU of its own."""
+    device = device_of(config.device)
+    if distributed.is_launched() and device.type == "cuda":
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    return device
+
+
 def accelerator(device: torch.device) -> dict[str, Any]:
-    """The arguments of Lightning's Trainer that select `device`."""
-    return {"accelerator": device.type, "devices": [device.index or 0] if device.type == "cuda" else 1}
+    """The arguments of Lightning's Trainer that select `device`, and the other processes of a distributed training."""
+    if distributed.world() == 1:
+        # Without the environment, Lightning would start its SLURM support wherever SLURM's variables are set.
+        devices = [device.index or 0] if device.type == "cuda" else 1
+        return {"accelerator": device.type, "devices": devices, "plugins": [LightningEnvironment()]}
+    return {
+        "accelerator": device.type,
+        "devices": distributed.local_processes(),
+        "num_nodes": distributed.machines(),
+        "strategy": DDPStrategy(gradient_as_bucket_view=True),
+        "plugins": [TorchElasticEnvironment()],
+    }
+
+
+def synchronised_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
+    """The model with batch norm over the images of all processes. Raises UserError without GPUs, which it needs."""
+    if device.type != "cuda":
+        raise UserError(
+            f"`sync_batchnorm=True` needs GPUs, and this training runs on {device.type}: leave it out",
+            settings=("sync_batchnorm",),
+        )
+    return convert_sync_batchnorm(model)
 
 
 class LastEpochValidation(Callback):
@@ -103,6 +138,8 @@ def fit(
 ) -> dict[str, Any]:
     """Train and evaluate a task and write the run folder. Returns the record. The task keeps the saved weights.
 
+    Of several processes, the first one writes and returns the record; the others return an empty one.
+
     Args:
         task: a new task. To resume, its settings must be those of the run.
         train_loader, val_loader: batches for training and evaluation.
@@ -116,31 +153,39 @@ def fit(
     does not fit in memory, and KeyboardInterrupt with the message `if_interrupted` if the run is interrupted.
     """
     config = task.config
-    device = device_of(config.device)
+    device = training_device(config)
     execution = execution_for(device.type, config.precision, "train")
     checkpoints = output / "checkpoints"
+    is_first = distributed.rank() == 0
     settings, settings_file = yaml.safe_dump(asdict(config), sort_keys=False), output / "config.yaml"
-    if not settings_file.exists():
+    if is_first and not settings_file.exists():
         write_text(settings_file, settings)
     history, last_checkpoint = History(output, task.monitor), LastCheckpoint(checkpoints / "last.ckpt")
     callbacks: list[Callback] = [
         *([EMA(config.ema_decay)] if config.ema_decay else []),
         LastEpochValidation(),
-        TrainingProgress(task.monitor, may_stop=config.patience > 0),
+        *([TrainingProgress(task.monitor, may_stop=config.patience > 0)] if is_first else []),
         history,
         EarlyStopping(history, config.patience),
-        Trackers(config.logger, history, task.info.task, task.info.config),
+        *([Trackers(config.logger, history, task.info.task, task.info.config)] if is_first else []),
         BestCheckpoint(checkpoints / "best.ckpt", history),
         last_checkpoint,
     ]
     task.total_steps = config.epochs * math.ceil(len(train_loader) / config.accumulate)
     task.freeze_parts()
     execution.place(task.model)
+    if distributed.world() > 1:
+        draw_for_whole_batch(task.model)
+    if config.sync_batchnorm:
+        task.model = synchronised_batch_norm(task.model, device)
+    if config.compile:
+        task.model.compile()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     _quiet()
+    chosen = accelerator(device)
     trainer = pl.Trainer(
-        **accelerator(device),
+        **{name: value for name, value in chosen.items() if name != "plugins"},
         precision=execution.lightning,  # type: ignore[arg-type]
         max_epochs=config.epochs,
         accumulate_grad_batches=config.accumulate,
@@ -148,8 +193,7 @@ def fit(
         num_sanity_val_steps=0,
         callbacks=callbacks,
         logger=False,
-        # Without it, Lightning would start its SLURM support wherever SLURM's variables are set.
-        plugins=[AtomicCheckpointIO(), LightningEnvironment()],
+        plugins=[AtomicCheckpointIO(), *chosen["plugins"]],
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
@@ -161,10 +205,11 @@ def fit(
     if stored is not None:  # a training that an earlier version of the recipe began keeps that version
         task.info.extra["recipe"] = read_run(stored)[0].extra.get("recipe", 1)
     try:
-        with occupied(output), last_checkpoint.handle_signals():
-            if settings_file.read_text() != settings:  # the data have moved; in place, because this file is locked
-                settings_file.write_text(settings)
-            sweep(checkpoints)
+        with occupied(output) if is_first else nullcontext(), last_checkpoint.handle_signals():
+            if is_first:
+                if settings_file.read_text() != settings:  # the data have moved; in place, because this file is locked
+                    settings_file.write_text(settings)
+                sweep(checkpoints)
             trainer.fit(task, train_loader, val_loader, ckpt_path=stored, weights_only=True)
     except SystemExit as stop:  # Lightning raises it after Ctrl-C
         saved = last_checkpoint.file.exists()
@@ -177,6 +222,8 @@ def fit(
     if stored is not None and not hasattr(task, "scores"):  # killed between the last epoch and the record
         task.model.load_state_dict(read_run(stored)[1])
         task.to(device).evaluate(val_loader, config.precision)
+    if not is_first:
+        return {}
     record = {
         "schema": SCHEMA,
         "task": task.info.task,

@@ -66,6 +66,17 @@ class SegmentationErrors:
             if self.scored[index]:
                 self.regions[index] += region_counts(labels == index, truth == index, counted)
 
+    def state(self) -> tuple[np.ndarray, np.ndarray, Reliability]:
+        """All sums."""
+        return self.boundary, self.regions, self.reliability
+
+    def merge(self, states: Sequence[tuple[np.ndarray, np.ndarray, Reliability]]) -> None:
+        """Add these sums."""
+        for boundary, regions, reliability in states:
+            self.boundary += boundary
+            self.regions += regions
+            self.reliability += reliability
+
     def boundary_iou(self) -> np.ndarray:
         """(K,) boundary IoU of each class, in 0..1; NaN for classes without boundaries and those not scored."""
         right, truth, predicted = self.boundary

@@ -5,9 +5,9 @@ from __future__ import annotations
 import heapq
 import shutil
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -82,6 +82,31 @@ class SegmentationEvaluator:
                 if confidence is not None:
                     self.errors.update(*(t.cpu().numpy() for t in (labels, truth, confidence)))
 
+    def state(self) -> dict[str, Any]:
+        """All sums, the most extreme images, and the counts of each image."""
+        if self._rows is not None:
+            self._rows.seek(0)
+        return {
+            "confusion": self.matrix(),
+            "errors": self.errors.state(),
+            "low": self._low,
+            "high": self._high,
+            "rows": b"" if self._rows is None else self._rows.read(),
+        }
+
+    def merge(self, states: Sequence[Mapping[str, Any]]) -> None:
+        """Replace the predictions by those of these states."""
+        self.reset()
+        self.confusion = torch.from_numpy(np.sum([state["confusion"] for state in states], axis=0))
+        self.errors.merge([state["errors"] for state in states])
+        for state in states:
+            for value, image_id in state["high"]:
+                self._push(self._high, value, image_id)
+            for value, image_id in state["low"]:
+                self._push(self._low, value, image_id)
+            if state["rows"]:
+                self._file().write(state["rows"])
+
     def compute(self) -> dict[str, float]:
         """The metrics of `segmentation_scores`, fractions in 0..1. Raises BadInput if no pixel has a true class.
 
@@ -141,20 +166,27 @@ class SegmentationEvaluator:
         return sorted(self._high, reverse=True)
 
     def _append_rows(self, matrix: np.ndarray, image_id: int) -> None:
-        if self._rows is None:
-            self._rows = tempfile.TemporaryFile()  # noqa: SIM115 - open until the evaluator is deleted
         truth, prediction = matrix.sum(1), matrix.sum(0)
         labels = np.flatnonzero((truth + prediction) * self.scored)
         counts = matrix.diagonal()[labels], truth[labels], prediction[labels]
         columns = np.full(len(labels), image_id), labels, *counts
-        self._rows.write(np.stack(columns, axis=1).astype("<i8").tobytes())
+        self._file().write(np.stack(columns, axis=1).astype("<i8").tobytes())
+
+    def _file(self) -> IO[bytes]:
+        if self._rows is None:
+            self._rows = tempfile.TemporaryFile()  # noqa: SIM115 - open until the evaluator is deleted
+        return self._rows
 
     def _update_extremes(self, score: float, image_id: int) -> None:
-        for heap, value in ((self._low, -score), (self._high, score)):
-            if len(heap) < EXTREMES:
-                heapq.heappush(heap, (value, image_id))
-            else:
-                heapq.heappushpop(heap, (value, image_id))
+        self._push(self._low, -score, image_id)
+        self._push(self._high, score, image_id)
+
+    @staticmethod
+    def _push(heap: list[tuple[float, int]], value: float, image_id: int) -> None:
+        if len(heap) < EXTREMES:
+            heapq.heappush(heap, (value, image_id))
+        else:
+            heapq.heappushpop(heap, (value, image_id))
 
 
 def _iou_in_truth(matrix: np.ndarray) -> np.ndarray:

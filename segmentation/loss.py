@@ -12,6 +12,7 @@ from segmentation_models_pytorch.losses import DiceLoss, FocalLoss, LovaszLoss
 from torch import Tensor, nn
 
 from data.batch import IGNORE
+from engine import distributed
 from segmentation.config import parse_losses
 
 # Largest number of pixels for Dice, Focal and Lovasz. They process each class separately, and Lovasz sorts all pixels
@@ -61,13 +62,14 @@ class SegmentationLoss(nn.Module):
             masks: (B, H, W) int64 class indices, or `IGNORE` for pixels without a class.
         """
         logits = logits.float()
-        if not bool((masks != IGNORE).any()):
+        labelled = (masks != IGNORE).sum()
+        if not bool(distributed.total(labelled)):
             # This zero depends on the logits, so that all parameters get zero gradients.
             return {name: 0 * logits.sum() for name in self.weights}
         terms = {}
         for name, weight in self.weights.items():
             if name == "ce":
-                terms[name] = weight * self._cross_entropy(logits, masks)
+                terms[name] = weight * self._cross_entropy(logits, masks, labelled)
             elif name == "focal" and self.class_weights is not None:
                 terms[name] = weight * _weighted_focal(*_subsample(logits, masks), self.class_weights)
             elif name == "lovasz" and logits.shape[1] == 1:  # the class has probability 1; smp raises an error
@@ -76,16 +78,23 @@ class SegmentationLoss(nn.Module):
                 terms[name] = weight * self.regional[name](*_subsample(logits, masks))
         return terms
 
-    def _cross_entropy(self, logits: Tensor, masks: Tensor) -> Tensor:
+    def _cross_entropy(self, logits: Tensor, masks: Tensor, labelled: Tensor) -> Tensor:
+        """The mean over the labelled or the hardest pixels of the batch, of all processes if there are several."""
         weights = self.class_weights
         options: dict[str, Any] = {"ignore_index": IGNORE, "label_smoothing": self.smoothing}
-        if self.hard_pixels == 1:
+        if self.hard_pixels == 1 and distributed.world() == 1:
             return F.cross_entropy(logits, masks, weights, **options)
+        if self.hard_pixels == 1:
+            counted = labelled if weights is None else weights[masks[masks != IGNORE]].sum()
+            part = distributed.share(counted)
+            # The mean of no pixels would be NaN.
+            return F.cross_entropy(logits, masks, weights, **options) * part if counted > 0 else 0 * logits.sum()
         cost = F.cross_entropy(logits, masks, weights, **options, reduction="none").flatten()
-        labelled = int((masks != IGNORE).sum())
+        cost, masks = distributed.whole_batch(cost), distributed.whole_batch(masks.flatten())
+        hardest_count = max(1, round(self.hard_pixels * int(distributed.total(labelled))))
         # Ignored pixels have loss 0, so the largest losses belong to labelled pixels.
-        hardest, pixels = cost.topk(max(1, round(self.hard_pixels * labelled)), sorted=False)
-        return hardest.mean() if weights is None else hardest.sum() / weights[masks.flatten()[pixels]].sum()
+        hardest, pixels = cost.topk(hardest_count, sorted=False)
+        return hardest.mean() if weights is None else hardest.sum() / weights[masks[pixels]].sum()
 
 
 def _weighted_focal(logits: Tensor, masks: Tensor, weights: Tensor) -> Tensor:
@@ -99,9 +108,12 @@ def _weighted_focal(logits: Tensor, masks: Tensor, weights: Tensor) -> Tensor:
 
 
 def _subsample(logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Every n-th row and column, with the smallest n for at most `MAX_PIXELS`; everything if these have no class."""
-    step = math.ceil(math.sqrt(max(1, masks.numel() / MAX_PIXELS)))
-    coarse_masks = masks[:, ::step, ::step]
-    if step == 1 or not bool((coarse_masks != IGNORE).any()):
-        return logits, masks
-    return logits[:, :, ::step, ::step], coarse_masks
+    """Every n-th row and column of the whole batch, with the smallest n for at most `MAX_PIXELS`.
+
+    Everything if these have no class.
+    """
+    step = math.ceil(math.sqrt(max(1, masks.numel() * distributed.world() / MAX_PIXELS)))
+    coarse_masks = distributed.whole_batch(masks[:, ::step, ::step])
+    if step > 1 and not bool((coarse_masks != IGNORE).any()):
+        return distributed.whole_batch(logits), distributed.whole_batch(masks)
+    return distributed.whole_batch(logits[:, :, ::step, ::step]), coarse_masks

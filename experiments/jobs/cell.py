@@ -25,6 +25,7 @@ from engine.schema import hashed_settings
 from experiments.tasks import task_spec
 
 PLACES = ("root", "train", "val")  # settings that say where the data are
+WHERE = ("device", "devices", "num_nodes")  # settings that say where to train
 HOLDOUT = 0.2  # share of the training images that are held out to choose settings and networks on
 
 
@@ -71,7 +72,8 @@ class Cell:
         A network of a study enters with its architecture instead of its name, and a weight file with its content.
         """
         settings = self._hashed()
-        del settings["device"]
+        for name in WHERE:
+            settings.pop(name, None)
         for name in PLACES:
             settings["data"].pop(name, None)
         content = data_identity(self.task, json.dumps(asdict(self.config.data), sort_keys=True, default=str))

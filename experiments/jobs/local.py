@@ -23,6 +23,7 @@ from typing import IO, Any
 
 from backbones.errors import BadInput
 from engine.cli import INTERRUPTED
+from engine.launch import die_with
 from engine.record import write_json
 from experiments.jobs.cell import Cell
 
@@ -80,7 +81,7 @@ def run(cell: Cell, folder: Path, lock: IO[str], report: Callable[[str], None] =
     started = time.monotonic()
     lines: list[str] = []
     # The training inherits the lock, which lasts as long as the training. Windows cannot pass files on.
-    posix: dict[str, Any] = {"pass_fds": (lock.fileno(),), "preexec_fn": partial(_die_with, os.getpid())}
+    posix: dict[str, Any] = {"pass_fds": (lock.fileno(),), "preexec_fn": partial(die_with, os.getpid())}
     with open(log, "a") as out:
         process = subprocess.Popen(
             [sys.executable, "-m", f"{cell.task}.train", *arguments],
@@ -154,13 +155,3 @@ def failure_reason(lines: Sequence[str], code: int) -> str:
     if code < 0:
         return f"killed by {signal.Signals(-code).name}" + (" (out of memory?)" if code == -signal.SIGKILL else "")
     return f"exit code {code}: {' / '.join(line for line in lines[-SHOWN_LINES:] if line)}"
-
-
-def _die_with(parent: int) -> None:
-    """Have the kernel end this process when its parent dies, even if killed. PR_SET_PDEATHSIG is 1 on Linux."""
-    if sys.platform == "linux":
-        import ctypes
-
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-        if os.getppid() != parent:  # the parent died before the call
-            os._exit(1)
