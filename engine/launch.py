@@ -18,6 +18,7 @@ from functools import partial
 from typing import Any
 
 from backbones.errors import UserError
+from engine.cli import INTERRUPTED
 from engine.config import TrainConfig
 
 POLL = 0.1  # seconds between looks at the processes
@@ -120,6 +121,7 @@ class _Group:
         # Each process would otherwise use all cores.
         shared |= {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, _cores() // processes)))}
         self.deadline: float | None = None
+        self.is_stopped = False  # by a signal to this process
         self.messages: list[list[str]] = [[] for _ in range(processes)]
         self.members = [self._start(command, rank, shared) for rank in range(processes)]
         self.readers = [threading.Thread(target=self._read, args=(rank,), daemon=True) for rank in range(1, processes)]
@@ -146,7 +148,11 @@ class _Group:
             self.messages[rank].append(line)
 
     def pass_on(self, number: int, frame: Any) -> None:
-        """Send a signal to all processes."""
+        """Send a signal that this process received to all processes."""
+        self.is_stopped = True
+        self._send(number)
+
+    def _send(self, number: int) -> None:
         for member in self.members:
             if member.poll() is None:
                 member.send_signal(number)
@@ -161,11 +167,11 @@ class _Group:
                 # A process that was killed, or that found an error, comes before those whose connections it closed.
                 failed = min(bad, key=lambda found: (found[1] > 0, found[0]))
                 self.deadline = time.monotonic() + PATIENCE
-                self.pass_on(signal.SIGTERM, None)
+                self._send(signal.SIGTERM)
             if all(code is not None for code in codes):
                 break
             if self.deadline is not None and time.monotonic() > self.deadline:
-                self.pass_on(signal.SIGKILL, None)
+                self._send(signal.SIGKILL)
             time.sleep(POLL)
         for reader in self.readers:
             reader.join(1.0)
@@ -174,6 +180,9 @@ class _Group:
         rank, code = failed
         if rank:
             sys.stderr.write("".join(self.messages[rank]))
+        if code < 0 and self.is_stopped:  # before it could handle signals
+            print("stopped before the first checkpoint: nothing is saved", file=sys.stderr)
+            return INTERRUPTED
         if code < 0:
             print(f"error: process {rank} was ended by {signal.Signals(-code).name}", file=sys.stderr)
             return 128 - code

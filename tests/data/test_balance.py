@@ -121,7 +121,7 @@ def test_repeated_draws_differ_and_resume_within_an_epoch():
 
 def test_processes_share_the_repeats():
     expected = np.array([4.0] + [0.0] * 3)
-    shards = [TrainBatches(4, 1, seed=0, rank=rank, world=2, expected=expected) for rank in (0, 1)]
+    shards = [TrainBatches(4, 2, seed=0, rank=rank, world=2, expected=expected) for rank in (0, 1)]
     draws = [draw for shard in shards for batch in shard for draw in batch]
     assert [draw.index for draw in draws] == [0] * 4
     assert len({draw.seed for draw in draws}) == 4

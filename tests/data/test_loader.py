@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 import data
-from backbones.errors import BadInput
+from backbones.errors import BadInput, UserError
 from data.batch import Batch, Draw, Sample
 from data.box_dataset import BoxDataset
 from data.loader import EvalBatches, Loader, TrainBatches, default_workers, draw_seed, eval_loader, train_loader
@@ -188,24 +188,17 @@ def test_evaluation_covers_each_image_once_over_all_processes(length: int, world
     assert [len(list(shard)) for shard in shards] == [len(shard) for shard in shards]
 
 
-def test_training_shards_are_disjoint_and_equally_long() -> None:
-    shards = [TrainBatches(11, 2, seed=3, rank=rank, world=2, drop_last=False) for rank in (0, 1)]
-    drawn = [indices(iter(shard)) for shard in shards]
-    assert len(drawn[0]) == len(drawn[1]) == 5
-    assert len(set(drawn[0] + drawn[1])) == 10
-    with pytest.raises(BadInput, match="2 training images"):
-        TrainBatches(2, 1, seed=0, world=3)
+def test_processes_need_an_image_and_an_equal_part_of_each_batch() -> None:
+    with pytest.raises(BadInput, match="2 training images are too few for 3 processes"):
+        TrainBatches(2, 3, seed=0, world=3)
+    with pytest.raises(UserError, match=r"`batch_size=4` .* use a multiple of 3"):
+        TrainBatches(8, 4, seed=0, world=3)
 
 
-def test_loaders_use_rank_and_world_size_of_torch_distributed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    image_ids = []
-    for rank in (0, 1):
-        monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
-        image_ids += [i for batch in eval_loader(Numbers(5), 2, workers=0) for i in batch.image_ids.tolist()]
-        assert len(list(train_loader(Numbers(5), 2, seed=0, workers=0))) == 1
-    assert sorted(image_ids) == [0, 1, 2, 3, 4]
+def test_loaders_have_the_part_of_their_process() -> None:
+    loaders = [eval_loader(Numbers(5), 2, 0, rank, 2) for rank in (0, 1)]
+    assert [i for loader in loaders for batch in loader for i in batch.image_ids.tolist()] == [0, 1, 2, 3, 4]
+    assert [len(list(train_loader(Numbers(6), 4, 0, 0, rank=rank, world=2))) for rank in (0, 1)] == [1, 1]
 
 
 @pytest.mark.parametrize("workers", [0, 2])

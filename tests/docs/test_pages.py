@@ -78,6 +78,8 @@ def _check(words, block):
                 check_module(module, arguments)
             except AssertionError as error:
                 raise AssertionError(f"{place}: {error}") from error
+        case ["torchrun", *rest] | ["srun", *rest] if "-m" in rest:
+            _check(["python", *rest[rest.index("-m") :]], block)
         case ["make", *targets]:
             known = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
             assert targets, place
