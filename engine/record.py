@@ -26,6 +26,7 @@ from backbones.version import package_version
 
 PACKAGES = ("torch", "torchvision", "timm", "lightning", "albumentations", "opencv-python-headless", "numpy")
 WARMUP, REPEATS = 3, 10
+SHARED = "BACKBONE_SWAP_SHARED"  # environment variable of trainings that share the machine with others
 
 
 def write_json(path: Path, content: Any, indent: int | None = 2) -> None:
@@ -69,7 +70,8 @@ def cost(model: nn.Module, size: tuple[int, int], device: torch.device) -> dict[
     """Measure the cost of the network for one image of `size` (height, width), in the precision of its weights.
 
     Returns `params`, the number of parameters; `macs`, the multiply-adds of convolutions and matrix products, which are
-    half of PyTorch's FLOP count; `latency_ms`, the median time at batch size 1; and `images_per_second`, its inverse.
+    half of PyTorch's FLOP count; `latency_ms`, the median time at batch size 1; `images_per_second`, its inverse; and
+    `timed_alone`, whether no other training of the same experiment slowed the machine down meanwhile.
     """
     training = model.training
     model.eval()
@@ -89,6 +91,7 @@ def cost(model: nn.Module, size: tuple[int, int], device: torch.device) -> dict[
     return {
         "params": sum(p.numel() for p in model.parameters()),
         "macs": macs,
+        "timed_alone": SHARED not in os.environ,
         "latency_ms": 1000 * latency,
         "images_per_second": 1 / latency,
     }

@@ -55,6 +55,9 @@ class CompareConfig:
     """Number format of the networks' arithmetic: fp32, or mixed precision with bf16 or fp16."""
     device: str = "auto"
     """Where to train: auto, cpu, cuda, cuda:1, mps."""
+    slots: int = 1
+    """Number of trainings at the same time on this machine. The cores are divided among them, and each has a GPU of its
+    own if there are several."""
     output: str = "runs/compare"
     """Folder for trainings, tables and the report."""
     test_split: str | None = None
@@ -103,6 +106,8 @@ class CompareConfig:
             raise UserError(
                 f"--tune {self.tune} chooses settings on held-out training images, which --resplit scores on: use one"
             )
+        if self.slots < 1:
+            raise UserError(f"--slots {self.slots} is too small: at least 1")
         if self.seeds < 1:
             raise UserError(f"--seeds {self.seeds} is too small: at least 1")
 

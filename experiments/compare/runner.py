@@ -23,10 +23,12 @@ from experiments.compare.cells import comparison_cells, shared_settings, tuned_c
 from experiments.compare.config import CompareConfig
 from experiments.jobs.arguments import SharedSettings, shared_arguments
 from experiments.jobs.cell import Cell
-from experiments.jobs.local import Outcome, finished, run
+from experiments.jobs.local import Outcome, finished
 from experiments.jobs.lock import only_one, resumable
 from experiments.jobs.progress import ProgressDisplay
+from experiments.jobs.runner import LocalRunner
 from experiments.jobs.scoring import score_on_split
+from experiments.jobs.timing import time_alone
 from experiments.records import read_record
 from experiments.report.results import FinishedRun
 from experiments.tasks import TASKS
@@ -110,7 +112,8 @@ class ComparisonRunner:
     """
 
     def __init__(self, config: CompareConfig, folder: Path, lock: IO[str]) -> None:
-        self.config, self.folder, self.lock = config, folder, lock
+        self.config, self.folder = config, folder
+        self.runner = LocalRunner(lock, config.slots)
         self.metrics = config.metric_of(config.tasks)
         self.page_written, self.page_seconds = 0.0, 0.0  # when the page was last written, and how long it took
         self.tuned: list[Tuned] = []
@@ -125,18 +128,19 @@ class ComparisonRunner:
         from experiments.report.writer import write_report
 
         to_tune = tuned_cells(cells, budgets) if self.config.tune else []
-        with ProgressDisplay(len(to_tune) * self.config.tune + len(cells)) as display:
+        with ProgressDisplay(len(to_tune) * self.config.tune + len(cells), self.config.slots) as display:
             chosen = self.tune(to_tune, display)
             entries = []
             for cell, budget in zip(cells, budgets, strict=True):
                 tuned = chosen.get((cell.task, cell.config.backbone, budget))
                 entries.append(Entry(tuned.applied(cell) if tuned else cell, budget=budget))
             self.write_comparison(entries)
-            for entry in entries:
-                entry.outcome = self.train(entry.cell, display)
+            for entry, outcome in self.runner.map(lambda entry: self.train(entry.cell, display), entries):
+                entry.outcome = outcome
                 self.write_comparison(entries)
                 self.write_page()
         self.check_data(entries)
+        time_alone([cell.folder_in(self.folder / "cells") for cell in self.finished_cells(entries)])
         unscored = self.score_test_split(entries)
         report = write_report(self.folder)
         if unscored:
@@ -183,12 +187,18 @@ class ComparisonRunner:
     def score_test_split(self, entries: Sequence[Entry]) -> dict[str, str]:
         """Score the finished trainings on the test split, if there is one. Returns the failures by training."""
         split, failures = self.config.test_split, {}
-        done = [entry.cell for entry in entries if entry.outcome is not None and not entry.outcome.error]
-        for cell in track(done, f"scoring on {split}", console=err, transient=True) if split else ():
+        for cell in (
+            track(self.finished_cells(entries), f"scoring on {split}", console=err, transient=True) if split else ()
+        ):
             reason = score_on_split(cell.task, cell.folder_in(self.folder / "cells"), str(split), self.config.device)
             if reason is not None:
                 failures[cell.name] = reason
         return failures
+
+    @staticmethod
+    def finished_cells(entries: Sequence[Entry]) -> list[Cell]:
+        """The trainings that ended without an error."""
+        return [entry.cell for entry in entries if entry.outcome is not None and not entry.outcome.error]
 
     def train(self, cell: Cell, display: ProgressDisplay) -> Outcome:
         """Train a cell, unless it is finished already; returns its outcome."""
@@ -196,7 +206,7 @@ class ComparisonRunner:
         outcome = finished(cell, run_folder)
         display.start(cell.name, is_finished=outcome is not None)
         if outcome is None:
-            outcome = run(cell, run_folder, self.lock, display.show_line)
+            outcome = self.runner.train(cell, run_folder, display.show_line)
         display.end(outcome.seconds, outcome.error or self.score_text(cell))
         return outcome
 
@@ -208,8 +218,9 @@ class ComparisonRunner:
             return {}
         from experiments.compare.tuning import Tuner  # imports optuna
 
-        tuner = Tuner(self.folder / "trials", self.lock, self.config.tune, self.metrics, self.score, display)
-        self.tuned = [tuner.tune(cell, budget) for cell, budget in cells]
+        tuner = Tuner(self.folder / "trials", self.runner, self.config.tune, self.metrics, self.score, display)
+        found = dict(self.runner.map(lambda item: tuner.tune(*item), cells))
+        self.tuned = [found[item] for item in cells]
         return {(tuned.cell.task, tuned.cell.config.backbone, tuned.budget): tuned for tuned in self.tuned}
 
     def record(self, cell: Cell) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import optuna
 from optuna.pruners import MedianPruner
@@ -24,9 +24,10 @@ from optuna.trial import TrialState
 from backbones.errors import BadInput
 from engine.record import write_json
 from experiments.jobs.cell import HOLDOUT, Cell, with_settings
-from experiments.jobs.local import Outcome, Pruned, finished, run
+from experiments.jobs.local import Outcome, Pruned, finished
 from experiments.jobs.progress import ProgressDisplay
 from experiments.jobs.pruning import SCORE, delete_checkpoints, pruning_callback
+from experiments.jobs.runner import LocalRunner
 from experiments.records import scores_by_epoch
 
 SHORTER = 3  # trials have a third of the epochs
@@ -105,7 +106,7 @@ class Tuner:
 
     Args:
         folder: folder of the trainings.
-        lock: the comparison's lock, which trainings inherit.
+        runner: trains.
         count: number of trials of each backbone on each task.
         metrics: the metric of each task.
         score: returns the score of a training that was finished in a folder, None if it is undefined.
@@ -115,14 +116,14 @@ class Tuner:
     def __init__(
         self,
         folder: Path,
-        lock: IO[str],
+        runner: LocalRunner,
         count: int,
         metrics: Mapping[str, str],
         score: Callable[[Cell, Path], float | None],
         display: ProgressDisplay,
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self.folder, self.lock, self.count = folder, lock, count
+        self.folder, self.runner, self.count = folder, runner, count
         self.metrics, self.score, self.display = metrics, score, display
 
     def tune(self, cell: Cell, budget: int | None = None) -> Tuned:
@@ -149,7 +150,7 @@ class Tuner:
         """Train a trial, or read its result, and report it to the study."""
         run_folder, metric = cell.folder_in(self.folder), self.metrics[cell.task]
         result = self._stored(cell, run_folder, settings)
-        self.display.is_finished = result is not None
+        was_finished = result is not None
         if result is None:
             result = self._run(trial, cell, run_folder, settings)
         else:
@@ -161,7 +162,8 @@ class Tuner:
         else:
             study.tell(trial, state=TrialState.PRUNED if result.state == "pruned" else TrialState.FAIL)
         scored = "" if result.score is None else f"{metric} {100 * result.score:.1f}"
-        self.display.end(result.seconds, result.error or scored + (", pruned" if result.state == "pruned" else ""))
+        ended = result.error or scored + (", pruned" if result.state == "pruned" else "")
+        self.display.end(result.seconds, ended, was_finished)
         return result
 
     def _stored(self, cell: Cell, run_folder: Path, settings: dict[str, float]) -> Trial | None:
@@ -184,7 +186,7 @@ class Tuner:
         callback = pruning_callback(trial, cell, run_folder, metric, lambda score: score, self.display.show_line)
         started = time.monotonic()
         try:
-            outcome = run(cell, run_folder, self.lock, callback)
+            outcome = self.runner.train(cell, run_folder, callback)
         except Pruned:
             seconds, score = time.monotonic() - started, trial.user_attrs[SCORE]
             write_json(run_folder / PRUNED, {"key": cell.key, "score": score, "seconds": seconds})

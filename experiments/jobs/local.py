@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -64,7 +64,15 @@ def finished(cell: Cell, folder: Path) -> Outcome | None:
         raise BadInput(f"{folder / COMPLETE} is damaged: delete {folder} to train the cell again") from error
 
 
-def run(cell: Cell, folder: Path, lock: IO[str], report: Callable[[str], None] = lambda line: None) -> Outcome:
+def run(
+    cell: Cell,
+    folder: Path,
+    lock: IO[str],
+    report: Callable[[str], None] = lambda line: None,
+    variables: Mapping[str, str] | None = None,
+    cores: Sequence[int] = (),
+    active: set[subprocess.Popen[str]] | None = None,
+) -> Outcome:
     """Train a cell in `folder`, or resume it from a checkpoint there. Write `complete.json` at the end.
 
     Args:
@@ -72,6 +80,9 @@ def run(cell: Cell, folder: Path, lock: IO[str], report: Callable[[str], None] =
         folder: its run folder.
         lock: an open, locked file. The process inherits it, so the lock lasts as long as the process.
         report: called with each line that the process prints. It may raise Pruned, which ends the process.
+        variables: environment variables of the process, in addition to those of this one.
+        cores: the cores that the process may use, on Linux; all by default.
+        active: the process is in this set while it runs.
 
     Raises KeyboardInterrupt if the process was interrupted, and Pruned.
     """
@@ -81,7 +92,7 @@ def run(cell: Cell, folder: Path, lock: IO[str], report: Callable[[str], None] =
     started = time.monotonic()
     lines: list[str] = []
     # The training inherits the lock, which lasts as long as the training. Windows cannot pass files on.
-    posix: dict[str, Any] = {"pass_fds": (lock.fileno(),), "preexec_fn": partial(die_with, os.getpid())}
+    posix: dict[str, Any] = {"pass_fds": (lock.fileno(),), "preexec_fn": partial(_prepare, os.getpid(), cores)}
     with open(log, "a") as out:
         process = subprocess.Popen(
             [sys.executable, "-m", f"{cell.task}.train", *arguments],
@@ -89,9 +100,12 @@ def run(cell: Cell, folder: Path, lock: IO[str], report: Callable[[str], None] =
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
+            env={**os.environ, **(variables or {})},
             **(posix if os.name == "posix" else {}),
         )
         assert process.stderr is not None
+        active = set() if active is None else active
+        active.add(process)
         try:
             with _stops_on_sigterm(process):
                 for line in process.stderr:
@@ -107,6 +121,8 @@ def run(cell: Cell, folder: Path, lock: IO[str], report: Callable[[str], None] =
         except BaseException:  # Ctrl-C and SIGTERM also reached the child, which saves a checkpoint before it exits
             process.wait()
             raise
+        finally:
+            active.discard(process)
     if code in (INTERRUPTED, -signal.SIGINT, -signal.SIGTERM):  # the last: before it could handle signals
         raise KeyboardInterrupt
     seconds = time.monotonic() - started
@@ -114,6 +130,13 @@ def run(cell: Cell, folder: Path, lock: IO[str], report: Callable[[str], None] =
         write_json(folder / COMPLETE, {"key": cell.key, "seconds": seconds})
         return Outcome(seconds)
     return Outcome(seconds, failure_reason(lines, code), code)
+
+
+def _prepare(parent: int, cores: Sequence[int]) -> None:
+    """In the new process: end with the parent, and use these cores only."""
+    die_with(parent)
+    if cores and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cores)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from types import TracebackType
 from typing import Self
 
@@ -11,20 +12,25 @@ from engine.commands import err
 
 
 class ProgressDisplay:
-    """A progress bar over all trainings, with the last line of the current one.
+    """A progress bar over all trainings, with the last line of each current one.
 
-    Each training that ends is printed on a line of its own. Where the output is no terminal, there is no bar.
+    Each thread has a current training. Each training that ends is printed on a line of its own. Where the output is no
+    terminal, there is no bar.
 
     Args:
         total: number of trainings, including those that an earlier process finished.
+        slots: number of trainings at the same time.
     """
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, slots: int = 1) -> None:
         self.total = total
         self.done = 0  # trainings that have ended
         self.reused = 0  # those of them that were finished before this process
         self.trained_seconds = 0.0  # of the others, together
-        self.name, self.is_finished = "", False  # of the current training
+        self.trained = 0  # the others, which took time
+        self.slots = slots
+        self._lock = threading.Lock()
+        self._current = threading.local()  # name, row, and whether an earlier process finished it
         self.bar = Progress(
             BarColumn(),
             MofNCompleteColumn(),
@@ -47,32 +53,46 @@ class ProgressDisplay:
 
     def start(self, name: str, is_finished: bool = False) -> None:
         """Show the training that starts now. `is_finished`: an earlier process finished it."""
-        self.name, self.is_finished = name, is_finished
+        self._current.name, self._current.is_finished = name, is_finished
+        if not hasattr(self._current, "row"):
+            self._current.row = self.bar.add_task("", total=None, left="") if self.slots > 1 else self.row
         if not is_finished:
-            self.bar.update(self.row, description=name)
+            self.bar.update(self._current.row, description=name, visible=True)
 
     def show_line(self, text: str) -> None:
         """Show a line that the current training printed, if it is about an epoch."""
-        self.bar.update(self.row, description=f"{self.name}  {text}" if text.startswith("epoch") else self.name)
+        name = self._current.name
+        self.bar.update(self._current.row, description=f"{name}  {text}" if text.startswith("epoch") else name)
 
-    def end(self, seconds: float, result: str) -> None:
-        """Print the current training's result and duration, unless it was finished before."""
-        self.done += 1
-        if self.is_finished:
-            self.reused += 1
-        else:
-            self.trained_seconds += seconds
-        self.bar.update(self.row, completed=self.done, left=self.time_left())
-        if not self.is_finished:
-            place = f"[{self.done}/{self.total}] {self.name}"
-            err.print(f"{place}: {result}, {duration(seconds)}, {self.time_left()}", markup=False)
+    def end(self, seconds: float, result: str, is_finished: bool | None = None) -> None:
+        """Print the current training's result and duration, unless it was finished before.
+
+        Args:
+            seconds: its duration.
+            result: in words.
+            is_finished: whether it was finished before, if that was not known at its start.
+        """
+        was_finished = self._current.is_finished if is_finished is None else is_finished
+        with self._lock:
+            self.done += 1
+            if was_finished:
+                self.reused += 1
+            else:
+                self.trained += 1
+                self.trained_seconds += seconds
+            self.bar.update(self.row, completed=self.done, left=self.time_left())
+            if self.slots > 1:
+                self.bar.update(self._current.row, visible=False)
+            if not was_finished:
+                place = f"[{self.done}/{self.total}] {self._current.name}"
+                err.print(f"{place}: {result}, {duration(seconds)}, {self.time_left()}", markup=False)
 
     def time_left(self) -> str:
         """The estimated time left, from the mean duration of the trainings so far; empty before the first."""
-        trained = self.done - self.reused
-        if not trained:
+        if not self.trained:
             return ""
-        return f"{duration((self.total - self.done) * self.trained_seconds / trained)} left"
+        left = (self.total - self.done) * self.trained_seconds / self.trained / self.slots
+        return f"{duration(left)} left"
 
 
 def duration(seconds: float) -> str:

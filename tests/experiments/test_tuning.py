@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import pytest
 
 from engine.record import write_json
-from experiments.compare import tuning
 from experiments.compare.tuning import Tuner, search_ranges, trial_cell
 from experiments.jobs.cell import Cell
 from experiments.jobs.local import COMPLETE, Outcome
@@ -19,7 +18,7 @@ def cell_of(backbone="resnet18", *more):
     return Cell("classification", ("--epochs", "30", "--protocol", "scratch", "--backbone", backbone, *more))
 
 
-def fake_run(score_of, calls, fails, cell, folder, lock, report):
+def fake_run(score_of, calls, fails, cell, folder, report):
     """Stands in for a training: writes what it would have written, or fails."""
     calls.append(cell)
     folder.mkdir(parents=True)
@@ -36,15 +35,15 @@ def fake_run(score_of, calls, fails, cell, folder, lock, report):
 
 
 @pytest.fixture
-def tune(tmp_path, monkeypatch):
+def tune(tmp_path):
     """Runs eight trials for a cell, with the given scores. Returns the result and the trainings that ran."""
 
     def tune(cell, score_of, fails=lambda cell: False):
         calls = []
-        monkeypatch.setattr(tuning, "run", partial(fake_run, score_of, calls, fails))
+        runner = SimpleNamespace(train=partial(fake_run, score_of, calls, fails))
         with ProgressDisplay(8) as display:
             metrics = {"classification": "top1"}
-            tuner = Tuner(tmp_path, None, 8, metrics, lambda cell, folder: score_of(cell), display)
+            tuner = Tuner(tmp_path, runner, 8, metrics, lambda cell, folder: score_of(cell), display)
             return tuner.tune(cell), calls
 
     return tune

@@ -1,0 +1,41 @@
+"""Measures again what trainings measured while others slowed the machine down."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from rich.progress import track
+
+from engine.commands import err
+from engine.record import cost, write_json
+from engine.trainer import device_of
+
+TIMES = ("latency_ms", "images_per_second", "timed_alone")
+
+
+def time_alone(runs: Sequence[Path]) -> None:
+    """Replace the latency in the records of runs that were not timed alone. Call it when no training runs.
+
+    Runs of one task, backbone and input size have the same network, which is measured once.
+    """
+    measured: dict[tuple[object, ...], dict[str, float]] = {}
+    pending = []
+    for run in runs:
+        record = json.loads((run / "record.json").read_text())
+        if not record.get("timed_alone", True):
+            pending.append((run, record))
+    for run, record in track(pending, "measuring latency alone", console=err, transient=True) if pending else ():
+        kind = (record["task"], record["backbone"], record["macs"], record["params"], record["device"]["type"])
+        if kind not in measured:
+            from experiments.runs import load_run
+
+            device = device_of(record["device"]["type"])
+            loaded = load_run(run)
+            height, width = loaded.preprocessing["size"]
+            model = loaded.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            measured[kind] = cost(model, (height, width), device)
+        record["device"]["threads"] = torch.get_num_threads()
+        write_json(run / "record.json", record | {name: measured[kind][name] for name in TIMES})
