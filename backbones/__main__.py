@@ -1,4 +1,4 @@
-"""`python -m backbones [PATTERN]`: lists backbones with their feature maps, parameters and published weights."""
+"""`python -m backbones [PATTERN]`: lists backbones with feature maps, parameters, published weights and licences."""
 
 from __future__ import annotations
 
@@ -28,12 +28,14 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(with_flags(error), file=sys.stderr)
         return error.exit_code
-    table = detailed(names) if len(names) <= MAX_BUILT else brief(names)
+    tables = [detailed(names) if len(names) <= MAX_BUILT else brief(names)]
+    if len(names) == 1:
+        tables.append(weights_table(names[0]))
     try:
         # A pipe has no width. 200 columns are enough to show every cell completely.
         console = Console(width=None if sys.stdout.isatty() else 200)
         with console.capture() as text:  # its own print exits with code 1 where the reader has closed the pipe
-            console.print(table)
+            console.print(*tables, sep="\n")
         print(text.get(), end="")
         if len(names) > MAX_BUILT:
             print(f"{len(names)} networks match. Levels and parameters are shown for {MAX_BUILT} or fewer.")
@@ -62,7 +64,7 @@ def matching(pattern: str) -> list[str]:
 
 
 def detailed(names: list[str]) -> Table:
-    """A table of name, levels, parameters up to stride 32 in millions, and tags of published weights."""
+    """A table of name, levels, parameters up to stride 32 in millions, tags of published weights and their licences."""
     import torch
 
     from backbones.adapter import build_backbone
@@ -70,19 +72,32 @@ def detailed(names: list[str]) -> Table:
     table = Table("name", "levels (channels@stride)", box=box.SIMPLE)
     table.add_column("params (M)", justify="right")
     table.add_column("weights (default first)", overflow="fold")
+    table.add_column("licence of the weights", overflow="fold")
     for name in names:
         with torch.device("meta"):
             backbone = build_backbone(name)
         levels = " ".join(f"{level.channels}@{level.stride}" for level in backbone.levels)
-        table.add_row(name, levels, f"{parameters(backbone) / 1e6:.2f}", weights_of(name))
+        table.add_row(name, levels, f"{parameters(backbone) / 1e6:.2f}", weights_of(name), licences_of(name))
     return table
 
 
 def brief(names: list[str]) -> Table:
-    """A table of name and tags of published weights. Builds no network."""
-    table = Table("name", "weights (default first)", box=box.SIMPLE)
+    """A table of name, tags of published weights and their licences. Builds no network."""
+    table = Table("name", "weights (default first)", "licence of the weights", box=box.SIMPLE)
     for name in names:
-        table.add_row(name, weights_of(name))
+        table.add_row(name, weights_of(name), licences_of(name))
+    return table
+
+
+def weights_table(name: str) -> Table:
+    """A table of a network's published weights: tag, and group, method, data and licence of the pretraining."""
+    from backbones.pretraining import pretraining_of
+    from backbones.provenance import licence_of, published_tags
+
+    table = Table("weights", "pretraining", "method", "data", "licence", box=box.SIMPLE)
+    for tag in published_tags(name):
+        found = pretraining_of(name, tag)
+        table.add_row(tag, found.group, found.method, found.data, licence_of(name, tag) or "not stated")
     return table
 
 
@@ -98,6 +113,19 @@ def weights_of(name: str) -> str:
 
     tags = " ".join(published_tags(name)) or "none published"
     return f"{tags} (packaged)" if name in PACKAGED else tags
+
+
+def licences_of(name: str) -> str:
+    """Licences of a network's published weights: that of the default first, the others with their tags."""
+    from backbones.provenance import licence_of, published_tags
+
+    tags = published_tags(name)
+    by_licence: dict[str, list[str]] = {}
+    for tag in tags:
+        by_licence.setdefault(licence_of(name, tag) or "not stated", []).append(tag)
+    return "; ".join(
+        licence if tags[0] in found else f"{licence} ({' '.join(found)})" for licence, found in by_licence.items()
+    )
 
 
 if __name__ == "__main__":

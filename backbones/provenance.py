@@ -9,6 +9,7 @@ import timm
 
 from backbones.compat import pretrained_config
 from backbones.names import split_tag
+from backbones.pretraining_rules import DATA
 
 # Published ImageNet-1k accuracy of single centre crops, as fractions. Sources: for Lite, tensorflow/tpu
 # `efficientnet/lite/README.md`, FP32; for B0-B7, arXiv:1905.11946v5, table 2; for a1 and Noisy Student, timm; for tv,
@@ -32,17 +33,6 @@ TOP1 = {
     "resnet50.tv_in1k": 0.7616,
     "resnet101.tv_in1k": 0.7740,
     "vgg16.tv_in1k": 0.7159,
-}
-# Data sets by the words of timm's tags.
-DATA = {
-    "in1k": "ImageNet-1k",
-    "in12k": "ImageNet-12k",
-    "in21k": "ImageNet-21k",
-    "in22k": "ImageNet-22k",
-    "jft": "JFT-300M",
-    "laion2b": "LAION-2B",
-    "yfcc100m": "YFCC-100M",
-    "ig1b": "Instagram-1B",
 }
 
 
@@ -103,6 +93,13 @@ def published_tags(architecture: str) -> list[str]:
     config = pretrained_config(architecture)
     default = None if config is None else config.tag
     return sorted(tags, key=lambda tag: (tag != default, tag))
+
+
+def licence_of(architecture: str, tag: str) -> str | None:
+    """Licence of the published weights `ARCHITECTURE.TAG` according to timm; None if timm does not state it."""
+    config = pretrained_config(f"{architecture}.{tag}")
+    licence = None if config is None else config.license
+    return None if licence in (None, "unknown") else licence
 
 
 def recipe_and_data(tag: str) -> tuple[str | None, str | None]:

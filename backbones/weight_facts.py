@@ -6,14 +6,14 @@ import argparse
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub.constants import PYTORCH_WEIGHTS_NAME, SAFETENSORS_SINGLE_FILE
 
 from backbones.errors import BadInput
-from backbones.provenance import recipe_and_data
+from backbones.pretraining import RUN, pretraining_of
 from backbones.weight_files import read_file, weight_file
 from backbones.weight_metadata import metadata_of, stated_facts
 
@@ -78,7 +78,7 @@ def _of_run(file: Path, run: Mapping[str, Any]) -> WeightFacts:
         known |= {name: preprocessing[name] for name in ("interpolation", "crop_pct") if name in preprocessing}
         known["input_size"] = tuple(preprocessing["size"])
     data = [text for text in (before.get("data"), run.get("dataset", {}).get("root")) if text]
-    known |= {"data": ", ".join(data) or None, "license": before.get("license")}
+    known |= {"data": ", ".join(data) or None, "license": before.get("license"), "group": RUN}
     known["run"] = {"path": str(file)} | {name: run[name] for name in RUN_FIELDS if name in run}
     return WeightFacts(file, run.get("config", {}).get("backbone"), known, run)
 
@@ -95,7 +95,7 @@ def _of_hub(file: Path, settings_file: Path) -> WeightFacts:
             known["input_size"] = tuple(published["input_size"][1:])
         known |= {name: published[name] for name in ("interpolation", "license", "tag") if published.get(name)}
         if "tag" in known:
-            known["data"] = recipe_and_data(known["tag"])[1]
+            known |= asdict(pretraining_of(settings.get("architecture") or "", known["tag"]))
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise BadInput(f"{settings_file} cannot be read: {error}") from error
     library = "transformers" if "transformers_version" in settings else None

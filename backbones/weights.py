@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from urllib.error import HTTPError
@@ -18,6 +18,7 @@ import timm
 import torch
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE, PYTORCH_WEIGHTS_NAME, SAFETENSORS_SINGLE_FILE
+from huggingface_hub.errors import GatedRepoError
 from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
@@ -27,8 +28,8 @@ from backbones.compat import pretrained_config, weights_folder
 from backbones.custom import CustomBackbone
 from backbones.errors import BadInput, unknown_name
 from backbones.names import split_tag
-from backbones.pretraining import RANDOM, UNKNOWN
-from backbones.provenance import TOP1, Provenance, published_tags, recipe_and_data
+from backbones.pretraining import RANDOM, UNKNOWN, pretraining_of
+from backbones.provenance import TOP1, Provenance, licence_of, published_tags, recipe_and_data
 from backbones.weight_facts import sha256, weight_facts
 from backbones.weight_files import read_state, weight_file
 from backbones.weight_formats import is_class_layer, locate, misfits
@@ -61,9 +62,14 @@ def load_weights(network: nn.Module, name: str, pretrained: bool | str | Path) -
         return provenance_of_file(name, pretrained, _load_file(network, architecture, weight_file(pretrained)))
 
     tag = config.tag or tag
-    recipe, data = recipe_and_data(tag or "")
-    top1 = TOP1.get(f"{architecture}.{tag}")
-    published = replace(random, tag=tag, recipe=recipe, data=data, top1=top1, license=config.license, group=None)
+    published = replace(
+        random,
+        tag=tag,
+        recipe=recipe_and_data(tag or "")[0],
+        top1=TOP1.get(f"{architecture}.{tag}"),
+        license=licence_of(architecture, tag) if tag else None,
+        **asdict(pretraining_of(architecture, tag)),
+    )
     if architecture in PACKAGED:
         path, distribution = _packaged(architecture)
         _load(network, architecture, read_state(path), str(path))
@@ -148,6 +154,12 @@ def _fetch(architecture: str, config: PretrainedCfg) -> dict[str, Tensor]:
                 urlopen(Request(ENDPOINT, method="HEAD"), timeout=10).close()
         overlay = {"file": found[0]} if found else {}
         return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay).state_dict()
+    except GatedRepoError as error:
+        raise BadInput(
+            f"the weights of '{name}' are behind a licence page: accept the licence at "
+            f"https://huggingface.co/{config.hf_hub_id}, then log in by `hf auth login` or set HF_TOKEN to an access "
+            f"token. Or save {SAFETENSORS_SINGLE_FILE} from that page as {places[0]}."
+        ) from error
     except Exception as error:
         # The hub, the network, the disk and parsers raise errors of their own types.
         raise BadInput(

@@ -159,6 +159,11 @@ class TrainConfig:
         data = replace(self.data, augment=read_pipeline(self.data.augment))
         return replace(self, class_weights=read_class_weights(self.class_weights), data=data)
 
+    @property
+    def uses_published_weights(self) -> bool:
+        """Whether the backbone starts from the weights that are published for it."""
+        return self.pretrained is True and self.protocol != "scratch"
+
     def check(self) -> None:
         """Raise UserError for values out of range and for settings that contradict each other."""
         if (isinstance(self.devices, int) and self.devices < 1) or self.num_nodes < 1:

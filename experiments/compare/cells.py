@@ -35,7 +35,8 @@ def comparison_cells(
     ]
     for cell in cells:
         _ = cell.config  # raises for wrong settings
-    check_backbones(config.backbones, config.weights_by_backbone)
+    published = {cell.config.backbone: None for cell in cells if cell.config.uses_published_weights}
+    check_backbones(config.backbones, config.weights_by_backbone, tuple(published))
     budgets: list[int | None] = [budget for budget in config.budgets for _ in cells] or [None] * len(cells)
     cells = [with_settings(cell, epochs=budget) for budget in config.budgets for cell in cells] or cells
     return with_equal_cost(cells, config.baseline_name, config.equal, folder), budgets
@@ -76,14 +77,18 @@ def shared_settings(cells: Sequence[Cell]) -> tuple[dict[str, dict[str, Any]], d
     return same, differing
 
 
-def check_backbones(names: Sequence[str], weights: Mapping[str, str] | None = None) -> None:
-    """Raise an error for an unknown backbone or a weight file that does not fit, before hours are spent on the others.
+def check_backbones(
+    names: Sequence[str], weights: Mapping[str, str] | None = None, published: Sequence[str] = ()
+) -> None:
+    """Raise an error for an unknown backbone or weights that cannot be loaded, before hours are spent on the others.
 
     Args:
         names: the backbones.
         weights: backbone -> weight file, or a folder with one.
+        published: the backbones that start from their published weights. These are downloaded if necessary.
 
-    Raises UserError for an unknown name, BadInput for a file that is absent or belongs to another network.
+    Raises UserError for an unknown name, BadInput for a file that is absent or belongs to another network, and for
+    published weights that do not exist, cannot be downloaded or are behind a licence page.
     """
     import torch
 
@@ -92,6 +97,8 @@ def check_backbones(names: Sequence[str], weights: Mapping[str, str] | None = No
     for name in names:
         with torch.device("meta"):
             create_backbone(name)
+    for name in published:
+        create_backbone(name, pretrained=True)
     for name, file in (weights or {}).items():
         try:
             create_backbone(name, Path(file).expanduser())

@@ -33,6 +33,8 @@ from experiments.report.formatting import (
 from experiments.report.results import COSTS, Comparison, FinishedRun, Row, groups, per_class
 from experiments.report.tuning import HEADINGS as TUNING_HEADINGS
 from experiments.report.tuning import tuning_of, tuning_rows, tuning_sentences
+from experiments.report.weights import HEADINGS as WEIGHTS_HEADINGS
+from experiments.report.weights import weights_rows
 from experiments.tasks import TASKS
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -84,6 +86,7 @@ def _task(comparison: Comparison, task: str) -> dict[str, Any]:
         "charts": [Markup(_scatter(finished, cost)) for cost in COST_AXES] if finished else [],
         "test_split": _test_split(comparison, task),
         "budgets": _budgets(comparison, task),
+        "weights": {"headings": WEIGHTS_HEADINGS, "rows": weights_rows(rows)},
         "tuning": _tuning(comparison, task),
         "curves": Markup(charts.curves(curves, f"{comparison.metric(task)}, %")),
         "classes": _classes(comparison, finished),

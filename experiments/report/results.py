@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from backbones.errors import BadInput
+from backbones.pretraining import RANDOM, RUN, group_of_record
 from engine.image_results import ImageResults
 from engine.published import Published, classifier_of, published
 from engine.schema import read_comparison, read_record
@@ -89,14 +90,15 @@ class FinishedRun:
 
     @property
     def provenance(self) -> str:
-        """Protocol and initial weights in words. Only networks with the same provenance are ranked together."""
+        """Protocol and group of the initial weights. Only networks with the same provenance are ranked together."""
         weights, protocol = self.record["pretrained"], self.record["config"]["protocol"]
         current = self.recipe == TASKS[self.record["task"]].recipe
         version = "" if current else f"; recipe version {self.recipe}"
-        if weights["source"] == "random":
+        group = group_of_record(weights, self.record["backbone"])
+        if group == RANDOM:
             return f"from scratch{version}"
-        known = [text for text in (weights["data"], weights["recipe"]) if text]
-        return f"{protocol} from weights of {', '.join(known) or weights['source'].partition(':')[0]}{version}"
+        data = f" ({weights['data']})" if group == RUN and weights["data"] else ""  # runs on other data differ
+        return f"{protocol}, pretraining: {group}{data}{version}"
 
     @property
     def recipe(self) -> int:

@@ -11,7 +11,7 @@ from experiments.jobs.progress import duration
 from experiments.report.formatting import percent, points
 from experiments.report.results import Comparison
 
-HEADINGS = ("backbone", "recipe, %", "chosen, %", "difference", "settings", "trials", "pruned", "time")
+HEADINGS: tuple[str, ...] = ("backbone", "recipe, %", "chosen, %", "difference", "settings", "trials", "pruned", "time")
 
 
 def tuning_of(comparison: Comparison, task: str) -> list[dict[str, Any]]:

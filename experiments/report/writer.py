@@ -27,8 +27,12 @@ from experiments.report.formatting import (
 )
 from experiments.report.html import html
 from experiments.report.results import COSTS, Comparison, Row, groups
-from experiments.report.tuning import HEADINGS, tuning_csv, tuning_of, tuning_rows, tuning_sentences
+from experiments.report.tuning import HEADINGS as TUNING_HEADINGS
+from experiments.report.tuning import tuning_csv, tuning_of, tuning_rows, tuning_sentences
+from experiments.report.weights import HEADINGS as WEIGHTS_HEADINGS
+from experiments.report.weights import weights_fields, weights_rows
 
+PIPE = "\\|"  # in a cell of a Markdown table
 LONGEST_NAME = 30  # longest name of a backbone that is not broken in an 80-column terminal
 
 
@@ -81,8 +85,9 @@ def results_csv(rows: Iterable[Row]) -> str:
     a dash for a training of all epochs.
     """
     rows, text = list(rows), io.StringIO()
-    names = ["task", "backbone", "neck", "provenance", "metric", "seeds", "mean", "spread", "scores", "difference",
-             "low", "high", "verdict", "verdict_reason", *COSTS, "published", "source", "failed"]  # fmt: skip
+    names = ["task", "backbone", "neck", "provenance", "group", "method", "data", "license", "metric", "seeds", "mean",
+             "spread", "scores", "difference", "low", "high", "verdict", "verdict_reason", *COSTS, "published",
+             "source", "failed"]  # fmt: skip
     names += ["stopped_early"] if any(run.stopped_early for row in rows for run in row.runs) else []
     table = csv.DictWriter(text, names, lineterminator="\n")
     table.writeheader()
@@ -92,6 +97,7 @@ def results_csv(rows: Iterable[Row]) -> str:
             "backbone": row.backbone,
             "neck": row.runs[0].record["neck"] if row.runs else None,
             "provenance": row.provenance,
+            **(weights_fields(row.runs[0]) if row.runs else {}),
             "metric": row.metric,
             "seeds": len(row.runs),
             "mean": f"{row.mean:.6f}",
@@ -119,17 +125,22 @@ def results_md(comparison: Comparison) -> str:
         for provenance, rows in groups(comparison.rows_of(task)):
             lines += ["", f"**{task}**, {provenance}", "", f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
             for row in rows:
-                texts = [text.replace("|", "\\|") for text in row_texts(row, baseline)]
-                lines.append(f"| {' | '.join(texts + [''] * (len(headings) - len(texts)))} |")
+                texts = row_texts(row, baseline)
+                lines.append(_markdown_row(texts + [""] * (len(headings) - len(texts))))
         for sentence in (style_sentence(comparison.rows_of(task)), stopped_sentence(comparison.rows_of(task))):
             lines += ["", sentence] if sentence else []
         entries = tuning_of(comparison, task)
-        if entries:
-            lines += ["", f"| {' | '.join(HEADINGS)} |", "|---" * len(HEADINGS) + "|"]
-            lines += [f"| {' | '.join(texts)} |" for texts in tuning_rows(entries)]
+        weights = weights_rows(comparison.rows_of(task))
+        for columns, table in ((WEIGHTS_HEADINGS, weights), (TUNING_HEADINGS, tuning_rows(entries))):
+            if table:
+                lines += ["", _markdown_row(columns), "|---" * len(columns) + "|", *map(_markdown_row, table)]
         for sentence in [*budget_sentences(comparison, task), *tuning_sentences(entries)]:
             lines += ["", sentence]
     return "\n".join(lines) + "\n"
+
+
+def _markdown_row(texts: Iterable[str]) -> str:
+    return f"| {' | '.join(text.replace('|', PIPE) for text in texts)} |"
 
 
 def screen_tables(comparison: Comparison, task: str) -> list[Table]:

@@ -136,7 +136,8 @@ def test_blocks_run(place, monkeypatch):
             except (Exception, SystemExit):
                 failures.append(f"{block}\n{traceback.format_exc(limit=-3)}")
             ran += 1
-    sys.modules.pop("mine", None)
+    for name in ("mine", "mynet"):
+        sys.modules.pop(name, None)
     assert not failures, "\n".join(failures)
     assert ran >= LEAST["python"] + LEAST["run"]
 

@@ -39,8 +39,8 @@ def write_run(folder: Path, backbone: str, seed: int, accuracy: float, source: s
         "backbone": backbone,
         "neck": None,
         "metrics": {"top1": accuracy, "top5": 1.0},
-        "pretrained": {"source": source, "tag": None, "recipe": None, "sha256": "ab12",
-                       "data": None if source == "random" else "ImageNet-1k"},
+        "pretrained": {"source": source, "recipe": None, "sha256": "ab12", "license": "apache|2.0"}
+        | ({"tag": None, "data": None} if source == "random" else {"tag": "in1k", "data": "ImageNet-1k"}),
         "config": {"backbone": backbone, "protocol": "finetune", "epochs": 2, "batch_size": 8, "data": {}},
         "dataset": {"root": "/data/<i>pets</i>", "fingerprint": {"train": "t", "val": "v"}, "train": {"images": 300},
                     "val": {"images": 100}},
@@ -89,7 +89,12 @@ def test_rows_are_grouped_by_provenance(folder):
     rows = list(csv.DictReader((folder / "results.csv").open()))
     names = [row["backbone"] for row in rows]
     assert names == ["tf_efficientnet_lite0", "efficientnet_b0", HOSTILE, "resnet50", "vgg16"]
-    assert [row["provenance"] for row in rows[:3]] == ["finetune from weights of ImageNet-1k"] + ["from scratch"] * 2
+    pretrained = "finetune, pretraining: supervised, ImageNet-1k"
+    assert [row["provenance"] for row in rows[:3]] == [pretrained] + ["from scratch"] * 2
+    assert [row["group"] for row in rows[:2]] == ["supervised, ImageNet-1k", "random"]
+    assert [row["license"] for row in rows[:2]] == ["apache|2.0", ""]
+    for text in ((folder / "report.html").read_text(), (folder / "results.md").read_text().replace("\\|", "|")):
+        assert "apache|2.0" in text
     better = rows[1]
     assert (better["mean"], better["seeds"], better["verdict"]) == ("0.810000", "2", "better")
     assert float(better["spread"]) == pytest.approx(0.02 / 2**0.5, abs=1e-6)
@@ -142,8 +147,11 @@ def test_names_are_escaped_and_nothing_is_fetched(folder):
 
 
 def test_markdown_keeps_its_columns(folder):
-    lines = [line for line in (folder / "results.md").read_text().splitlines() if line.startswith("|")]
-    assert len({line.count("|") - line.count("\\|") for line in lines}) == 1
+    parts = (folder / "results.md").read_text().split("\n\n")
+    tables = [part.splitlines() for part in parts if part.startswith("|")]
+    assert len(tables) == 4  # networks with weights, without, without results, and the initial weights
+    for lines in tables:
+        assert len({line.count("|") - line.count("\\|") for line in lines}) == 1
 
 
 def test_pareto_front_by_hand():
