@@ -97,10 +97,10 @@ def check_backbones(
     for name in names:
         with torch.device("meta"):
             create_backbone(name)
-    for name in published:
-        create_backbone(name, pretrained=True)
     for name, file in (weights or {}).items():
         try:
             create_backbone(name, Path(file).expanduser())
         except UserError as error:
             raise type(error)(f"--weights {name}={file}: {error}", settings=error.settings) from error
+    for name in published:
+        create_backbone(name, pretrained=True)
