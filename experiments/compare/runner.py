@@ -16,6 +16,7 @@ from typing import IO, TYPE_CHECKING, Any
 from rich.progress import track
 
 from backbones.errors import BadInput, UserError
+from backbones.pretraining import group_of_record
 from engine.commands import err
 from engine.record import command_line, write_json
 from engine.schema import SCHEMA
@@ -53,10 +54,14 @@ class Entry:
 
     def as_dict(self, folder: Path) -> dict[str, Any]:
         """The entry as the `comparison.json` in this folder stores it."""
-        outcome = self.outcome
+        outcome, group = self.outcome, None
+        if outcome is not None and not outcome.error:
+            record = read_record(self.cell.folder_in(folder / "cells"))
+            group = group_of_record(record["pretrained"], record["backbone"])
         return {
             "task": self.cell.task,
             "backbone": self.cell.config.backbone,
+            "group": group,
             "neck": self.cell.neck,
             "seed": self.cell.config.seed,
             "lr": self.cell.config.lr,

@@ -163,6 +163,7 @@ def test_trainings_that_fail_are_reported_after_all_others(whole):
     assert "absent" in messages
     cells = json.loads((output / "comparison.json").read_text())["cells"]
     assert [cell["status"] for cell in cells] == ["done", "done", "failed", "failed"]
+    assert [cell["group"] for cell in cells] == ["random", "random", None, None]
 
 
 def test_the_test_split_is_scored_once_and_reported(whole):
