@@ -55,9 +55,11 @@ class CompareConfig:
     """Number format of the networks' arithmetic: fp32, or mixed precision with bf16 or fp16."""
     device: str = "auto"
     """Where to train: auto, cpu, cuda, cuda:1, mps."""
+    runner: Literal["local", "ray"] = "local"
+    """Where to train: on this machine, or on a Ray cluster, whose address is in RAY_ADDRESS."""
     slots: int = 1
-    """Number of trainings at the same time on this machine. The cores are divided among them, and each has a GPU of its
-    own if there are several."""
+    """Number of trainings at the same time. They divide the cores, and each has a GPU of its own if there are
+    several."""
     output: str = "runs/compare"
     """Folder for trainings, tables and the report."""
     test_split: str | None = None

@@ -27,7 +27,7 @@ from experiments.jobs.cell import Cell
 from experiments.jobs.local import Outcome, finished
 from experiments.jobs.lock import only_one, resumable
 from experiments.jobs.progress import ProgressDisplay
-from experiments.jobs.runner import LocalRunner
+from experiments.jobs.runner import LocalRunner, Runner
 from experiments.jobs.scoring import score_on_split
 from experiments.jobs.timing import time_alone
 from experiments.records import read_record
@@ -107,6 +107,13 @@ def compare(config: CompareConfig, task_arguments: dict[str, list[str]]) -> Path
         return ComparisonRunner(config, folder, lock).run(cells, budgets)
 
 
+def ray_runner(slots: int) -> Runner:
+    """A runner for a Ray cluster, see `experiments.jobs.ray_runner`."""
+    from experiments.jobs.ray_runner import RayRunner
+
+    return RayRunner(slots)
+
+
 class ComparisonRunner:
     """Runs a comparison in a folder.
 
@@ -118,7 +125,7 @@ class ComparisonRunner:
 
     def __init__(self, config: CompareConfig, folder: Path, lock: IO[str]) -> None:
         self.config, self.folder = config, folder
-        self.runner = LocalRunner(lock, config.slots)
+        self.runner: Runner = LocalRunner(lock, config.slots) if config.runner == "local" else ray_runner(config.slots)
         self.metrics = config.metric_of(config.tasks)
         self.page_written, self.page_seconds = 0.0, 0.0  # when the page was last written, and how long it took
         self.tuned: list[Tuned] = []

@@ -27,7 +27,7 @@ from experiments.jobs.cell import HOLDOUT, Cell, with_settings
 from experiments.jobs.local import Outcome, Pruned, finished
 from experiments.jobs.progress import ProgressDisplay
 from experiments.jobs.pruning import SCORE, delete_checkpoints, pruning_callback
-from experiments.jobs.runner import LocalRunner
+from experiments.jobs.runner import Runner
 from experiments.records import scores_by_epoch
 
 SHORTER = 3  # trials have a third of the epochs
@@ -116,7 +116,7 @@ class Tuner:
     def __init__(
         self,
         folder: Path,
-        runner: LocalRunner,
+        runner: Runner,
         count: int,
         metrics: Mapping[str, str],
         score: Callable[[Cell, Path], float | None],

@@ -1,4 +1,4 @@
-"""Trains cells on this machine, one or several at a time."""
+"""Trains cells, one or several at a time, on this machine."""
 
 from __future__ import annotations
 
@@ -22,41 +22,23 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class LocalRunner:
-    """Runs trainings as processes of this machine.
-
-    Each of several slots has its own part of the cores and, where there are several GPUs, a GPU of its own.
+class Runner:
+    """Trains cells, several at a time. Subclasses decide where.
 
     Args:
-        lock: the experiment's lock, which trainings inherit.
         slots: number of trainings at the same time.
-
-    Raises UserError for more slots than cores.
     """
 
-    def __init__(self, lock: IO[str], slots: int = 1) -> None:
-        self.lock, self.slots = lock, slots
-        cores = (
-            sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
-        )
-        if slots > len(cores):
-            raise UserError(f"`slots={slots}`, but this machine has {len(cores)} cores", settings=("slots",))
-        share = len(cores) // slots
-        self._free: SimpleQueue[int] = SimpleQueue()
-        for slot in range(slots):
-            self._free.put(slot)
-        self._cores = [cores[slot * share : (slot + 1) * share] for slot in range(slots)]
-        self._active: set[subprocess.Popen[str]] = set()
+    def __init__(self, slots: int = 1) -> None:
+        self.slots = slots
 
     def train(self, cell: Cell, folder: Path, report: Callable[[str], None]) -> Outcome:
         """Train a cell in `folder` and wait for it, see `experiments.jobs.local.run`. Several threads may call it."""
-        if self.slots == 1:
-            return run(cell, folder, self.lock, report)
-        slot = self._free.get()
-        try:
-            return run(cell, folder, self.lock, report, self._place(cell, slot), self._cores[slot], self._active)
-        finally:
-            self._free.put(slot)
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        """End all trainings."""
+        raise NotImplementedError
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[tuple[Item, Result]]:
         """Call a function, which trains, with each item. Yields items and results in the order in which they end.
@@ -75,8 +57,69 @@ class LocalRunner:
                     yield items_by_future[future], future.result()
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
-                self._stop()
+                self.stop()
                 raise
+
+    @contextmanager
+    def _stopping(self) -> Iterator[None]:
+        """In this context, SIGTERM stops all trainings and raises KeyboardInterrupt. Ctrl-C reaches them by itself."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def stop(number: int, frame: Any) -> None:
+            self.stop()
+            raise KeyboardInterrupt
+
+        before = signal.signal(signal.SIGTERM, stop)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
+class LocalRunner(Runner):
+    """Runs trainings as processes of this machine.
+
+    Each of several slots has its own part of the cores and, where there are several GPUs, a GPU of its own.
+
+    Args:
+        lock: the experiment's lock, which trainings inherit.
+        slots: number of trainings at the same time.
+
+    Raises UserError for more slots than cores.
+    """
+
+    def __init__(self, lock: IO[str], slots: int = 1) -> None:
+        super().__init__(slots)
+        self.lock = lock
+        cores = (
+            sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+        )
+        if slots > len(cores):
+            raise UserError(f"`slots={slots}`, but this machine has {len(cores)} cores", settings=("slots",))
+        share = len(cores) // slots
+        self._free: SimpleQueue[int] = SimpleQueue()
+        for slot in range(slots):
+            self._free.put(slot)
+        self._cores = [cores[slot * share : (slot + 1) * share] for slot in range(slots)]
+        self._active: set[subprocess.Popen[str]] = set()
+
+    def train(self, cell: Cell, folder: Path, report: Callable[[str], None]) -> Outcome:
+        """Train a cell in `folder` and wait for it. Several threads may call it."""
+        if self.slots == 1:
+            return run(cell, folder, self.lock, report)
+        slot = self._free.get()
+        try:
+            return run(cell, folder, self.lock, report, self._place(cell, slot), self._cores[slot], self._active)
+        finally:
+            self._free.put(slot)
+
+    def stop(self) -> None:
+        """End all trainings. They save a checkpoint."""
+        for process in list(self._active):
+            if process.poll() is None:
+                process.terminate()
 
     def _place(self, cell: Cell, slot: int) -> dict[str, str]:
         """Environment variables for a training in a slot."""
@@ -89,25 +132,3 @@ class LocalRunner:
                 visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count)))).split(",")
                 variables["CUDA_VISIBLE_DEVICES"] = visible[slot % count]
         return variables
-
-    def _stop(self) -> None:
-        for process in list(self._active):
-            if process.poll() is None:
-                process.terminate()
-
-    @contextmanager
-    def _stopping(self) -> Iterator[None]:
-        """In this context, SIGTERM stops all trainings and raises KeyboardInterrupt. Ctrl-C reaches them by itself."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def stop(number: int, frame: Any) -> None:
-            self._stop()
-            raise KeyboardInterrupt
-
-        before = signal.signal(signal.SIGTERM, stop)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGTERM, before)
