@@ -19,16 +19,16 @@ from backbones.efficientnet import EfficientNet
 from backbones.errors import UserError, unknown_name
 from backbones.extractors import extractor_levels, fitted, padded, size_multiple
 from backbones.names import is_custom, split_tag
+from backbones.plain import PlainBackbone, is_plain
 
 # Most networks in these modules of timm have no map at one of the strides 4, 8, 16, 32 or accept one image size only.
 # So do two networks of other modules. Found by building every network of timm 1.0.31. The few suitable networks of
 # these modules can be created, but are not listed.
 UNSUITABLE_MODULES = tuple(
     """
-    beit byoanet cait coat convit convmixer crossvit csatv2 deepseek_vit deit efficientformer efficientformer_v2
-    efficientvim efficientvit_msra eva gcvit gemma4_vit hiera levit maxxvit mlp_mixer naflexvit nest pit qwen3_vit
-    sequencer shvit tnt visformer vision_transformer vision_transformer_hybrid vision_transformer_relpos
-    vision_transformer_sam vitamin volo xcit
+    byoanet coat convit convmixer crossvit csatv2 deepseek_vit efficientformer efficientformer_v2 efficientvim
+    efficientvit_msra gcvit gemma4_vit hiera levit maxxvit mlp_mixer naflexvit nest pit qwen3_vit sequencer shvit tnt
+    visformer volo
     """.split()  # noqa: SIM905
 )
 UNSUITABLE = {"sedarknet21", "bat_resnext26ts"}
@@ -59,8 +59,8 @@ class TimmBackbone(Backbone):
         if missing:
             raise UserError(
                 f"'{name}' cannot serve as a backbone: it has no feature map at stride {missing}, only at "
-                f"{sorted(index_of)}. Plain vision transformers have maps at one stride only. Choose a hierarchical "
-                "network such as resnet50, convnext_tiny or swin_tiny_patch4_window7_224."
+                f"{sorted(index_of)}. Choose another network, such as resnet50, convnext_tiny, "
+                "swin_tiny_patch4_window7_224 or vit_small_patch16_224."
             )
         self.name = name
         strides = sorted(strides)
@@ -94,7 +94,9 @@ def build_backbone(name: str, strides: Sequence[int] = (4, 8, 16, 32)) -> Backbo
     architecture = split_tag(name)[0]
     if is_amoebanet(architecture):
         return AmoebaNet(architecture, strides)
-    return EfficientNet(architecture, strides) if is_efficientnet(architecture) else TimmBackbone(architecture, strides)
+    if is_efficientnet(architecture):
+        return EfficientNet(architecture, strides)
+    return PlainBackbone(architecture, strides) if is_plain(architecture) else TimmBackbone(architecture, strides)
 
 
 def backbone_names(pattern: str = "*") -> list[str]:

@@ -46,6 +46,18 @@ class Backbone(nn.Module):
         """(B, 3, H, W) -> [(B, channels, ceil(H / stride), ceil(W / stride)) for each level]."""
         raise NotImplementedError
 
+    @property
+    def trunk(self) -> nn.Module:
+        """The part that pretrained weights fill, which the protocol "frozen" freezes. By default the whole network."""
+        return self
+
+    def keep_levels(self, strides: Sequence[int]) -> None:
+        """Remove layers that only levels at other strides need. By default there are none, and all levels stay."""
+
+    def adaptation(self) -> str | None:
+        """How a network without the maps of a pyramid became one, for the record; None for all others."""
+        return None
+
 
 class Neck(nn.Module):
     """Fuses the maps of a pyramid into another pyramid, for images of any size.
@@ -115,11 +127,19 @@ def select(levels: Sequence[Level], strides: Sequence[int]) -> list[int]:
     return [index[stride] for stride in strides]
 
 
+def trunk_of(backbone: nn.Module) -> nn.Module:
+    """`Backbone.trunk`, or the network itself if it is not a Backbone, as that of a classifier without a neck."""
+    return backbone.trunk if isinstance(backbone, Backbone) else backbone
+
+
 def early_parameters(backbone: Backbone, stride: int) -> list[nn.Parameter]:
     """The trainable parameters that the map at `stride` depends on: those of the stem and the first stages.
 
-    They are found by computing a gradient. Raises ValueError if the backbone has no level at that stride.
+    They are found by computing a gradient. Every level of a plain transformer depends on all of its blocks: the result
+    is then the whole trunk. Raises ValueError if any other backbone has no level at that stride.
     """
+    if trunk_of(backbone) is not backbone:
+        return [p for p in trunk_of(backbone).parameters() if p.requires_grad]
     index = select(backbone.levels, [stride])[0]
     training = backbone.training
     backbone.eval()

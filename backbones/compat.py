@@ -2,21 +2,24 @@
 
 Names with a leading underscore are private, and so are modules and attributes that the public documentation does not
 list. A release may change them without notice. `tests/backbones/test_compat.py` checks each function here. Its failure
-messages name what to look at in the new release. No other module of this package uses such parts.
+messages name what to look at in the new release. No other module of this package uses such parts, except `positions`,
+which overrides methods of timm's transformers.
 """
 
 from __future__ import annotations
 
 import contextlib
 import re
+import sys
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 from timm.layers import Format
+from timm.layers.pos_embed_rel import gen_relative_log_coords
 from timm.models import PretrainedCfg
 from timm.models._hub import get_cache_dir
 from torch import Tensor, nn
@@ -121,6 +124,49 @@ def create_features(name: str, **options: Any) -> nn.Module:
         with contextlib.suppress(TypeError):
             return timm.create_model(name, features_only=True, strict_img_size=False, **options)
     return timm.create_model(name, features_only=True, **options)
+
+
+def create_dynamic(name: str, **options: Any) -> nn.Module | None:
+    """The whole transformer `name` of timm for images of any size; None if timm has it for one size only.
+
+    Passes `dynamic_img_size` and `dynamic_img_pad`: position embeddings are then resampled to the size of the image in
+    each call, and images are padded to a multiple of the patch. The options are undocumented, and not every network has
+    them.
+    """
+    try:
+        return timm.create_model(name, dynamic_img_size=True, dynamic_img_pad=True, **options)
+    except TypeError:
+        return None
+
+
+def converted_by_timm(network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    """A state dict with timm's names and the shapes of `network`, from a file of the network's authors.
+
+    Uses `checkpoint_filter_fn` of the module of timm that has the network's class, which `timm.create_model` calls for
+    published weights. It renames tensors and resamples position embeddings and patch embeddings. Returns None if the
+    module has none, or if it cannot read the file.
+    """
+    module = next(kind.__module__ for kind in type(network).__mro__ if kind.__module__.startswith("timm."))
+    convert = getattr(sys.modules[module], "checkpoint_filter_fn", None)
+    try:
+        return None if convert is None else convert(dict(state), network)
+    except (
+        KeyError,
+        ValueError,
+        RuntimeError,
+        AttributeError,
+        AssertionError,
+        IndexError,
+    ):  # a file of another network
+        return None
+
+
+def relative_log_coordinates(size: tuple[int, int], pretrained_size: tuple[int, int], mode: str) -> Tensor:
+    """(2 * rows - 1, 2 * columns - 1, 2) offsets between patches on a logarithmic scale, for a grid of `size` patches.
+
+    Uses `timm.layers.pos_embed_rel.gen_relative_log_coords`, which the documentation does not list.
+    """
+    return gen_relative_log_coords(size, pretrained_size, mode)
 
 
 def feature_indices(extractor: nn.Module) -> tuple[int, ...]:

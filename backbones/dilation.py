@@ -18,6 +18,9 @@ from backbones.base import Backbone, Level
 from backbones.compat import feature_indices
 from backbones.efficientnet import EfficientNet
 from backbones.errors import UserError
+from backbones.factory import create_backbone
+from backbones.names import split_tag
+from backbones.plain import is_plain
 from backbones.weights import load_weights
 
 COARSEST, STRIDE = 32, 16  # stride of the last map, before and after
@@ -30,6 +33,8 @@ def create_dilated(name: str, pretrained: bool | str | Path = False, strides: Se
 
     Arguments and errors are those of `create_backbone`. Also raises UserError for a network that cannot be dilated.
     """
+    if is_plain(split_tag(name)[0]):  # has a map at stride 16
+        return create_backbone(name, pretrained, (*strides, STRIDE))
     backbone = build_backbone(name, (*strides, COARSEST))
     last = backbone.levels[-1]
     if isinstance(backbone, EfficientNet):

@@ -28,8 +28,10 @@ from backbones.compat import pretrained_config, weights_folder
 from backbones.custom import CustomBackbone
 from backbones.errors import BadInput, unknown_name
 from backbones.names import split_tag
+from backbones.plain import PlainBackbone, is_plain
 from backbones.pretraining import RANDOM, UNKNOWN, pretraining_of
 from backbones.provenance import TOP1, Provenance, licence_of, published_tags, recipe_and_data
+from backbones.transformer_weights import load_pyramid, locate_transformer
 from backbones.weight_facts import sha256, weight_facts
 from backbones.weight_files import read_state, weight_file
 from backbones.weight_formats import is_class_layer, locate, misfits
@@ -206,12 +208,19 @@ def _load(network: nn.Module, architecture: str, state: dict[str, Tensor], origi
         whole = (timm.create_model(architecture) if timm.is_model(architecture) else network).state_dict()
         backbone = network if isinstance(network, Backbone) else build_backbone(architecture)
     own, names = network.state_dict(), _published_names(network)
-    file_format, part, names = locate(state, whole, names, origin)
+    if is_plain(architecture):
+        file_format, part, names = locate_transformer(network, state, whole, names, origin)
+    else:
+        file_format, part, names = locate(state, whole, names, origin)
 
     head = set() if backbone is network else set(names.values()) - set(_published_names(backbone).values())
     if head and not head & part.keys():
         logger.warning("%s contains only a backbone: the head of %s starts from random weights", origin, architecture)
         names = {key: published for key, published in names.items() if published not in head}
+    class_layer = {published for published in names.values() if is_class_layer(published)}
+    if class_layer and not class_layer & part.keys():  # many self-supervised networks
+        logger.warning("%s has no class layer: that of %s starts from random weights", origin, architecture)
+        names = {key: published for key, published in names.items() if published not in class_layer}
     for key, published in list(names.items()):
         if published in part and part[published].shape != own[key].shape and is_class_layer(published):
             logger.warning("%s: '%s' dropped, since the number of classes differs", origin, published)
@@ -228,14 +237,16 @@ def _load(network: nn.Module, architecture: str, state: dict[str, Tensor], origi
             settings=("backbone",),
         )
     network.load_state_dict(own | {key: part[name] for key, name in names.items() if name in part})
+    if isinstance(network, PlainBackbone):
+        load_pyramid(network, state, origin)
     return file_format
 
 
 def _published_names(network: nn.Module) -> dict[str, str]:
-    """Key of the state dict -> key in published files. The two differ only for `TimmBackbone`."""
-    return (
-        network.published_names() if isinstance(network, TimmBackbone) else {key: key for key in network.state_dict()}
-    )
+    """Key of the state dict -> key in published files. The two differ only for networks of timm."""
+    if isinstance(network, TimmBackbone | PlainBackbone):
+        return network.published_names()
+    return {key: key for key in network.state_dict()}
 
 
 def _first_line(error: BaseException) -> str:

@@ -29,6 +29,7 @@ from backbones.mbconv import StochasticDepth
 from backbones.memory_efficient import norm_act, spatial_mean
 from backbones.names import is_custom, split_tag
 from backbones.necks import create_neck
+from backbones.plain import PlainBackbone, create_plain, is_plain
 from backbones.provenance import Provenance
 from backbones.scaling import scale_of
 from backbones.weight_facts import weight_facts
@@ -184,6 +185,7 @@ def create_classifier(
 def _with_neck(name: str, num_classes: int, pretrained: bool | str | Path, neck: str) -> Classifier:
     """A neck of EfficientDet-D0's size on the backbone's levels, then pooling."""
     backbone = create_backbone(name, pretrained)
+    backbone.keep_levels(NECK_STRIDES)
     scale = scale_of(0)
     options: dict[str, Any] = {"channels": scale.width, "num_levels": scale.num_levels}
     if neck.startswith("bifpn"):
@@ -222,11 +224,14 @@ def _timm(name: str, num_classes: int, pretrained: bool | str | Path, stochastic
     with torch.device("meta"):
         build_backbone(architecture)  # raises for networks that cannot be backbones, as in the other tasks
     config = timm.get_pretrained_cfg(architecture)
-    options: dict[str, Any] = {"strict_img_size": False} if config is not None and config.fixed_input_size else {}
+    plain = is_plain(architecture)
+    fixed_size = config is not None and config.fixed_input_size and not plain
+    options: dict[str, Any] = {"strict_img_size": False} if fixed_size else {}
     if stochastic_depth:
         options["drop_path_rate"] = stochastic_depth
     try:
-        network = timm.create_model(architecture, num_classes=num_classes, **options)
+        create = create_plain if plain else timm.create_model
+        network = create(architecture, num_classes=num_classes, **options)
     except TypeError as error:
         raise UserError(
             f"'{name}' cannot be built with {', '.join(f'{key}={value}' for key, value in options.items())} ({error})"
@@ -254,10 +259,11 @@ def _load(network: nn.Module, name: str, pretrained: bool | str | Path) -> Prove
     if not any(key.startswith(f"{RUN}backbone.network.") for key in state):
         return load_weights(network, name, pretrained)
     backbone = build_backbone(name)
-    assert isinstance(backbone, TimmBackbone)
+    assert isinstance(backbone, TimmBackbone | PlainBackbone)
     provenance = load_weights(backbone, name, pretrained)
     published = backbone.published_names()
-    network.load_state_dict({published[key]: value for key, value in backbone.state_dict().items()}, strict=False)
+    own = backbone.state_dict()
+    network.load_state_dict({name: own[key] for key, name in published.items()}, strict=False)
     logger.warning("%s contains only a backbone: the head of %s starts from random weights", pretrained, name)
     return provenance
 

@@ -152,6 +152,7 @@ def create_detector(
     is_complete = state is not None and effdet.is_detector(state)
     if isinstance(backbone, str):
         backbone = create_backbone(backbone, False if is_complete else pretrained)
+        backbone.keep_levels((8, 16, 32))
     elif state is not None and not is_complete:
         backbone.provenance = load_weights(backbone, backbone.name, pretrained)
     if is_complete and state is not None:

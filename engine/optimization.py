@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from backbones.base import Backbone, early_parameters
+from backbones.base import Backbone, early_parameters, trunk_of
 from backbones.errors import UserError
 from engine.config import TrainConfig
 
@@ -27,11 +27,11 @@ def parameter_groups(model: nn.Module, lr: float, backbone_lr: float, decay: flo
     Args:
         model: has a `backbone`.
         lr: learning rate of all but the backbone.
-        backbone_lr: factor on `lr` for the backbone.
+        backbone_lr: factor on `lr` for the backbone's trunk.
         decay: weight decay of convolution and linear weights. Biases, normalisation layers and fusion weights, which
             have at most one dimension, have none.
     """
-    backbone = {id(p) for p in model.backbone.parameters()}  # type: ignore[union-attr]
+    backbone = {id(p) for p in trunk_of(model.backbone).parameters()}  # type: ignore[arg-type]
     for in_backbone in (True, False):
         for decays in (True, False):
             chosen = [
@@ -59,7 +59,7 @@ def create_optimizer(name: str, groups: list[dict[str, Any]]) -> torch.optim.Opt
 def apply_protocol(model: nn.Module, final_layer: Iterable[nn.Module], protocol: str) -> None:
     """Freeze the parameters that the protocol does not train. `linear` trains the modules of `final_layer` alone."""
     if protocol == "frozen":
-        model.backbone.requires_grad_(False)
+        trunk_of(model.backbone).requires_grad_(False)  # type: ignore[arg-type]
     elif protocol == "linear":
         model.requires_grad_(False)
         for module in final_layer:

@@ -16,7 +16,7 @@ from lightning.pytorch import LightningModule
 from scipy.sparse import csr_array
 from torch import Tensor, nn
 
-from backbones.base import CachedFeatures
+from backbones.base import CachedFeatures, trunk_of
 from backbones.errors import BadInput, UserError
 from data.balance import effective_number_weights, repeat_factors, scaled
 from data.batch import Batch, Sample, normalise
@@ -443,7 +443,7 @@ class Task(LightningModule):
         for module in self._frozen_modules:
             module.eval()
         if self.config.protocol in ("frozen", "linear"):
-            self.model.backbone.eval()  # type: ignore[union-attr]
+            trunk_of(self.model.backbone).eval()  # type: ignore[arg-type]
         return self
 
     def parameter_groups(self) -> list[dict[str, Any]]:

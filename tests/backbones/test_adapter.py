@@ -79,8 +79,8 @@ def test_class_layer_and_auxiliary_heads_are_removed() -> None:
         assert not parts & {"fc", "classifier", "head", "AuxLogits", "last_linear", "pre_logits"}
 
 
-@pytest.mark.parametrize("name", ["vit_small_patch16_224", "deit_tiny_patch16_224", "mixer_b16_224"])
-def test_networks_with_a_single_stride_are_refused(name: str) -> None:
+@pytest.mark.parametrize("name", ["mixer_b16_224", "volo_d1_224"])
+def test_networks_without_fine_maps_are_refused(name: str) -> None:
     with pytest.raises(UserError, match=f"'{name}' cannot serve as a backbone: it has no feature map at stride"):
         build_backbone(name)
 
@@ -101,7 +101,8 @@ def test_list() -> None:
     assert list_backbones("tf_efficientnet_lite*") == [f"tf_efficientnet_lite{size}" for size in range(5)]
     names = list_backbones()
     assert {*ADAPTED, *OTHERS, *OURS, "efficientnet_l2"} <= set(names)
-    assert not {"vit_small_patch16_224", "hiera_tiny_224", "sedarknet21"} & set(names)
+    assert "vit_small_patch16_224" in names
+    assert not {"mixer_b16_224", "hiera_tiny_224", "sedarknet21"} & set(names)
     assert set(UNSUITABLE_MODULES) <= set(timm.list_modules())
     assert list_backbones("no_such*") == []
 
@@ -122,7 +123,7 @@ def test_command_builds_nothing_for_a_long_list(capsys: pytest.CaptureFixture[st
 
 def test_command_without_a_match_exits_with_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["resne50"]) == 2
-    assert main(["vit_small_patch16_224"]) == 2
+    assert main(["mixer_b16_224"]) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert "resnet50" in err.splitlines()[0]

@@ -238,3 +238,29 @@ def test_names_of_extractors():
     assert next(iter(extractor.state_dict())) == "features_0.weight", message
     assert compat.unflattened("features_0.weight") == "features.0.weight"
     assert compat.unflattened("layer1.0.conv1.weight") == "layer1.0.conv1.weight"
+
+
+def test_create_dynamic():
+    with torch.device("meta"):
+        network = compat.create_dynamic("vit_tiny_patch16_224", depth=1, num_classes=0)
+        assert network is not None, "VisionTransformer no longer takes `dynamic_img_size` and `dynamic_img_pad`"
+        assert network(torch.empty(1, 3, 97, 130)).shape == (1, 192)
+        assert compat.create_dynamic("beit_base_patch16_224", depth=1) is None, "BEiT takes `dynamic_img_size` now"
+
+
+def test_converted_by_timm():
+    """Position embeddings for another number of patches, and the names of DINOv2's authors."""
+    with torch.device("meta"):
+        network = timm.create_model("vit_tiny_patch16_224", depth=1, num_classes=0)
+    state = {"pos_embed": torch.ones(1, 1 + 7 * 7, 192), "mask_token": torch.zeros(1, 192)}
+    converted = compat.converted_by_timm(network, state)
+    assert converted is not None
+    assert set(converted) == {"pos_embed"}
+    torch.testing.assert_close(converted["pos_embed"], torch.ones(1, 1 + 14 * 14, 192))
+    assert compat.converted_by_timm(network, {"encoder": 0}) is None
+
+
+def test_relative_log_coordinates():
+    found = compat.relative_log_coordinates((2, 3), (0, 0), "cr")
+    assert found.shape == (3, 5, 2)
+    torch.testing.assert_close(found[-1, -1], torch.tensor([2.0, 3.0]).log())

@@ -366,7 +366,7 @@ def test_unknown_and_abbreviated_flags(capsys):
     ("arguments", "message"),
     [
         (["--backbone", "resnet51"], "resnet50"),
-        (["--backbone", "vit_tiny_patch16_224", "--pretrained", "false"], "vision transformers"),
+        (["--backbone", "mixer_s16_224", "--pretrained", "false"], "no feature map at stride"),
         (["--config", "papr"], "paper"),
         (["--neck", "bifp"], "bifpn"),
         (["--image_size", "12y"], "HxW"),
