@@ -132,6 +132,11 @@ def trunk_of(backbone: nn.Module) -> nn.Module:
     return backbone.trunk if isinstance(backbone, Backbone) else backbone
 
 
+def adaptation_of(backbone: nn.Module) -> str | None:
+    """`Backbone.adaptation`; None for a network that is no Backbone."""
+    return backbone.adaptation() if isinstance(backbone, Backbone) else None
+
+
 def early_parameters(backbone: Backbone, stride: int) -> list[nn.Parameter]:
     """The trainable parameters that the map at `stride` depends on: those of the stem and the first stages.
 

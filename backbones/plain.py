@@ -81,15 +81,15 @@ class PlainBackbone(Backbone):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> [(B, 256, ceil(H / stride), ceil(W / stride)) for each level]."""
-        return self.levels_of(self.map(images), (images.shape[-2], images.shape[-1]))
+        return self.levels_of(self.trunk_maps(images), (images.shape[-2], images.shape[-1]))
 
-    def map(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, C, ceil(H / s), ceil(W / s)), the map that the pyramid starts from, of stride s."""
-        return last_map(self.network, self.scaled(images))
+    def trunk_maps(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) -> [(B, C, ceil(H / s), ceil(W / s))], the map that the pyramid starts from, of stride s."""
+        return [last_map(self.network, self.scaled(images))]
 
-    def levels_of(self, x: Tensor, size: tuple[int, int]) -> list[Tensor]:
-        """The levels for the result of `map` on images of (height, width) `size`."""
-        return self.pyramid(x, size)
+    def levels_of(self, maps: list[Tensor], size: tuple[int, int]) -> list[Tensor]:
+        """The levels for the result of `trunk_maps` on images of (height, width) `size`."""
+        return self.pyramid(maps[0], size)
 
     def scaled(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> the input of the transformer, padded and scaled: sides are multiples of the patch."""

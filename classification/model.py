@@ -21,7 +21,7 @@ from backbones import create_backbone
 from backbones.adapter import TimmBackbone, build_backbone
 from backbones.amoebanet import is_amoebanet
 from backbones.architecture import is_efficientnet
-from backbones.base import CachedFeatures, select
+from backbones.base import CachedFeatures, select, trunk_of
 from backbones.class_layers import fit_class_layer
 from backbones.efficientnet import EfficientNet, EfficientNetClassifier
 from backbones.errors import BadInput, UserError
@@ -69,9 +69,19 @@ class Classifier(nn.Module):
 
     def maps(self, images: Tensor | CachedFeatures) -> list[Tensor]:
         """The inputs of neck or head: feature maps (B, C, h, w), or (B, C) if the backbone includes the pooling."""
-        if isinstance(images, CachedFeatures):
+        if not isinstance(images, CachedFeatures):
+            return self._selected(self.backbone(images))
+        if trunk_of(self.backbone) is self.backbone:
             return images.maps
-        maps = self.backbone(images)
+        return self._selected(self.backbone.levels_of(images.maps, images.size))  # type: ignore[operator]
+
+    def features_to_cache(self, images: Tensor) -> list[Tensor]:
+        """What a frozen backbone computes for the same image in every epoch: `maps`, or the outputs of its trunk."""
+        if trunk_of(self.backbone) is self.backbone:
+            return self.maps(images)
+        return self.backbone.trunk_maps(images)  # type: ignore[operator]
+
+    def _selected(self, maps: Tensor | list[Tensor]) -> list[Tensor]:
         if isinstance(maps, Tensor):
             return [maps]
         if self.neck is None:

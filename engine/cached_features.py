@@ -111,5 +111,5 @@ def _features(task: Task, source: Augmentations, err: Console) -> Iterator[tuple
     loader = eval_loader(source, task.config.batch_size, task.config.data.workers)
     for batch in track(loader, f"features of {len(source)} images", console=err, transient=True):
         with arithmetic(device.type):
-            maps = task.model.maps(task.normalised(batch.to(device)))  # type: ignore[operator]
+            maps = task.model.features_to_cache(task.normalised(batch.to(device)))  # type: ignore[operator]
         yield batch, CachedFeatures(maps, (batch.images.shape[2], batch.images.shape[3]))

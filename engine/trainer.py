@@ -20,6 +20,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 
+from backbones.base import adaptation_of
 from backbones.errors import UserError
 from engine import distributed
 from engine.checkpoint import AtomicCheckpointIO, find_checkpoint, occupied, read_run, sweep
@@ -232,6 +233,7 @@ def fit(
         "backbone": config.backbone,
         "neck": task.info.extra.get("neck"),
         "pretrained": task.info.provenance,
+        **({"adaptation": adapted} if (adapted := adaptation_of(task.model.backbone)) else {}),  # type: ignore[arg-type]
         "config": task.info.config,
         "seed": config.seed,
         "setting": str(execution),

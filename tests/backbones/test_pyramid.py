@@ -10,10 +10,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from backbones import prepare_for_inference
+from backbones.adapter import build_backbone
+from backbones.base import early_parameters
+from backbones.dilation import create_dilated
+from backbones.errors import BadInput, UserError
 from backbones.plain import PlainBackbone
 from backbones.positions import resample_table
-from backbones.pyramid import SimpleFeaturePyramid
+from backbones.pyramid import STRIDES, SimpleFeaturePyramid
 from backbones.weights import load_weights
+from classification import create_classifier
+from detection import create_detector
+from engine.optimization import apply_protocol, parameter_groups
 
 SMALL = {"depth": 2, "embed_dim": 64, "num_heads": 2}
 # Networks of each family, with the options that make them small.
@@ -36,7 +44,6 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "vit_relpos_base_patch16_clsgap_224": SMALL,
     "cait_xxs24_224": SMALL | {"depth_token_only": 1},
     "xcit_nano_12_p16_224": SMALL,
-    "xcit_nano_12_p8_224": SMALL,
 }
 SIZES = (512, 512), (320, 320), (333, 500)
 # Parts of timm's networks that come after the last map.
@@ -84,7 +91,7 @@ def test_contract_maps_and_weights(name: str, folder: Path) -> None:
     for height, width in SIZES:
         images = torch.randn(1, 3, height, width)
         with torch.no_grad():
-            found = backbone.map(images)
+            found = backbone.trunk_maps(images)[0]
             expected = timms_map(name, theirs, backbone.scaled(images))
             exact = not hasattr(theirs, "rel_pos_bias")  # timm resamples BEiT's tables in single precision
             torch.testing.assert_close(found, expected, rtol=0, atol=0 if exact else 1e-4)
@@ -161,3 +168,130 @@ def test_attention_is_scaled_dot_product_attention(name: str) -> None:
     backbone = PlainBackbone(name, (16,), NETWORKS[name])
     fused = [module.fused_attn for module in backbone.modules() if hasattr(module, "fused_attn")]
     assert fused == [True, True]
+
+
+def small(name: str, strides: tuple[int, ...] = STRIDES) -> PlainBackbone:
+    torch.manual_seed(0)
+    return PlainBackbone(name, strides, NETWORKS[name]).eval()
+
+
+def test_weights_of_a_run_include_the_pyramid(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A run that lacks a level, as one of detection does, starts this level from random weights."""
+    trained, backbone = small("vit_tiny_patch16_224", (8, 16, 32)), small("vit_tiny_patch16_224")
+    for parameter in trained.parameters():
+        nn.init.normal_(parameter)
+    torch.save({f"model.backbone.{key}": x for key, x in trained.state_dict().items()}, tmp_path / "run.pth")
+    load_weights(backbone, "vit_tiny_patch16_224", tmp_path / "run.pth")
+    own = backbone.state_dict()
+    assert all(own[key].equal(value) for key, value in trained.state_dict().items())
+    assert "12 of 34 tensors of the feature pyramid" in caplog.text
+    caplog.clear()
+    backbone.keep_levels((8, 16, 32))
+    load_weights(backbone, "vit_tiny_patch16_224", tmp_path / "run.pth")
+    assert not caplog.records
+
+
+def test_weights_for_another_image_size(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    theirs = timm.create_model("vit_tiny_patch16_384", **SMALL)
+    torch.save(theirs.state_dict(), tmp_path / "384.pth")
+    backbone = small("vit_tiny_patch16_224")
+    load_weights(backbone, "vit_tiny_patch16_224", tmp_path / "384.pth")
+    assert "1 tensors resampled for the image size of the network, such as pos_embed from (1, 577, 64)" in caplog.text
+    theirs.set_input_size((224, 224))
+    assert backbone.network.state_dict()["pos_embed"].equal(theirs.pos_embed)
+
+
+def test_weights_with_the_names_of_their_authors(tmp_path: Path) -> None:
+    """DINOv2 with registers: a position embedding for the class token, another name of the registers, a mask token."""
+    name = "vit_small_patch14_reg4_dinov2"
+    state = native(name).state_dict()
+    first = torch.randn(1, 1, 64)
+    published = {key: value for key, value in state.items() if key not in ("head.weight", "head.bias", "reg_token")}
+    published["register_tokens"], published["mask_token"] = state["reg_token"], torch.zeros(1, 64)
+    published["cls_token"] = state["cls_token"] - first
+    published["pos_embed"] = torch.cat([first, state["pos_embed"]], dim=1)
+    torch.save(published, tmp_path / "dinov2.pth")
+    backbone = small(name)
+    load_weights(backbone, name, tmp_path / "dinov2.pth")
+    for key, value in backbone.network.state_dict().items():
+        torch.testing.assert_close(value, state[key])
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    torch.save(timm.create_model("resnet18").state_dict(), tmp_path / "resnet.pth")
+    with pytest.raises(BadInput, match="does not contain the network"):
+        load_weights(small("vit_tiny_patch16_224"), "vit_tiny_patch16_224", tmp_path / "resnet.pth")
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_vit_relpos"])  # timm's smallest
+def test_classifier_at_another_image_size(name: str, tmp_path: Path) -> None:
+    """The published network with its own head, at a size that is no multiple of the patch."""
+    theirs = timm.create_model(name, num_classes=3).eval()
+    nn.init.normal_(theirs.get_classifier().weight, std=0.1)
+    torch.save(theirs.state_dict(), tmp_path / "whole.pth")
+    model = create_classifier(name, 3, tmp_path / "whole.pth").eval()
+    images = torch.randn(1, 3, 97, 130)
+    theirs.set_input_size((112, 144))
+    with torch.no_grad():
+        torch.testing.assert_close(model(images), theirs(F.pad(images, (0, 14, 0, 15))), rtol=1e-4, atol=1e-4)
+
+
+def test_classifier_from_weights_without_a_class_layer(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    state = timm.create_model("test_vit", num_classes=0).state_dict()
+    torch.save(state, tmp_path / "self-supervised.pth")
+    model = create_classifier("test_vit", 3, tmp_path / "self-supervised.pth")
+    assert "no class layer" in caplog.text
+    assert all(model.backbone.state_dict()[key].equal(value) for key, value in state.items())
+
+
+def test_protocols() -> None:
+    """`frozen` trains the pyramid, and a lower learning rate of the backbone applies to the transformer alone."""
+    model = create_detector(small("vit_tiny_patch16_224"), 2)
+    groups = parameter_groups(model, 1.0, 0.1, 0.0)
+    slow = {id(p) for group in groups if group["lr"] == 0.1 for p in group["params"]}
+    assert slow == {id(p) for p in model.backbone.network.parameters()}
+    apply_protocol(model, (), "frozen")
+    trained = {name.split(".")[0] for name, p in model.backbone.named_parameters() if p.requires_grad}
+    assert trained == {"pyramid"}
+    assert early_parameters(model.backbone, 4) == []
+
+
+def test_detector_has_no_unused_level() -> None:
+    """EfficientDet starts at stride 8."""
+    with torch.device("meta"):
+        detector = create_detector("vit_tiny_patch16_224", 2)
+        assert [level.stride for level in detector.backbone.levels] == [8, 16, 32]
+        assert set(detector.backbone.pyramid.branches) == {"8", "16", "32"}
+        assert detector(torch.empty(1, 3, 97, 130))[0].shape[2] == 2
+
+
+def test_dilated_backbone() -> None:
+    with torch.device("meta"):
+        levels = create_dilated("vit_tiny_patch16_224", strides=(4,)).levels
+    assert [level.stride for level in levels] == [4, 16]
+
+
+@pytest.mark.parametrize("name", ["vit_small_patch14_dinov2", "beit_base_patch16_224"])
+def test_copy_for_inference_computes_the_same(name: str) -> None:
+    backbone = small(name)
+    copy_ = prepare_for_inference(backbone)
+    images = torch.randn(1, 3, 97, 130)
+    with torch.no_grad():
+        for level, x in zip(backbone(images), copy_(images), strict=True):
+            torch.testing.assert_close(x, level, rtol=1e-4, atol=1e-4)
+
+
+def test_tables_are_trained_at_any_size() -> None:
+    backbone = small("beit_base_patch16_224", (16,))
+    backbone(torch.randn(1, 3, 48, 80))[0].square().sum().backward()
+    assert all(p.grad is not None for p in backbone.parameters())
+
+
+def test_other_strides_are_refused() -> None:
+    with pytest.raises(UserError, match=r"no feature map at stride \[2\]"):
+        build_backbone("vit_tiny_patch16_224", (2, 4))
+
+
+def test_adaptation_names_the_scaling() -> None:
+    assert small("vit_tiny_patch16_224").adaptation() == "simple feature pyramid from stride 16"
+    assert small("eva02_tiny_patch14_224").adaptation().endswith("images scaled by 14/16")

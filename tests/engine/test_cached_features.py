@@ -7,7 +7,7 @@ import signal
 import pytest
 import torch
 
-from backbones.base import CachedFeatures
+from backbones.base import CachedFeatures, trunk_of
 from classification import train as train_classifier
 from classification.model import create_classifier
 from classification.task import ClassificationTask
@@ -21,6 +21,7 @@ MODELS = {
     "published classifier": lambda: create_classifier("efficientnet_b0", 3),
     "timm's classifier": lambda: create_classifier("resnet18", 3),
     "pyramid classifier": lambda: create_classifier("resnet18", 3, neck="bifpn"),
+    "plain transformer": lambda: create_classifier("vit_tiny_patch16_224", 3, neck="bifpn"),
 }
 
 
@@ -31,8 +32,9 @@ def test_cached_features_give_the_same_output(build):
     images = torch.randn(2, 3, 65, 90)
     with torch.inference_mode():
         expected = model(images)
-        maps = model.maps(images)
-        model.backbone.forward = None  # a call would fail
+        maps = model.features_to_cache(images)
+        for method in {"forward", "forward_intermediates"} & set(dir(trunk_of(model.backbone))):
+            setattr(trunk_of(model.backbone), method, None)  # a call would fail
         outputs = model(CachedFeatures(maps, (65, 90)))
     for a, b in zip(*((x,) if isinstance(x, torch.Tensor) else x for x in (outputs, expected)), strict=True):
         assert torch.equal(a, b)
