@@ -26,9 +26,8 @@ from backbones.plain import PlainBackbone, is_plain
 # these modules can be created, but are not listed.
 UNSUITABLE_MODULES = tuple(
     """
-    byoanet coat convit convmixer crossvit csatv2 deepseek_vit efficientformer efficientformer_v2 efficientvim
-    efficientvit_msra gcvit gemma4_vit hiera levit maxxvit mlp_mixer naflexvit nest pit qwen3_vit sequencer shvit tnt
-    visformer volo
+    byoanet coat convit convmixer crossvit csatv2 efficientformer efficientformer_v2 efficientvim efficientvit_msra
+    gcvit gemma4_vit hiera levit maxxvit mlp_mixer nest pit sequencer shvit tnt visformer volo
     """.split()  # noqa: SIM905
 )
 UNSUITABLE = {"sedarknet21", "bat_resnext26ts"}

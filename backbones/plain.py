@@ -17,10 +17,10 @@ from backbones.positions import accept_any_size
 from backbones.pyramid import STRIDES, WIDTH, SimpleFeaturePyramid
 
 # Modules of timm whose networks are, with few exceptions, transformers with one map. Found by building every network of
-# timm 1.0.31, see docs/transformers.md.
+# timm 1.0.31, see results/transformers.csv.
 PLAIN_MODULES = (
     "vision_transformer", "deit", "eva", "beit", "cait", "xcit", "vision_transformer_hybrid",
-    "vision_transformer_relpos", "vision_transformer_sam", "vitamin",
+    "vision_transformer_relpos", "vision_transformer_sam", "vitamin", "naflexvit", "qwen3_vit", "deepseek_vit",
 )  # fmt: skip
 
 
@@ -46,7 +46,7 @@ class PlainBackbone(Backbone):
 
     A patch of 14 px has no map at stride 16. The padded images are then scaled by 14/16, so that one patch covers 16 x
     16 px of the image. The transformer with its published weights stays exactly as it is, and it computes as many
-    tokens as one with a patch of 16 px. docs/transformers.md compares this with the alternatives.
+    tokens as one with a patch of 16 px. docs/guides/transformers.md compares this with the alternatives.
 
     Attributes:
         network: the transformer, under timm's names, without the layers after its last map.

@@ -29,15 +29,14 @@ class Grid:
 
     def __init__(self, size: tuple[int, int]) -> None:
         self.size = size
-        self._index: tuple[tuple[object, ...], Tensor] | None = None
 
     def index(self, class_token: bool, device: torch.device) -> Tensor:
-        """(N, N) index of the relative position of each pair of tokens, see `gen_relative_position_index`."""
-        key = (self.size, class_token, device)
-        if self._index is None or self._index[0] != key:
-            with torch.inference_mode(False):  # training may use it again
-                self._index = key, gen_relative_position_index(self.size, class_token=class_token, device=device)
-        return self._index[1]
+        """(N, N) index of the relative position of each pair of tokens, see `gen_relative_position_index`.
+
+        It is computed in each call: a stored tensor could be one of a tracer or of inference mode, which cannot be used
+        later.
+        """
+        return gen_relative_position_index(self.size, class_token=class_token, device=device)
 
 
 def accept_any_size(network: nn.Module) -> None:

@@ -44,10 +44,15 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "vit_relpos_base_patch16_clsgap_224": SMALL,
     "cait_xxs24_224": SMALL | {"depth_token_only": 1},
     "xcit_nano_12_p16_224": SMALL,
+    "naflexvit_base_patch16_gap": SMALL,
+    "qwen3_vit_88m_enc": SMALL,
+    "deepseek_vit_412m_enc": SMALL,
 }
 SIZES = (512, 512), (320, 320), (333, 500)
 # Parts of timm's networks that come after the last map.
 AFTER = (
+    "aligner",
+    "merger",
     "norm",
     "fc_norm",
     "head",
@@ -279,6 +284,14 @@ def test_copy_for_inference_computes_the_same(name: str) -> None:
     with torch.no_grad():
         for level, x in zip(backbone(images), copy_(images), strict=True):
             torch.testing.assert_close(x, level, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["vit_small_patch14_dinov2", "beit_base_patch16_224"])
+def test_export_leaves_the_network_usable(name: str) -> None:
+    backbone, images = small(name, (16,)), torch.randn(1, 3, 64, 96)
+    exported = torch.export.export(backbone, (images,)).module()
+    with torch.no_grad():
+        torch.testing.assert_close(exported(images)[0], backbone(images)[0])
 
 
 def test_tables_are_trained_at_any_size() -> None:
