@@ -98,7 +98,8 @@ class PlainBackbone(Backbone):
         if self.patch == self.stride:
             return padded
         size = [side // self.stride * self.patch for side in (height, width)]
-        return F.interpolate(padded, size, mode="bilinear", antialias=True)
+        # Some devices have no filtered interpolation in 16 bits.
+        return F.interpolate(padded.float(), size, mode="bilinear", antialias=True).to(images.dtype)
 
     @property
     def trunk(self) -> nn.Module:

@@ -270,6 +270,7 @@ def _load(network: nn.Module, name: str, pretrained: bool | str | Path) -> Prove
         return load_weights(network, name, pretrained)
     backbone = build_backbone(name)
     assert isinstance(backbone, TimmBackbone | PlainBackbone)
+    backbone.keep_levels(())  # the published network has no pyramid
     provenance = load_weights(backbone, name, pretrained)
     published = backbone.published_names()
     own = backbone.state_dict()

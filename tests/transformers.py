@@ -40,7 +40,7 @@ def row_of(name: str, module: str) -> dict[str, str]:
             backbone = build_backbone(name).eval()
             maps = backbone(torch.empty(1, 3, 333, 500))
     except UserError as error:
-        return row | {"reason": re.sub(r"^'\S+' cannot serve as a backbone: |^'\S+' ", "", str(error))}
+        return row | {"reason": reason_of(str(error))}
     for x, level in zip(maps, backbone.levels, strict=True):
         assert x.shape[1:] == (level.channels, -(-333 // level.stride), -(-500 // level.stride)), name
     if not isinstance(backbone, PlainBackbone):
@@ -48,6 +48,11 @@ def row_of(name: str, module: str) -> dict[str, str]:
     unused = unused_parameters(backbone, maps)
     assert not unused, f"{name}: no map depends on {unused[:3]}"
     return row | {"kind": "plain", "patch": str(backbone.patch), "stride": str(backbone.stride)}
+
+
+def reason_of(message: str) -> str:
+    """The cause in an error message, without the network's name and without advice."""
+    return re.sub(r"^'\S+' (cannot serve as a backbone: )?|\. Choose .*", "", message)
 
 
 def unused_parameters(backbone: PlainBackbone, maps: list[torch.Tensor]) -> list[str]:

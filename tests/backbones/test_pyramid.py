@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbones import prepare_for_inference
+from backbones import create_backbone, prepare_for_inference
 from backbones.adapter import build_backbone
 from backbones.base import early_parameters
 from backbones.dilation import create_dilated
@@ -196,6 +196,21 @@ def test_weights_of_a_run_include_the_pyramid(tmp_path: Path, caplog: pytest.Log
     assert not caplog.records
 
 
+def test_runs_of_other_tasks(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """From detection to classification with the published head, and back."""
+    detector = create_detector("test_vit", 2)
+    trained = detector.backbone.network.state_dict()
+    torch.save({f"model.{key}": x for key, x in detector.state_dict().items()}, tmp_path / "detection.pth")
+    classifier = create_classifier("test_vit", 3, tmp_path / "detection.pth")
+    assert all(classifier.backbone.state_dict()[key].equal(value) for key, value in trained.items())
+    assert "contains only a backbone" in caplog.text
+    assert "pyramid" not in caplog.text
+    torch.save({f"model.{key}": x for key, x in classifier.state_dict().items()}, tmp_path / "classification.pth")
+    backbone = create_backbone("test_vit", tmp_path / "classification.pth")
+    assert all(backbone.network.state_dict()[key].equal(value) for key, value in trained.items())
+    assert "34 of 34 tensors of the feature pyramid" in caplog.text
+
+
 def test_weights_for_another_image_size(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     theirs = timm.create_model("vit_tiny_patch16_384", **SMALL)
     torch.save(theirs.state_dict(), tmp_path / "384.pth")
@@ -284,6 +299,8 @@ def test_copy_for_inference_computes_the_same(name: str) -> None:
     with torch.no_grad():
         for level, x in zip(backbone(images), copy_(images), strict=True):
             torch.testing.assert_close(x, level, rtol=1e-4, atol=1e-4)
+        for level, x in zip(backbone(images), prepare_for_inference(backbone, "bf16")(images), strict=True):
+            torch.testing.assert_close(x, level, rtol=0, atol=0.1)
 
 
 @pytest.mark.parametrize("name", ["vit_small_patch14_dinov2", "beit_base_patch16_224"])
