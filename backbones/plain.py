@@ -55,25 +55,32 @@ class PlainBackbone(Backbone):
     Args:
         name: a network for which `is_plain` is true.
         strides: strides of the levels, some of 4, 8, 16, 32.
+        input_channels: number of channels of the images.
         options: arguments of the network's class in timm, such as `depth`, for small variants in tests.
 
     Raises UserError for other strides, and for networks that cannot process images of any size.
     """
 
-    def __init__(self, name: str, strides: Sequence[int] = STRIDES, options: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        strides: Sequence[int] = STRIDES,
+        input_channels: int = 3,
+        options: dict[str, Any] | None = None,
+    ) -> None:
         super().__init__()
-        self.name = name
+        self.name, self.input_channels = name, input_channels
         strides = sorted(strides)
         if not set(strides) <= set(STRIDES):
             raise UserError(
                 f"'{name}' has no feature map at stride {[s for s in strides if s not in STRIDES]}: the pyramid of a "
                 f"plain vision transformer has strides {', '.join(map(str, STRIDES))}"
             )
-        options = {"num_classes": 0} | (options or {})
+        options = {"num_classes": 0, "in_chans": input_channels} | (options or {})
         with torch.device("meta"):
             complete = create_plain(name, **options)
         self.patch, self.stride, channels = _patch_and_stride(complete, name)
-        _check_any_size(complete, name, self.patch)
+        _check_any_size(complete, name, self.patch, input_channels)
         self.network = create_plain(name, **options)
         prune(self.network)
         self.pyramid = SimpleFeaturePyramid(channels, self.stride, strides)
@@ -149,11 +156,11 @@ def _patch_and_stride(network: nn.Module, name: str) -> tuple[int, int, int]:
 
 
 @torch.no_grad()
-def _check_any_size(network: nn.Module, name: str, patch: int) -> None:
+def _check_any_size(network: nn.Module, name: str, patch: int, channels: int) -> None:
     """Raise UserError if the network, on the meta device, fails on an image that is not square."""
     rows, columns = 5, 7
     try:
-        x = last_map(network.eval(), torch.empty(1, 3, rows * patch, columns * patch, device="meta"))
+        x = last_map(network.eval(), torch.empty(1, channels, rows * patch, columns * patch, device="meta"))
         if x.shape[-2:] == (rows, columns):
             return
         reason = f"its map has {x.shape[-2]} x {x.shape[-1]} cells instead of {rows} x {columns}"

@@ -170,14 +170,14 @@ def test_tables_are_resampled_as_in_timm() -> None:
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "beit_base_patch16_224"])
 def test_attention_is_scaled_dot_product_attention(name: str) -> None:
-    backbone = PlainBackbone(name, (16,), NETWORKS[name])
+    backbone = PlainBackbone(name, (16,), options=NETWORKS[name])
     fused = [module.fused_attn for module in backbone.modules() if hasattr(module, "fused_attn")]
     assert fused == [True, True]
 
 
 def small(name: str, strides: tuple[int, ...] = STRIDES) -> PlainBackbone:
     torch.manual_seed(0)
-    return PlainBackbone(name, strides, NETWORKS[name]).eval()
+    return PlainBackbone(name, strides, options=NETWORKS[name]).eval()
 
 
 def test_weights_of_a_run_include_the_pyramid(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -320,6 +320,13 @@ def test_tables_are_trained_at_any_size() -> None:
 def test_other_strides_are_refused() -> None:
     with pytest.raises(UserError, match=r"no feature map at stride \[2\]"):
         build_backbone("vit_tiny_patch16_224", (2, 4))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_other_input_channels(name: str) -> None:
+    with torch.device("meta"):
+        backbone = PlainBackbone(name, (16,), input_channels=4, options=NETWORKS[name])
+        assert backbone(torch.empty(1, 4, 97, 130))[0].shape == (1, 256, 7, 9)
 
 
 def test_adaptation_names_the_scaling() -> None:
