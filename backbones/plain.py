@@ -16,11 +16,12 @@ from backbones.errors import UserError
 from backbones.positions import accept_any_size
 from backbones.pyramid import STRIDES, WIDTH, SimpleFeaturePyramid
 
-# Modules of timm whose networks are, with few exceptions, transformers with one map. Found by building every network of
-# timm 1.0.31, see results/transformers.csv.
+# Modules of timm whose networks are transformers with one map. Found by building every network of timm 1.0.31, see
+# results/transformers.csv. Those of the last three are refused with the reason.
 PLAIN_MODULES = (
     "vision_transformer", "deit", "eva", "beit", "cait", "xcit", "vision_transformer_hybrid",
     "vision_transformer_relpos", "vision_transformer_sam", "vitamin", "naflexvit", "qwen3_vit", "deepseek_vit",
+    "convit", "gemma4_vit", "tnt",
 )  # fmt: skip
 
 
@@ -80,6 +81,7 @@ class PlainBackbone(Backbone):
         with torch.device("meta"):
             complete = create_plain(name, **options)
         self.patch, self.stride, channels = _patch_and_stride(complete, name)
+        prune(complete)
         _check_any_size(complete, name, self.patch, input_channels)
         self.network = create_plain(name, **options)
         prune(self.network)
@@ -165,6 +167,11 @@ def _check_any_size(network: nn.Module, name: str, patch: int, channels: int) ->
             return
         reason = f"its map has {x.shape[-2]} x {x.shape[-1]} cells instead of {rows} x {columns}"
     except (RuntimeError, AssertionError, ValueError) as error:
+        if "item() cannot be called on meta tensors" in str(error):
+            raise UserError(
+                f"'{name}' cannot serve as a backbone: it reads values of tensors to compute the size of its map, so that "
+                "its cost cannot be counted and it cannot be exported."
+            ) from error
         reason = f"{type(error).__name__}: {str(error)[:100]}"
     raise UserError(
         f"'{name}' cannot serve as a backbone: it does not accept images of any size, which every task needs. An image "

@@ -24,10 +24,10 @@ TABLE = Path("results/transformers.csv")
 FIELDS = ("name", "module", "kind", "patch", "stride", "reason")
 # Modules of timm whose networks consist of attention blocks, at least in some stages, and are not plain.
 HIERARCHICAL = (
-    "coat", "convit", "crossvit", "davit", "edgenext", "efficientformer", "efficientformer_v2", "efficientvit_mit",
-    "efficientvit_msra", "gcvit", "gemma4_vit", "hiera", "hieradet_sam2", "levit", "maxxvit", "mobilevit", "mvitv2",
+    "coat", "crossvit", "davit", "edgenext", "efficientformer", "efficientformer_v2", "efficientvit_mit",
+    "efficientvit_msra", "gcvit", "hiera", "hieradet_sam2", "levit", "maxxvit", "mobilevit", "mvitv2",
     "nest", "nextvit", "pit", "pvt_v2", "swin_transformer", "swin_transformer_v2", "swin_transformer_v2_cr", "tiny_vit",
-    "tnt", "twins", "visformer", "volo",
+    "twins", "visformer", "volo",
 )  # fmt: skip
 MODULES = (*PLAIN_MODULES, *HIERARCHICAL)
 
