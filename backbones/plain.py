@@ -169,8 +169,8 @@ def _check_any_size(network: nn.Module, name: str, patch: int, channels: int) ->
     except (RuntimeError, AssertionError, ValueError) as error:
         if "item() cannot be called on meta tensors" in str(error):
             raise UserError(
-                f"'{name}' cannot serve as a backbone: it reads values of tensors to compute the size of its map, so that "
-                "its cost cannot be counted and it cannot be exported."
+                f"'{name}' cannot serve as a backbone: it reads values of tensors to compute the size of its map, so "
+                "that its cost cannot be counted and it cannot be exported."
             ) from error
         reason = f"{type(error).__name__}: {str(error)[:100]}"
     raise UserError(
