@@ -46,12 +46,13 @@ class TimmBackbone(Backbone):
     accepts one image size only.
     """
 
-    def __init__(self, name: str, strides: Sequence[int] = (4, 8, 16, 32)) -> None:
+    def __init__(self, name: str, strides: Sequence[int] = (4, 8, 16, 32), input_channels: int = 3) -> None:
         super().__init__()
         if not timm.is_model(name):
             raise unknown_name("backbone", name, [*timm.list_models(), *LISTED])
+        options = timm_channels(input_channels)
         with torch.device("meta"):
-            complete = _create(name)
+            complete = _create(name, **options)
         info: Any = complete.feature_info
         index_of = dict(zip(info.reduction(), feature_indices(complete), strict=True))
         missing = [stride for stride in strides if stride not in index_of]
@@ -61,15 +62,15 @@ class TimmBackbone(Backbone):
                 f"{sorted(index_of)}. Choose another network, such as resnet50, convnext_tiny, "
                 "swin_tiny_patch4_window7_224 or vit_small_patch16_224."
             )
-        self.name = name
+        self.name, self.input_channels = name, input_channels
         strides = sorted(strides)
-        self.network = _create(name, out_indices=tuple(index_of[stride] for stride in strides))
+        self.network = _create(name, out_indices=tuple(index_of[stride] for stride in strides), **options)
         self.levels = extractor_levels(self.network)
-        self._size_multiple = size_multiple(complete, name, strides[-1])
+        self._size_multiple = size_multiple(complete, name, strides[-1], input_channels)
         self._channels_last = returns_channels_last(self.network)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) -> [(B, channels, ceil(H / stride), ceil(W / stride)) for each level]."""
+        """(B, C, H, W) -> [(B, channels, ceil(H / stride), ceil(W / stride)) for each level]."""
         maps = self.network(padded(images, self._size_multiple))
         return [
             fitted(x, level, images, self._size_multiple, self._channels_last)
@@ -83,19 +84,25 @@ class TimmBackbone(Backbone):
         return {f"network.{key}": name for key, name in whole_network_keys(self.network.state_dict(), whole).items()}
 
 
-def build_backbone(name: str, strides: Sequence[int] = (4, 8, 16, 32)) -> Backbone:
-    """Build the backbone `name` with random weights; a tag in the name is ignored.
+def build_backbone(name: str, strides: Sequence[int] = (4, 8, 16, 32), input_channels: int = 3) -> Backbone:
+    """Build the backbone `name` with random weights for images of `input_channels`; a tag in the name is ignored.
 
-    Raises UserError for an unknown name and for a network without maps at `strides`.
+    Raises UserError for an unknown name, for a network without maps at `strides`, and for one that takes RGB only.
     """
     if is_custom(name):
-        return CustomBackbone(name, strides)
+        return CustomBackbone(name, strides, input_channels)
     architecture = split_tag(name)[0]
     if is_amoebanet(architecture):
-        return AmoebaNet(architecture, strides)
+        return AmoebaNet(architecture, strides, input_channels)
     if is_efficientnet(architecture):
-        return EfficientNet(architecture, strides)
-    return PlainBackbone(architecture, strides) if is_plain(architecture) else TimmBackbone(architecture, strides)
+        return EfficientNet(architecture, strides, input_channels=input_channels)
+    kind = PlainBackbone if is_plain(architecture) else TimmBackbone
+    return kind(architecture, strides, input_channels)
+
+
+def timm_channels(count: int) -> dict[str, int]:
+    """The option of `timm.create_model` for images of this number of channels; none for 3, which is timm's default."""
+    return {} if count == 3 else {"in_chans": count}
 
 
 def backbone_names(pattern: str = "*") -> list[str]:

@@ -85,20 +85,21 @@ class AmoebaNet(Backbone):
             number of normal cells in all three stacks together, which have strides 8, 16 and 32, and FILTERS is the
             number of filters in the first stack. Some papers state the number of cells per stack instead.
         strides: strides of the maps, any of 2, 4, 8, 16, 32.
+        input_channels: number of channels of the images.
 
     Raises UserError for an unknown name or a size below `MINIMUM`, ValueError for another stride.
     """
 
-    def __init__(self, name: str, strides: Sequence[int] = (4, 8, 16, 32)) -> None:
+    def __init__(self, name: str, strides: Sequence[int] = (4, 8, 16, 32), input_channels: int = 3) -> None:
         super().__init__()
-        self.name = name
+        self.name, self.input_channels = name, input_channels
         plan = _plan(*_size(name))
         outputs = [Level(STEM_CHANNELS, 2)]
         outputs += [Level(len(genotype.output) * filters, stride) for genotype, filters, stride in plan]
         selected = sorted(select(outputs, strides))  # the last cell of each stride
         self._selected = frozenset(selected)
         self.levels = tuple(outputs[i] for i in selected)
-        self.stem = nn.Sequential(*_conv(3, STEM_CHANNELS, 3, 2))
+        self.stem = nn.Sequential(*_conv(input_channels, STEM_CHANNELS, 3, 2))
         self.cells = nn.ModuleList(
             Cell(genotype, outputs[i], outputs[i - 1] if i else None, filters, stride // outputs[i].stride)
             for i, (genotype, filters, stride) in enumerate(plan[: selected[-1]])
@@ -106,7 +107,7 @@ class AmoebaNet(Backbone):
         self.apply(initialize)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) -> [(B, channels, ceil(H / stride), ceil(W / stride)) for each level]."""
+        """(B, C, H, W) -> [(B, channels, ceil(H / stride), ceil(W / stride)) for each level]."""
         before = x = self.stem(images)
         maps = [x] if 0 in self._selected else []
         for index, cell in enumerate(self.cells, start=1):

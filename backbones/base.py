@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -29,21 +29,24 @@ class Level:
 class Backbone(nn.Module):
     """A network that computes a pyramid of feature maps from images.
 
-    `forward(images)` takes (B, 3, H, W) floats of any size, normalised with `provenance.mean` and `provenance.std`. It
-    returns one (B, channels, ceil(H / stride), ceil(W / stride)) map for each of `levels`, finest first.
+    `forward(images)` takes (B, C, H, W) floats of any size. With the three channels of RGB, they are normalised with
+    `provenance.mean` and `provenance.std`. It returns one (B, channels, ceil(H / stride), ceil(W / stride)) map for
+    each of `levels`, finest first.
 
     Attributes:
         name: the name it was created with.
+        input_channels: C, the number of channels of the images.
         levels: channels and stride of each map, finest first.
         provenance: where its weights come from.
     """
 
     name: str
+    input_channels: int = 3
     levels: tuple[Level, ...]
     provenance: Provenance
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) -> [(B, channels, ceil(H / stride), ceil(W / stride)) for each level]."""
+        """(B, C, H, W) -> [(B, channels, ceil(H / stride), ceil(W / stride)) for each level]."""
         raise NotImplementedError
 
     @property
@@ -89,7 +92,7 @@ class CachedFeatures:
 
     @property
     def shape(self) -> torch.Size:
-        """Shape of the images: (B, 3, H, W)."""
+        """Shape of the images: (B, 3, H, W), as if they were RGB, since the number of channels is not stored."""
         return torch.Size((len(self), 3, *self.size))
 
     def __len__(self) -> int:
@@ -113,6 +116,16 @@ class CachedFeatures:
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> CachedFeatures:
         return CachedFeatures([change(x) for x in self.maps], self.size)
+
+
+def blank_images(model: nn.Module, height: int, width: int, count: int = 1, **options: Any) -> Tensor:
+    """Zeros of the shape of the images that a model takes, (count, C, height, width).
+
+    C is `input_channels` of the model or of its `backbone`, and 3 if neither states it. `options` are those of
+    `torch.zeros`.
+    """
+    part = model if hasattr(model, "input_channels") else getattr(model, "backbone", None)
+    return torch.zeros(count, getattr(part, "input_channels", 3), height, width, **options)
 
 
 def select(levels: Sequence[Level], strides: Sequence[int]) -> list[int]:
@@ -151,7 +164,7 @@ def early_parameters(backbone: Backbone, stride: int) -> list[nn.Parameter]:
     parameters = [p for p in backbone.parameters() if p.requires_grad]
     device = parameters[0].device if parameters else "cpu"
     with torch.enable_grad():
-        early = backbone(torch.zeros(1, 3, 128, 128, device=device))[index].sum()
+        early = backbone(blank_images(backbone, 128, 128, device=device))[index].sum()
     gradients = torch.autograd.grad(early, parameters, allow_unused=True)
     backbone.train(training)
     return [p for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None]

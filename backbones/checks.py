@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from backbones.adapter import build_backbone
-from backbones.base import Backbone
+from backbones.base import Backbone, blank_images
 from backbones.compat import multiply_adds
 from backbones.errors import UserError
 from backbones.inference import BATCH_NORMS
@@ -39,10 +39,11 @@ class Finding:
     message: str
 
 
-def random_images(height: int, width: int, count: int = 2) -> Tensor:
-    """Smooth noise of unit variance, similar to normalised photographs: (count, 3, height, width)."""
-    coarse = torch.randn(count, 3, height // 8 + 2, width // 8 + 2)
-    noise = F.interpolate(coarse, (height, width), mode="bilinear") + 0.3 * torch.randn(count, 3, height, width)
+def random_images(backbone: Backbone, height: int, width: int, count: int = 2) -> Tensor:
+    """Smooth noise of unit variance, similar to normalised photographs: (count, input channels, height, width)."""
+    channels = backbone.input_channels
+    coarse = torch.randn(count, channels, height // 8 + 2, width // 8 + 2)
+    noise = F.interpolate(coarse, (height, width), mode="bilinear") + 0.3 * torch.randn(count, channels, height, width)
     return noise / noise.std()
 
 
@@ -50,7 +51,7 @@ def map_sizes(backbone: Backbone, image_sizes: Sequence[tuple[int, int]]) -> Ite
     """Channels and sizes of the maps must agree with `levels`, for images of every size."""
     for height, width in image_sizes:
         with torch.no_grad():
-            maps = backbone(random_images(height, width, 1))
+            maps = backbone(random_images(backbone, height, width, 1))
         expected = [(v.channels, -(-height // v.stride), -(-width // v.stride)) for v in backbone.levels]
         shapes = [tuple(x.shape[1:]) for x in maps]
         if shapes != expected:
@@ -81,8 +82,8 @@ def cost(backbone: Backbone) -> Iterator[Finding]:
     try:
         for level in backbone.levels:
             with torch.device("meta"):
-                part = build_backbone(backbone.name, (level.stride,)).eval()
-                macs = multiply_adds(part, torch.empty(1, 3, *TEST_SIZE))
+                part = build_backbone(backbone.name, (level.stride,), backbone.input_channels).eval()
+                macs = multiply_adds(part, blank_images(part, *TEST_SIZE))
             params = sum(p.numel() for p in part.parameters())
             costs.append(f"{params / 1e6:.3g}M and {macs / 1e9:.3g}B to stride {level.stride}")
     except (RuntimeError, NotImplementedError, UserError) as error:
@@ -96,7 +97,7 @@ def cost(backbone: Backbone) -> Iterator[Finding]:
 def values(backbone: Backbone) -> Iterator[Finding]:
     """Maps must be finite, and their channels must differ between images or pixels."""
     with torch.no_grad():
-        maps = backbone(random_images(*TEST_SIZE))
+        maps = backbone(random_images(backbone, *TEST_SIZE))
     for x, level in zip(maps, backbone.levels, strict=True):
         check = f"values at stride {level.stride}"
         if not torch.isfinite(x).all():
@@ -114,7 +115,7 @@ def values(backbone: Backbone) -> Iterator[Finding]:
 
 def batch_independence(backbone: Backbone) -> Iterator[Finding]:
     """In evaluation mode, the maps of an image must not depend on the other images of its batch."""
-    batch = random_images(*TEST_SIZE)
+    batch = random_images(backbone, *TEST_SIZE)
     with torch.no_grad():
         together, alone = backbone(batch), backbone(batch[:1])
     yield _equal("images of a batch", together, alone, "the maps of an image depend on the other images of the batch")
@@ -133,7 +134,7 @@ def batch_norms(backbone: Backbone) -> Iterator[Finding]:
     changed: dict[bool, set[str]] = {}
     with torch.no_grad():
         for training in (False, True):
-            maps = backbone.train(training)(random_images(*TEST_SIZE))
+            maps = backbone.train(training)(random_images(backbone, *TEST_SIZE))
             changed[training] = {name for name, mean in means.items() if not mean.equal(before[f"{name}.running_mean"])}
         finite = all(x.isfinite().all() for x in maps)
         backbone.eval()
@@ -155,7 +156,7 @@ def batch_norms(backbone: Backbone) -> Iterator[Finding]:
 
 def memory_format(backbone: Backbone) -> Iterator[Finding]:
     """The maps must be the same in channels-last memory format, which trainings use."""
-    batch = random_images(*TEST_SIZE, 1)
+    batch = random_images(backbone, *TEST_SIZE, 1)
     with torch.no_grad():
         contiguous = backbone(batch)
         maps = backbone.to(memory_format=torch.channels_last)(batch.to(memory_format=torch.channels_last))
@@ -166,7 +167,7 @@ def gradients(backbone: Backbone) -> Iterator[Finding]:
     """Every map must have a gradient with respect to the first layer, and every parameter must get a gradient."""
     parameters = dict(backbone.named_parameters())
     reached: set[str] = set()
-    maps = backbone(random_images(*TEST_SIZE))
+    maps = backbone(random_images(backbone, *TEST_SIZE))
     first = next(iter(parameters))
     for x, level in zip(maps, backbone.levels, strict=True):
         if not x.requires_grad:
@@ -200,7 +201,7 @@ def alignment(backbone: Backbone) -> Iterator[Finding]:
     height, width = TEST_SIZE
     stride = max(level.stride for level in backbone.levels)
     distances: dict[int, list[float]] = {level.stride: [] for level in backbone.levels}
-    image = random_images(height, width, 1)
+    image = random_images(backbone, height, width, 1)
     with torch.no_grad():
         maps = backbone(image)
         for row in (height * 3 // 8, height * 5 // 8):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 
 import timm
 import torch
 from torch import Tensor, nn
 
-from backbones.base import Backbone, Level, select
+from backbones.base import Backbone, Level, blank_images, select
 from backbones.compat import architecture_of_extractor, returns_channels_last, unflattened
 from backbones.errors import UserError
 from backbones.extractors import extractor_levels, fitted, is_extractor, padded, size_multiple
@@ -19,22 +21,26 @@ CONTRACT = (
     "images (B, 3, H, W) and return a list with one map (B, channels, ceil(H / stride), ceil(W / stride)) per level, "
     "or a network of timm that was created with `features_only=True`"
 )
+CHANNELS = "in_chans"  # keyword of the function for images that have not three channels, as in timm
 TEST_SIZE = 97, 130  # height and width of the test image, px: no multiple of a stride
 
 
 class CustomBackbone(Backbone):
     """The network that `module:function()` returns, reduced to the maps at `strides`.
 
+    For images of another number of channels than 3, it is `module:function(in_chans=N)`.
+
     A network that timm created with `features_only=True` needs no `levels`: timm states them, and its maps are padded
     and resized as those of `TimmBackbone`.
 
-    Raises UserError if the module, the function or a map is absent, and if the network does not fulfil `CONTRACT`.
+    Raises UserError if the module, the function, its keyword or a map is absent, and if the network does not fulfil
+    `CONTRACT`.
     """
 
-    def __init__(self, name: str, strides: Sequence[int] = (4, 8, 16, 32)) -> None:
+    def __init__(self, name: str, strides: Sequence[int] = (4, 8, 16, 32), input_channels: int = 3) -> None:
         super().__init__()
-        self.name = name
-        self.network = _create(name)
+        self.name, self.input_channels = name, input_channels
+        self.network = _create(name, {} if input_channels == 3 else {CHANNELS: input_channels})
         self._is_extractor = is_extractor(self.network)
         levels = extractor_levels(self.network) if self._is_extractor else getattr(self.network, "levels", None)
         if not isinstance(levels, (tuple, list)) or not all(isinstance(level, Level) for level in levels):
@@ -45,12 +51,12 @@ class CustomBackbone(Backbone):
             raise UserError(f"'{name}' cannot serve as a backbone here: {error}") from error
         self.levels = tuple(levels[i] for i in self._indices)
         if self._is_extractor:
-            self._size_multiple = size_multiple(self.network, name, max(strides))
+            self._size_multiple = size_multiple(self.network, name, max(strides), input_channels)
             self._channels_last = returns_channels_last(self.network)
         self._check_maps()
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) -> [(B, channels, ceil(H / stride), ceil(W / stride)) for each level]."""
+        """(B, C, H, W) -> [(B, channels, ceil(H / stride), ceil(W / stride)) for each level]."""
         if not self._is_extractor:
             maps = self.network(images)
             return [maps[i] for i in self._indices]
@@ -78,7 +84,7 @@ class CustomBackbone(Backbone):
         self.network.eval()
         height, width = TEST_SIZE
         try:
-            maps = self(torch.zeros(1, 3, height, width, device=device))
+            maps = self(blank_images(self, height, width, device=device))
         except Exception as error:  # the network is the user's: it can raise anything
             raise UserError(f"'{self.name}' fails on an image of {height}x{width} pixels: {error!r}") from error
         self.network.train(training)
@@ -91,7 +97,7 @@ class CustomBackbone(Backbone):
                 )
 
 
-def _create(name: str) -> nn.Module:
+def _create(name: str, options: Mapping[str, int]) -> nn.Module:
     """Import the module and call the function. Raises UserError if this fails or returns no module."""
     module_name, _, function_name = name.partition(":")
     try:
@@ -103,7 +109,22 @@ def _create(name: str) -> nn.Module:
         ) from error
     except AttributeError as error:
         raise UserError(f"backbone '{name}': the module '{module_name}' has no '{function_name}'") from error
-    network = function()
+    if options and not _accepts(function, options):
+        raise UserError(
+            f"backbone '{name}': the images have {options[CHANNELS]} channels, but '{function_name}' has no keyword "
+            f"`{CHANNELS}` for their number"
+        )
+    network = function(**options)
     if not isinstance(network, nn.Module):
         raise UserError(f"'{name}' returns a {type(network).__name__}; {CONTRACT}")
     return network
+
+
+def _accepts(function: Callable[..., object], options: Mapping[str, int]) -> bool:
+    """Whether the function can be called with these keywords alone. If its signature is not known, it may."""
+    with contextlib.suppress(ValueError):
+        try:
+            inspect.signature(function).bind(**options)
+        except TypeError:
+            return False
+    return True

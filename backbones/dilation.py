@@ -13,7 +13,7 @@ from typing import Any
 import timm
 from torch import nn
 
-from backbones.adapter import TimmBackbone, build_backbone
+from backbones.adapter import TimmBackbone, build_backbone, timm_channels
 from backbones.base import Backbone, Level
 from backbones.compat import feature_indices
 from backbones.efficientnet import EfficientNet
@@ -26,7 +26,9 @@ from backbones.weights import load_weights
 COARSEST, STRIDE = 32, 16  # stride of the last map, before and after
 
 
-def create_dilated(name: str, pretrained: bool | str | Path = False, strides: Sequence[int] = (4,)) -> Backbone:
+def create_dilated(
+    name: str, pretrained: bool | str | Path = False, strides: Sequence[int] = (4,), channels: int = 3
+) -> Backbone:
     """Create the backbone `name` with maps at `strides` and its last map at stride 16 instead of 32.
 
     All `strides` must be finer than 16.
@@ -34,8 +36,8 @@ def create_dilated(name: str, pretrained: bool | str | Path = False, strides: Se
     Arguments and errors are those of `create_backbone`. Also raises UserError for a network that cannot be dilated.
     """
     if is_plain(split_tag(name)[0]):  # has a map at stride 16
-        return create_backbone(name, pretrained, (*strides, STRIDE))
-    backbone = build_backbone(name, (*strides, COARSEST))
+        return create_backbone(name, pretrained, (*strides, STRIDE), channels)
+    backbone = build_backbone(name, (*strides, COARSEST), channels)
     last = backbone.levels[-1]
     if isinstance(backbone, EfficientNet):
         _dilate(backbone)
@@ -69,7 +71,8 @@ def _dilated_by_timm(backbone: TimmBackbone) -> nn.Module:
     """The dilated version of the network in timm, with the same maps. Raises UserError if timm has none."""
     indices = feature_indices(backbone.network)
     try:
-        network = timm.create_model(backbone.name, features_only=True, output_stride=STRIDE, out_indices=indices)
+        options: dict[str, Any] = {"out_indices": indices, **timm_channels(backbone.input_channels)}
+        network = timm.create_model(backbone.name, features_only=True, output_stride=STRIDE, **options)
     except (TypeError, AssertionError, RuntimeError, ValueError, NotImplementedError) as error:
         raise _no_dilated_version(backbone.name) from error
     info: Any = network.feature_info

@@ -34,12 +34,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--image_size", nargs="+", type=_size, default=SIZES, metavar="N|HxW", help="sizes of the test images, px"
     )
+    parser.add_argument("--channels", type=int, default=3, metavar="N", help="number of channels of the images")
     options = parser.parse_args(arguments)
     pretrained = {"true": True, "false": False}.get(options.pretrained, options.pretrained)
     console, exit_code = Console(soft_wrap=True, highlight=False), 0
     for name in options.names:
         try:
-            findings = examine(name, pretrained, options.image_size)
+            findings = examine(name, pretrained, options.image_size, options.channels)
         except UserError as error:
             print(f"error: {with_flags(error)}", file=sys.stderr)
             return error.exit_code
@@ -52,13 +53,16 @@ def main(arguments: list[str] | None = None) -> int:
     return exit_code
 
 
-def examine(name: str, pretrained: bool | str = False, image_sizes: Sequence[tuple[int, int]] = SIZES) -> list[Finding]:
+def examine(
+    name: str, pretrained: bool | str = False, image_sizes: Sequence[tuple[int, int]] = SIZES, channels: int = 3
+) -> list[Finding]:
     """Create a network and run all checks on it.
 
     Args:
         name: a name of `list_backbones()`, or `module:function`.
         pretrained: see `create_backbone`.
         image_sizes: heights and widths of the test images for the check of map sizes, px.
+        channels: number of channels of the test images.
 
     Raises UserError for an unknown name, BadInput if weights are absent.
     """
@@ -68,7 +72,7 @@ def examine(name: str, pretrained: bool | str = False, image_sizes: Sequence[tup
     from backbones.factory import create_backbone
 
     torch.manual_seed(0)  # the same random weights in every call
-    backbone = create_backbone(name, pretrained).eval()
+    backbone = create_backbone(name, pretrained, channels=channels).eval()
     torch.manual_seed(0)  # the same images for every network
     findings = list(checks.map_sizes(backbone, image_sizes))
     for check in checks.CHECKS:

@@ -35,20 +35,23 @@ class EfficientNet(Backbone):
         stochastic_depth: drop rate of the last block; it grows linearly from 0 at the first block. The default 0
             follows EfficientDet (google/automl, `survival_prob`): stochastic depth is meant for classification
             trainings of hundreds of epochs.
+        input_channels: number of channels of the images.
 
     Raises UserError for an unknown name, ValueError for a stride that no stage has.
     """
 
-    def __init__(self, name: str, strides: Sequence[int] = (4, 8, 16, 32), stochastic_depth: float = 0.0) -> None:
+    def __init__(
+        self, name: str, strides: Sequence[int] = (4, 8, 16, 32), stochastic_depth: float = 0.0, input_channels: int = 3
+    ) -> None:
         super().__init__()
-        self.name = name
+        self.name, self.input_channels = name, input_channels
         architecture = architecture_of(name)
         act: Activation = relu6 if architecture.lite else swish
         self.act = act
         layers = BlockLayers(act, architecture.tensorflow, 1e-3 if architecture.tensorflow else 1e-5)
 
         channels = architecture.stem
-        self.conv_stem = layers.conv(3, channels, 3, stride=2)
+        self.conv_stem = layers.conv(input_channels, channels, 3, stride=2)
         self.bn1 = layers.norm(channels)
         stage_levels = _levels(architecture)
         selected = sorted(select(stage_levels, strides))
@@ -73,7 +76,7 @@ class EfficientNet(Backbone):
         self.apply(initialize)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) -> [(B, channels, ceil(H / stride), ceil(W / stride)) for each level]."""
+        """(B, C, H, W) -> [(B, channels, ceil(H / stride), ceil(W / stride)) for each level]."""
         x = norm_act(self.bn1, self.act, self.conv_stem(images))
         maps = []
         for index, blocks in enumerate(self.blocks):
@@ -91,15 +94,22 @@ class EfficientNetClassifier(nn.Module):
         num_classes: K, the number of classes.
         stochastic_depth: drop rate of the last block, see `EfficientNet`.
         dropout: rate before the linear layer; None for the published rate of this network.
+        input_channels: number of channels of the images.
 
     Raises UserError for an unknown name.
     """
 
     def __init__(
-        self, name: str, num_classes: int = 1000, stochastic_depth: float = 0.2, dropout: float | None = None
+        self,
+        name: str,
+        num_classes: int = 1000,
+        stochastic_depth: float = 0.2,
+        dropout: float | None = None,
+        input_channels: int = 3,
     ) -> None:
         super().__init__()
-        network = EfficientNet(name, strides=(32,), stochastic_depth=stochastic_depth)
+        network = EfficientNet(name, (32,), stochastic_depth, input_channels)
+        self.input_channels = input_channels
         architecture = architecture_of(name)
         self.name, self.levels, self.act = name, network.levels, network.act
         self.conv_stem, self.bn1, self.blocks = network.conv_stem, network.bn1, network.blocks
@@ -112,7 +122,7 @@ class EfficientNetClassifier(nn.Module):
             initialize(layer)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> logits (B, K)."""
+        """(B, C, H, W) -> logits (B, K)."""
         x = self.blocks(norm_act(self.bn1, self.act, self.conv_stem(images)))
         x = norm_act(self.bn2, self.act, self.conv_head(x))
         return self.classifier(self.dropout(spatial_mean(x).flatten(1)))

@@ -25,7 +25,7 @@ def extractor_levels(network: nn.Module) -> tuple[Level, ...]:
 
 
 def padded(images: Tensor, multiple: int) -> Tensor:
-    """(B, 3, H, W) with zeros at the bottom and right, so that H and W are multiples of `multiple`."""
+    """(B, C, H, W) with zeros at the bottom and right, so that H and W are multiples of `multiple`."""
     height, width = images.shape[-2:]
     return F.pad(images, (0, -width % multiple, 0, -height % multiple))
 
@@ -37,7 +37,7 @@ def fitted(x: Tensor, level: Level, images: Tensor, multiple: int, channels_last
         x: the map of `padded(images, multiple)`: (B, C, h, w), or (B, h, w, C) if `channels_last`. Maps of networks
             without padding are a few cells too small, and are resized bilinearly.
         level: channels and stride of the map.
-        images: (B, 3, H, W), before padding.
+        images: (B, C, H, W), before padding.
         multiple: see `size_multiple`.
         channels_last: whether the channels are the last dimension of the map.
     """
@@ -47,8 +47,8 @@ def fitted(x: Tensor, level: Level, images: Tensor, multiple: int, channels_last
     return x if x.shape[-2:] == (rows, columns) else F.interpolate(x, (rows, columns), mode="bilinear")
 
 
-def size_multiple(network: nn.Module, name: str, stride: int) -> int:
-    """1 if the extractor accepts images of any size, `stride` if image sides must be multiples of it.
+def size_multiple(network: nn.Module, name: str, stride: int, channels: int) -> int:
+    """1 if the extractor accepts images of `channels` of any size, `stride` if image sides must be multiples of it.
 
     Tries both, on the device of the network, in evaluation mode. Raises UserError if neither works.
     """
@@ -57,7 +57,7 @@ def size_multiple(network: nn.Module, name: str, stride: int) -> int:
         height, width = (side + -side % multiple for side in (333, 500))
         try:
             with torch.no_grad():
-                network.eval()(torch.zeros(1, 3, height, width, device=device))
+                network.eval()(torch.zeros(1, channels, height, width, device=device))
             network.train(training)
             return multiple
         except (RuntimeError, AssertionError, ValueError) as error:

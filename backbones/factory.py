@@ -11,7 +11,10 @@ from backbones.weights import load_weights
 
 
 def create_backbone(
-    name: str, pretrained: bool | str | Path = False, strides: Sequence[int] = (4, 8, 16, 32)
+    name: str,
+    pretrained: bool | str | Path = False,
+    strides: Sequence[int] = (4, 8, 16, 32),
+    channels: int = 3,
 ) -> Backbone:
     """Create the backbone `name` with one feature map at each of `strides`.
 
@@ -22,11 +25,13 @@ def create_backbone(
             `backbones.amoebanet`.
         pretrained: False for random weights, True for published weights, or the path of a weight file.
         strides: strides of the maps, in any order; the maps are returned finest first.
+        channels: number of channels of the images. The first convolution of weights for RGB is repeated over them and
+            scaled, as in timm.
 
     Raises UserError for an unknown name or tag and for a network without maps at `strides`. Raises BadInput if weights
     are absent or do not fit the network: random weights never replace them silently.
     """
-    backbone = build_backbone(name, strides)
+    backbone = build_backbone(name, strides, channels)
     backbone.provenance = load_weights(backbone, name, pretrained)
     return backbone
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 from torch.overrides import TorchFunctionMode
 
+from backbones.base import blank_images
 from backbones.compat import activation_of, map_tensors, tensors_in
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -31,13 +32,14 @@ def prepare_for_inference(model: nn.Module, precision: str = "fp32") -> nn.Modul
     weights have that precision, inputs are converted to it, and outputs are converted back to float32.
 
     Args:
-        model: a network that takes images (B, 3, H, W) as floats. It is not changed.
+        model: a network that takes images (B, C, H, W) as floats; C as in `backbones.base.blank_images`. It is not
+            changed.
         precision: "fp32", "bf16" or "fp16".
     """
     model = copy.deepcopy(model).eval().requires_grad_(False)
     parameter = next(model.parameters())
     with torch.no_grad():
-        fold_batch_norms(model, torch.zeros(1, 3, PROBE, PROBE, device=parameter.device))
+        fold_batch_norms(model, blank_images(model, PROBE, PROBE, device=parameter.device))
     _replace(model)
     model = model.to(DTYPES[precision]).to(memory_format=torch.channels_last)
     if precision != "fp32":
@@ -49,7 +51,7 @@ def prepare_for_inference(model: nn.Module, precision: str = "fp32") -> nn.Modul
 def fold_batch_norms(model: nn.Module, images: Tensor) -> int:
     """Fold batch norms into the convolutions before them, in place. Returns how many were folded.
 
-    Runs the model on `images` (B, 3, H, W) to find the convolutions.
+    Runs the model on `images` (B, C, H, W) to find the convolutions.
     """
     calls: Counter[nn.Module] = Counter()
     # Output id -> convolution and output. A reference to the output keeps its id from being used again.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging
+from collections.abc import Mapping, MutableMapping
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +20,7 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE, PYTORCH_WEIGHTS_NAME, SAFETENSORS_SINGLE_FILE
 from huggingface_hub.errors import GatedRepoError
-from timm.models import PretrainedCfg
+from timm.models import PretrainedCfg, adapt_input_conv
 from torch import Tensor, nn
 
 from backbones.adapter import TimmBackbone, build_backbone
@@ -38,6 +39,7 @@ from backbones.weight_formats import is_class_layer, locate, misfits
 
 logger = logging.getLogger(__name__)
 
+RGB = 3  # input channels of published networks
 PACKAGED = ("tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2")
 
 
@@ -46,6 +48,7 @@ def load_weights(network: nn.Module, name: str, pretrained: bool | str | Path) -
 
     Two parts may keep their random weights, with a warning in the log: the class layer, if the numbers of classes
     differ, and the whole head, if the weights contain only a backbone. Any other missing or unknown tensor is an error.
+    The first convolution of weights for RGB is adapted to other input channels, see `adapt_first_convolution`.
 
     Args:
         network: a Backbone, an EfficientNetClassifier or a timm classifier.
@@ -221,6 +224,7 @@ def _load(network: nn.Module, architecture: str, state: dict[str, Tensor], origi
     if class_layer and not class_layer & part.keys():  # many self-supervised networks
         logger.warning("%s has no class layer: that of %s starts from random weights", origin, architecture)
         names = {key: published for key, published in names.items() if published not in class_layer}
+    advice = adapt_first_convolution(own, part, names, origin)
     for key, published in list(names.items()):
         if published in part and part[published].shape != own[key].shape and is_class_layer(published):
             logger.warning("%s: '%s' dropped, since the number of classes differs", origin, published)
@@ -233,13 +237,41 @@ def _load(network: nn.Module, architecture: str, state: dict[str, Tensor], origi
         raise BadInput(
             f"{origin} does not fit '{architecture}': {'; '.join(problems[:4])}"
             + (f"; and {len(problems) - 4} more" if len(problems) > 4 else "")
-            + ". Choose the `backbone` that these weights belong to.",
-            settings=("backbone",),
+            + f". Choose the `backbone` that these weights belong to.{advice}",
+            settings=("backbone", "data.channels"),
         )
     network.load_state_dict(own | {key: part[name] for key, name in names.items() if name in part})
     if isinstance(network, PlainBackbone):
         load_pyramid(network, state, origin)
     return file_format
+
+
+def adapt_first_convolution(
+    own: Mapping[str, Tensor], part: MutableMapping[str, Tensor], names: Mapping[str, str], origin: str
+) -> str:
+    """Repeat the first convolution of RGB in `part` over the network's input channels, and scale it, as timm does.
+
+    Args:
+        own: state dict of the network.
+        part: state dict of the weights, changed in place.
+        names: keys of `own` -> keys of `part`.
+        origin: of the weights, for the log.
+
+    Returns advice if that convolution is one of other channels than RGB's and the network's; "" if it fits.
+    """
+    key = next((key for key, value in own.items() if value.ndim == 4 and names.get(key) in part), None)
+    if key is None:
+        return ""
+    weight, wanted = part[names[key]], own[key].shape
+    if weight.shape == wanted or (weight.shape[0], *weight.shape[2:]) != (wanted[0], *wanted[2:]):
+        return ""  # the latter is that of another network
+    if weight.shape[1] != RGB:
+        return (
+            f" They are for images of {weight.shape[1]} channels: for such images, pass `channels={weight.shape[1]}`."
+        )
+    part[names[key]] = adapt_input_conv(wanted[1], weight)
+    logger.warning("%s: the first convolution is that of RGB, repeated and scaled for %d channels", origin, wanted[1])
+    return ""
 
 
 def _published_names(network: nn.Module) -> dict[str, str]:

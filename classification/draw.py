@@ -10,6 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
+from data.bands import displayable
 from engine.text import font_of, plot_labels
 
 SIDE = 448  # px: longer side of the drawn image
@@ -25,7 +26,7 @@ def draw_scores(
     """Draw the image, resized, next to bars for its most probable classes.
 
     Args:
-        image: (H, W, 3) uint8 RGB.
+        image: (H, W, 3) uint8 RGB, or another image, see `data.bands.displayable`.
         names: class names, the most probable first.
         probabilities: of these classes, in 0..1.
         truth: name of the true class. It is written above the bars, and its bar is green.
@@ -37,7 +38,7 @@ def draw_scores(
     height, width = (max(1, round(side * scale)) for side in image.shape[:2])
     top = ROW if truth is not None else 12
     picture = Image.new("RGB", (width + PANEL, max(height, top + ROW * len(names) + 8)), "white")
-    picture.paste(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
+    picture.paste(Image.fromarray(displayable(image)).resize((width, height), Image.Resampling.LANCZOS))
     canvas, left, room = ImageDraw.Draw(picture), width + 20, PANEL - 40
     if truth is not None:
         text, font = _truncated(f"truth: {truth}", 18, room)

@@ -18,7 +18,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from backbones import create_backbone
-from backbones.adapter import TimmBackbone, build_backbone
+from backbones.adapter import TimmBackbone, build_backbone, timm_channels
 from backbones.amoebanet import is_amoebanet
 from backbones.architecture import is_efficientnet
 from backbones.base import CachedFeatures, select, trunk_of
@@ -34,7 +34,7 @@ from backbones.provenance import Provenance
 from backbones.scaling import scale_of
 from backbones.weight_facts import weight_facts
 from backbones.weight_files import read_state
-from backbones.weights import load_weights, provenance_of_file
+from backbones.weights import adapt_first_convolution, load_weights, provenance_of_file
 
 logger = logging.getLogger(__name__)
 
@@ -53,17 +53,26 @@ class Classifier(nn.Module):
             `head.classifier`.
         provenance: origin of the backbone's weights.
         neck: fuses the backbone's feature maps at strides 8, 16 and 32.
+        input_channels: number of channels of the images, C.
     """
 
-    def __init__(self, backbone: nn.Module, head: nn.Module, provenance: Provenance, neck: nn.Module | None = None):
+    def __init__(
+        self,
+        backbone: nn.Module,
+        head: nn.Module,
+        provenance: Provenance,
+        neck: nn.Module | None = None,
+        input_channels: int = 3,
+    ):
         super().__init__()
+        self.input_channels = input_channels
         self.backbone = backbone
         self.neck = neck
         self.head = head
         self.provenance = provenance
 
     def forward(self, images: Tensor | CachedFeatures) -> Tensor:
-        """Normalised images (B, 3, H, W) float -> logits (B, K)."""
+        """Normalised images (B, C, H, W) float -> logits (B, K)."""
         maps = self.maps(images)
         return self.head(maps if self.neck is None else self.neck(maps))
 
@@ -139,6 +148,7 @@ def create_classifier(
     neck: str | None = None,
     stochastic_depth: float | None = None,
     classes: Sequence[str] | None = None,
+    channels: int = 3,
 ) -> Classifier:
     """Create a classifier on any backbone. A class layer without weights starts from zero.
 
@@ -156,6 +166,7 @@ def create_classifier(
         stochastic_depth: drop rate of the last residual branch; None for the network's own rate.
         classes: names of the classes. The class layer of a run is then matched by name, otherwise by the number of
             classes.
+        channels: number of channels of the images, see `create_backbone`.
 
     Raises UserError for unknown names, for `stochastic_depth` on a network without residual branches, and for a network
     without neck whose head is not one linear layer; BadInput for weights that are missing or do not fit.
@@ -164,12 +175,12 @@ def create_classifier(
 
     def build(source: bool | str | Path) -> Classifier:
         if neck is not None:
-            return _with_neck(backbone, num_classes, source, neck)
+            return _with_neck(backbone, num_classes, source, neck, channels)
         if is_custom(backbone) or is_amoebanet(split_tag(backbone)[0]):
-            return _pooled(backbone, num_classes, source)
+            return _pooled(backbone, num_classes, source, channels)
         if is_efficientnet(split_tag(backbone)[0]):
-            return _efficientnet(backbone, num_classes, source)
-        return _timm(backbone, num_classes, source, stochastic_depth)
+            return _efficientnet(backbone, num_classes, source, channels)
+        return _timm(backbone, num_classes, source, stochastic_depth, channels)
 
     if any(key.startswith(RUN + CLASS_LAYER) for key in state):  # a classification run
         model = build(False)
@@ -192,9 +203,9 @@ def create_classifier(
     return model
 
 
-def _with_neck(name: str, num_classes: int, pretrained: bool | str | Path, neck: str) -> Classifier:
+def _with_neck(name: str, num_classes: int, pretrained: bool | str | Path, neck: str, channels: int) -> Classifier:
     """A neck of EfficientDet-D0's size on the backbone's levels, then pooling."""
-    backbone = create_backbone(name, pretrained)
+    backbone = create_backbone(name, pretrained, channels=channels)
     backbone.keep_levels(NECK_STRIDES)
     scale = scale_of(0)
     options: dict[str, Any] = {"channels": scale.width, "num_levels": scale.num_levels}
@@ -204,39 +215,42 @@ def _with_neck(name: str, num_classes: int, pretrained: bool | str | Path, neck:
     neck_module = create_neck(neck, levels, **options)
     head = PyramidHead(sum(level.channels for level in neck_module.levels), num_classes)
     _zero(head.classifier)
-    return Classifier(backbone, head, backbone.provenance, neck_module)
+    return Classifier(backbone, head, backbone.provenance, neck_module, channels)
 
 
-def _efficientnet(name: str, num_classes: int, pretrained: bool | str | Path) -> Classifier:
+def _efficientnet(name: str, num_classes: int, pretrained: bool | str | Path, channels: int) -> Classifier:
     """This package's EfficientNet, split before its last convolution."""
     architecture = split_tag(name)[0]
-    network = EfficientNetClassifier(architecture, num_classes)
+    network = EfficientNetClassifier(architecture, num_classes, input_channels=channels)
     _zero(network.classifier)
     provenance = load_weights(network, name, pretrained)
     with torch.device("meta"):
-        backbone = EfficientNet(architecture)
+        backbone = EfficientNet(architecture, input_channels=channels)
     backbone.conv_stem, backbone.bn1, backbone.blocks = network.conv_stem, network.bn1, network.blocks
     backbone.provenance = provenance
-    return Classifier(backbone, ConvHead(network), provenance)
+    return Classifier(backbone, ConvHead(network), provenance, input_channels=channels)
 
 
-def _pooled(name: str, num_classes: int, pretrained: bool | str | Path) -> Classifier:
+def _pooled(name: str, num_classes: int, pretrained: bool | str | Path, channels: int) -> Classifier:
     """A network with pooling of its coarsest map as head: AmoebaNet, whose own head is that, or a user's network."""
-    backbone = create_backbone(name, pretrained)
+    backbone = create_backbone(name, pretrained, channels=channels)
     head = PyramidHead(backbone.levels[-1].channels, num_classes)
     _zero(head.classifier)
-    return Classifier(backbone, head, backbone.provenance)
+    return Classifier(backbone, head, backbone.provenance, input_channels=channels)
 
 
-def _timm(name: str, num_classes: int, pretrained: bool | str | Path, stochastic_depth: float | None) -> Classifier:
+def _timm(
+    name: str, num_classes: int, pretrained: bool | str | Path, stochastic_depth: float | None, channels: int
+) -> Classifier:
     """A network of timm. All layers before its class layer are the backbone."""
     architecture = split_tag(name)[0]
-    with torch.device("meta"):
-        build_backbone(architecture)  # raises for networks that cannot be backbones, as in the other tasks
+    with torch.device("meta"):  # raises for networks that cannot be backbones, as in the other tasks
+        build_backbone(architecture, input_channels=channels)
     config = timm.get_pretrained_cfg(architecture)
     plain = is_plain(architecture)
     fixed_size = config is not None and config.fixed_input_size and not plain
     options: dict[str, Any] = {"strict_img_size": False} if fixed_size else {}
+    options |= timm_channels(channels)
     if stochastic_depth:
         options["drop_path_rate"] = stochastic_depth
     try:
@@ -254,13 +268,13 @@ def _timm(name: str, num_classes: int, pretrained: bool | str | Path, stochastic
             settings=("neck",),
         )
     _zero(classifier)
-    provenance = _load(network, name, pretrained)
+    provenance = _load(network, name, pretrained, channels)
     key = next(key for key, module in network.named_modules() if module is classifier)
     network.set_submodule(key, nn.Identity())
-    return Classifier(network, LinearHead(classifier), provenance)
+    return Classifier(network, LinearHead(classifier), provenance, input_channels=channels)
 
 
-def _load(network: nn.Module, name: str, pretrained: bool | str | Path) -> Provenance:
+def _load(network: nn.Module, name: str, pretrained: bool | str | Path, channels: int) -> Provenance:
     """`load_weights`, also for runs of other tasks.
 
     Such runs name some parameters as timm's feature extractors do, not as in the published network.
@@ -268,7 +282,7 @@ def _load(network: nn.Module, name: str, pretrained: bool | str | Path) -> Prove
     state = {} if isinstance(pretrained, bool) else read_state(pretrained)
     if not any(key.startswith(f"{RUN}backbone.network.") for key in state):
         return load_weights(network, name, pretrained)
-    backbone = build_backbone(name)
+    backbone = build_backbone(name, input_channels=channels)
     assert isinstance(backbone, TimmBackbone | PlainBackbone)
     backbone.keep_levels(())  # the published network has no pyramid
     provenance = load_weights(backbone, name, pretrained)
@@ -286,10 +300,12 @@ def _load_run(model: Classifier, state: dict[str, Tensor], name: str, path: str,
     """
     own, facts = model.state_dict(), weight_facts(path)
     stored = (facts.run or {}).get("classes")
+    advice = adapt_first_convolution(own, state, {key: key for key in own}, path)
     is_whole = fit_class_layer(state, own, (CLASS_LAYER + "weight", CLASS_LAYER + "bias"), stored, classes, path)
     if any(value.shape != own[key].shape for key, value in state.items()):
         known = "" if facts.network is None else f"={facts.network!r}"
-        raise BadInput(f"{path} is a run of another network: choose it with `backbone{known}`", settings=("backbone",))
+        message = f"{path} is a run of another network: choose it with `backbone{known}`.{advice}"
+        raise BadInput(message, settings=("backbone", "data.channels"))
     model.load_state_dict(state)
     provenance = provenance_of_file(name, path, "run checkpoint")
     model.provenance = replace(provenance, continues=is_whole and provenance.run is not None)

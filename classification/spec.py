@@ -29,7 +29,7 @@ def build_model(config: TrainConfig, num_classes: int) -> nn.Module:
     """The model for these training settings, with random weights."""
     from classification.model import create_classifier
 
-    return create_classifier(config.backbone, num_classes, neck=config.neck)
+    return create_classifier(config.backbone, num_classes, neck=config.neck, channels=config.data.input_channels)
 
 
 def read_images(run: Path, record: dict[str, Any], metric: str) -> ImageResults:

@@ -33,7 +33,7 @@ from data.class_dataset import ClassDataset
 from data.loader import draw_seed
 from data.reader import ImageReader, LabelledDataset
 from engine import distributed
-from engine.checkpoint import RunInfo, describe_data, levels_of
+from engine.checkpoint import RunInfo, describe_data, values_of
 from engine.config import parse_size
 from engine.task import Task
 from engine.trainer import device_of
@@ -81,6 +81,11 @@ class ClassificationTask(Task):
         Raises BadInput for a single class, UserError if `freeze_stride` is set and the backbone does not know its
         strides.
         """
+        if train.channels is not None and config.augment != "none":
+            raise UserError(
+                f"`augment={config.augment}` is made for 8-bit RGB images: omit it with `channels` or `bands`",
+                settings=("augment", "data.channels", "data.bands"),
+            )
         if len(train.classes) == 1:
             raise BadInput(
                 f"{train.folder} has a single class, '{train.classes[0]}'. A classifier needs at least two: add a "
@@ -99,7 +104,7 @@ class ClassificationTask(Task):
             dataset=describe_data(root, train, val),
             config=asdict(config),
             classes=list(train.classes),
-            preprocessing=preprocessing(config.backbone, provenance, config.image_size) | levels_of(train),
+            preprocessing=preprocessing(config.backbone, provenance, config.image_size) | values_of(train),
             provenance=provenance.as_dict(),
             extra={"neck": config.neck},
         )
@@ -114,12 +119,12 @@ class ClassificationTask(Task):
             parse_size(config.image_size) if config.image_size else provenance.input_size,
             provenance.interpolation,
             config.min_crop,
-            config.color,
+            config.color if self.channels is None else 0.0,
             config.augment,
             self.fill,
             config.vflip,
         )
-        augment = augmentation(config.data.augment, recipe, self.transform(), "classes")
+        augment = augmentation(config.data.augment, recipe, self.transform(), "classes", self.channels)
         return train.with_transform(augment), val.with_transform(self.transform())
 
     def draws_of(self, labels: csr_array) -> np.ndarray:
@@ -133,9 +138,17 @@ class ClassificationTask(Task):
         imprints = pretrained is True and config.neck is None and config.class_layer == "published"
         outputs = published.num_classes if imprints and published is not None else len(train.classes)
         classes = None if imprints else train.classes
-        model = create_classifier(config.backbone, outputs, pretrained, config.neck, config.stochastic_depth, classes)
+        model = create_classifier(
+            config.backbone,
+            outputs,
+            pretrained,
+            config.neck,
+            config.stochastic_depth,
+            classes,
+            config.data.input_channels,
+        )
         if imprints and train.classes != imagenet.synsets(outputs):
-            settings = preprocessing(config.backbone, model.provenance, config.image_size)
+            settings = preprocessing(config.backbone, model.provenance, config.image_size) | values_of(train)
             imprint(model.to(device_of(config.device)), train, EvalCrop.of(settings), settings)
         return model
 
@@ -145,7 +158,8 @@ class ClassificationTask(Task):
     ) -> ClassificationTask:
         """The task of a finished run."""
         stored = TrainConfig.of(info.config)
-        model = create_classifier(stored.backbone, len(info.classes), neck=stored.neck)
+        channels = stored.data.input_channels
+        model = create_classifier(stored.backbone, len(info.classes), neck=stored.neck, channels=channels)
         model.load_state_dict(state)
         return cls(model, stored, info)
 

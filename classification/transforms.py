@@ -12,6 +12,7 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from timm.data import create_transform
 from timm.models import get_pretrained_cfg
@@ -19,7 +20,8 @@ from torchvision.transforms import InterpolationMode, v2
 
 from backbones.provenance import Provenance
 from data.batch import Sample
-from data.transforms import AREA_BELOW, Color, color_matrix
+from data.channels import Channels
+from data.transforms import AREA_BELOW, Color, Fill, color_matrix, flip, resize
 from engine.config import parse_size
 
 Policy = Literal["none", "randaugment", "autoaugment"]
@@ -38,6 +40,7 @@ class EvalCrop:
         interpolation: "bicubic" or "bilinear", by Pillow, which averages all pixels when it shrinks. OpenCV does not.
         crop_mode: timm's "center", "squash", which changes the aspect ratio, or "border", which pads.
         mean: RGB of the padding, in 0..1.
+        channels: of images that are not 8-bit RGB. Pillow has no such images: torch resizes them, by the same filters.
     """
 
     def __init__(
@@ -47,7 +50,12 @@ class EvalCrop:
         interpolation: str,
         crop_mode: str = "center",
         mean: tuple[float, ...] = (0.5, 0.5, 0.5),
+        channels: Channels | None = None,
     ) -> None:
+        self._bands: BandsCrop | None = None
+        if channels is not None:
+            self._bands = BandsCrop(size, crop_pct, interpolation, crop_mode, channels.fill)
+            return
         # Without the last step, which converts the image to a tensor.
         self._steps = create_transform(
             size, interpolation=interpolation, crop_pct=crop_pct, crop_mode=crop_mode, mean=mean, normalize=False
@@ -62,14 +70,58 @@ class EvalCrop:
             settings["interpolation"],
             settings["crop_mode"],
             tuple(settings["mean"]),
+            Channels.stored(settings),
         )
 
     def __call__(self, sample: Sample, seed: int) -> Sample:
         """Replace the sample's image by the crop. Nothing is random."""
+        if self._bands is not None:
+            return replace(sample, image=self._bands(sample.image))
         image = Image.fromarray(sample.image)
         for step in self._steps:
             image = step(image)
         return replace(sample, image=np.asarray(image))
+
+
+class BandsCrop:
+    """The crop of `EvalCrop` for images (H, W, C) of any number and type of channels.
+
+    Args:
+        size, crop_pct, interpolation, crop_mode: see `EvalCrop`.
+        fill: value of each channel where the resized image is smaller than `size`.
+    """
+
+    def __init__(
+        self, size: tuple[int, int], crop_pct: float, interpolation: str, crop_mode: str, fill: tuple[float, ...]
+    ) -> None:
+        self.size, self.crop_mode, self.interpolation, self.fill = size, crop_mode, interpolation, fill
+        self.resized = [math.floor(side / crop_pct) for side in size]
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """(H, W, C) -> (*size, C) of the same type."""
+        ratios = [wanted / side for wanted, side in zip(self.resized, image.shape[:2], strict=True)]
+        if self.crop_mode != "squash":
+            ratios = [min(ratios) if self.crop_mode == "border" else max(ratios)] * 2
+        height, width = (max(1, round(side * ratio)) for side, ratio in zip(image.shape[:2], ratios, strict=True))
+        x = torch.from_numpy(image.astype(np.float32)).permute(2, 0, 1)[None]
+        x = F.interpolate(x, (height, width), mode=self.interpolation, antialias=True)[0].permute(1, 2, 0)
+        resized = x.numpy()
+        if image.dtype.kind == "u":
+            resized = resized.round().clip(0, np.iinfo(image.dtype).max)
+        crop = np.empty((*self.size, image.shape[2]), image.dtype)
+        crop[:] = np.array(self.fill, image.dtype)
+        (into_y, from_y), (into_x, from_x) = (
+            _centred(wanted, side) for wanted, side in zip(self.size, (height, width), strict=True)
+        )
+        crop[into_y, into_x] = resized[from_y, from_x]
+        return crop
+
+
+def _centred(wanted: int, side: int) -> tuple[slice, slice]:
+    """Along one axis: where the image lies in the crop, and which part of the image that is."""
+    length = min(wanted, side)
+    into, start = (wanted - length) // 2, (side - length) // 2
+    return slice(into, into + length), slice(start, start + length)
 
 
 class TrainCrop:
@@ -95,7 +147,7 @@ class TrainCrop:
         min_crop: float,
         color: float,
         augment: Policy,
-        fill: tuple[int, int, int],
+        fill: Fill,
         vflip: bool = False,
     ) -> None:
         self.size, self.min_crop, self.vflip = size, min_crop, vflip
@@ -115,11 +167,11 @@ class TrainCrop:
         shrinks = min(self.size[0] / height, self.size[1] / width) < AREA_BELOW
         interpolation = cv2.INTER_AREA if shrinks else self._interpolation
         part = sample.image[top : top + height, left : left + width]
-        image = cv2.resize(part, self.size[::-1], interpolation=interpolation)
+        image = resize(part, self.size, interpolation)
         if draw.random() < 0.5:
-            image = cv2.flip(image, 1)
+            image = flip(image, 1)
         if self.vflip and draw.random() < 0.5:
-            image = cv2.flip(image, 0)
+            image = flip(image, 0)
         if self._policy is not None:
             with seeded(seed):
                 image = np.asarray(self._policy(Image.fromarray(image)))

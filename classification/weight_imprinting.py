@@ -10,7 +10,8 @@ from torch import nn
 
 from classification.model import Classifier
 from classification.transforms import EvalCrop
-from data.batch import collate, normalise
+from data.batch import collate
+from data.channels import normalised
 from data.class_dataset import ClassDataset
 
 PER_CLASS, TOTAL = 16, 256  # largest numbers of images to use; each class has at least one
@@ -30,7 +31,7 @@ def imprint(model: Classifier, dataset: ClassDataset, crop: EvalCrop, settings: 
         model: a model with published weights, including the class layer.
         dataset: training images in original pixels.
         crop: the transform for evaluation.
-        settings: `mean` and `std` of the normalisation.
+        settings: the preprocessing of the run.
     """
     classes = len(dataset.classes)
     count = max(1, min(PER_CLASS, TOTAL // classes))
@@ -44,7 +45,7 @@ def imprint(model: Classifier, dataset: ClassDataset, crop: EvalCrop, settings: 
     indices = [i for label in range(classes) for i in _spread(np.flatnonzero(dataset.labels == label), count)]
     for start in range(0, len(indices), BATCH_SIZE):
         batch = collate([cropped[i] for i in indices[start : start + BATCH_SIZE]]).to(device)
-        probabilities = model(normalise(batch.images, settings["mean"], settings["std"])).softmax(1)
+        probabilities = model(normalised(batch.images, settings)).softmax(1)
         mixture.index_add_(0, batch.labels[:, 0], probabilities)
     mixture /= mixture.sum(1, keepdim=True)
     new = nn.Linear(layer.in_features, classes, bias=layer.bias is not None, device=device)

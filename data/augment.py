@@ -20,6 +20,7 @@ import numpy as np
 
 from backbones.errors import BadInput
 from data.batch import IGNORE, Sample
+from data.channels import Channels
 from data.columns import Kind
 from data.compat import TARGETS, plain_name, serializable_class, set_random_state
 from data.reader import Transform
@@ -43,14 +44,22 @@ class Augmentation:
         pipeline: what `albumentations.to_dict` returns.
         then: brings the result to the size of the network's input.
         kind: kind of the labels that the pipeline changes with the image.
+        channels: of images that are not 8-bit RGB.
         min_visibility: boxes of which a smaller fraction of the area remains after a transform are dropped.
 
     Raises BadInput for content that is not a pipeline, for transforms that do not exist, for arguments that they do not
-    have, and for transforms that do not return an 8-bit RGB image or do not change the labels with the image.
+    have, and for transforms that change the type of an image or do not change the labels with the image.
     """
 
-    def __init__(self, pipeline: Mapping[str, Any], then: Transform, kind: Kind, min_visibility: float = 0.2) -> None:
-        self._kind, self._then = kind, then
+    def __init__(
+        self,
+        pipeline: Mapping[str, Any],
+        then: Transform,
+        kind: Kind,
+        channels: Channels | None = None,
+        min_visibility: float = 0.2,
+    ) -> None:
+        self._kind, self._then, self._channels = kind, then, channels
         self._parameters = A.BboxParams(
             "pascal_voc",
             label_fields=["labels"],
@@ -107,20 +116,28 @@ class Augmentation:
             raise _bad(f"{name} of the pipeline in `augment` changes the image, but not its {self._kind}: leave it out")
         set_random_state(compose, 0, random.Random())
         try:
-            sample = self._run(compose, _trial())
+            sample = self._run(compose, _trial(self._channels))
         except Exception as error:
             raise _bad(
                 f"{name} of the pipeline in `augment` fails for an image of {TRIAL_SIDE} x {TRIAL_SIDE} pixels: "
                 f"{_first_line(error)}"
             ) from error
-        if sample.image.dtype != np.uint8 or sample.image.ndim != 3 or sample.image.shape[2] != 3:
+        count, dtype = (3, "uint8") if self._channels is None else (self._channels.count, self._channels.dtype)
+        if sample.image.dtype != dtype or sample.image.ndim != 3 or sample.image.shape[2] != count:
+            image = "an 8-bit RGB image" if self._channels is None else f"an image of {count} channels of type {dtype}"
             raise _bad(
-                f"{name} of the pipeline in `augment` does not return an 8-bit RGB image: leave it out. Images are "
-                "normalised for the network after the pipeline"
+                f"{name} of the pipeline in `augment` does not return {image}: leave it out. Images are normalised for "
+                "the network after the pipeline"
             )
 
 
-def augmentation(setting: str | Mapping[str, Any], recipe: Transform, resize: Transform, kind: Kind) -> Transform:
+def augmentation(
+    setting: str | Mapping[str, Any],
+    recipe: Transform,
+    resize: Transform,
+    kind: Kind,
+    channels: Channels | None = None,
+) -> Transform:
     """The training transform for the setting `data.augment`.
 
     Args:
@@ -128,12 +145,13 @@ def augmentation(setting: str | Mapping[str, Any], recipe: Transform, resize: Tr
         recipe: the task's own augmentation.
         resize: brings images to the size of the network's input. Nothing in it is random.
         kind: kind of the labels.
+        channels: of images that are not 8-bit RGB.
 
     Raises BadInput for a pipeline that cannot be used, see `Augmentation`.
     """
     if isinstance(setting, str):
         return recipe if setting == "recipe" else resize
-    return Augmentation(setting, resize, kind)
+    return Augmentation(setting, resize, kind, channels)
 
 
 def _prepared(step: Any) -> dict[str, Any]:
@@ -197,15 +215,19 @@ def _targets_of(transform: A.BasicTransform) -> tuple[Any, ...]:
     return targets if isinstance(targets, tuple) else (targets,)
 
 
-def _trial() -> Sample:
+def _trial(channels: Channels | None) -> Sample:
     """An image of noise with two boxes and three classes."""
     draw = np.random.default_rng(0)
     side = TRIAL_SIDE
     mask = np.full((side, side), IGNORE, np.uint8)
     mask[side // 8 : side // 2] = 0
     mask[side // 2 :, : side // 2], mask[side // 2 :, side // 2 :] = 1, 2
+    image = draw.integers(0, 256, (side, side, 3), np.uint8)
+    if channels is not None and channels.limits is not None:
+        values = draw.uniform(*channels.limits, (side, side, channels.count))
+        image = values.astype(channels.dtype)
     return Sample(
-        image=draw.integers(0, 256, (side, side, 3), np.uint8),
+        image=image,
         image_id=0,
         size=(side, side),
         scale=(1.0, 1.0),

@@ -34,7 +34,8 @@ class Draw(NamedTuple):
 class Sample:
     """One image with its labels.
 
-    image: (H, W, 3) uint8 RGB, or the backbone's features of the image, see `data.cached_features`.
+    image: (H, W, 3) uint8 RGB; or (H, W, C) uint8, uint16 or float32 with `data.channels`; or the backbone's features
+        of the image, see `data.cached_features`.
     size: (height, width) of the original image.
     scale: (x, y), network pixels per original pixel.
     boxes: (N, 4) float32, x1 y1 x2 y2 in network pixels.
@@ -57,7 +58,8 @@ class Sample:
 class Batch:
     """Stacked samples of equal size. B is the number of images, M the largest number of boxes in an image.
 
-    images: (B, 3, H, W) uint8 RGB, channels-last in memory; or the backbone's features of the images.
+    images: (B, 3, H, W) uint8 RGB, or (B, C, H, W) with `data.channels`, channels-last in memory; or the backbone's
+        features of the images.
     image_ids: (B,) int64.
     sizes: (B, 2) int64, original (height, width).
     scales: (B, 2) float32, network pixels per original pixel, (x, y).
@@ -144,12 +146,17 @@ def _stacked(masks: Sequence[np.ndarray]) -> np.ndarray:
     return stacked
 
 
-def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """(B, 3, H, W) uint8 in 0..255 -> float32 `(x / 255 - mean) / std`, channels-last, on the device of `images`.
+def normalise(
+    images: Tensor, mean: Sequence[float], std: Sequence[float], limits: tuple[float, float] = (0, 255)
+) -> Tensor:
+    """(B, C, H, W) -> float32 `(y - mean) / std`, channels-last, on the device of `images`.
 
-    `mean` and `std` have one value per channel, for pixels in 0..1.
+    y are the values of `images`, so that `limits` become 0 and 1. `mean` and `std` have one value of y per channel.
     """
-    scale = torch.tensor([1 / (255 * s) for s in std], device=images.device).view(1, -1, 1, 1)
-    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=images.device).view(1, -1, 1, 1)
+    low, high = limits
+    scale = torch.tensor([1 / ((high - low) * s) for s in std], device=images.device).view(1, -1, 1, 1)
+    offset = low / (high - low)
+    shift = torch.tensor([-(m + offset) / s for m, s in zip(mean, std, strict=True)], device=images.device)
+    shift = shift.view(1, -1, 1, 1)
     pixels = images.to(torch.float32, memory_format=torch.channels_last)
     return torch.addcmul(shift, pixels, scale)

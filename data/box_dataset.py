@@ -12,6 +12,7 @@ from scipy.sparse import csr_array
 from backbones.errors import BadInput
 from data.batch import Sample
 from data.box_frames import in_label_frame
+from data.channels import Channels
 from data.checks import left_out_boxes, repeated_boxes, scored_boxes, training_boxes
 from data.class_names import match_names, merge_same_names, with_classes
 from data.columns import BoxColumns, Kind
@@ -68,7 +69,8 @@ class BoxDataset(ImageReader):
     ) -> None:
         options = BoxOptions.of(options or BoxOptions())
         columns = merge_same_names(columns, bool(options.merge_classes))
-        columns = in_label_frame(columns, options.exif or "auto", bool(options.scale_boxes), skip_bad)
+        is_rgb = Channels.of(options) is None
+        columns = in_label_frame(columns, options.exif or "auto", bool(options.scale_boxes), skip_bad, is_rgb)
         self._boxes, self._labels, self._starts, usable, self._report = _targets(columns)
         super().__init__(columns.of_boxes(usable), transform, skip_bad, options, levels)
         self.annotated = columns
@@ -144,7 +146,7 @@ class BoxDataset(ImageReader):
     def blank(self, index: int) -> Sample:
         """A black image of the annotated size, with its labels."""
         height, width = self.sizes[index].tolist()
-        return self._labelled(index, np.zeros((height, width, 3), np.uint8))
+        return self._labelled(index, self.blank_pixels(height, width))
 
 
 def _targets(columns: BoxColumns) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, DetectionReport]:

@@ -22,7 +22,9 @@ SLACK = 1.0  # px by which boxes may exceed the image they fit
 log = logging.getLogger(__name__)
 
 
-def in_label_frame(columns: BoxColumns, exif: str, scale_boxes: bool, skip_bad: int = 0) -> BoxColumns:
+def in_label_frame(
+    columns: BoxColumns, exif: str, scale_boxes: bool, skip_bad: int = 0, is_rgb: bool = True
+) -> BoxColumns:
     """The columns with the sizes of the images in the frame of the boxes, and with boxes in pixels of that frame.
 
     Reads headers only where the annotations do not suffice: of all images if sizes are missing, if `exif` is "apply" or
@@ -33,6 +35,7 @@ def in_label_frame(columns: BoxColumns, exif: str, scale_boxes: bool, skip_bad: 
         exif: "auto", "apply" or "ignore".
         scale_boxes: whether to scale boxes from the annotated sizes to those of the files.
         skip_bad: number of images that may be unreadable or of another size.
+        is_rgb: whether images are read as 8-bit RGB, whatever bands the files have.
 
     Raises BadInput if sizes contradict the files.
     """
@@ -47,7 +50,7 @@ def in_label_frame(columns: BoxColumns, exif: str, scale_boxes: bool, skip_bad: 
         columns = _turned_where_boxes_fit_only_then(columns)
         changed = (columns.sizes != annotated).any(1)
         unsure = ~changed & changed.any()  # sizes that the tool writes are not those of its boxes
-    _check_sample(columns, exif, unknown | columns.sizes_of_files | unsure, skip_bad)
+    _check_sample(columns, exif, unknown | columns.sizes_of_files | unsure, skip_bad, is_rgb)
     return columns
 
 
@@ -117,7 +120,7 @@ def _turned_where_boxes_fit_only_then(columns: BoxColumns) -> BoxColumns:
     return replace(columns, sizes=sizes)
 
 
-def _check_sample(columns: BoxColumns, exif: str, unknown: np.ndarray, skip_bad: int) -> None:
+def _check_sample(columns: BoxColumns, exif: str, unknown: np.ndarray, skip_bad: int, is_rgb: bool) -> None:
     """Compare sizes with a sample of the files, and report orientations that the labels do not resolve.
 
     `unknown`: (n,) bool, whether the labels state no image size.
@@ -134,7 +137,8 @@ def _check_sample(columns: BoxColumns, exif: str, unknown: np.ndarray, skip_bad:
     if exif == "auto":
         unclear = headers.tagged & (~headers.turned | headers.is_square | unknown[headers.index])
         warn_or_raise(unclear_orientations(columns, headers, readable & unclear))
-    warn_or_raise(further_bands(columns, headers))
+    if is_rgb:
+        warn_or_raise(further_bands(columns, headers))
 
 
 def _refuse(columns: BoxColumns, headers: Headers, row: int, count: int) -> None:

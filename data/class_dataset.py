@@ -135,7 +135,7 @@ class ClassDataset(ImageReader):
 
     def blank(self, index: int) -> Sample:
         """A black image with the label."""
-        return self._labelled(index, np.zeros((*BLANK, 3), np.uint8))
+        return self._labelled(index, self.blank_pixels(*BLANK))
 
     def _labelled(self, index: int, image: np.ndarray) -> Sample:
         return Sample(

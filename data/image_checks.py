@@ -36,4 +36,5 @@ def further_bands(columns: Columns, headers: Headers) -> Iterator[Finding]:
             "warning",
             f"{more.sum()} of {len(headers.index)} checked images in {columns.folder} are TIFF files with "
             f"{headers.bands[more].max()} bands: only the first three are read, as red, green and blue",
+            f"To read all with their bits, pass --data.channels {headers.bands[more].max()}",
         )

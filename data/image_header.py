@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import mmap
 import os
 import struct
 import zlib
 from contextlib import suppress
 from typing import BinaryIO, NamedTuple
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from backbones.errors import BadInput
 
@@ -29,6 +30,9 @@ ERRORS = (
 )
 
 ORIENTATION, _EXTRA_SAMPLES = 0x0112, 338  # EXIF and TIFF tags
+_WIDTH, _HEIGHT, _BITS, _SAMPLES = 256, 257, 258, 277  # TIFF tags
+_SIZES = _WIDTH, _HEIGHT, _BITS, _SAMPLES, ORIENTATION
+_SHORT, _LONG = 3, 4  # types of a tag's values
 _JPEG_SIZES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0..15 without DHT, JPG, DAC
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two: BigTIFF
 _PAGES = 65_536  # pages of a TIFF; a chain of more is a loop
@@ -172,7 +176,17 @@ def _webp(file: BinaryIO) -> ImageHeader | None:
 
 def _by_pillow(file: BinaryIO) -> ImageHeader:
     file.seek(0)
-    with Image.open(file, formats=FORMATS) as image:
+    try:
+        image = Image.open(file, formats=FORMATS)
+    except UnidentifiedImageError:  # also a TIFF whose bands and types Pillow does not have
+        if isinstance(file, io.BytesIO):
+            found = _tiff(file.getvalue())
+        else:
+            found = _tiff(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        if found is None:
+            raise
+        return found
+    with image:
         width, height = image.size
         bits = {"1": 1, "I": 32, "F": 32}.get(image.mode, 16 if image.mode.startswith("I;16") else 8)
         bands, turn = len(image.getbands()), 1
@@ -185,6 +199,18 @@ def _by_pillow(file: BinaryIO) -> ImageHeader:
         if image.format == "PPM" and image.mode == "I":
             bits = 16  # Pillow scales to 0..65535
         return ImageHeader(width, height, turn if turn in range(1, 9) else 1, bits, bands, image.format or "")
+
+
+def _tiff(data: bytes | mmap.mmap) -> ImageHeader | None:
+    """The header of the first page of a TIFF; None if it is none, or has no size."""
+    values = {tag: value for tag, _, value in reversed(_short_tags(data, 1, _SIZES))}
+    if not values.get(_WIDTH) or not values.get(_HEIGHT):
+        return None
+    turn = values.get(ORIENTATION, 1)
+    return ImageHeader(
+        values[_WIDTH], values[_HEIGHT], turn if turn in range(1, 9) else 1, values.get(_BITS, 1),
+        values.get(_SAMPLES, 1), "TIFF",
+    )  # fmt: skip
 
 
 def exif_orientation(exif: bytes) -> int:
@@ -214,11 +240,16 @@ def as_stored(data: bytes, orientation: bool = True) -> bytes:
     return bytes(changed)
 
 
-def _short_tags(tiff: bytes, pages: int) -> list[tuple[int, int, int]]:
-    """Tag, offset and first value of the orientation and extra samples of each page (TIFF 6.0, section 2; BigTIFF)."""
-    if not tiff.startswith(_TIFF_STARTS):
+def _short_tags(
+    tiff: bytes | mmap.mmap, pages: int, wanted: tuple[int, ...] = (ORIENTATION, _EXTRA_SAMPLES)
+) -> list[tuple[int, int, int]]:
+    """Tag, offset and first value of the wanted tags of each page (TIFF 6.0, section 2; BigTIFF).
+
+    Their values are of 16 bits; width and height may have 32.
+    """
+    if tiff[:4] not in _TIFF_STARTS:
         return []
-    order, big = "<" if tiff.startswith(b"II") else ">", tiff[2:4] in (b"+\0", b"\0+")
+    order, big = "<" if tiff[:2] == b"II" else ">", tiff[2:4] in (b"+\0", b"\0+")
     word, count_word, entry_size = ("Q", "Q", 20) if big else ("I", "H", 12)
     found = []
     with suppress(struct.error, OverflowError):  # damaged: what was read before counts
@@ -228,12 +259,13 @@ def _short_tags(tiff: bytes, pages: int) -> list[tuple[int, int, int]]:
             first = offset + struct.calcsize(count_word)
             for entry in range(first, first + count * entry_size, entry_size):
                 tag, kind = struct.unpack_from(f"{order}HH", tiff, entry)
-                if tag in (ORIENTATION, _EXTRA_SAMPLES) and kind == 3:  # SHORT; up to 2 (4) of them fit the entry
+                if tag in wanted and (kind == _SHORT or (kind == _LONG and tag in (_WIDTH, _HEIGHT))):
+                    form = "H" if kind == _SHORT else "I"
                     at = entry + entry_size - struct.calcsize(word)
                     (number,) = struct.unpack_from(order + word, tiff, entry + 4)
-                    if 2 * number > struct.calcsize(word):
+                    if struct.calcsize(form) * number > struct.calcsize(word):  # they do not fit the entry
                         (at,) = struct.unpack_from(order + word, tiff, at)
-                    found.append((tag, at, struct.unpack_from(f"{order}H", tiff, at)[0]))
+                    found.append((tag, at, struct.unpack_from(order + form, tiff, at)[0]))
             (offset,) = struct.unpack_from(order + word, tiff, first + count * entry_size)
             pages -= 1
     return found

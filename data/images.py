@@ -15,8 +15,8 @@ from PIL import Image, ImageSequence, UnidentifiedImageError
 from backbones.errors import BadInput
 from data.image_header import ERRORS, FORMATS, ImageHeader, as_stored, orientation, read_header
 
-__all__ = ["FORMATS", "IMAGE_SUFFIXES", "MAX_PIXELS", "orientation", "read_frames", "read_header", "read_image",
-           "read_values", "to_rgb", "upright"]  # fmt: skip
+__all__ = ["FORMATS", "IMAGE_SUFFIXES", "MAX_PIXELS", "content_of", "orientation", "read_frames", "read_header",
+           "read_image", "read_values", "to_rgb", "upright"]  # fmt: skip
 
 MAX_PIXELS = 178_956_970  # Pillow's own limit for a decompression bomb: 0.5 GiB as uint8 RGB
 
@@ -59,7 +59,7 @@ def read_image(
     Raises `BadInput` with the file's name if the file is missing, empty, truncated, not an image, too large, or has
     pixels whose range is undefined.
     """
-    data = _content(path)
+    data = content_of(path)
     return _read(data, _header(data), path, max_pixels, exif, levels)
 
 
@@ -88,7 +88,7 @@ def read_frames(
     Frames of an animation are complete pictures. Pages that are masks or smaller copies of others are left out. A file
     with a single image has one frame. The arguments and the raised errors are those of `read_image`.
     """
-    data = _content(path)
+    data = content_of(path)
     header = _header(data)
     if header is None or header.kind not in _WITH_FRAMES:
         yield _read(data, header, path, max_pixels, exif, levels)
@@ -119,7 +119,7 @@ def read_values(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> n
     uint8 for up to 8 bits, uint16 for values in 0..65535, else int32 or float32. Pixels are in stored orientation. The
     raised errors are those of `read_image`, except that any range is read.
     """
-    data = _content(path)
+    data = content_of(path)
     header = _header(data)
     if header is None or header.bits <= 8:
         return _decode(data, header, path, max_pixels)
@@ -133,6 +133,10 @@ def upright(image: np.ndarray, tag: int) -> np.ndarray:
     transposes along the other diagonal, 8 turns counter-clockwise by 90 degrees. Other values leave the image as it is.
     The pixel type is one of OpenCV's: uint8, uint16, int16, int32, float32 or float64.
     """
+    if image.ndim == 3 and image.shape[2] != 3:  # OpenCV drops a single channel, and does not take all numbers of them
+        image = image.swapaxes(0, 1) if tag in (5, 6, 7, 8) else image
+        axes = {2: (1,), 3: (0, 1), 4: (0,), 6: (1,), 7: (0, 1), 8: (0,)}.get(tag, ())
+        return np.ascontiguousarray(np.flip(image, axes))
     if tag in (5, 6, 7, 8):
         image = cv2.transpose(image)
     flip = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}.get(tag)
@@ -160,7 +164,8 @@ def to_rgb(image: Image.Image, path: str | os.PathLike[str], levels: Levels | No
     return np.array(image.convert("RGB"))
 
 
-def _content(path: str | os.PathLike[str]) -> bytes:
+def content_of(path: str | os.PathLike[str]) -> bytes:
+    """The bytes of an image file. Raises BadInput if it is missing or empty."""
     try:
         with open(path, "rb") as file:
             data = file.read()
@@ -293,5 +298,12 @@ def _decode_strictly(data: bytes, path: str | os.PathLike[str], max_pixels: int)
 def _undecodable(path: str | os.PathLike[str], data: bytes, error: BaseException) -> BadInput:
     reason = str(error)
     if isinstance(error, UnidentifiedImageError):  # Pillow's message shows the address of a Python object
+        header = _header(data)  # only of a TIFF, whose tags Pillow does not have to know
+        if header is not None:
+            return BadInput(
+                f"cannot decode image {path} ({len(data)} bytes): it is a TIFF with {header.bands} bands of "
+                f"{header.bits} bits, which is no RGB image. To train on its bands, pass `channels={header.bands}`",
+                settings=("data.channels",),
+            )
         reason = next((text for start, text in _PLUGINS.items() if data.startswith(start)), _UNKNOWN)
     return BadInput(f"cannot decode image {path} ({len(data)} bytes): {reason}")

@@ -166,7 +166,7 @@ class MaskDataset(ImageReader):
         except BadInput:
             height, width = BLANK
         shape = (height, width)
-        return self._labelled(index, np.zeros((*shape, 3), np.uint8), np.full(shape, IGNORE, np.uint8))
+        return self._labelled(index, self.blank_pixels(*shape), np.full(shape, IGNORE, np.uint8))
 
     def _labelled(self, index: int, image: np.ndarray, mask: np.ndarray) -> Sample:
         return Sample(

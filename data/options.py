@@ -26,6 +26,16 @@ class ReadOptions:
     image. By default auto."""
     follow_links: bool | None = None
     """Read images through links that lead out of the data set's folder."""
+    channels: int | None = None
+    """Number of channels of the images, from 1 to 16. They are read with all their bits. By default images are read as
+    8-bit RGB."""
+    bands: list[int] | None = None
+    """Bands of the files to read as channels, counted from 1, in this order, such as 4 3 2 8. By default all bands."""
+
+    @property
+    def input_channels(self) -> int:
+        """Number of channels of the images that the network receives."""
+        return self.channels or len(self.bands or (1, 2, 3))
 
     @classmethod
     def of(cls, settings: ReadOptions, **changes: Any) -> Self:

@@ -6,7 +6,8 @@ import copy
 import hashlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
@@ -19,6 +20,7 @@ from scipy.sparse import csr_array
 
 from backbones.errors import BadInput
 from data.batch import Draw, Sample
+from data.channels import Channels, measured
 from data.checks import left_out_files, repeated_files, shared_files, similar_classes
 from data.columns import Fraction, Kind
 from data.findings import warn_or_raise
@@ -31,6 +33,7 @@ from data.scan import Headers, sample_of, scan
 
 log = logging.getLogger(__name__)
 
+THREADS = 8  # that read images to measure their channels
 Transform = Callable[[Sample, int], Sample]  # (sample in original pixels, seed) -> sample in network pixels
 
 
@@ -91,6 +94,7 @@ class ImageReader:
 
     Attributes:
         columns: files and labels. File names are also stored as one array of bytes, which forked workers share.
+        channels: how images other than 8-bit RGB are read, see `data.channels`; None for 8-bit RGB. It may be set.
         classes, image_ids, folder: of the columns.
 
     Args:
@@ -100,7 +104,8 @@ class ImageReader:
         options: how to read; see `data.options`.
         levels: lowest and highest value of 16-bit pixels, which are mapped to 0..255; None maps 0..65535.
 
-    Raises BadInput for missing images, and for links that lead out of the folder.
+    Raises UserError for impossible channels in `options`, BadInput for missing images, and for links that lead out of
+    the folder.
     """
 
     kind: ClassVar[Kind]
@@ -116,6 +121,7 @@ class ImageReader:
         levels: tuple[int, int] | None = None,
     ) -> None:
         self.columns, self.transform, self.skip_bad, self.levels = columns, transform, skip_bad, levels
+        self.channels = Channels.of(options)
         self.exif = getattr(options, "exif", None) or "auto"
         self.folder: Path = columns.folder
         self.image_ids: np.ndarray = columns.image_ids
@@ -146,8 +152,8 @@ class ImageReader:
     def open_train_val(cls, root: Path, data: TrainingData, seed: int) -> tuple[Self, Self]:
         """The training images and the images to score, without transforms. They never overlap.
 
-        16-bit pixels are read with the range of values in the training images. Classes of the images to score are those
-        of the training images, matched by name.
+        The range of values of 16-bit pixels, and the normalisation of images other than RGB, are measured in the
+        training images. Classes of the images to score are those of the training images, matched by name.
 
         Raises BadInput if there are no images to score, or if their classes do not match.
         """
@@ -158,13 +164,17 @@ class ImageReader:
             if columns is not None:
                 warn_or_raise(left_out_files(columns))
                 warn_or_raise(repeated_files(columns))
-        train = cls(selected, None, data.skip_bad, options, measure_levels(selected))
+        channels = Channels.of(data)
+        train = cls(selected, None, data.skip_bad, options, measure_levels(selected) if channels is None else None)
+        if channels is not None:
+            train.channels = measured(channels, train.all_pixels(), train.folder)
         train.check_headers()
         train.check_training()
         warn_or_raise(similar_classes(train.columns))
         scored = held_out(train_columns, holdout, seed) if val_columns is None else val_columns
         warn_or_raise(shared_files(train.columns, scored))
         val = cls(scored, None, data.skip_bad, options, train.levels)
+        val.channels = train.channels
         val.check_scored()
         return train, val.with_classes_of(train)
 
@@ -173,7 +183,8 @@ class ImageReader:
         headers = scan(self.columns, sample_of(self.columns))
         if self.exif == "auto":
             warn_or_raise(unclear_orientations(self.columns, headers, self.has_unclear_orientation(headers)))
-        warn_or_raise(further_bands(self.columns, headers))
+        if self.channels is None:
+            warn_or_raise(further_bands(self.columns, headers))
 
     def has_unclear_orientation(self, headers: Headers) -> np.ndarray:
         """(n,) bool, whether an image has an orientation that its labels do not resolve."""
@@ -213,18 +224,43 @@ class ImageReader:
         raise NotImplementedError
 
     def pixels(self, index: int, labelled_size: tuple[int, int] | None) -> np.ndarray:
-        """The image, (H, W, 3) uint8 RGB, in the orientation in which it was labelled.
+        """The image, (H, W, 3) uint8 RGB or (H, W, C) of `channels`, in the orientation in which it was labelled.
 
         With `exif="auto"`, its EXIF orientation is applied if only then the image has `labelled_size`, (height, width).
         """
         content = self._content(index)
-        image = decode_image(content, self.path(index), levels=self.levels)
+        if self.channels is None:
+            image = decode_image(content, self.path(index), levels=self.levels)
+        else:
+            image = self.channels.decode(content, self.path(index))
         tag = 1 if self.exif == "ignore" else orientation(content)
         if tag == 1:
             return image
         turned = upright(image, tag)
         fits_only_turned = image.shape[:2] != labelled_size and turned.shape[:2] == labelled_size
         return turned if self.exif == "apply" or fits_only_turned else image
+
+    def all_pixels(self) -> Iterator[np.ndarray]:
+        """The pixels of all images in order, as they are stored. Images that cannot be read count for `skip_bad`."""
+
+        def read(index: int) -> np.ndarray | BadInput:
+            try:
+                return self.pixels(index, None)
+            except BadInput as error:
+                return error
+
+        with ThreadPoolExecutor(THREADS) as pool:
+            for start in range(0, len(self), 2 * THREADS):
+                indices = range(start, min(start + 2 * THREADS, len(self)))
+                for index, image in zip(indices, pool.map(read, indices), strict=True):
+                    if isinstance(image, BadInput):
+                        self._skip(index, image)
+                    else:
+                        yield image
+
+    def blank_pixels(self, height: int, width: int) -> np.ndarray:
+        """The pixels of a black image in the place of one that cannot be read."""
+        return np.zeros((height, width, 3), np.uint8) if self.channels is None else self.channels.blank(height, width)
 
     def _content(self, index: int) -> bytes:
         if self.columns.content is not None:

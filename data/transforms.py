@@ -21,7 +21,8 @@ from data.compat import DualTransform, set_random_state
 AREA_BELOW = 0.5  # bilinear interpolation reads 2 x 2 pixels: below this scale it skips pixels, which causes aliasing
 MIN_SIDE = 1e-3  # px; thinner boxes have no area in float32, and albumentations fails on boxes without area
 
-Fill = tuple[int, int, int]
+Fill = tuple[float, ...]  # a value per channel
+AT_ONCE = 4  # channels that OpenCV resizes at once
 
 
 class ScaleJitterCrop(DualTransform):
@@ -69,7 +70,7 @@ class ScaleJitterCrop(DualTransform):
         }
 
     def apply(self, img: np.ndarray, *, scale: tuple[float, float], **params: Any) -> np.ndarray:
-        """(H, W, C) uint8 -> the same with the size `out`."""
+        """(H, W, C) -> the same with the size `out`."""
         return self._warp(img, cv2.INTER_AREA if min(scale) < AREA_BELOW else cv2.INTER_LINEAR, **params)
 
     def apply_to_mask(self, mask: np.ndarray, **params: Any) -> np.ndarray:
@@ -88,9 +89,9 @@ class ScaleJitterCrop(DualTransform):
         **_: Any,
     ) -> np.ndarray:
         x1, y1, x2, y2 = window
-        array = cv2.resize(array[y1:y2, x1:x2], out[::-1], interpolation=interpolation)
+        array = resize(array[y1:y2, x1:x2], out, interpolation)
         if hflip or vflip:
-            array = cv2.flip(array, -1 if hflip and vflip else int(hflip))
+            array = flip(array, -1 if hflip and vflip else int(hflip))
         return array
 
     def apply_to_bboxes(
@@ -118,6 +119,50 @@ def _axis(length: int, limit: int, scale: float, position: float) -> tuple[int, 
     out = limit if window < length else min(limit, max(1, round(length * scale)))
     start = int(position * (length - window + 1))
     return start, start + window, out
+
+
+def resize(array: np.ndarray, size: tuple[int, int], interpolation: int) -> np.ndarray:
+    """(H, W) or (H, W, C) of any number of channels -> the same with (height, width) `size`, by `cv2.resize`."""
+    if array.ndim == 2 or array.shape[2] == 3:
+        return cv2.resize(array, size[::-1], interpolation=interpolation)
+    parts = [
+        cv2.resize(np.ascontiguousarray(array[..., start : start + AT_ONCE]), size[::-1], interpolation=interpolation)
+        for start in range(0, array.shape[2], AT_ONCE)
+    ]
+    return np.concatenate([part if part.ndim == 3 else part[..., None] for part in parts], axis=2)
+
+
+def flip(array: np.ndarray, axis: int) -> np.ndarray:
+    """(H, W) or (H, W, C), flipped as `cv2.flip` does: 1 left to right, 0 top to bottom, -1 both."""
+    return cv2.flip(array, axis).reshape(array.shape)
+
+
+class Pad(DualTransform):
+    """Pads at the right and bottom, as albumentations' `PadIfNeeded`, for any number and type of channels."""
+
+    def __init__(self, size: tuple[int, int], fill: Fill) -> None:
+        super().__init__(p=1.0)
+        self.size, self.fill = size, fill
+
+    def apply(self, img: np.ndarray, **_: Any) -> np.ndarray:
+        """(H, W, C) -> (*size, C)."""
+        padded = np.empty((*self.size, img.shape[2]), img.dtype)
+        padded[:] = np.array(self.fill, img.dtype)
+        padded[: img.shape[0], : img.shape[1]] = img
+        return padded
+
+    def apply_to_mask(self, mask: np.ndarray, **_: Any) -> np.ndarray:
+        """(H, W) class map -> `size`, padded with `IGNORE`."""
+        padded = np.full(self.size, IGNORE, mask.dtype)
+        padded[: mask.shape[0], : mask.shape[1]] = mask
+        return padded
+
+    def apply_to_bboxes(self, bboxes: np.ndarray, *, shape: tuple[int, ...], **_: Any) -> np.ndarray:
+        """(N, 4+) fractions of the image -> fractions of the padded image."""
+        boxes = bboxes.copy()
+        boxes[:, [0, 2]] *= shape[1] / self.size[1]
+        boxes[:, [1, 3]] *= shape[0] / self.size[0]
+        return boxes
 
 
 @dataclass(frozen=True)
@@ -169,7 +214,7 @@ class Transform:
     Args:
         geometry: resize, crop and flip.
         colors: colour transforms, which follow.
-        fill: RGB in 0..255 of the padding.
+        fill: value of each channel in the padding: RGB in 0..255, or stored values of other images.
         min_visibility: boxes of which a smaller fraction of the area remains are dropped.
     """
 
@@ -177,9 +222,12 @@ class Transform:
         self, geometry: ScaleJitterCrop, colors: Sequence[A.BasicTransform], fill: Fill, min_visibility: float
     ) -> None:
         height, width = geometry.size
-        pad = A.PadIfNeeded(
-            height, width, position="top_left", border_mode=cv2.BORDER_CONSTANT, fill=fill, fill_mask=IGNORE
-        )
+        is_rgb = len(fill) == 3 and max(fill) <= 255 and all(isinstance(value, int) for value in fill)
+        pad: A.BasicTransform = Pad(geometry.size, fill)
+        if is_rgb:
+            pad = A.PadIfNeeded(
+                height, width, position="top_left", border_mode=cv2.BORDER_CONSTANT, fill=fill, fill_mask=IGNORE
+            )
         self._geometry = geometry
         self._compose = A.Compose(
             [geometry, *colors, pad],

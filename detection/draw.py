@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw
 
+from data.bands import displayable
 from engine.colors import class_colors
 from engine.text import font_of
 
@@ -28,7 +29,7 @@ def draw_boxes(
     """A copy of the image, uint8 RGB, with labelled boxes. Images with a longer side below 480 px are enlarged to that.
 
     Args:
-        image: (H, W, 3) uint8 RGB.
+        image: (H, W, 3) uint8 RGB, or another image, see `data.bands.displayable`.
         boxes: (N, 4) xyxy in pixels of the image. The first box is drawn last, on top.
         labels: (N,) indices into `names`.
         names: class names.
@@ -37,7 +38,9 @@ def draw_boxes(
     """
     height, width = image.shape[:2]
     zoom = max(1.0, LEGIBLE / max(height, width))
-    picture = Image.fromarray(image).resize((round(width * zoom), round(height * zoom)), Image.Resampling.LANCZOS)
+    picture = Image.fromarray(displayable(image)).resize(
+        (round(width * zoom), round(height * zoom)), Image.Resampling.LANCZOS
+    )
     canvas = ImageDraw.Draw(picture)
     size = max(11, round(max(picture.size) / 55))
     palette = class_colors(len(names)).tolist()

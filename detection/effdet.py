@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from backbones.class_layers import fit_class_layer
 from backbones.errors import BadInput
 from backbones.scaling import SCALES
+from backbones.weights import adapt_first_convolution
 
 CLASS_LAYER = ("class_head.predict.pointwise.weight", "class_head.predict.pointwise.bias")
 
@@ -101,6 +102,7 @@ def load(
     """
     current = detector.state_dict()
     loaded = convert(state) if any("class_net." in key for key in state) else _normalised_keys(state)
+    advice = adapt_first_convolution(current, loaded, {key: key for key in current}, file)
     is_whole = fit_class_layer(loaded, current, CLASS_LAYER, stored, wanted, file)
     missing = sorted(key for key in current.keys() - loaded.keys() if not key.endswith("num_batches_tracked"))
     unknown = sorted(loaded.keys() - current.keys())
@@ -113,8 +115,8 @@ def load(
                 for what, keys in (("missing", missing), ("unknown", unknown), ("of another shape", reshaped))
                 if keys
             )
-            + ". Pass `backbone`, `phi` and `neck` of the detector that the file belongs to.",
-            settings=("backbone", "phi", "neck"),
+            + f". Pass `backbone`, `phi` and `neck` of the detector that the file belongs to.{advice}",
+            settings=("backbone", "phi", "neck", "data.channels"),
         )
     detector.load_state_dict(current | loaded)
     return is_whole

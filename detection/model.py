@@ -67,7 +67,7 @@ class Detector(nn.Module):
         self._selected = select(backbone.levels, [stride for stride in anchors.strides if stride <= COARSEST_STRIDE])
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 3, H, W) normalised floats, any H and W -> logits (B, A, K), deltas (B, A, 4)."""
+        """(B, C, H, W) normalised floats, any H and W -> logits (B, A, K), deltas (B, A, 4)."""
         maps = self.neck(self.maps(images))
         return self.class_head(maps), self.box_head(maps)
 
@@ -86,7 +86,7 @@ class Detector(nn.Module):
         """The losses as scalars by name. Their sum is minimised.
 
         Args:
-            images: (B, 3, H, W) normalised floats.
+            images: (B, C, H, W) normalised floats.
             boxes: (B, M, 4) xyxy px of the input; padding rows may have any values.
             labels: (B, M) class indices, -1 in padding rows.
             criterion: the loss; that of the published recipe by default.
@@ -99,7 +99,7 @@ class Detector(nn.Module):
         """Final detections in pixels of the input, best first, see `Detections`.
 
         Args:
-            images: (B, 3, H, W) normalised floats.
+            images: (B, C, H, W) normalised floats.
             sizes: (B, 2), (height, width) in px of each image without its padding; (H, W) by default. Boxes are clipped
                 to it.
         """
@@ -125,6 +125,7 @@ def create_detector(
     style: Style = "pytorch",
     classes: Sequence[str] | None = None,
     max_detections: int = MAX_DETECTIONS,
+    channels: int = 3,
 ) -> Detector:
     """An EfficientDet of compound coefficient `phi` with any backbone.
 
@@ -144,6 +145,7 @@ def create_detector(
         classes: names of the classes. The class layer of a run is then matched by name, otherwise by the number of
             classes.
         max_detections: largest number of detections in an image, 100 in COCO.
+        channels: number of channels of the images, see `create_backbone`.
 
     Raises UserError for unknown names, and BadInput if weights are missing or do not fit.
     """
@@ -151,7 +153,7 @@ def create_detector(
     state = None if isinstance(pretrained, bool) else read_state(pretrained)
     is_complete = state is not None and effdet.is_detector(state)
     if isinstance(backbone, str):
-        backbone = create_backbone(backbone, False if is_complete else pretrained)
+        backbone = create_backbone(backbone, False if is_complete else pretrained, channels=channels)
         backbone.keep_levels((8, 16, 32))
     elif state is not None and not is_complete:
         backbone.provenance = load_weights(backbone, backbone.name, pretrained)

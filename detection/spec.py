@@ -29,7 +29,9 @@ def build_model(config: TrainConfig, num_classes: int) -> nn.Module:
     """The model for these training settings, with random weights."""
     from detection.model import create_detector
 
-    return create_detector(config.backbone, num_classes, config.phi, config.neck, style=config.style)
+    return create_detector(
+        config.backbone, num_classes, config.phi, config.neck, style=config.style, channels=config.data.input_channels
+    )
 
 
 def read_images(run: Path, record: dict[str, Any], metric: str) -> ImageResults:

@@ -40,9 +40,9 @@ from detection.model import Detector, create_detector, run_anchor_scale
 from detection.postprocess import Detections, to_original
 from detection.prediction import DetectionResult
 from detection.results import run_matches
-from detection.transforms import detection_train, letterbox
+from detection.transforms import MILD, detection_train, letterbox
 from detection.truth import coco_document
-from engine.checkpoint import RunInfo, describe_data, levels_of
+from engine.checkpoint import RunInfo, describe_data, values_of
 from engine.config import parse_size
 from engine.record import write_json
 from engine.task import Task
@@ -87,6 +87,7 @@ class DetectionTask(Task):
             style=config.style,
             classes=train.classes,
             max_detections=config.max_detections,
+            channels=config.data.input_channels,
         )
         config = replace(config, style=model.style)  # weights of a complete detector override it
         provenance = model.backbone.provenance
@@ -96,7 +97,7 @@ class DetectionTask(Task):
             config=asdict(config),
             classes=list(train.classes),
             preprocessing={"mean": list(provenance.mean), "std": list(provenance.std), "size": list(size)}
-            | levels_of(train),
+            | values_of(train),
             provenance=provenance.as_dict(),
             extra={
                 "neck": config.neck,
@@ -112,8 +113,9 @@ class DetectionTask(Task):
     def datasets(self, train: BoxDataset, val: BoxDataset) -> tuple[BoxDataset, BoxDataset]:
         """The data sets with their transforms: scale jitter, crops and flips in training; letterbox in validation."""
         size, vflip = tuple(self.info.preprocessing["size"]), 0.5 if self.config.vflip else 0.0
-        recipe = detection_train(size, self.config.jitter, self.fill, vflip=vflip)
-        augment = augmentation(self.config.data.augment, recipe, self.transform(), "boxes")
+        color = MILD if self.channels is None else None
+        recipe = detection_train(size, self.config.jitter, self.fill, vflip=vflip, color=color)
+        augment = augmentation(self.config.data.augment, recipe, self.transform(), "boxes", self.channels)
         return train.with_transform(augment), val.with_transform(self.transform())
 
     @classmethod
@@ -131,6 +133,7 @@ class DetectionTask(Task):
             nms=config.nms or stored.nms,
             style=stored.style,
             max_detections=stored.max_detections,
+            channels=stored.data.input_channels,
         )
         model.load_state_dict(state)
         return cls(model, stored, info)

@@ -47,7 +47,7 @@ class RunInfo:
         dataset: root folder, fingerprints and counts, see `describe_data`.
         config: the settings of the run.
         classes: class names by index.
-        preprocessing: mean and std of the normalisation, and input size (height, width) in pixels.
+        preprocessing: mean and std of the normalisation, and input size (height, width) in pixels; see `values_of`.
         provenance: origin of the initial weights.
         extra: other values that the task needs to rebuild the model.
     """
@@ -76,8 +76,14 @@ def describe_data(root: Path, train: LabelledDataset, val: LabelledDataset) -> d
     }
 
 
-def levels_of(train: ImageReader) -> dict[str, list[int]]:
-    """The entry of `RunInfo.preprocessing` for 16-bit images: the range of values that is mapped to 0..255."""
+def values_of(train: ImageReader) -> dict[str, Any]:
+    """The entries of `RunInfo.preprocessing` about the values of images that are not 8-bit RGB.
+
+    `levels` is the range of 16-bit values that is mapped to 0..255. `channels` describes images of other channels; the
+    `mean` and `std` are then theirs, not those of the weights.
+    """
+    if train.channels is not None:
+        return train.channels.preprocessing()
     return {} if train.levels is None else {"levels": list(train.levels)}
 
 

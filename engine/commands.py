@@ -127,6 +127,8 @@ def _train(
     device = training_device(config)
     rank, world = distributed.rank(), distributed.world()
     command = f"python -m {spec.name}.train --resume {output}"
+    if task.channels is not None:
+        err.print(str(task.channels), markup=False)
     if (weights_by_class := task.info.extra.get("class_weights")) is not None:
         err.print(f"class weights: {_listed(weights_by_class)}", markup=False)
     if (draws := task.expected_draws) is not None:

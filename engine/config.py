@@ -42,6 +42,15 @@ class TrainData(DataConfig):
     holdout: float = 0.0
     """Fraction of the training images to evaluate on instead of the validation split, a random sample that depends on
     the seed."""
+    range: list[float] | None = None
+    """With --data.channels or --data.bands: lowest and highest value, which become 0 and 1. By default 0 and 255 for
+    images of 8 bits, 0 and 65535 for 16 bits, and otherwise the extremes of the training images."""
+    mean: list[float] | None = None
+    """With --data.channels or --data.bands: mean of each channel, for values in 0..1. By default that of the training
+    images."""
+    std: list[float] | None = None
+    """With --data.channels or --data.bands: standard deviation of each channel, for values in 0..1. By default that of
+    the training images."""
     augment: str | dict[str, Any] = "recipe"
     """Augmentation: recipe for that of the task, none to only resize images, or a YAML or JSON file with a pipeline
     that albumentations saved, which runs before images are resized."""

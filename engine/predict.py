@@ -44,7 +44,7 @@ class _Frame:
 
     Attributes:
         index: index of the file.
-        image: (H, W, 3) uint8 RGB, in the frame of the results.
+        image: as the network's transform takes it, in the frame of the results.
         sample: the network's input.
         output: name of the result files, without suffix.
         fields: what the results state of the image: `file`, `frame`, `exif`, `image_id`.
@@ -147,6 +147,9 @@ def _numbered(source: ImageSource, predictor: Predictor, exif: str) -> Iterator[
     An image of a COCO file is the first frame, since it has one id.
     """
     is_turned, fields = _turned(source, exif)
+    if predictor.channels is not None:  # the pages of a file may be its channels
+        yield 0, predictor.channels.read(source.path, exif=is_turned), fields
+        return
     frames = read_frames(source.path, exif=is_turned, levels=predictor.levels)
     first = next(frames)
     if source.image_id is not None:

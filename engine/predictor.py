@@ -31,11 +31,14 @@ class Predictor:
         self._transform = task.transform()
         # Stored values of 16-bit images that became 0 and 255 in training, or None.
         self.levels: Levels | None = task.info.preprocessing.get("levels")
+        self.channels = task.channels  # of images that are not 8-bit RGB
 
     def prepare(self, image: np.ndarray, number: int = 0) -> Sample:
-        """Convert an image, (H, W, 3) uint8 RGB, to the network's input. Other threads may call this.
+        """Convert an image to the network's input. Other threads may call this.
 
-        `number` becomes the image id.
+        Args:
+            image: (H, W, 3) uint8 RGB, or (H, W, C) of `channels`.
+            number: becomes the image id.
         """
         sample = Sample(
             image=image,

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from backbones.base import blank_images
 from backbones.compat import multiply_adds
 from backbones.version import package_version
 
@@ -75,7 +76,7 @@ def cost(model: nn.Module, size: tuple[int, int], device: torch.device) -> dict[
     """
     training = model.training
     model.eval()
-    images = torch.zeros(1, 3, *size, device=device).to(memory_format=torch.channels_last)
+    images = blank_images(model, *size, device=device).to(memory_format=torch.channels_last)
     times = []
     with torch.inference_mode():
         macs = multiply_adds(model, images)

@@ -19,12 +19,14 @@ from torch import Tensor, nn
 from backbones.base import CachedFeatures, trunk_of
 from backbones.errors import BadInput, UserError
 from data.balance import effective_number_weights, repeat_factors, scaled
-from data.batch import Batch, Sample, normalise
+from data.batch import Batch, Sample
+from data.channels import Channels, normalised
 from data.checks import left_out_files
 from data.findings import warn_or_raise
 from data.loader import draw_seed
 from data.open import read_scored, read_split
 from data.reader import ImageReader, LabelledDataset, Transform
+from data.transforms import Fill
 from engine import distributed
 from engine.checkpoint import RunInfo
 from engine.compat import BatchNorm
@@ -174,13 +176,14 @@ class Task(LightningModule):
         trained_on = self.info.dataset.get("root")
         same = trained_on is not None and root.resolve() == Path(trained_on).resolve()
         options = kind.options.of(data).over(kind.options.of(stored), same)
-        levels = self.info.preprocessing.get("levels")
+        levels, channels = self.info.preprocessing.get("levels"), Channels.to_score(self.info.preprocessing, options)
         if data.split is None and same:
             columns = read_scored(kind.kind, root, options, stored.holdout, self.config.seed)
         else:
             columns = read_split(kind.kind, root, data.split or "val", options, data.split is not None)
         warn_or_raise(left_out_files(columns))
         dataset = kind(columns, self.transform(), data.skip_bad, options, tuple(levels) if levels else None)
+        dataset.channels = channels
         dataset.check_headers()
         dataset.check_scored()
         return self.score_on(dataset)
@@ -306,16 +309,23 @@ class Task(LightningModule):
         self.train()  # now, because Lightning keeps each module's mode, and frozen modules need evaluation mode
 
     @property
-    def fill(self) -> tuple[int, int, int]:
-        """The normalisation's mean as RGB in 0..255. Padding in this colour is zero in the network's input."""
+    def channels(self) -> Channels | None:
+        """How images are read that are not 8-bit RGB, see `data.channels`; None for 8-bit RGB."""
+        return Channels.stored(self.info.preprocessing)
+
+    @property
+    def fill(self) -> Fill:
+        """The normalisation's mean as a pixel, RGB in 0..255 or in stored values. It is zero in the network's input."""
+        if self.channels is not None:
+            return self.channels.fill
         r, g, b = (round(255 * mean) for mean in self.info.preprocessing["mean"])
         return r, g, b
 
     def normalised(self, batch: Batch) -> Any:
-        """The batch's images, normalised, (B, 3, H, W) float32. Cached features are returned unchanged."""
+        """The batch's images, normalised, (B, C, H, W) float32. Cached features are returned unchanged."""
         if isinstance(batch.images, CachedFeatures):
             return batch.images
-        return normalise(batch.images, self.info.preprocessing["mean"], self.info.preprocessing["std"])
+        return normalised(batch.images, self.info.preprocessing)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed the network's random draws, such as stochastic depth, by epoch and batch.

@@ -234,6 +234,7 @@ def fit(
         "neck": task.info.extra.get("neck"),
         "pretrained": task.info.provenance,
         **({"adaptation": adapted} if (adapted := adaptation_of(task.model.backbone)) else {}),  # type: ignore[arg-type]
+        "preprocessing": task.info.preprocessing,
         "config": task.info.config,
         "seed": config.seed,
         "setting": str(execution),

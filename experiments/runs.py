@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from backbones.errors import BadInput, UserError
+from data.channels import Channels
 from data.image_header import ORIENTATION
 from data.images import Levels, read_image, to_rgb, upright
 from engine.checkpoint import RunInfo, find_checkpoint, is_run, read_run
@@ -72,7 +73,8 @@ class Run:
         Args:
             images: a path, a PIL image, or an array (H, W, 3) or (H, W), uint8, RGB or gray, in 0..255; or several of
                 them in a list, a generator or any other iterable. For animations, the first frame of a file is used, or
-                the current frame of a PIL image.
+                the current frame of a PIL image. If the run was trained with `data.channels`: a path, or an array
+                (H, W, C) of the type that the run's preprocessing states.
             exif: "apply" turns photographs upright by their EXIF orientation, from files and from PIL; "ignore" keeps
                 the pixels as they are stored. Boxes and class maps are in the frame of the result's `image`. Arrays
                 are used as they are.
@@ -90,7 +92,8 @@ class Run:
         return self._predict(images, exif == "apply")  # type: ignore[arg-type]
 
     def _predict(self, source: ImageLike, exif: bool) -> Result:
-        image = as_array(source, exif, self._predictor.levels)
+        channels = self._predictor.channels
+        image = as_array(source, exif, self._predictor.levels) if channels is None else as_bands(source, exif, channels)
         return self._predictor.task.result(image, self._predictor(self._predictor.prepare(image)))
 
     @cached_property
@@ -144,6 +147,23 @@ def as_array(image: ImageLike, exif: bool = True, levels: Levels | None = None) 
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)) or not image.size:
         raise TypeError(f"{_FORMS}, not an array {image.shape} of {image.dtype}{_remedy(image)}")
     return np.ascontiguousarray(image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2))
+
+
+def as_bands(image: ImageLike, exif: bool, channels: Channels) -> np.ndarray:
+    """An image of other channels than 8-bit RGB, from a file or as an array -> (H, W, C), as training reads it.
+
+    Raises BadInput for an image that cannot be read, TypeError for anything but a path and an array (H, W, C) of the
+    type of the training images; (H, W) for one channel.
+    """
+    if isinstance(image, (str, os.PathLike)):
+        return channels.read(image, exif=exif)
+    forms = f"an image is a path, or an array (H, W, {channels.count}) of {channels.dtype}, as in the training"
+    if not isinstance(image, np.ndarray):
+        raise TypeError(f"{forms}, not {_described(image)}")
+    array = image[..., None] if image.ndim == 2 else image
+    if array.dtype != channels.dtype or array.ndim != 3 or array.shape[2] != channels.count or not array.size:
+        raise TypeError(f"{forms}, not an array {image.shape} of {image.dtype}")
+    return channels.checked(np.ascontiguousarray(array), "array")
 
 
 def _from_pil(image: Image.Image, exif: bool, levels: Levels | None) -> np.ndarray:

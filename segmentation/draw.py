@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
+from data.bands import displayable
 from data.batch import IGNORE
 from data.formats import ade20k
 from engine.colors import VARIED, class_colors
@@ -43,8 +44,11 @@ def palette_png(labels: np.ndarray, palette: np.ndarray) -> Image.Image:
 
 
 def overlay(image: np.ndarray, labels: np.ndarray, palette: np.ndarray, opacity: float = OPACITY) -> np.ndarray:
-    """Blend an image, (H, W, 3) uint8 RGB, with the colours of its class map (H, W), and enlarge it if it is small."""
-    mixed = (1 - opacity) * image + opacity * colored(labels, palette)
+    """Blend an image with the colours of its class map (H, W), and enlarge it if it is small.
+
+    `image`: (H, W, 3) uint8 RGB, or another image, see `data.bands.displayable`.
+    """
+    mixed = (1 - opacity) * displayable(image) + opacity * colored(labels, palette)
     height, width = image.shape[:2]
     zoom = max(1.0, MIN_SIDE / max(height, width))
     picture = Image.fromarray(np.round(mixed).astype(np.uint8))

@@ -45,7 +45,7 @@ class Segmenter(nn.Module):
         self._map_indices = select(backbone.levels, _available(backbone, spec))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised images (B, 3, H, W) float, of any size -> logits (B, K, H, W)."""
+        """Normalised images (B, C, H, W) float, of any size -> logits (B, K, H, W)."""
         logits, (height, width) = self.coarse(images), images.shape[-2:]
         if self.spec.stride > 1:
             size = [side * self.spec.stride for side in logits.shape[-2:]]
@@ -53,7 +53,7 @@ class Segmenter(nn.Module):
         return logits[..., :height, :width]
 
     def coarse(self, images: Tensor) -> Tensor:
-        """Normalised images (B, 3, H, W) float -> logits (B, K, h, w) before upsampling.
+        """Normalised images (B, C, H, W) float -> logits (B, K, h, w) before upsampling.
 
         They cover the padded input: h = ceil(H / multiple) * multiple / stride, with the decoder's multiple and stride.
         """
@@ -78,6 +78,7 @@ def create_segmenter(
     phi: int | str = 0,
     pretrained: bool | str | Path = False,
     classes: Sequence[str] | None = None,
+    channels: int = 3,
 ) -> Segmenter:
     """Create a segmentation network with EfficientDet's decoder or one of segmentation-models-pytorch (smp).
 
@@ -92,13 +93,14 @@ def create_segmenter(
             layer of the file is dropped and a warning is logged.
         classes: names of the classes. The last layer of a run is then matched by name, otherwise by the number of
             classes.
+        channels: number of channels of the images, see `create_backbone`.
 
     Raises UserError for unknown names and for a backbone that does not fit the decoder, BadInput for weights that are
     missing or do not fit.
     """
     spec, scale = spec_of(decoder), scale_of(phi)
     if isinstance(backbone, str):
-        backbone = _backbone(backbone, spec, pretrained)
+        backbone = _backbone(backbone, spec, pretrained, channels)
     elif not isinstance(pretrained, bool):
         backbone.provenance = load_weights(backbone, backbone.name, pretrained)
     levels = [backbone.levels[i] for i in select(backbone.levels, _available(backbone, spec))]
@@ -111,17 +113,19 @@ def create_segmenter(
     return segmenter
 
 
-def _backbone(name: str, spec: Spec, pretrained: bool | str | Path) -> Backbone:
+def _backbone(name: str, spec: Spec, pretrained: bool | str | Path, channels: int) -> Backbone:
     if spec.dilated:
-        return create_dilated(name, pretrained, spec.strides[:-1])
+        return create_dilated(name, pretrained, spec.strides[:-1], channels)
     try:
-        return create_backbone(name, pretrained, spec.strides)
+        return create_backbone(name, pretrained, spec.strides, channels)
     except BadInput:
         raise
     except UserError:
         if spec.strides[0] != 2:
             raise
-        return create_backbone(name, pretrained, spec.strides[1:])  # ConvNeXt, Swin and others start at stride 4
+        return create_backbone(
+            name, pretrained, spec.strides[1:], channels
+        )  # ConvNeXt, Swin and others start at stride 4
 
 
 def _available(backbone: Backbone, spec: Spec) -> tuple[int, ...]:

@@ -29,7 +29,9 @@ def build_model(config: TrainConfig, num_classes: int) -> nn.Module:
     """The model for these training settings, with random weights."""
     from segmentation.model import create_segmenter
 
-    return create_segmenter(config.backbone, num_classes, config.decoder, config.phi)
+    return create_segmenter(
+        config.backbone, num_classes, config.decoder, config.phi, channels=config.data.input_channels
+    )
 
 
 def read_images(run: Path, record: dict[str, Any], metric: str) -> ImageResults:

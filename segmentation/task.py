@@ -17,7 +17,7 @@ from data.balance import median_frequency_weights
 from data.batch import IGNORE, Batch, Sample
 from data.mask_dataset import MaskDataset
 from data.reader import ImageReader, LabelledDataset
-from engine.checkpoint import RunInfo, describe_data, levels_of
+from engine.checkpoint import RunInfo, describe_data, values_of
 from engine.config import parse_size
 from engine.record import write_json
 from engine.task import Task
@@ -27,7 +27,7 @@ from segmentation.evaluator import SegmentationEvaluator
 from segmentation.loss import SegmentationLoss
 from segmentation.model import Segmenter, create_segmenter
 from segmentation.prediction import SegmentationResult
-from segmentation.transforms import ImageLetterbox, letterbox, segmentation_train
+from segmentation.transforms import STRONG, ImageLetterbox, letterbox, segmentation_train
 from segmentation.tta import TTA, ClassMap, class_maps, label_maps
 
 log = logging.getLogger(__name__)
@@ -90,6 +90,7 @@ class SegmentationTask(Task):
             config.phi,
             False if config.protocol == "scratch" else config.pretrained,
             train.classes,
+            config.data.input_channels,
         )
         provenance = model.backbone.provenance
         info = RunInfo(
@@ -98,7 +99,7 @@ class SegmentationTask(Task):
             config=asdict(config),
             classes=list(train.classes),
             preprocessing={"mean": list(provenance.mean), "std": list(provenance.std), "size": list(size)}
-            | levels_of(train),
+            | values_of(train),
             provenance=provenance.as_dict(),
             extra={"neck": config.decoder, "phi": str(config.phi), "crop": list(crop)},
         )
@@ -109,8 +110,9 @@ class SegmentationTask(Task):
     def datasets(self, train: MaskDataset, val: MaskDataset) -> tuple[MaskDataset, MaskDataset]:
         """Add the transforms: random crops in training, whole images in validation."""
         config, crop, vflip = self.config, tuple(self.info.extra["crop"]), 0.5 if self.config.vflip else 0.0
-        recipe = segmentation_train(crop, config.jitter, self.fill, vflip=vflip, max_share=config.max_share)
-        augment = augmentation(config.data.augment, recipe, letterbox(crop, self.fill), "masks")
+        color = STRONG if self.channels is None else None
+        recipe = segmentation_train(crop, config.jitter, self.fill, 0.5, vflip, config.max_share, color)
+        augment = augmentation(config.data.augment, recipe, letterbox(crop, self.fill), "masks", self.channels)
         return train.with_transform(augment), val.with_transform(self.transform())
 
     def automatic_weights(self, labels: csr_array) -> np.ndarray:
@@ -120,7 +122,13 @@ class SegmentationTask(Task):
     def from_run(cls, info: RunInfo, state: dict[str, Tensor], config: EvalConfig | PredictConfig) -> SegmentationTask:
         """The task of a finished run."""
         stored = TrainConfig.of(info.config)
-        model = create_segmenter(stored.backbone, len(info.classes), info.extra["neck"], info.extra["phi"])
+        model = create_segmenter(
+            stored.backbone,
+            len(info.classes),
+            info.extra["neck"],
+            info.extra["phi"],
+            channels=stored.data.input_channels,
+        )
         model.load_state_dict(state)
         return cls(model, stored, info, config)
 

@@ -23,6 +23,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from data.bands import displayable
 from data.findings import EXAMPLES, Finding, Severity
 
 SIDE = 64  # px of the small gray image that everything is computed from
@@ -60,8 +61,8 @@ class Pair(NamedTuple):
 
 
 def small_image(pixels: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 RGB -> (64, 64) uint8 gray."""
-    return cv2.resize(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+    """(H, W, 3) uint8 RGB, or another image, see `displayable` -> (64, 64) uint8 gray."""
+    return cv2.resize(cv2.cvtColor(displayable(pixels), cv2.COLOR_RGB2GRAY), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
 
 
 def difference_hash(small: np.ndarray) -> np.ndarray:

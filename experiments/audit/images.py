@@ -77,24 +77,28 @@ def check_image(split: AuditedSplit, index: int) -> ImageCheck:
 def check_content(content: bytes, file: Path, dataset: Any = None, index: int = 0) -> ImageCheck:
     """Check an encoded image, with the labels that `dataset` has for it."""
     label_problem, counts = None, None
+    channels = None if dataset is None else dataset.channels
+    decode = decode_image if channels is None else channels.decode
     try:
         try:
             if dataset is None:
-                pixels = decode_image(content, file)
+                pixels = decode(content, file)
             else:
                 sample = dataset.read(index)
                 pixels = sample.image
                 counts = None if sample.mask is None else class_counts(sample.mask)
         except BadInput as error:
-            pixels = decode_image(content, file)
+            pixels = decode(content, file)
             label_problem = None if _is_mask_absent(dataset, index) else with_flags(error)
         header = read_header(content)
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            mode = image.mode
+        mode = ""
+        if channels is None:
+            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+                mode = image.mode
     except Exception as error:  # whatever a damaged file causes, the audit has to report it and to continue
         return ImageCheck(file, problem=error_of(error, file).text)
     oddities = []
-    if mode not in PLAIN_MODES:
+    if mode and mode not in PLAIN_MODES:
         oddities.append("mode")
     if file.suffix.lower() not in SUFFIXES.get(header.kind, (file.suffix.lower(),)):
         oddities.append("suffix")

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from backbones.errors import UserError
+from data.bands import displayable
 from data.batch import Sample
 from data.columns import Kind
 from data.images import decode_image
@@ -117,7 +118,7 @@ def _drawn(split: AuditedSplit, kind: Kind, sample: Sample) -> np.ndarray:
     scale = min(CELL[0] / width, CELL[1] / height)
     size = max(1, round(width * scale)), max(1, round(height * scale))
     resampling = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST
-    image = np.asarray(Image.fromarray(sample.image).resize(size, resampling))
+    image = np.asarray(Image.fromarray(displayable(sample.image)).resize(size, resampling))
     if split.dataset is None:
         return image
     classes = split.dataset.classes

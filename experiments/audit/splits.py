@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from backbones.errors import BadInput, UserError, with_flags
 from data.box_dataset import BoxDataset
+from data.channels import Channels
 from data.checks import left_out_files
 from data.class_dataset import ClassDataset
 from data.columns import Kind
@@ -182,7 +183,7 @@ def _open(split: AuditedSplit, opened: Opened, options: ReadOptions) -> None:
     findings, source, skip_bad = opened.findings, split.columns.source, 0
     if split.role == "train":
         with errors_into(findings, source):
-            opened.levels = measure_levels(split.columns)
+            opened.levels = measure_levels(split.columns) if Channels.of(options) is None else None
     while split.dataset is None:
         refusal = ""
         with errors_into(findings, source):

@@ -10,6 +10,7 @@ import torch
 from rich.progress import track
 from rich.table import Table
 
+from backbones.base import blank_images
 from engine.commands import err, out
 from engine.config import parse_size
 from engine.record import synchronize
@@ -90,7 +91,9 @@ def _measure(cell: Cell) -> tuple[float, float]:
     task.freeze_parts()
     model = task.model.to(device).to(memory_format=torch.channels_last)
     size = parse_size(config.image_size) if config.image_size else task.info.preprocessing["size"]
-    images = torch.zeros(config.batch_size, 3, *size, device=device).to(memory_format=torch.channels_last)
+    height, width = size
+    images = blank_images(model, height, width, config.batch_size, device=device)
+    images = images.to(memory_format=torch.channels_last)
 
     def train_step() -> None:
         outputs = model(images)

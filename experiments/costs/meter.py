@@ -7,6 +7,7 @@ import math
 import torch
 from torch import nn
 
+from backbones.base import blank_images
 from backbones.compat import multiply_adds
 from engine.record import cost
 from engine.trainer import device_of
@@ -44,7 +45,7 @@ class Meter:
         """Return `params` and `macs` of the cell's model for one image, and `latency_ms` if it is timed."""
         with torch.device("meta"):
             model = self.build(cell).eval()
-            macs = multiply_adds(model, torch.zeros(1, 3, *self.size))
+            macs = multiply_adds(model, blank_images(model, *self.size))
         costs: dict[str, float] = {
             "params": sum(p.numel() for p in model.parameters()),
             "macs": macs,
