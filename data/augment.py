@@ -93,12 +93,18 @@ class Augmentation:
 
     def _run(self, compose: A.Compose, sample: Sample) -> Sample:
         targets: dict[str, Any] = {"image": sample.image}
+        # albumentations expects floating-point values in 0..1, and its transforms clip to that.
+        limits = self._channels.limits if self._channels is not None and sample.image.dtype == np.float32 else None
+        if limits is not None:
+            targets["image"] = (sample.image - np.float32(limits[0])) / np.float32(limits[1] - limits[0])
         if self._kind == "boxes":
             targets |= {"bboxes": sample.boxes, "labels": sample.labels}
         elif self._kind == "masks" and sample.mask is not None:
             targets["mask"] = sample.mask.astype(np.uint8) + np.uint8(1)
         out = compose(**targets)
         changes: dict[str, Any] = {"image": np.ascontiguousarray(out["image"])}
+        if limits is not None and out["image"].dtype == np.float32:
+            changes["image"] = out["image"] * np.float32(limits[1] - limits[0]) + np.float32(limits[0])
         if "bboxes" in targets:
             changes["boxes"] = np.asarray(out["bboxes"], np.float32).reshape(-1, 4)
             changes["labels"] = np.asarray(out["labels"], np.int64)

@@ -5,6 +5,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+import albumentations as A
 import numpy as np
 import pytest
 import tifffile
@@ -13,6 +14,7 @@ from PIL import Image
 
 from backbones.errors import BadInput, UserError, with_flags
 from data import tiff
+from data.augment import Augmentation
 from data.bands import decode_bands, displayable
 from data.batch import IGNORE, Sample, collate, normalise
 from data.channels import Channels, measured
@@ -275,3 +277,18 @@ def test_pictures_show_any_image() -> None:
     assert (shown == shown[..., :1]).all()
     assert shown[0, 0, 0] == 0
     assert displayable(np.full((4, 4, 2), np.nan, np.float32)).max() == 0
+
+
+def test_pipelines_of_the_user_keep_type_and_range() -> None:
+    resize = Transform(ScaleJitterCrop((37, 53)), [], (0,) * 5, 0.0)
+    bright = A.to_dict(A.Compose([A.RandomBrightnessContrast((0.2, 0.2), (0, 0), p=1)]))
+    for dtype, limits in (("uint16", (0.0, 65535.0)), ("float32", (-300.0, 700.0))):
+        channels = Channels(5, None, dtype, limits, (0.5,) * 5, (0.1,) * 5)
+        image = DRAW.uniform(limits[0], 0.3 * limits[1], (37, 53, 5)).astype(dtype)
+        sample = Sample(image, 0, (37, 53), (1.0, 1.0), np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
+        out = Augmentation(bright, resize, "classes", channels)(sample, 0).image
+        assert out.dtype == dtype
+        added = (out.astype(float) - image) / (limits[1] - limits[0])
+        np.testing.assert_allclose(added, 0.2, atol=0.01)
+    with pytest.raises(BadInput, match="HueSaturationValue"):
+        Augmentation(A.to_dict(A.Compose([A.HueSaturationValue(p=1)])), resize, "classes", channels)
