@@ -22,7 +22,7 @@ from segmentation.model import create_segmenter
 LITE = "tf_efficientnet_lite0"
 
 
-@pytest.mark.parametrize("channels", [1, 2, 4, 16])
+@pytest.mark.parametrize("channels", [1, 4])
 def test_weights_of_rgb_are_adapted_as_in_timm(channels: int, caplog: pytest.LogCaptureFixture) -> None:
     rgb = create_backbone(LITE, pretrained=True)
     adapted = create_backbone(LITE, pretrained=True, channels=channels)
