@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import timm
 import torch
+from timm.layers import DropPath
 from torch import Tensor, nn
 
 from backbones.amoebanet import LISTED, AmoebaNet, is_amoebanet
@@ -20,6 +21,8 @@ from backbones.errors import UserError, unknown_name
 from backbones.extractors import extractor_levels, fitted, padded, size_multiple
 from backbones.names import is_custom, split_tag
 from backbones.plain import PlainBackbone, is_plain
+
+Network = TypeVar("Network", bound=nn.Module)
 
 # Most networks in these modules of timm have no map at one of the strides 4, 8, 16, 32 or accept one image size only.
 # So do two networks of other modules. Found by building every network of timm 1.0.31. The few suitable networks of
@@ -42,11 +45,17 @@ class TimmBackbone(Backbone):
     require image sides that are multiples of a patch or of the coarsest stride (Swin, HRNet). For these, images are
     padded with zeros at the bottom and right, and maps are cropped.
 
-    Raises UserError for an unknown name, for a network without a map at one of `strides`, and for a network that
-    accepts one image size only.
+    Raises UserError for an unknown name, for a network without a map at one of `strides`, for a network that accepts
+    one image size only, and for `stochastic_depth` on a network for which timm has none.
     """
 
-    def __init__(self, name: str, strides: Sequence[int] = (4, 8, 16, 32), input_channels: int = 3) -> None:
+    def __init__(
+        self,
+        name: str,
+        strides: Sequence[int] = (4, 8, 16, 32),
+        input_channels: int = 3,
+        stochastic_depth: float | None = None,
+    ) -> None:
         super().__init__()
         if not timm.is_model(name):
             raise unknown_name("backbone", name, [*timm.list_models(), *LISTED])
@@ -64,7 +73,10 @@ class TimmBackbone(Backbone):
             )
         self.name, self.input_channels = name, input_channels
         strides = sorted(strides)
-        self.network = _create(name, out_indices=tuple(index_of[stride] for stride in strides), **options)
+        options |= {"out_indices": tuple(index_of[stride] for stride in strides)}
+        self.network = _create(name, **options)
+        if stochastic_depth:
+            self.network = _dropping(name, stochastic_depth, lambda more: create_features(name, **options, **more))
         self.levels = extractor_levels(self.network)
         self._size_multiple = size_multiple(complete, name, strides[-1], input_channels)
         self._channels_last = returns_channels_last(self.network)
@@ -84,20 +96,28 @@ class TimmBackbone(Backbone):
         return {f"network.{key}": name for key, name in whole_network_keys(self.network.state_dict(), whole).items()}
 
 
-def build_backbone(name: str, strides: Sequence[int] = (4, 8, 16, 32), input_channels: int = 3) -> Backbone:
+def build_backbone(
+    name: str,
+    strides: Sequence[int] = (4, 8, 16, 32),
+    input_channels: int = 3,
+    stochastic_depth: float | None = None,
+) -> Backbone:
     """Build the backbone `name` with random weights for images of `input_channels`; a tag in the name is ignored.
 
-    Raises UserError for an unknown name, for a network without maps at `strides`, and for one that takes RGB only.
+    Arguments are those of `create_backbone`. Raises UserError for an unknown name, for a network without maps at
+    `strides`, for one that takes RGB only, and for `stochastic_depth` on a network that does not have it.
     """
-    if is_custom(name):
-        return CustomBackbone(name, strides, input_channels)
     architecture = split_tag(name)[0]
-    if is_amoebanet(architecture):
-        return AmoebaNet(architecture, strides, input_channels)
+    if is_custom(name) or is_amoebanet(architecture):
+        if stochastic_depth:
+            raise no_stochastic_depth(name, stochastic_depth)
+        own = CustomBackbone if is_custom(name) else AmoebaNet
+        return own(name if is_custom(name) else architecture, strides, input_channels)
     if is_efficientnet(architecture):
-        return EfficientNet(architecture, strides, input_channels=input_channels)
-    kind = PlainBackbone if is_plain(architecture) else TimmBackbone
-    return kind(architecture, strides, input_channels)
+        return EfficientNet(architecture, strides, stochastic_depth or 0.0, input_channels=input_channels)
+    if is_plain(architecture):
+        return _plain(architecture, strides, input_channels, stochastic_depth)
+    return TimmBackbone(architecture, strides, input_channels, stochastic_depth)
 
 
 def timm_channels(count: int) -> dict[str, int]:
@@ -121,3 +141,29 @@ def _create(name: str, **options: Any) -> nn.Module:
         return create_features(name, **options)
     except (RuntimeError, TypeError, AttributeError, AssertionError, NotImplementedError) as error:
         raise UserError(f"'{name}' cannot serve as a backbone: timm has no feature maps of it ({error}).") from error
+
+
+def _plain(name: str, strides: Sequence[int], stochastic_depth: float | None) -> PlainBackbone:
+    if not stochastic_depth:
+        return PlainBackbone(name, strides)
+    return _dropping(name, stochastic_depth, lambda options: PlainBackbone(name, strides, options))
+
+
+def _dropping(name: str, rate: float, build: Callable[[dict[str, Any]], Network]) -> Network:
+    """The network that `build` creates with timm's option for stochastic depth. Raises UserError if it has none."""
+    try:
+        network = build({"drop_path_rate": rate})
+    except TypeError as error:
+        raise no_stochastic_depth(name, rate) from error
+    if not any(isinstance(module, DropPath) for module in network.modules()):
+        raise no_stochastic_depth(name, rate)
+    return network
+
+
+def no_stochastic_depth(name: str, rate: float) -> UserError:
+    """The error for a network without stochastic depth. The caller raises it."""
+    return UserError(
+        f"`stochastic_depth={rate}` cannot be set for '{name}': it has no residual branches that can be dropped, or "
+        "sets the rate in its own code. Leave it out.",
+        settings=("stochastic_depth",),
+    )

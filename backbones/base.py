@@ -148,23 +148,3 @@ def trunk_of(backbone: nn.Module) -> nn.Module:
 def adaptation_of(backbone: nn.Module) -> str | None:
     """`Backbone.adaptation`; None for a network that is no Backbone."""
     return backbone.adaptation() if isinstance(backbone, Backbone) else None
-
-
-def early_parameters(backbone: Backbone, stride: int) -> list[nn.Parameter]:
-    """The trainable parameters that the map at `stride` depends on: those of the stem and the first stages.
-
-    They are found by computing a gradient. Every level of a plain transformer depends on all of its blocks: the result
-    is then the whole trunk. Raises ValueError if any other backbone has no level at that stride.
-    """
-    if trunk_of(backbone) is not backbone:
-        return [p for p in trunk_of(backbone).parameters() if p.requires_grad]
-    index = select(backbone.levels, [stride])[0]
-    training = backbone.training
-    backbone.eval()
-    parameters = [p for p in backbone.parameters() if p.requires_grad]
-    device = parameters[0].device if parameters else "cpu"
-    with torch.enable_grad():
-        early = backbone(blank_images(backbone, 128, 128, device=device))[index].sum()
-    gradients = torch.autograd.grad(early, parameters, allow_unused=True)
-    backbone.train(training)
-    return [p for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None]

@@ -20,7 +20,7 @@ import timm
 import torch
 from timm.layers import Format
 from timm.layers.pos_embed_rel import gen_relative_log_coords
-from timm.models import PretrainedCfg
+from timm.models import PretrainedCfg, group_parameters
 from timm.models._hub import get_cache_dir
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -216,6 +216,30 @@ def unflattened(key: str) -> str:
     For extractors whose whole network is not known. Keys of modules that timm did not move up are returned unchanged.
     """
     return re.sub(r"^(\w+)_(\d+)\.", r"\1.\2.", key)
+
+
+def layer_groups(network: nn.Module) -> dict[str, int] | None:
+    """The layer of each parameter of a timm network by name, counted from the input. None if timm does not know them.
+
+    Uses the undocumented method `group_matcher`, by which timm's layer-wise learning rate decay finds layers. Some
+    networks lack it, and that of CAFormer and its relatives raises an error.
+    """
+    matcher = getattr(network, "group_matcher", None)
+    if matcher is None:
+        return None
+    try:
+        return group_parameters(network, matcher(coarse=False), reverse=True)
+    except (TypeError, ValueError, AttributeError):
+        return None
+
+
+def undecayed_names(network: nn.Module) -> set[str]:
+    """Names of the parameters of a timm network that its published trainings do not decay, as patterns of `fnmatch`.
+
+    Uses the undocumented method `no_weight_decay`, which timm's optimisers call.
+    """
+    method = getattr(network, "no_weight_decay", None)
+    return set() if method is None else set(method())
 
 
 def activation_of(norm: nn.Module) -> nn.Module:

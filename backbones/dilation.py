@@ -27,7 +27,11 @@ COARSEST, STRIDE = 32, 16  # stride of the last map, before and after
 
 
 def create_dilated(
-    name: str, pretrained: bool | str | Path = False, strides: Sequence[int] = (4,), channels: int = 3
+    name: str,
+    pretrained: bool | str | Path = False,
+    strides: Sequence[int] = (4,),
+    channels: int = 3,
+    stochastic_depth: float | None = None,
 ) -> Backbone:
     """Create the backbone `name` with maps at `strides` and its last map at stride 16 instead of 32.
 
@@ -36,13 +40,13 @@ def create_dilated(
     Arguments and errors are those of `create_backbone`. Also raises UserError for a network that cannot be dilated.
     """
     if is_plain(split_tag(name)[0]):  # has a map at stride 16
-        return create_backbone(name, pretrained, (*strides, STRIDE), channels)
-    backbone = build_backbone(name, (*strides, COARSEST), channels)
+        return create_backbone(name, pretrained, (*strides, STRIDE), channels, stochastic_depth)
+    backbone = build_backbone(name, (*strides, COARSEST), channels, stochastic_depth)
     last = backbone.levels[-1]
     if isinstance(backbone, EfficientNet):
         _dilate(backbone)
     elif isinstance(backbone, TimmBackbone):
-        backbone.network = _dilated_by_timm(backbone)
+        backbone.network = _dilated_by_timm(backbone, stochastic_depth)
     else:
         raise UserError(
             f"'{name}' cannot be dilated to stride {STRIDE}: "
@@ -67,11 +71,11 @@ def _dilate(network: EfficientNet) -> None:
         conv.padding = tuple(2 * (side // 2) for side in conv.kernel_size)
 
 
-def _dilated_by_timm(backbone: TimmBackbone) -> nn.Module:
+def _dilated_by_timm(backbone: TimmBackbone, stochastic_depth: float | None) -> nn.Module:
     """The dilated version of the network in timm, with the same maps. Raises UserError if timm has none."""
-    indices = feature_indices(backbone.network)
+    options: dict[str, Any] = {"drop_path_rate": stochastic_depth} if stochastic_depth else {}
+    options |= {"out_indices": feature_indices(backbone.network), **timm_channels(backbone.input_channels)}
     try:
-        options: dict[str, Any] = {"out_indices": indices, **timm_channels(backbone.input_channels)}
         network = timm.create_model(backbone.name, features_only=True, output_stride=STRIDE, **options)
     except (TypeError, AssertionError, RuntimeError, ValueError, NotImplementedError) as error:
         raise _no_dilated_version(backbone.name) from error

@@ -15,6 +15,7 @@ def create_backbone(
     pretrained: bool | str | Path = False,
     strides: Sequence[int] = (4, 8, 16, 32),
     channels: int = 3,
+    stochastic_depth: float | None = None,
 ) -> Backbone:
     """Create the backbone `name` with one feature map at each of `strides`.
 
@@ -27,11 +28,14 @@ def create_backbone(
         strides: strides of the maps, in any order; the maps are returned finest first.
         channels: number of channels of the images. The first convolution of weights for RGB is repeated over them and
             scaled, as in timm.
+        stochastic_depth: drop rate of the last residual branch in training, rising from 0 at the first; None for the
+            network's own rate.
 
-    Raises UserError for an unknown name or tag and for a network without maps at `strides`. Raises BadInput if weights
-    are absent or do not fit the network: random weights never replace them silently.
+    Raises UserError for an unknown name or tag, for a network without maps at `strides`, and for `stochastic_depth` on
+    a network without residual branches. Raises BadInput if weights are absent or do not fit the network: random weights
+    never replace them silently.
     """
-    backbone = build_backbone(name, strides, channels)
+    backbone = build_backbone(name, strides, channels, stochastic_depth)
     backbone.provenance = load_weights(backbone, name, pretrained)
     return backbone
 

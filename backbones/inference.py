@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from backbones.base import blank_images
 from backbones.compat import activation_of, map_tensors, tensors_in
+from backbones.lora import merge_low_rank
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PROBE = 128  # side of the square image that the network is run with, px
@@ -27,9 +28,10 @@ BATCH_NORMS = nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm
 def prepare_for_inference(model: nn.Module, precision: str = "fp32") -> nn.Module:
     """A copy of `model` that computes the same outputs faster and cannot be trained.
 
-    Batch norms are folded and weights are stored in channels-last format. Each module with a method `for_inference` is
-    replaced by the result of that method. With "fp32", outputs are the same up to rounding. With "bf16" and "fp16",
-    weights have that precision, inputs are converted to it, and outputs are converted back to float32.
+    Batch norms and low-rank updates are folded and weights are stored in channels-last format. Each module with a
+    method `for_inference` is replaced by the result of that method. With "fp32", outputs are the same up to rounding.
+    With "bf16" and "fp16", weights have that precision, inputs are converted to it, and outputs are converted back to
+    float32.
 
     Args:
         model: a network that takes images (B, C, H, W) as floats; C as in `backbones.base.blank_images`. It is not
@@ -37,6 +39,7 @@ def prepare_for_inference(model: nn.Module, precision: str = "fp32") -> nn.Modul
         precision: "fp32", "bf16" or "fp16".
     """
     model = copy.deepcopy(model).eval().requires_grad_(False)
+    merge_low_rank(model)
     parameter = next(model.parameters())
     with torch.no_grad():
         fold_batch_norms(model, blank_images(model, PROBE, PROBE, device=parameter.device))

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from backbones import compat
 from backbones.errors import BadInput
+from backbones.lora import merged_state
 
 logger = logging.getLogger(__name__)
 
@@ -102,8 +103,8 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     """The state dict of a weight file or checkpoint: key -> tensor on the CPU.
 
     Prefers moving averages of the weights, and logs it when it uses them. Removes the parts of keys that wrappers of
-    modules insert. Reads the file as `read_file` does, and raises BadInput for the same reasons and if there is no
-    state dict.
+    modules insert, and merges the low-rank updates of a run with the protocol "lora". Reads the file as `read_file`
+    does, and raises BadInput for the same reasons and if there is no state dict.
     """
     path = weight_file(path)
     content = read_file(path)
@@ -122,7 +123,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
             f"{path} contains no state dict, neither at its top level nor under one of {', '.join(WRAPPERS)}."
             + (" It contains a network as a Python object: save its `state_dict()`." if whole else "")
         )
-    return {_unwrapped(key): value for key, value in state.items()}
+    return merged_state({_unwrapped(key): value for key, value in state.items()})
 
 
 def _unwrapped(key: str) -> str:

@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 from backbones.errors import UserError
 from data.options import ClassOptions
 from engine import config as engine
+from engine.schema import VERSION_1
 
 NAME, METRIC = "classification", "top1"
 METRICS = ("top1", "top5", "balanced", "balanced_accuracy", "precision", "recall", "F1")
@@ -29,6 +30,7 @@ class ClassEvalData(engine.EvalData, ClassOptions):
 class TrainConfig(engine.TrainConfig):
     """Train a classifier."""
 
+    version_1: ClassVar[frozenset[str]] = VERSION_1 | {"first_layer_lr", "stochastic_depth"}
     caches_features: ClassVar[bool] = True
     metrics: ClassVar[tuple[str, ...]] = METRICS
 
@@ -43,14 +45,8 @@ class TrainConfig(engine.TrainConfig):
     (weight imprinting), zero starts from zero."""
     schedule: Literal["cosine", "exponential"] = "cosine"
     """Learning rate schedule after the warm-up: a cosine to 0, or exponential, a decay of 3% every 2.4 epochs."""
-    first_layer_lr: float = 1.0
-    """Factor on the learning rate of the backbone's first layer. It rises geometrically with depth to 1 at the last
-    layer."""
     label_smoothing: float = 0.1
     """Label smoothing: fraction of the target that is spread evenly over all classes."""
-    stochastic_depth: float | None = None
-    """Drop rate of stochastic depth at the last residual block. It rises linearly from 0 at the first block. By default
-    the network's own rate."""
     augment: Literal["none", "randaugment", "autoaugment"] = "none"
     """Augmentation policy, in addition to crop, flip and colour jitter. --data.augment replaces all of these."""
     min_crop: float = 0.35
@@ -65,6 +61,10 @@ class TrainConfig(engine.TrainConfig):
     """Alpha of the beta distribution of CutMix, which pastes a rectangle of another image. 0 disables it."""
     data: ClassTrainData = field(default_factory=ClassTrainData)
 
+    def has_neck(self) -> bool:
+        """Whether the network has a neck, and not its own head."""
+        return self.neck is not None
+
     def check(self) -> None:
         """Raise UserError for values out of range and for settings that contradict each other."""
         super().check()
@@ -74,8 +74,6 @@ class TrainConfig(engine.TrainConfig):
             ("color", 0.0, 1.0),
             ("mixup", 0.0, 100.0),
             ("cutmix", 0.0, 100.0),
-            ("first_layer_lr", 1e-6, 1.0),
-            ("stochastic_depth", 0.0, 0.99),
         ):
             value = getattr(self, name)
             if value is not None and not least <= value <= most:

@@ -18,7 +18,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from backbones import create_backbone
-from backbones.adapter import TimmBackbone, build_backbone, timm_channels
+from backbones.adapter import TimmBackbone, build_backbone, no_stochastic_depth, timm_channels
 from backbones.amoebanet import is_amoebanet
 from backbones.architecture import is_efficientnet
 from backbones.base import CachedFeatures, select, trunk_of
@@ -54,7 +54,12 @@ class Classifier(nn.Module):
         provenance: origin of the backbone's weights.
         neck: fuses the backbone's feature maps at strides 8, 16 and 32.
         input_channels: number of channels of the images, C.
+
+    Attributes:
+        neck_is_trained: whether the neck has the weights of a training.
     """
+
+    neck_is_trained = False
 
     def __init__(
         self,
@@ -163,7 +168,8 @@ def create_classifier(
             From a run, the backbone is loaded, and the head if it fits. If the classes differ, the class layer of the
             file is dropped and a warning is logged.
         neck: a name from `backbones.necks.NECKS`; None for the network's own head.
-        stochastic_depth: drop rate of the last residual branch; None for the network's own rate.
+        stochastic_depth: drop rate of the last residual branch; None for the network's own rate, which of a pyramid
+            with a neck is 0.
         classes: names of the classes. The class layer of a run is then matched by name, otherwise by the number of
             classes.
         channels: number of channels of the images, see `create_backbone`.
@@ -175,9 +181,9 @@ def create_classifier(
 
     def build(source: bool | str | Path) -> Classifier:
         if neck is not None:
-            return _with_neck(backbone, num_classes, source, neck, channels)
+            return _with_neck(backbone, num_classes, source, neck, channels, stochastic_depth)
         if is_custom(backbone) or is_amoebanet(split_tag(backbone)[0]):
-            return _pooled(backbone, num_classes, source, channels)
+            return _pooled(backbone, num_classes, source, channels, stochastic_depth)
         if is_efficientnet(split_tag(backbone)[0]):
             return _efficientnet(backbone, num_classes, source, channels)
         return _timm(backbone, num_classes, source, stochastic_depth, channels)
@@ -198,14 +204,21 @@ def create_classifier(
             )
     else:
         model = build(pretrained)
-    if stochastic_depth is not None:
+    if stochastic_depth is not None and neck is None:
         _set_stochastic_depth(model, backbone, stochastic_depth)
     return model
 
 
-def _with_neck(name: str, num_classes: int, pretrained: bool | str | Path, neck: str, channels: int) -> Classifier:
+def _with_neck(
+    name: str,
+    num_classes: int,
+    pretrained: bool | str | Path,
+    neck: str,
+    channels: int,
+    stochastic_depth: float | None,
+) -> Classifier:
     """A neck of EfficientDet-D0's size on the backbone's levels, then pooling."""
-    backbone = create_backbone(name, pretrained, channels=channels)
+    backbone = create_backbone(name, pretrained, channels=channels, stochastic_depth=stochastic_depth)
     backbone.keep_levels(NECK_STRIDES)
     scale = scale_of(0)
     options: dict[str, Any] = {"channels": scale.width, "num_levels": scale.num_levels}
@@ -231,9 +244,11 @@ def _efficientnet(name: str, num_classes: int, pretrained: bool | str | Path, ch
     return Classifier(backbone, ConvHead(network), provenance, input_channels=channels)
 
 
-def _pooled(name: str, num_classes: int, pretrained: bool | str | Path, channels: int) -> Classifier:
+def _pooled(
+    name: str, num_classes: int, pretrained: bool | str | Path, channels: int, stochastic_depth: float | None
+) -> Classifier:
     """A network with pooling of its coarsest map as head: AmoebaNet, whose own head is that, or a user's network."""
-    backbone = create_backbone(name, pretrained, channels=channels)
+    backbone = create_backbone(name, pretrained, channels=channels, stochastic_depth=stochastic_depth)
     head = PyramidHead(backbone.levels[-1].channels, num_classes)
     _zero(head.classifier)
     return Classifier(backbone, head, backbone.provenance, input_channels=channels)
@@ -257,9 +272,9 @@ def _timm(
         create = create_plain if plain else timm.create_model
         network = create(architecture, num_classes=num_classes, **options)
     except TypeError as error:
-        raise UserError(
-            f"'{name}' cannot be built with {', '.join(f'{key}={value}' for key, value in options.items())} ({error})"
-        ) from error
+        if stochastic_depth:
+            raise no_stochastic_depth(name, stochastic_depth) from error
+        raise UserError(f"'{name}' cannot be built for images of any size ({error})") from error
     classifier = network.get_classifier()  # type: ignore[operator]
     if not isinstance(classifier, nn.Linear):
         raise UserError(
@@ -307,6 +322,7 @@ def _load_run(model: Classifier, state: dict[str, Tensor], name: str, path: str,
         message = f"{path} is a run of another network: choose it with `backbone{known}`.{advice}"
         raise BadInput(message, settings=("backbone", "data.channels"))
     model.load_state_dict(state)
+    model.neck_is_trained = model.neck is not None
     provenance = provenance_of_file(name, path, "run checkpoint")
     model.provenance = replace(provenance, continues=is_whole and provenance.run is not None)
 
@@ -318,11 +334,7 @@ def _set_stochastic_depth(model: Classifier, name: str, rate: float) -> None:
     """
     branches = [module for module in model.modules() if isinstance(module, StochasticDepth)]
     if rate and not branches and not any(isinstance(module, DropPath) for module in model.modules()):
-        raise UserError(
-            f"`stochastic_depth={rate}` needs residual branches: '{name}' has none"
-            + (", or none that can be configured with a neck" if model.neck is not None else ""),
-            settings=("stochastic_depth",),
-        )
+        raise no_stochastic_depth(name, rate)
     for index, branch in enumerate(branches):
         branch.rate = rate * index / len(branches)
 

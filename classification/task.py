@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,7 +13,6 @@ from scipy.sparse import csr_array
 from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
-from backbones.base import Backbone
 from backbones.errors import BadInput, UserError
 from classification import classes as imagenet
 from classification.config import METRIC, NAME, EvalConfig, PredictConfig, TrainConfig
@@ -34,13 +32,12 @@ from data.loader import draw_seed
 from data.reader import ImageReader, LabelledDataset
 from engine import distributed
 from engine.checkpoint import RunInfo, describe_data, values_of
-from engine.config import parse_size
+from engine.config import parse_size, random_neck
 from engine.task import Task
 from engine.trainer import device_of
 
 # The decay is in discrete steps, as in tensorflow/tpu models/official/efficientnet/utils.py.
 DECAY, DECAY_EPOCHS = 0.97, 2.4
-PARTS = 8  # number of different learning rates between a backbone's first and last layer
 
 
 class ClassificationTask(Task):
@@ -78,8 +75,7 @@ class ClassificationTask(Task):
     def build(cls, config: TrainConfig, root: Path, train: ClassDataset, val: ClassDataset) -> ClassificationTask:
         """The task of a new run. Its class layer may be initialised from the training images, see `imprint`.
 
-        Raises BadInput for a single class, UserError if `freeze_stride` is set and the backbone does not know its
-        strides.
+        Raises BadInput for a single class, UserError for a linear probe on a neck without trained weights.
         """
         if train.channels is not None and config.augment != "none":
             raise UserError(
@@ -92,12 +88,8 @@ class ClassificationTask(Task):
                 "folder with images of everything else"
             )
         model = cls._new_model(config, train)
-        if config.freeze_stride and not isinstance(model.backbone, Backbone):
-            raise UserError(
-                f"`freeze_stride={config.freeze_stride}` needs the feature maps of '{config.backbone}', which a whole "
-                "classifier does not expose: use a neck, such as `neck='bifpn'`, or an EfficientNet",
-                settings=("freeze_stride", "neck"),
-            )
+        if config.protocol == "linear" and config.has_neck() and not model.neck_is_trained:
+            raise random_neck()
         provenance = model.provenance
         info = RunInfo(
             task=cls.name,
@@ -245,11 +237,6 @@ class ClassificationTask(Task):
             self.model.eval()
         return self
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        groups = super().parameter_groups()
-        factor = self.config.first_layer_lr
-        return groups if factor == 1 else list(by_depth(groups, list(self.model.backbone.parameters()), factor))
-
     def lr_factor(self, step: int, warmup: int, steps: int) -> float:
         if self.config.schedule == "cosine" or step < warmup:
             return super().lr_factor(step, warmup, steps)
@@ -312,22 +299,3 @@ class ClassificationTask(Task):
         """Names and probabilities of the first image's most probable classes, the most probable first."""
         values, best = predictions[0].topk(min(TOP, len(self.info.classes)))
         return [self.info.classes[i] for i in best.tolist()], values.exp().tolist()
-
-
-def by_depth(groups: list[dict[str, Any]], layers: list[nn.Parameter], first: float) -> Iterator[dict[str, Any]]:
-    """Split parameter groups so that learning rates decrease geometrically towards the input, in eight parts.
-
-    The parts have equal numbers of tensors, so that networks of any depth get the same rates at stem and last layer.
-
-    Args:
-        groups: parameter groups of an optimiser. Parameters that are not in `layers` keep their learning rate.
-        layers: parameters from input to output.
-        first: factor on the learning rate of the first part. That of the last part is 1.
-    """
-    part = {id(p): i * PARTS // len(layers) for i, p in enumerate(layers)}
-    for group in groups:
-        for step in [None, *range(PARTS)]:
-            chosen = [p for p in group["params"] if part.get(id(p)) == step]
-            factor = 1.0 if step is None else first ** (1 - step / (PARTS - 1))
-            if chosen:
-                yield group | {"params": chosen, "lr": group["lr"] * factor}

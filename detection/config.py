@@ -48,8 +48,8 @@ class TrainConfig(engine.TrainConfig):
     lr: float = 2e-3
     """Peak learning rate."""
     freeze_stride: int = 4
-    """In fine-tuning, freeze the backbone's stem and its stages up to the feature map with this stride. 0 freezes
-    nothing."""
+    """In fine-tuning, freeze the backbone's stem and its stages up to the feature map with this stride. In a plain
+    transformer, 4, 8 and 16 freeze one, two and three thirds of the blocks. 0 freezes nothing."""
     assignment: Literal["atss", "iou"] = "atss"
     """Which anchors learn a box: by an IoU threshold that adapts to each box (atss), or by an IoU of 0.5 (iou)."""
     box_loss: Literal["giou", "ciou", "huber"] = "giou"

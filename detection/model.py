@@ -42,7 +42,12 @@ class Detector(nn.Module):
         nms: non-maximum suppression, "soft" or "hard".
         style: padding and biases of neck and heads, see `create_detector`.
         max_detections: largest number of detections in an image.
+
+    Attributes:
+        neck_is_trained: whether neck and heads have the weights of a training.
     """
+
+    neck_is_trained = False
 
     def __init__(
         self,
@@ -126,6 +131,7 @@ def create_detector(
     classes: Sequence[str] | None = None,
     max_detections: int = MAX_DETECTIONS,
     channels: int = 3,
+    stochastic_depth: float | None = None,
 ) -> Detector:
     """An EfficientDet of compound coefficient `phi` with any backbone.
 
@@ -146,6 +152,7 @@ def create_detector(
             classes.
         max_detections: largest number of detections in an image, 100 in COCO.
         channels: number of channels of the images, see `create_backbone`.
+        stochastic_depth: drop rate of the last residual branch of a backbone that is a name, see `create_backbone`.
 
     Raises UserError for unknown names, and BadInput if weights are missing or do not fit.
     """
@@ -153,7 +160,8 @@ def create_detector(
     state = None if isinstance(pretrained, bool) else read_state(pretrained)
     is_complete = state is not None and effdet.is_detector(state)
     if isinstance(backbone, str):
-        backbone = create_backbone(backbone, False if is_complete else pretrained, channels=channels)
+        source = False if is_complete else pretrained
+        backbone = create_backbone(backbone, source, channels=channels, stochastic_depth=stochastic_depth)
         backbone.keep_levels((8, 16, 32))
     elif state is not None and not is_complete:
         backbone.provenance = load_weights(backbone, backbone.name, pretrained)
@@ -198,6 +206,7 @@ def _load(
     is_published = any("class_net." in key for key in state)
     try:
         is_whole = effdet.load(detector, state, path, run.get("classes"), classes)
+        detector.neck_is_trained = True
     except BadInput as error:
         stored = run.get("config") or (_published_settings(state, facts.file.name) if is_published else {})
         wrong = {name: str(stored[name]) for name in own if name in stored and str(stored[name]) != own[name]}

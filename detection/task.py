@@ -43,7 +43,7 @@ from detection.results import run_matches
 from detection.transforms import MILD, detection_train, letterbox
 from detection.truth import coco_document
 from engine.checkpoint import RunInfo, describe_data, values_of
-from engine.config import parse_size
+from engine.config import parse_size, random_neck
 from engine.record import write_json
 from engine.task import Task
 
@@ -88,7 +88,10 @@ class DetectionTask(Task):
             classes=train.classes,
             max_detections=config.max_detections,
             channels=config.data.input_channels,
+            stochastic_depth=config.stochastic_depth,
         )
+        if config.protocol == "linear" and not model.neck_is_trained:
+            raise random_neck()
         config = replace(config, style=model.style)  # weights of a complete detector override it
         provenance = model.backbone.provenance
         info = RunInfo(

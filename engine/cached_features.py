@@ -32,6 +32,7 @@ IGNORED = (
     "protocol", "freeze_stride", "epochs", "lr", "backbone_lr", "optimizer", "weight_decay", "warmup_epochs",
     "ema_decay", "norm_momentum", "clip", "accumulate", "eval_every", "output", "resume", "seed",
     "devices", "num_nodes", "sync_batchnorm", "compile", "logger", "monitor", "patience", "class_weights",
+    "lora_rank", "checkpointing",
 )  # fmt: skip
 IGNORED_DATA = ("workers", "skip_bad", "fraction", "holdout", "balance", "cached_augmentations")
 

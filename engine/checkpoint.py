@@ -18,6 +18,7 @@ import torch
 import yaml
 
 from backbones.errors import BadInput, UserError
+from backbones.lora import merged_state
 from backbones.weight_files import read_file
 from data.lock import lock_or_warn
 from data.reader import ImageReader, LabelledDataset
@@ -251,7 +252,7 @@ def read_run(path: str | Path) -> tuple[RunInfo, dict[str, torch.Tensor]]:
     prefix = "model."
     state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
     try:
-        return RunInfo(**run_fields(checkpoint["run"], file)), state
+        return RunInfo(**run_fields(checkpoint["run"], file)), merged_state(state)
     except TypeError as error:
         raise BadInput(f"{file} contains a run description that this version cannot read ({error})") from error
 

@@ -56,6 +56,7 @@ NOT_COMPARED = {
     "resume",
     "output",
     "logger",
+    "checkpointing",
     "devices",
     "num_nodes",
     "data.root",

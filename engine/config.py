@@ -13,12 +13,13 @@ from typing import Any, ClassVar, Literal, Self
 
 from backbones.errors import UserError
 from data.options import ReadOptions
-from engine.schema import RENAMED_DATA
+from engine.schema import RENAMED_DATA, VERSION_1
 from engine.setting_files import read_class_weights, read_pipeline
 
 Precision = Literal["fp32", "bf16", "fp16"]
-Protocol = Literal["finetune", "linear", "frozen", "scratch"]
+Protocol = Literal["finetune", "lora", "linear", "frozen", "scratch"]
 Tracker = Literal["tensorboard", "mlflow", "wandb"]
+LORA_RANK = 8  # the default of PEFT's LoraConfig
 
 
 @dataclass
@@ -77,6 +78,7 @@ class TrainConfig:
     """Settings of `train`, for all tasks."""
 
     metrics: ClassVar[tuple[str, ...]] = ()  # names of the task's metrics, the headline metric first
+    version_1: ClassVar[frozenset[str]] = VERSION_1
     caches_features: ClassVar[bool] = False  # whether the task has --data.cached_augmentations
 
     backbone: str = "tf_efficientnet_lite0"
@@ -85,13 +87,16 @@ class TrainConfig:
     """Initial weights: true for published weights, false for random weights, or a weight file, a folder with one, or a
     run folder. A run of the same task is trained further."""
     protocol: Protocol = "finetune"
-    """What to train: everything from pretrained weights (finetune), only the last layer (linear), everything except the
-    backbone (frozen), or everything from random weights (scratch)."""
+    """What to train: everything from pretrained weights (finetune), low-rank updates of the backbone and all other
+    parts (lora), only the last layer (linear), everything except the backbone (frozen), or everything from random
+    weights (scratch)."""
+    lora_rank: int = LORA_RANK
+    """Rank of the updates of --protocol lora."""
     image_size: int | str | None = None
     """Input size in pixels: N for a square, or HxW."""
     freeze_stride: int = 0
-    """In fine-tuning, freeze the backbone's stem and its stages up to the feature map with this stride. 0 freezes
-    nothing."""
+    """In fine-tuning, freeze the backbone's stem and its stages up to the feature map with this stride. In a plain
+    transformer, 4, 8 and 16 freeze one, two and three thirds of the blocks. 0 freezes nothing."""
     epochs: int = 30
     """Number of passes over the training images."""
     batch_size: int = 8
@@ -100,10 +105,20 @@ class TrainConfig:
     """Peak learning rate."""
     backbone_lr: float = 1.0
     """Factor on the learning rate of a pretrained backbone."""
+    first_layer_lr: float = 1.0
+    """Factor on the learning rate of the backbone's first layer. It rises geometrically with depth to 1 at the last
+    layer. A decay of 0.75 per block over the 12 blocks of a ViT-B is 0.03."""
+    stochastic_depth: float | None = None
+    """Drop rate of stochastic depth at the backbone's last residual block. It rises linearly from 0 at the first block.
+    By default the network's own rate."""
+    checkpointing: bool = False
+    """Gradient checkpointing of the backbone: less memory for more time, with the same results. Each block keeps only
+    its input, and is computed again in the backward pass."""
     optimizer: Literal["adamw", "sgd", "rmsprop"] = "adamw"
     """Optimiser."""
     weight_decay: float = 1e-4
-    """Weight decay of convolution and linear weights. Biases and normalisation layers have none."""
+    """Weight decay of convolution and linear weights. Biases, normalisation layers, tokens and position embeddings have
+    none."""
     warmup_epochs: float = 1.0
     """Number of epochs of linear learning rate warm-up, before the decay to 0 along a cosine."""
     ema_decay: float = 0.99
@@ -173,6 +188,10 @@ class TrainConfig:
         """Whether the backbone starts from the weights that are published for it."""
         return self.pretrained is True and self.protocol != "scratch"
 
+    def has_neck(self) -> bool:
+        """Whether the network has a neck or decoder between backbone and last layer."""
+        return True
+
     def check(self) -> None:
         """Raise UserError for values out of range and for settings that contradict each other."""
         if (isinstance(self.devices, int) and self.devices < 1) or self.num_nodes < 1:
@@ -187,6 +206,10 @@ class TrainConfig:
             raise UserError("--vflip is part of the task's augmentation, which --data.augment replaces: leave it out")
         if not self.lr > 0:
             raise UserError(f"--lr {self.lr} must be positive")
+        for name, smallest, largest in (("first_layer_lr", 1e-6, 1.0), ("stochastic_depth", 0.0, 0.99)):
+            value = getattr(self, name)
+            if value is not None and not smallest <= value <= largest:
+                raise UserError(f"--{name} {value} is out of range: it must be from {smallest:g} to {largest:g}")
         if not 0 <= self.ema_decay < 1:
             raise UserError(f"--ema_decay {self.ema_decay} must be at least 0 and below 1")
         if not 0 < self.data.fraction <= 1:
@@ -210,7 +233,18 @@ class TrainConfig:
                 "--data.cached_augmentations caches features for later trainings, which could not report skipped "
                 "images: --data.skip_bad must be 0"
             )
-        if self.protocol in ("linear", "frozen") and self.pretrained is False:
+        if self.lora_rank < 1:
+            raise UserError(f"--lora_rank {self.lora_rank} is too small: it must be at least 1")
+        if self.lora_rank != LORA_RANK and self.protocol != "lora":
+            raise UserError(f"--lora_rank {self.lora_rank} has no effect without --protocol lora")
+        if self.checkpointing and self.protocol in ("linear", "frozen"):
+            raise UserError(
+                f"--checkpointing has no effect with --protocol {self.protocol}: a frozen backbone stores nothing for "
+                "the backward pass. Leave it out"
+            )
+        if self.protocol == "linear" and self.has_neck() and self.pretrained is True:
+            raise random_neck()
+        if self.protocol in ("linear", "frozen", "lora") and self.pretrained is False:
             raise UserError(
                 f"--protocol {self.protocol} needs pretrained weights: it cannot be used with --pretrained false"
             )
@@ -270,6 +304,16 @@ class PredictConfig(ScoreConfig):
     """Folder for the results."""
     pictures: bool = True
     """Save a copy of each image with its predictions drawn on it."""
+
+
+def random_neck() -> UserError:
+    """The error for the protocol "linear" with a neck or decoder that has random weights. The caller raises it."""
+    return UserError(
+        "`protocol='linear'` trains the last layer over a neck or decoder with random weights, which never change: its "
+        "score says nothing about the backbone. Use `protocol='frozen'`, which trains neck and head, or start from a "
+        "run of this task with `pretrained`.",
+        settings=("protocol", "pretrained"),
+    )
 
 
 def parse_size(size: int | str) -> tuple[int, int]:

@@ -12,13 +12,19 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from backbones.errors import BadInput
 
 
 class Settings(Protocol):
-    """A class of settings that can read stored settings, such as `engine.config.TrainConfig`."""
+    """A class of settings that can read stored settings, such as `engine.config.TrainConfig`.
+
+    Attributes:
+        version_1: names of the settings that version 1 stored.
+    """
+
+    version_1: ClassVar[frozenset[str]]
 
     @classmethod
     def upgrade(cls, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -33,13 +39,13 @@ CHANGES = {
     "and biases of a detector's neck and heads follow the backbone's name.",
     2: "Settings: `data.views` became `data.cached_augmentations`; detection has `style` for padding and biases.",
 }
-# Settings that version 1 stored, of all tasks.
+# Settings that version 1 stored. It stored settings of one task that all tasks have now: see `version_1` of that task.
 VERSION_1 = frozenset(
     """
     accumulate anchor_scale assignment augment backbone backbone_lr batch_size box_loss class_layer clip color cutmix
-    data decoder device ema_decay epochs eval_every eval_size first_layer_lr freeze_stride hard_pixels image_size jitter
+    data decoder device ema_decay epochs eval_every eval_size freeze_stride hard_pixels image_size jitter
     label_smoothing losses lr max_share min_crop mixup neck nms norm_momentum optimizer output phi precision pretrained
-    protocol resume schedule seed stochastic_depth vflip warmup_epochs weight_decay
+    protocol resume schedule seed vflip warmup_epochs weight_decay
     data.fraction data.holdout data.ignore_index data.root data.skip_bad data.views data.workers
     """.split()  # noqa: SIM905 - a list would take 50 lines
 )
@@ -120,7 +126,7 @@ def absent_settings(kind: type[Settings], backbone: str) -> dict[str, Any]:
     defaults = asdict(kind())  # type: ignore[call-overload]
     values = dict(flat(defaults | filled | {"data": defaults["data"] | filled["data"]}))
     earlier = {f"data.{name}": f"data.{before}" for before, name in RENAMED_DATA.items()}
-    return {name: value for name, value in values.items() if earlier.get(name, name) not in VERSION_1}
+    return {name: value for name, value in values.items() if earlier.get(name, name) not in kind.version_1}
 
 
 def flat(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -67,12 +67,14 @@ def smaller_batch(batch_size: int, accumulate: int) -> UserError:
     """The error for a training step that does not fit in memory. It suggests settings that compute the same steps."""
     if batch_size == 1:
         return BadInput(
-            "out of memory in a training step with one image. Lower `image_size` or `phi`.",
-            settings=("image_size", "phi"),
+            "out of memory in a training step with one image. Use `checkpointing=True`, or lower `image_size` or "
+            "`phi`.",
+            settings=("checkpointing", "image_size", "phi"),
         )
     half = batch_size // 2
     return BadInput(
         f"out of memory in a training step with {batch_size} images. Use `batch_size={half}` "
-        f"`accumulate={2 * accumulate}`, which computes the same optimiser steps, or a smaller `image_size`.",
-        settings=("batch_size", "accumulate", "image_size"),
+        f"`accumulate={2 * accumulate}`, which computes the same optimiser steps, `checkpointing=True`, or a smaller "
+        "`image_size`.",
+        settings=("batch_size", "accumulate", "checkpointing", "image_size"),
     )

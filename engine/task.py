@@ -33,7 +33,16 @@ from engine.compat import BatchNorm
 from engine.config import EvalData, TrainConfig
 from engine.execution import execution_for
 from engine.memory import release_freed_memory
-from engine.optimization import apply_protocol, create_optimizer, freeze_early, parameter_groups, warmup_cosine
+from engine.optimization import (
+    apply_checkpointing,
+    apply_protocol,
+    by_block,
+    by_depth,
+    create_optimizer,
+    freeze_early,
+    parameter_groups,
+    warmup_cosine,
+)
 from engine.record import write_class_table, write_json
 from engine.schema import SCHEMA
 from engine.setting_files import in_order
@@ -303,9 +312,15 @@ class Task(LightningModule):
     # --- shared by all tasks
 
     def freeze_parts(self) -> None:
-        """Freeze what `protocol` and `freeze_stride` do not train, and set training mode."""
-        apply_protocol(self.model, self.final_layer(), self.config.protocol)
-        self._frozen_modules = freeze_early(self.model.backbone, self.config)  # type: ignore[arg-type]
+        """Freeze what `protocol` and `freeze_stride` do not train, and set training mode.
+
+        Also adds low-rank updates and gradient checkpointing.
+        """
+        backbone: Any = self.model.backbone
+        self._frozen_modules = apply_protocol(self.model, self.final_layer(), self.config)
+        self._frozen_modules += freeze_early(backbone, self.config)
+        if self.config.checkpointing:
+            apply_checkpointing(backbone, self.config.backbone)
         self.train()  # now, because Lightning keeps each module's mode, and frozen modules need evaluation mode
 
     @property
@@ -457,11 +472,17 @@ class Task(LightningModule):
         return self
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Parameters with their learning rate and weight decay. `backbone_lr` applies to pretrained backbones only."""
+        """Parameters with their learning rate and weight decay.
+
+        `backbone_lr` applies to pretrained backbones only, `first_layer_lr` to all.
+        """
         config = self.config
         pretrained = self.info.provenance["source"] != "random"
         factor = config.backbone_lr if pretrained else 1.0
-        return list(parameter_groups(self.model, config.lr, factor, config.weight_decay))
+        groups = list(parameter_groups(self.model, config.lr, factor, config.weight_decay))
+        if config.first_layer_lr == 1:
+            return groups
+        return list(by_depth(groups, by_block(self.model.backbone), config.first_layer_lr))  # type: ignore[arg-type]
 
     def configure_optimizers(self) -> Any:
         config = self.config

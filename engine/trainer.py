@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from backbones.base import adaptation_of
 from backbones.errors import UserError
+from backbones.lora import merge_low_rank
 from engine import distributed
 from engine.checkpoint import AtomicCheckpointIO, find_checkpoint, occupied, read_run, sweep
 from engine.checkpoint_callback import BestCheckpoint, LastCheckpoint
@@ -220,6 +221,8 @@ def fit(
         if not out_of_memory(error):
             raise
         raise smaller_batch(config.batch_size, config.accumulate) from error
+    trained = sum(p.numel() for p in task.model.parameters() if p.requires_grad)
+    merge_low_rank(task.model)  # records and later predictions are those of the network without separate updates
     if stored is not None and not hasattr(task, "scores"):  # killed between the last epoch and the record
         task.model.load_state_dict(read_run(stored)[1])
         task.to(device).evaluate(val_loader, config.precision)
@@ -243,6 +246,7 @@ def fit(
         "best": history.best,
         "stopped_early": history.epochs if history.epochs < config.epochs else None,
         **cost(task.model.to(device), tuple(task.info.preprocessing["size"]), device),
+        "trained_params": trained,
         "peak_memory_mb": peak_memory_mb(device),
         "train_seconds": history.seconds,
         "feature_seconds": feature_seconds,

@@ -34,7 +34,12 @@ class Segmenter(nn.Module):
         decoder: `decoder(size, maps)` computes features from the feature maps of images with (height, width) `size`.
         head: convolution from features to logits.
         spec: inputs and outputs of the decoder.
+
+    Attributes:
+        decoder_is_trained: whether the decoder has the weights of a training.
     """
+
+    decoder_is_trained = False
 
     def __init__(self, backbone: Backbone, decoder: nn.Module, head: nn.Conv2d, spec: Spec) -> None:
         super().__init__()
@@ -79,6 +84,7 @@ def create_segmenter(
     pretrained: bool | str | Path = False,
     classes: Sequence[str] | None = None,
     channels: int = 3,
+    stochastic_depth: float | None = None,
 ) -> Segmenter:
     """Create a segmentation network with EfficientDet's decoder or one of segmentation-models-pytorch (smp).
 
@@ -94,13 +100,14 @@ def create_segmenter(
         classes: names of the classes. The last layer of a run is then matched by name, otherwise by the number of
             classes.
         channels: number of channels of the images, see `create_backbone`.
+        stochastic_depth: drop rate of the last residual branch of a backbone that is a name, see `create_backbone`.
 
     Raises UserError for unknown names and for a backbone that does not fit the decoder, BadInput for weights that are
     missing or do not fit.
     """
     spec, scale = spec_of(decoder), scale_of(phi)
     if isinstance(backbone, str):
-        backbone = _backbone(backbone, spec, pretrained, channels)
+        backbone = _backbone(backbone, spec, pretrained, channels, stochastic_depth)
     elif not isinstance(pretrained, bool):
         backbone.provenance = load_weights(backbone, backbone.name, pretrained)
     levels = [backbone.levels[i] for i in select(backbone.levels, _available(backbone, spec))]
@@ -113,19 +120,20 @@ def create_segmenter(
     return segmenter
 
 
-def _backbone(name: str, spec: Spec, pretrained: bool | str | Path, channels: int) -> Backbone:
+def _backbone(
+    name: str, spec: Spec, pretrained: bool | str | Path, channels: int, stochastic_depth: float | None
+) -> Backbone:
     if spec.dilated:
-        return create_dilated(name, pretrained, spec.strides[:-1], channels)
+        return create_dilated(name, pretrained, spec.strides[:-1], channels, stochastic_depth)
     try:
-        return create_backbone(name, pretrained, spec.strides, channels)
+        return create_backbone(name, pretrained, spec.strides, channels, stochastic_depth)
     except BadInput:
         raise
     except UserError:
         if spec.strides[0] != 2:
             raise
-        return create_backbone(
-            name, pretrained, spec.strides[1:], channels
-        )  # ConvNeXt, Swin and others start at stride 4
+        # ConvNeXt, Swin and others start at stride 4.
+        return create_backbone(name, pretrained, spec.strides[1:], channels, stochastic_depth)
 
 
 def _available(backbone: Backbone, spec: Spec) -> tuple[int, ...]:
@@ -165,6 +173,7 @@ def _load(
         )
     is_whole = fit_class_layer(loaded, current, LAST_LAYER, (run or {}).get("classes"), classes, file)
     segmenter.load_state_dict(current | loaded)
+    segmenter.decoder_is_trained = True
     return is_whole
 
 

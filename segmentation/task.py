@@ -18,7 +18,7 @@ from data.batch import IGNORE, Batch, Sample
 from data.mask_dataset import MaskDataset
 from data.reader import ImageReader, LabelledDataset
 from engine.checkpoint import RunInfo, describe_data, values_of
-from engine.config import parse_size
+from engine.config import parse_size, random_neck
 from engine.record import write_json
 from engine.task import Task
 from segmentation.config import METRIC, NAME, EvalConfig, PredictConfig, TrainConfig
@@ -91,7 +91,10 @@ class SegmentationTask(Task):
             False if config.protocol == "scratch" else config.pretrained,
             train.classes,
             config.data.input_channels,
+            config.stochastic_depth,
         )
+        if config.protocol == "linear" and not model.decoder_is_trained:
+            raise random_neck()
         provenance = model.backbone.provenance
         info = RunInfo(
             task=cls.name,

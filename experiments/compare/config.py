@@ -26,10 +26,10 @@ class CompareConfig:
     """Metric to compare: a name for all tasks, such as precision, or TASK=NAME for each, such as detection=AP50. By
     default the headline metrics: top1, AP and mIoU. The trainings do not depend on it."""
     protocol: Protocol = "scratch"
-    """How every backbone is trained: scratch (from random weights), finetune, linear or frozen."""
+    """How every backbone is trained: scratch (from random weights), finetune, lora, linear or frozen."""
     weights: list[str] = field(default_factory=list)
     """Weight files for single backbones, as BACKBONE=FILE, in place of their published weights. FILE may be a folder
-    with a weight file, or a run folder. Needs --protocol finetune, linear or frozen."""
+    with a weight file, or a run folder. Needs --protocol finetune, lora, linear or frozen."""
     seeds: int = 1
     """Number of trainings of each backbone on each task, with seeds 0, 1, ..."""
     resplit: int = 0
@@ -91,7 +91,7 @@ class CompareConfig:
         if self.weights and self.protocol == "scratch":
             raise UserError(
                 f"--weights {' '.join(self.weights)}: --protocol scratch, the default, starts from random weights. Use "
-                "--protocol finetune, linear or frozen"
+                "--protocol finetune, lora, linear or frozen"
             )
         _ = self.weights_by_backbone  # raises for wrong entries
         if self.resplit == 1 or self.resplit < 0:

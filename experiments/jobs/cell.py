@@ -56,9 +56,12 @@ class Cell:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """The settings that affect the result: all but output folder, resumption, loggers and loader processes."""
+        """The settings that affect the result.
+
+        Output folder, resumption, loggers, gradient checkpointing and loader processes do not.
+        """
         settings = asdict(self.config)
-        for name in ("output", "resume", "logger"):
+        for name in ("output", "resume", "logger", "checkpointing"):
             del settings[name]
         del settings["data"]["workers"]
         root = settings["data"]["root"]

@@ -8,10 +8,11 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from backbones import create_backbone, create_neck
-from backbones.base import Level, early_parameters, select
+from backbones.base import Level, select
 from backbones.bifpn import BiFPN, Fusion, MaxPool, SeparableConv
 from backbones.errors import UserError
 from backbones.fpn import FPN
+from backbones.layers import early_parameters
 from backbones.necks import NECKS
 from detection.head import Head
 from segmentation.model import create_segmenter
@@ -140,11 +141,11 @@ def test_early_parameters_are_the_first_ones(name):
     """They are the first parameters in order, and not all; buffers and gradients are unchanged."""
     backbone = create_backbone(name)
     before = {n: b.clone() for n, b in backbone.named_buffers()}
-    early = {id(p) for p in early_parameters(backbone, 4)}
+    early = {id(p) for p in early_parameters(backbone, 4, name)}
     names = [n for n, p in backbone.named_parameters() if id(p) in early]
     assert names == [n for n, _ in backbone.named_parameters()][: len(names)]  # the first ones, in order
     assert 0 < len(names) < len(list(backbone.parameters()))
     assert all(torch.equal(before[n], b) for n, b in backbone.named_buffers())
     assert all(p.grad is None for p in backbone.parameters())
     with pytest.raises(ValueError, match="stride"):
-        early_parameters(backbone, 64)
+        early_parameters(backbone, 64, name)

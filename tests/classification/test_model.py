@@ -13,8 +13,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from backbones import create_backbone
-from backbones.base import Backbone, early_parameters
+from backbones.base import Backbone
 from backbones.errors import BadInput, UserError
+from backbones.layers import early_parameters
 from backbones.mbconv import StochasticDepth
 from classification.config import TrainConfig
 from classification.model import create_classifier
@@ -145,8 +146,11 @@ def test_stochastic_depth() -> None:
     deep = create_classifier("resnet18", 2, stochastic_depth=0.3)
     drops = [m.drop_prob for m in deep.modules() if isinstance(m, timm.layers.DropPath)]
     assert max(drops) == pytest.approx(0.3)
-    for name, neck in (("vgg11", None), ("resnet18", "fpn")):
-        with pytest.raises(UserError, match=r"stochastic_depth|drop_path_rate"), torch.device("meta"):
+    pyramid = create_classifier("resnet18", 2, neck="fpn", stochastic_depth=0.3)
+    drops = [m.drop_prob for m in pyramid.modules() if isinstance(m, timm.layers.DropPath)]
+    assert max(drops) == pytest.approx(0.3)
+    for name, neck in (("vgg11", None), ("vgg11", "fpn")):
+        with pytest.raises(UserError, match=r"`stochastic_depth=.*` cannot be set for 'vgg11'"), torch.device("meta"):
             create_classifier(name, 2, neck=neck, stochastic_depth=0.3)
         with torch.device("meta"):
             create_classifier(name, 2, neck=neck, stochastic_depth=0.0)
@@ -156,7 +160,26 @@ def test_early_parameters_of_an_efficientnet() -> None:
     """`freeze_stride=4` needs them."""
     backbone = create_classifier("tf_efficientnet_lite0", 2).backbone
     assert isinstance(backbone, Backbone)
-    assert 0 < len(early_parameters(backbone, 4)) < len(list(backbone.parameters())) / 2
+    early = early_parameters(backbone, 4, "tf_efficientnet_lite0")
+    assert 0 < len(early) < len(list(backbone.parameters())) / 2
+
+
+@pytest.mark.parametrize(
+    ("name", "stride", "last"),
+    [
+        ("resnet18", 4, "layer1.1.bn2.bias"),
+        ("resnet18", 8, "layer2.1.bn2.bias"),
+        ("vit_tiny_patch16_224", 4, "blocks.3.mlp.fc2.bias"),
+        ("vit_tiny_patch16_224", 8, "blocks.7.mlp.fc2.bias"),
+        ("vit_tiny_patch16_224", 16, "norm.bias"),  # all
+    ],
+)
+def test_early_parameters_of_a_whole_network_of_timm(name, stride, last) -> None:
+    with torch.device("meta"):
+        backbone = create_classifier(name, 2).backbone
+    early = {id(p) for p in early_parameters(backbone, stride, name)}
+    names = [key for key, _ in backbone.named_parameters()]
+    assert [key for key, p in backbone.named_parameters() if id(p) in early] == names[: names.index(last) + 1]
 
 
 def test_unknown_and_unsuitable_names() -> None:

@@ -190,7 +190,7 @@ def test_early_stages_are_frozen(trained):
                            published["blocks.2.0.bn1.running_mean"])  # fmt: skip
 
 
-@pytest.mark.parametrize("protocol", ["linear", "scratch"])
+@pytest.mark.parametrize("protocol", ["frozen", "scratch"])
 def test_protocols(protocol, coco_root, tmp_path):
     output = tmp_path / protocol
     run(train_command, "--data.root", coco_root, "--output", output, "--protocol", protocol, "--epochs", 1,

@@ -236,6 +236,19 @@ def test_a_setting_that_version_1_lacked_counts_unless_it_has_its_default(task, 
 
 
 @pytest.mark.case("formats")
+@pytest.mark.parametrize("task", TASKS)
+def test_settings_that_one_task_had_count_in_others_unless_they_have_their_default(task):
+    """Version 1 had both in classification only."""
+    words = ("--first_layer_lr", "0.5", "--stochastic_depth", "0.1")
+    plain, changed = (Cell(task, ("--backbone", "resnet18", *added)) for added in ((), words))
+    names = {"first_layer_lr", "stochastic_depth"}
+    for cell, counts in ((plain, task == "classification"), (changed, True)):
+        hashed = schema.hashed_settings(cell.settings, type(cell.config))
+        assert names & hashed.keys() == (names if counts else set())
+    assert Cell(task, ("--backbone", "resnet18", "--checkpointing", "true")).key == plain.key
+
+
+@pytest.mark.case("formats")
 def test_what_a_newer_version_wrote_is_refused(v1, capsys, caplog):
     """One message that says what to do, wherever it is read; a leaderboard warns and leaves the run out."""
     newer = schema.SCHEMA + 1
