@@ -146,7 +146,7 @@ def _create(name: str, **options: Any) -> nn.Module:
 def _plain(name: str, strides: Sequence[int], stochastic_depth: float | None) -> PlainBackbone:
     if not stochastic_depth:
         return PlainBackbone(name, strides)
-    return _dropping(name, stochastic_depth, lambda options: PlainBackbone(name, strides, options))
+    return _dropping(name, stochastic_depth, lambda options: PlainBackbone(name, strides, options=options))
 
 
 def _dropping(name: str, rate: float, build: Callable[[dict[str, Any]], Network]) -> Network:

@@ -242,6 +242,11 @@ class TrainConfig:
                 f"--checkpointing has no effect with --protocol {self.protocol}: a frozen backbone stores nothing for "
                 "the backward pass. Leave it out"
             )
+        if self.checkpointing and self.compile:
+            raise UserError(
+                "--checkpointing cannot be combined with --compile, which decides itself what the backward pass keeps. "
+                "Leave one of them out"
+            )
         if self.protocol == "linear" and self.has_neck() and self.pretrained is True:
             raise random_neck()
         if self.protocol in ("linear", "frozen", "lora") and self.pretrained is False:

@@ -119,3 +119,13 @@ def test_attention_is_fused_in_training(name):
             backbone(torch.empty(1, 3, 64, 64))
     assert calls["scaled_dot_product_attention"] == 12  # the number of blocks of each of these networks
     assert calls["softmax"] == 0
+
+
+def test_stochastic_depth_of_a_plain_transformer():
+    with torch.device("meta"):
+        backbone = build_backbone("vit_tiny_patch16_224", stochastic_depth=0.1)
+        plain = build_backbone("vit_tiny_patch16_224")
+    rates = [m.drop_prob for m in backbone.modules() if isinstance(m, timm.layers.DropPath)]
+    assert rates == sorted(rates)
+    assert rates[-1] == pytest.approx(0.1)
+    assert not any(isinstance(m, timm.layers.DropPath) for m in plain.modules())

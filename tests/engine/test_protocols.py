@@ -176,6 +176,7 @@ def test_a_linear_probe_needs_a_trained_neck(task, weights, tmp_path, capsys):
         (["--lora_rank", 4], "--lora_rank 4 has no effect without --protocol lora"),
         (["--protocol", "lora", "--lora_rank", 0], "--lora_rank 0 is too small"),
         (["--protocol", "linear"], "says nothing about the backbone. Use --protocol frozen"),
+        (["--checkpointing", "--compile"], "--checkpointing cannot be combined with --compile"),
         (["--protocol", "frozen", "--checkpointing"], "--checkpointing has no effect with --protocol frozen"),
     ],
 )
