@@ -264,3 +264,17 @@ def test_relative_log_coordinates():
     found = compat.relative_log_coordinates((2, 3), (0, 0), "cr")
     assert found.shape == (3, 5, 2)
     torch.testing.assert_close(found[-1, -1], torch.tensor([2.0, 3.0]).log())
+
+
+def test_layers_and_undecayed_parameters_of_a_timm_network():
+    with torch.device("meta"):
+        vit, caformer = timm.create_model("test_vit"), timm.create_model("caformer_s18")
+    groups = compat.layer_groups(vit)
+    assert groups is not None, "timm's `group_matcher` has another form: see timm.models.group_parameters"
+    assert [groups[name] for name in ("patch_embed.proj.weight", "blocks.0.norm1.weight", "blocks.5.norm1.weight")] == [
+        0, 1, 6,
+    ]  # fmt: skip
+    assert compat.layer_groups(torch.nn.Linear(2, 2)) is None
+    assert compat.layer_groups(caformer) is None, "timm knows the layers of CAFormer now: mend the docstring"
+    assert {"pos_embed", "cls_token"} <= compat.undecayed_names(vit)
+    assert compat.undecayed_names(torch.nn.Linear(2, 2)) == set()
