@@ -59,7 +59,7 @@ class TimmBackbone(Backbone):
         super().__init__()
         if not timm.is_model(name):
             raise unknown_name("backbone", name, [*timm.list_models(), *LISTED])
-        options = timm_channels(input_channels)
+        options: dict[str, Any] = dict(timm_channels(input_channels))
         with torch.device("meta"):
             complete = _create(name, **options)
         info: Any = complete.feature_info
@@ -143,10 +143,10 @@ def _create(name: str, **options: Any) -> nn.Module:
         raise UserError(f"'{name}' cannot serve as a backbone: timm has no feature maps of it ({error}).") from error
 
 
-def _plain(name: str, strides: Sequence[int], stochastic_depth: float | None) -> PlainBackbone:
+def _plain(name: str, strides: Sequence[int], input_channels: int, stochastic_depth: float | None) -> PlainBackbone:
     if not stochastic_depth:
-        return PlainBackbone(name, strides)
-    return _dropping(name, stochastic_depth, lambda options: PlainBackbone(name, strides, options=options))
+        return PlainBackbone(name, strides, input_channels)
+    return _dropping(name, stochastic_depth, lambda options: PlainBackbone(name, strides, input_channels, options))
 
 
 def _dropping(name: str, rate: float, build: Callable[[dict[str, Any]], Network]) -> Network:

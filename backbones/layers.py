@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from backbones.adapter import TimmBackbone
-from backbones.base import Backbone, select, trunk_of
+from backbones.base import Backbone, blank_images, select, trunk_of
 from backbones.compat import layer_groups, undecayed_names, whole_network_keys
 from backbones.custom import CustomBackbone
 from backbones.lora import unparametrised
@@ -95,7 +95,7 @@ def _early_keys(backbone: Backbone, stride: int) -> set[str]:
     parameters = {name: p for name, p in backbone.named_parameters() if p.requires_grad}
     device = next((p.device for p in parameters.values()), "cpu")
     with torch.enable_grad():
-        early = backbone(torch.zeros(1, 3, 128, 128, device=device))[index].sum()
+        early = backbone(blank_images(backbone, 128, 128, device=device))[index].sum()
     gradients = torch.autograd.grad(early, list(parameters.values()), allow_unused=True)
     backbone.train(training)
     return {name for name, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
