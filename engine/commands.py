@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -41,7 +41,7 @@ from engine.execution import execution_for
 from engine.launch import adopt_srun, devices_of, launch, raise_unless_launchable
 from engine.leaderboard import print_leaderboard, read_records
 from engine.plots import curves
-from engine.record import write_json
+from engine.record import command_line, write_json
 from engine.restore import restore_task
 from engine.schema import flat
 from engine.spec import TaskSpec
@@ -66,20 +66,21 @@ NOT_COMPARED = {
 }
 
 
-def train(spec: TaskSpec, config: TrainConfig, arguments: Sequence[str] | None = None) -> dict[str, Any]:
+def train(spec: TaskSpec, config: TrainConfig, is_program: bool = False) -> dict[str, Any]:
     """Train a new run or resume one. Returns the record.
 
     Args:
         spec: the task.
         config: its settings.
-        arguments: of the command, for the processes of `config.devices`; None if the settings come from elsewhere.
+        is_program: whether this program was started for the training, so that it can be started once for each of
+            several devices.
     """
     config.check()
     adopt_srun()
     processes = devices_of(config)
     if processes * config.num_nodes > 1 and not distributed.is_launched():
-        raise_unless_launchable(config, arguments)
-        code = launch([sys.executable, "-m", f"{spec.name}.train", *(arguments or ())], processes)
+        raise_unless_launchable(config, is_program)
+        code = launch([sys.executable, *command_line()[1:]], processes)
         if code:
             sys.exit(code)
         return {}

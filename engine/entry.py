@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,15 +13,13 @@ def train_command(spec: TaskSpec, description: str | None) -> Callable[..., None
     """The `main` of `python -m TASK.train`."""
 
     def main(argv: Sequence[str] | None = None) -> None:
-        arguments = list(sys.argv[1:] if argv is None else argv)
-
         def run(config: Any) -> Any:
             from engine import commands
 
-            return commands.train(spec, config, arguments)
+            return commands.train(spec, config, is_program=argv is None)
 
         name = f"{spec.name}.train"
-        command(name, spec.train_config, run, description or "", spec.presets, demo_unless_root)(arguments)
+        command(name, spec.train_config, run, description or "", spec.presets, demo_unless_root)(argv)
 
     return main
 

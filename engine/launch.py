@@ -78,7 +78,7 @@ def adopt_srun() -> None:
     variables.setdefault("MASTER_PORT", str(49152 + step % 16384))
 
 
-def raise_unless_launchable(config: TrainConfig, arguments: Sequence[str] | None) -> None:
+def raise_unless_launchable(config: TrainConfig, is_program: bool) -> None:
     """Raise UserError for a training on several machines, and for one that no command has started."""
     if config.num_nodes > 1:
         raise UserError(
@@ -87,7 +87,7 @@ def raise_unless_launchable(config: TrainConfig, arguments: Sequence[str] | None
             "TASK.train ...`, or on all of them with srun",
             settings=("num_nodes",),
         )
-    if arguments is None:
+    if not is_program:
         raise UserError(
             f"`devices={config.devices}`: only a command can start several processes. Start this program with torchrun",
             settings=("devices",),

@@ -110,7 +110,8 @@ def test_list() -> None:
 def test_command_lists_levels_and_weights(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["tf_efficientnet_lite[01]"]) == 0
     row = next(line for line in capsys.readouterr().out.splitlines() if "lite0" in line)
-    assert row.split() == ["tf_efficientnet_lite0", "24@4", "40@8", "112@16", "320@32", "2.96", "in1k", "(packaged)"]
+    maps, facts = ["24@4", "40@8", "112@16", "320@32"], ["2.96", "in1k", "(packaged)", "apache-2.0"]
+    assert row.split() == ["tf_efficientnet_lite0", *maps, *facts]
 
 
 def test_command_builds_nothing_for_a_long_list(capsys: pytest.CaptureFixture[str]) -> None:

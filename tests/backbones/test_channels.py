@@ -11,10 +11,11 @@ from timm.models import adapt_input_conv
 from torch import nn
 
 from backbones import Level, create_backbone
-from backbones.base import blank_images, early_parameters
+from backbones.base import blank_images
 from backbones.doctor import examine
 from backbones.errors import BadInput, UserError
 from backbones.inference import prepare_for_inference
+from backbones.layers import early_parameters
 from classification.model import create_classifier
 from detection.model import create_detector
 from segmentation.model import create_segmenter
@@ -81,7 +82,7 @@ def test_models_of_all_tasks_and_their_copies_for_inference() -> None:
         with torch.inference_mode():
             expected, found = model(images), prepare_for_inference(model)(images)
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
-    assert early_parameters(create_backbone("test_resnet", channels=4), 4)
+    assert early_parameters(create_backbone("test_resnet", channels=4), 4, "test_resnet")
 
 
 class Own(nn.Module):

@@ -9,8 +9,8 @@ from torch import nn
 from backbones import Level
 from backbones.doctor import examine, main
 
-NAMED = ["efficientnet_b0", "tf_efficientnet_lite0", "resnet18", "mobilenetv2_100", "inception_v3"]
-LARGE = ["resnet50", "vgg16", "inception_v4"]
+NAMED = ["efficientnet_b0", "tf_efficientnet_lite0", "resnet18", "mobilenetv2_100"]
+LARGE = ["inception_v3", "resnet50", "vgg16", "inception_v4"]
 
 
 class Correct(nn.Module):

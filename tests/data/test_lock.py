@@ -87,7 +87,11 @@ def test_files_are_open_for_writing(monkeypatch, tmp_path, name):
     held(name, tmp_path)
 
 
-@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+@pytest.mark.parametrize(
+    # The first one waits for ten seconds: the library that locks the journal of a search tries again.
+    "number",
+    [pytest.param(errno.ENOSYS, marks=pytest.mark.slow), errno.ENOLCK, errno.EOPNOTSUPP],
+)
 def test_no_locks_is_not_another_process(monkeypatch, tmp_path, capsys, number):
     def missing(descriptor, *, blocking):
         raise OSError(number, os.strerror(number))

@@ -79,7 +79,7 @@ SAME = [
     ("tf_efficientdet_d1", 256),
     ("tf_efficientdet_d2", 256),
     ("tf_efficientdet_d3", 128),
-    ("tf_efficientdet_d7x", 256),
+    pytest.param("tf_efficientdet_d7x", 256, marks=pytest.mark.slow),
     ("tf_efficientdet_lite0", 256),
 ]
 

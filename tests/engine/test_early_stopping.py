@@ -53,10 +53,10 @@ def read(folder):
     ("patience", "values", "epoch", "best"),
     [
         (2, [0.5, 0.6, 0.6, 0.4, 0.9], 4, 2),  # an equal score is no improvement
-        (1, [0.5, 0.6, 0.7, 0.1], 4, 3),
+        pytest.param(1, [0.5, 0.6, 0.7, 0.1], 4, 3, marks=pytest.mark.slow),
         (3, [0.5, 0.4, 0.3, 0.6, 0.5, 0.5, 0.5], 7, 4),
         (2, [NAN, 0.1, NAN, NAN], 4, 2),
-        (0, [0.5] * 12, None, 1),
+        pytest.param(0, [0.5] * 12, None, 1, marks=pytest.mark.slow),
         pytest.param(11, [0.5] * 12, None, 1, marks=pytest.mark.slow),  # the last epoch is the last one anyway
     ],
 )

@@ -47,6 +47,7 @@ def test_speed_is_the_median_of_ratios(monkeypatch, slow, verdict) -> None:
     assert row.measured.startswith(f"{slow:.1f} times")
 
 
+@pytest.mark.slow
 def test_isolated_time_and_memory() -> None:
     small, large = measure_isolated("mobilenetv2_035", 64), measure_isolated("resnet18", 256)
     assert 0 < small.seconds[0] < large.seconds[0]

@@ -124,6 +124,7 @@ def command(root, output):
     ]
 
 
+@pytest.mark.slow
 def test_a_real_training(root, tmp_path, monkeypatch) -> None:
     """With coefficients and without a comparison, only the base is trained, and only once."""
     output = tmp_path / "study"
