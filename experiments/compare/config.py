@@ -38,8 +38,8 @@ class CompareConfig:
     split."""
     tune: int = 0
     """Number of short trainings of each backbone on each task that choose its learning rate, weight decay, warm-up and,
-    in fine-tuning, the factor on the backbone's learning rate, scored on held-out training images. 0 uses the
-    recipe."""
+    in fine-tuning, the factor on the backbone's learning rate, scored on held-out training images. The best third and
+    the recipe are then trained with all epochs. 0 uses the recipe."""
     epochs: int | None = None
     """Number of passes over the training images, for all tasks; by default as in the recipe."""
     budgets: list[int] = field(default_factory=list)

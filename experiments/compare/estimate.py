@@ -15,7 +15,7 @@ from engine.commands import err, out
 from engine.config import parse_size
 from engine.record import synchronize
 from engine.trainer import device_of
-from experiments.compare.tuning import trial_cell
+from experiments.compare.tuning import finalists, trial_cell
 from experiments.jobs.cell import Cell
 from experiments.jobs.local import finished
 from experiments.jobs.progress import duration
@@ -40,11 +40,11 @@ def print_estimate(cells: Sequence[Cell], folder: Path, tuned: Sequence[tuple[Ce
     table = Table("training", "epochs", "learning rate", "time")
     total, most = 0.0, False
     for cell, count in tuned:
-        short = trial_cell(cell)
-        seconds = count * expected_seconds(short)
-        total, most = total + seconds, True
-        name = f"{count} trials for {cell.task}/{cell.config.backbone}"
-        table.add_row(name, str(short.config.epochs), "chosen", f"at most {duration(seconds)}")
+        for number, trained in ((count, trial_cell(cell)), (finalists(count), cell)):
+            seconds = number * expected_seconds(trained)
+            total, most = total + seconds, True
+            name = f"{number} trials for {cell.task}/{cell.config.backbone}"
+            table.add_row(name, str(trained.config.epochs), "chosen", f"at most {duration(seconds)}")
     for cell in track(cells, "timing one step of each network", console=err, transient=True):
         config = cell.config
         expected = "finished"
@@ -62,7 +62,7 @@ def print_estimate(cells: Sequence[Cell], folder: Path, tuned: Sequence[tuple[Ce
     out.print(table)
     most = most or any(cell.config.patience for cell in cells)  # pruning and early stopping may end them sooner
     about = "at most" if most else "about"
-    count = len(cells) + sum(trials for _, trials in tuned)
+    count = len(cells) + sum(trials + finalists(trials) for _, trials in tuned)
     out.print(f"{count} trainings, {about} {duration(total)} on this machine if reading images is not the limit")
     per_seed: dict[str, float] = {}
     for (task, _), seconds in by_backbone.items():

@@ -114,6 +114,13 @@ def ray_runner(slots: int) -> Runner:
     return RayRunner(slots)
 
 
+def trials_of_each(tune: int) -> int:
+    """Number of trainings that choose the settings of a backbone, in both rounds."""
+    from experiments.compare.tuning import finalists  # imports optuna
+
+    return tune + finalists(tune)
+
+
 class ComparisonRunner:
     """Runs a comparison in a folder.
 
@@ -140,7 +147,8 @@ class ComparisonRunner:
         from experiments.report.writer import write_report
 
         to_tune = tuned_cells(cells, budgets) if self.config.tune else []
-        with ProgressDisplay(len(to_tune) * self.config.tune + len(cells), self.config.slots) as display:
+        trials = len(to_tune) * trials_of_each(self.config.tune) if to_tune else 0
+        with ProgressDisplay(trials + len(cells), self.config.slots) as display:
             chosen = self.tune(to_tune, display)
             entries = []
             for cell, budget in zip(cells, budgets, strict=True):

@@ -1,9 +1,11 @@
-"""Chooses the settings of each backbone's recipe: the same small number of short trainings for every backbone.
+"""Chooses the settings of each backbone's recipe, with the same small number of trainings for every backbone.
 
-The trainings have a third of the epochs and are scored on images that are held out of training. The first one has the
-recipe's own settings. The next ones have random settings, the same for all backbones. Optuna's tree-structured Parzen
-estimator (arXiv:2304.11127) proposes the others from the scores before, and its median rule (arXiv:1907.10902) ends
-trainings whose scores are too low.
+There are two rounds, as in successive halving (arXiv:1502.07943). All trials are scored on images that are held out of
+training. In the first round they have a third of the epochs. The first trial has the recipe's own settings. The next
+ones cover the ranges of all settings evenly (a Latin hypercube), with the same values for all backbones. Optuna's
+tree-structured Parzen estimator (arXiv:2304.11127) proposes the others from the scores before, and its median rule
+(arXiv:1907.10902) ends trainings whose scores are too low. In the second round the recipe and the best third of the
+others are trained with all epochs, since short trainings prefer higher learning rates than long ones.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import optuna
 from optuna.pruners import MedianPruner
 from optuna.samplers import TPESampler
 from optuna.trial import TrialState
+from scipy.stats.qmc import LatinHypercube
 
 from backbones.errors import BadInput
 from engine.record import write_json
@@ -32,6 +35,7 @@ from experiments.records import scores_by_epoch
 
 SHORTER = 3  # trials have a third of the epochs
 UNPRUNED = 3  # trials before the first one is pruned: the median needs some
+COVERING = 3  # the fewest trials that cover the ranges, before others are proposed; with many trials it is half of them
 PRUNED = "pruned.json"  # result of a trial that was pruned, in its run folder
 # Settings are sampled on a logarithmic scale.
 SPAN = 10  # learning rates from a tenth to ten times the recipe's
@@ -42,7 +46,7 @@ WARMUP = (0.01, 0.3)  # share of the epochs
 
 @dataclass(frozen=True)
 class Trial:
-    """One short training.
+    """One training.
 
     Attributes:
         settings: the settings that tuning can change, for a training of all epochs.
@@ -66,9 +70,10 @@ class Tuned:
     Attributes:
         cell: the training that settings are chosen for, with the recipe's.
         budget: its number of epochs for the baseline, if there are several budgets.
-        epochs: number of epochs of each trial.
+        epochs: number of epochs of each trial of the first round.
         metric: name of the metric that the trials are compared on.
-        trials: the first one has the recipe's settings.
+        trials: the first round. The first one has the recipe's settings.
+        finals: the second round: number of the trial -> the same settings with all epochs.
     """
 
     cell: Cell
@@ -76,12 +81,12 @@ class Tuned:
     epochs: int
     metric: str
     trials: tuple[Trial, ...]
+    finals: dict[int, Trial]
 
     @property
     def chosen(self) -> int:
-        """Number of the trial with the highest score; the recipe's, 0, if none is higher."""
-        scores = [-math.inf if t.state != "complete" or t.score is None else t.score for t in self.trials]
-        return scores.index(max(scores))
+        """Number of the trial with the highest score in the second round; the recipe's, 0, if none is higher."""
+        return max(self.finals, key=lambda number: (ranked(self.finals[number]), number == 0))
 
     def applied(self, cell: Cell) -> Cell:
         """A training of the same backbone, task and budget with the chosen settings."""
@@ -95,9 +100,11 @@ class Tuned:
             "budget": self.budget,
             "metric": self.metric,
             "epochs": self.epochs,
-            "seconds": sum(trial.seconds for trial in self.trials),
+            "full_epochs": self.cell.config.epochs,
+            "seconds": sum(trial.seconds for trial in (*self.trials, *self.finals.values())),
             "chosen": self.chosen,
             "trials": [vars(trial) for trial in self.trials],
+            "finals": {str(number): vars(trial) for number, trial in self.finals.items()},
         }
 
 
@@ -135,32 +142,45 @@ class Tuner:
         short = trial_cell(cell)
         ranges = search_ranges(cell)
         study = optuna.create_study(direction="maximize", pruner=MedianPruner(UNPRUNED, short.config.epochs // SHORTER))
+        covering = max(COVERING, self.count // 2)
         study.enqueue_trial({name: min(max(own, low), high) for name, (own, low, high) in ranges.items()})
-        trials = []
+        for point in LatinHypercube(len(ranges), seed=0).random(covering):
+            scaled = zip(ranges.items(), point.tolist(), strict=True)
+            study.enqueue_trial({name: low * (high / low) ** share for (name, (_, low, high)), share in scaled})
+        values, trials = [], []
         for number in range(self.count):
-            study.sampler = TPESampler(seed=number, n_startup_trials=max(UNPRUNED, self.count // 2))
+            study.sampler = TPESampler(seed=number, n_startup_trials=covering + 1)
             trial = study.ask()
             sampled = {name: trial.suggest_float(name, low, high, log=True) for name, (_, low, high) in ranges.items()}
-            values = {name: own for name, (own, _, _) in ranges.items()} if number == 0 else rounded(sampled)
+            values.append({name: own for name, (own, _, _) in ranges.items()} if number == 0 else rounded(sampled))
             self.display.start(f"{cell.task}/{cell.config.backbone}, trial {number + 1} of {self.count}")
-            trials.append(self._train(study, trial, trial_cell(cell, values), full_settings(cell, values)))
-        return Tuned(cell, budget, short.config.epochs, self.metrics[cell.task], tuple(trials))
+            settings = full_settings(cell, values[-1])
+            trials.append(self._train(study, trial, trial_cell(cell, values[-1]), settings))
+        others = sorted(range(1, self.count), key=lambda number: -ranked(trials[number]))
+        finals = {}
+        for number in (0, *others[: finalists(self.count) - 1]):
+            self.display.start(f"{cell.task}/{cell.config.backbone}, trial {number + 1} with all epochs")
+            settings = full_settings(cell, values[number])
+            final = with_settings(cell, **{"data.holdout": HOLDOUT}, **settings)
+            finals[number] = self._train(None, None, final, settings)
+        return Tuned(cell, budget, short.config.epochs, self.metrics[cell.task], tuple(trials), finals)
 
-    def _train(self, study: optuna.Study, trial: optuna.Trial, cell: Cell, settings: dict[str, float]) -> Trial:
-        """Train a trial, or read its result, and report it to the study."""
+    def _train(
+        self, study: optuna.Study | None, trial: optuna.Trial | None, cell: Cell, settings: dict[str, float]
+    ) -> Trial:
+        """Train a trial, or read its result, and report it to the study of the first round."""
         run_folder, metric = cell.folder_in(self.folder), self.metrics[cell.task]
         result = self._stored(cell, run_folder, settings)
         was_finished = result is not None
         if result is None:
             result = self._run(trial, cell, run_folder, settings)
-        else:
+        elif trial is not None:
             for epoch, score in scores_by_epoch(run_folder, metric) if (run_folder / "metrics.csv").exists() else []:
                 if epoch < cell.config.epochs:
                     trial.report(score, epoch)
-        if result.state == "complete":
-            study.tell(trial, result.score)
-        else:
-            study.tell(trial, state=TrialState.PRUNED if result.state == "pruned" else TrialState.FAIL)
+        if study is not None and trial is not None:
+            state = {"pruned": TrialState.PRUNED, "failed": TrialState.FAIL}.get(result.state)
+            study.tell(trial, None if state else result.score, state)
         scored = "" if result.score is None else f"{metric} {100 * result.score:.1f}"
         ended = result.error or scored + (", pruned" if result.state == "pruned" else "")
         self.display.end(result.seconds, ended, was_finished)
@@ -181,13 +201,16 @@ class Tuner:
         except (ValueError, KeyError, TypeError) as error:
             raise BadInput(f"{file} is damaged: delete {run_folder} to train the trial again") from error
 
-    def _run(self, trial: optuna.Trial, cell: Cell, run_folder: Path, settings: dict[str, float]) -> Trial:
+    def _run(self, trial: optuna.Trial | None, cell: Cell, run_folder: Path, settings: dict[str, float]) -> Trial:
         metric = self.metrics[cell.task]
-        callback = pruning_callback(trial, cell, run_folder, metric, lambda score: score, self.display.show_line)
+        callback: Callable[[str], None] = self.display.show_line
+        if trial is not None:
+            callback = pruning_callback(trial, cell, run_folder, metric, lambda score: score, callback)
         started = time.monotonic()
         try:
             outcome = self.runner.train(cell, run_folder, callback)
         except Pruned:
+            assert trial is not None
             seconds, score = time.monotonic() - started, trial.user_attrs[SCORE]
             write_json(run_folder / PRUNED, {"key": cell.key, "score": score, "seconds": seconds})
             delete_checkpoints(run_folder)
@@ -202,6 +225,16 @@ class Tuner:
         if score is None:
             return Trial(settings, None, "failed", outcome.seconds, "its score is undefined")
         return Trial(settings, score, "complete", outcome.seconds)
+
+
+def finalists(count: int) -> int:
+    """Number of trials of the second round, the recipe's included, for this number of trials in the first."""
+    return 1 + math.ceil((count - 1) / SHORTER)
+
+
+def ranked(trial: Trial) -> float:
+    """The score by which trials are compared: minus infinity for those without one, or that were pruned."""
+    return -math.inf if trial.state != "complete" or trial.score is None else trial.score
 
 
 def search_ranges(cell: Cell) -> dict[str, tuple[float, float, float]]:

@@ -34,7 +34,8 @@ def tuning_rows(entries: Sequence[Mapping[str, Any]]) -> list[list[str]]:
                 percent(best),
                 "" if recipe is None or best is None else points(best - recipe),
                 settings_text(entry),
-                f"{len(states)} of {entry['epochs']} epochs" + (f", {failed} failed" if failed else ""),
+                f"{len(states)} of {entry['epochs']} epochs, {len(entry['finals'])} of {entry['full_epochs']}"
+                + (f"; {failed} failed" if failed else ""),
                 str(states.count("pruned")),
                 duration(entry["seconds"]),
             ]
@@ -62,8 +63,8 @@ def tuning_sentences(entries: Sequence[Mapping[str, Any]]) -> list[str]:
         )
     if entries:
         texts.append(
-            "Each of these scores is of one short training, and the best of several is partly chance. The verdicts "
-            "compare trainings with other seeds or more epochs on the validation images, which the choice did not use."
+            "Each of these scores is of one training, and the best of several is partly chance. The verdicts compare "
+            "trainings on the validation images, which the choice did not use."
         )
     return texts
 
@@ -76,13 +77,13 @@ def ranking(entries: Sequence[Mapping[str, Any]], recipe: bool) -> str:
 
 
 def score_of(entry: Mapping[str, Any], number: int) -> float | None:
-    """The score of a trial that was trained to its end, a fraction; None if it was not, or is undefined."""
-    trial = entry["trials"][number]
+    """The score of a trial in the second round, with all epochs, a fraction; None if it failed or is undefined."""
+    trial = entry["finals"][str(number)]
     return trial["score"] if trial["state"] == "complete" else None
 
 
 def tuning_csv(comparison: Comparison) -> str:
-    """One line for each trial. Scores are fractions; that of a pruned trial is its last one."""
+    """One line for each trial of both rounds. Scores are fractions; that of a pruned trial is its last one."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     trials = [trial for entry in comparison.about["tuning"] for trial in entry["trials"]]
@@ -90,14 +91,16 @@ def tuning_csv(comparison: Comparison) -> str:
     columns = ["task", "backbone", "budget", "trial", "chosen", "epochs", *names, "state", "metric", "score", "seconds"]
     table.writerow([*columns, "error"])
     for entry in comparison.about["tuning"]:
-        for number, trial in enumerate(entry["trials"]):
+        short = [(number, entry["epochs"], trial) for number, trial in enumerate(entry["trials"])]
+        full = [(int(number), entry["full_epochs"], trial) for number, trial in entry["finals"].items()]
+        for number, epochs, trial in [*short, *full]:
             score = "" if trial["score"] is None else f"{trial['score']:.6f}"
             table.writerow(
                 [
                     *(entry[name] for name in ("task", "backbone", "budget")),
                     number,
                     int(number == entry["chosen"]),
-                    entry["epochs"],
+                    epochs,
                     *(f"{trial['settings'][name]:g}" if name in trial["settings"] else "" for name in names),
                     trial["state"],
                     entry["metric"],

@@ -1,6 +1,7 @@
 """Choosing settings: what is tried, which trial wins, and that nothing is trained twice. Trainings are replaced."""
 
 import json
+import math
 from functools import partial
 from types import SimpleNamespace
 
@@ -62,16 +63,26 @@ def test_trials_are_short_and_scored_on_held_out_images():
     assert trial_cell(cell_of("resnet18", "--warmup_epochs", "6")).config.warmup_epochs == 2.0
 
 
-def test_the_best_trial_is_chosen_and_all_backbones_get_the_same_random_settings(tune):
-    by_lr = lambda cell: 1 - abs(cell.config.lr - 3e-3)  # noqa: E731
-    first, calls = tune(cell_of(), by_lr)
-    assert [trial.settings["lr"] for trial in first.trials] == [cell.config.lr for cell in calls]
-    assert calls[0].config.lr == 1e-3  # the recipe's
-    best = max(calls, key=by_lr)
-    assert first.applied(cell_of()).config.lr == best.config.lr
-    assert first.applied(cell_of()).config.epochs == 30
-    other, _ = tune(cell_of("resnet50"), by_lr)
-    assert [trial.settings for trial in other.trials[:4]] == [trial.settings for trial in first.trials[:4]]
+def test_the_best_third_and_the_recipe_are_trained_with_all_epochs(tune):
+    """Short trainings prefer high learning rates here, long ones the recipe's neighbours."""
+    best_at = lambda cell: 2e-3 if cell.config.epochs == 30 else 1e-2  # noqa: E731
+    score = lambda cell: 1 - abs(cell.config.lr - best_at(cell))  # noqa: E731
+    tuned, calls = tune(cell_of(), score)
+    short, full = calls[:8], calls[8:]
+    assert [cell.config.epochs for cell in calls] == [10] * 8 + [30] * 4
+    assert all(cell.config.data.holdout == 0.2 for cell in calls)
+    assert [trial.settings["lr"] for trial in tuned.trials] == [cell.config.lr for cell in short]
+    assert short[0].config.lr == full[0].config.lr == 1e-3  # the recipe's
+    assert sorted(cell.config.lr for cell in full[1:]) == sorted(cell.config.lr for cell in short)[-3:]
+    assert tuned.applied(cell_of()).config.lr == max(full, key=score).config.lr
+    assert tuned.applied(cell_of()).config.data.holdout == 0
+
+
+def test_all_backbones_get_the_same_settings_that_cover_the_ranges(tune):
+    first, other = (tune(cell_of(name), lambda cell: cell.config.lr)[0] for name in ("resnet18", "resnet50"))
+    assert [trial.settings for trial in first.trials] == [trial.settings for trial in other.trials]
+    rates = [trial.settings["lr"] for trial in first.trials[1:5]]
+    assert sorted(int(4 * math.log(rate / 1e-4) / math.log(100)) for rate in rates) == [0, 1, 2, 3]
 
 
 def test_the_recipe_stays_if_no_trial_is_better(tune):
@@ -86,13 +97,16 @@ def test_bad_trials_are_pruned_and_nothing_is_trained_twice(tune, tmp_path):
     states = [trial.state for trial in tuned.trials]
     assert states[:3] == ["complete"] * 3
     assert "pruned" in states
-    assert len(calls) == 8
+    assert len(calls) == 12
     assert not list(tmp_path.rglob("checkpoints"))
     again, calls = tune(cell_of(), score)
     assert calls == []
-    assert [vars(trial) | {"seconds": 0} for trial in again.trials] == [
-        vars(trial) | {"seconds": 0} for trial in tuned.trials
-    ]
+    assert plain(again) == plain(tuned)
+
+
+def plain(tuned):
+    """All trials of both rounds, without the time that they took."""
+    return [vars(trial) | {"seconds": 0} for trial in (*tuned.trials, *tuned.finals.values())]
 
 
 def test_failed_trials_are_listed_and_never_chosen(tune):
@@ -101,6 +115,8 @@ def test_failed_trials_are_listed_and_never_chosen(tune):
     assert failed
     assert all(trial.error == "the loss is not finite" for trial in failed)
     assert tuned.trials[tuned.chosen].settings["lr"] <= 2e-3
+    tuned, _ = tune(cell_of("resnet50"), lambda cell: 0.5, lambda cell: True)
+    assert tuned.chosen == 0
 
 
 def test_the_report_states_what_tuning_changed(tune):
@@ -109,7 +125,7 @@ def test_the_report_states_what_tuning_changed(tune):
     comparison = SimpleNamespace(about={"tuning": entries})
     assert tuning_of(comparison, "detection") == []
     first, second = tuning_rows(tuning_of(comparison, "classification"))
-    lr = max(trial["settings"]["lr"] for trial in entries[0]["trials"] if trial["state"] == "complete")
+    lr = max(trial["settings"]["lr"] for trial in entries[0]["finals"].values())
     assert first[:4] == ["resnet18", "41.0", f"{40 + 1000 * lr:.1f}", f"+{1000 * lr - 1:.1f}"]
     assert f"lr {lr:g}" in first[4]
     assert second[3] == "+0.0"
@@ -117,5 +133,5 @@ def test_the_report_states_what_tuning_changed(tune):
     order = "resnet50 50.0, resnet18 41.0."
     assert f"all with the recipe's settings: {order}" in tuning_sentences(entries)[0]
     lines = tuning_csv(comparison).splitlines()
-    assert len(lines) == 1 + 16
+    assert len(lines) == 1 + 2 * (8 + 4)
     assert lines[1].startswith("classification,resnet18,,0,0,10,0.001,0.0001,1,complete,top1,0.410000")
