@@ -79,8 +79,8 @@ def run(*arguments):
     return done
 
 
-def assert_equal(first, second, tolerance=1e-5):
-    """Weights are equal up to rounding, scores in every digit, and the files are the same ones."""
+def assert_equal(first, second, tolerance=1e-5, score_tolerance=0.0):
+    """Weights are equal up to rounding, scores in every digit or up to a tolerance, and the files are the same ones."""
     states = [torch.load(f / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for f in (first, second)]
     for name, value in states[0].items():
         torch.testing.assert_close(
@@ -88,7 +88,7 @@ def assert_equal(first, second, tolerance=1e-5):
         )
     records = [json.loads((folder / "record.json").read_text()) for folder in (first, second)]
     scores = [{k: v for k, v in record["metrics"].items() if k != "score_threshold"} for record in records]
-    assert scores[0] == scores[1]
+    assert scores[0] == pytest.approx(scores[1], rel=0, abs=score_tolerance, nan_ok=True)
     names = [{p.relative_to(f).as_posix() for p in f.rglob("*") if "tfevents" not in p.name} for f in (first, second)]
     assert names[0] == names[1]
 
@@ -102,7 +102,18 @@ def test_two_and_four_processes_train_as_one_does(task, tmp_path):
         done = run(task, processes, *TINY, *ARGUMENTS[task], "--epochs", "2", "--output", str(outputs[-1]))
         assert done.stderr.count("epoch 2/2") == 1
         assert done.stdout.count("run folder") == 1
-        assert_equal(outputs[0], outputs[-1])
+        # Weights that differ by rounding can change the class of a pixel that is a tie between two.
+        assert_equal(outputs[0], outputs[-1], score_tolerance=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", list(ARGUMENTS))
+def test_scores_of_equal_weights_are_equal_in_every_digit(task, tmp_path):
+    outputs = [tmp_path / str(processes) for processes in (1, 2, 4)]
+    for processes, output in zip((1, 2, 4), outputs, strict=True):
+        settings = [*TINY, *ARGUMENTS[task], "--lr", "1e-30", "--epochs", "1", "--output", str(output)]
+        run(task, processes, *settings)
+        assert_equal(outputs[0], output, tolerance=1e-30)
 
 
 @pytest.mark.slow
