@@ -133,19 +133,23 @@ def _earlier_occurrences(values: np.ndarray) -> np.ndarray:
 class EvalBatches(Sampler[list[int]]):
     """Batches of plain indices in order. Each index occurs in exactly one process; there is no padding.
 
-    The first process has the first part of the indices, and so on, so that joined results are in order. Processes may
-    have different numbers of batches: exchange results once at the end, not after each batch.
+    The batches do not depend on the number of processes, so that kernels compute the same numbers. The first process
+    has the first of them, and so on, so that joined results are in order. Processes may have different numbers of
+    batches: exchange results once at the end, not after each batch.
     """
 
     def __init__(self, length: int, batch_size: int, rank: int = 0, world: int = 1) -> None:
-        self.indices, self.batch_size = range(length * rank // world, length * (rank + 1) // world), batch_size
+        self.length, self.batch_size = length, batch_size
+        batches = -(-length // batch_size)
+        self.batches = range(batches * rank // world, batches * (rank + 1) // world)
 
     def __len__(self) -> int:
-        return -(-len(self.indices) // self.batch_size)
+        return len(self.batches)
 
     def __iter__(self) -> Iterator[list[int]]:
-        for start in range(0, len(self.indices), self.batch_size):
-            yield list(self.indices[start : start + self.batch_size])
+        for batch in self.batches:
+            start = batch * self.batch_size
+            yield list(range(start, min(start + self.batch_size, self.length)))
 
 
 class Loader(DataLoader[Batch]):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -145,11 +144,10 @@ def _train(
                 sources = cached_features(task.to(device), train_set, val_set, err)
             distributed.from_first(None)
     workers = default_workers(distributed.local_processes()) if config.data.workers is None else config.data.workers
-    images = math.ceil(config.batch_size / world)  # of each process, in evaluation
     record = fit(
         task,
         train_loader(sources[0], config.batch_size, config.seed, workers, True, task.expected_draws, rank, world),
-        eval_loader(sources[1], images, workers, rank, world),
+        eval_loader(sources[1], config.batch_size, workers, rank, world),
         output,
         resume=resume,
         if_interrupted=f"stopped. To resume, run: {command}",

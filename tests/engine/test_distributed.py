@@ -15,6 +15,7 @@ from data.loader import EvalBatches, TrainBatches
 from engine.cli import INTERRUPTED
 from engine.launch import launch
 
+NAN = float("nan")
 FROZEN = "tests.engine.processes.frozen_norms"
 ARGUMENTS = {
     "classification": ["--image_size", "32", "--batch_size", "8", "--mixup", "0.2"],
@@ -87,7 +88,14 @@ def assert_equal(first, second, tolerance=1e-5, score_tolerance=0.0):
             value, states[1][name], rtol=0, atol=tolerance, msg=lambda text, n=name: f"{n}: {text}"
         )
     records = [json.loads((folder / "record.json").read_text()) for folder in (first, second)]
-    scores = [{k: v for k, v in record["metrics"].items() if k != "score_threshold"} for record in records]
+    scores = [
+        {
+            name: NAN if value is None else value
+            for name, value in record["metrics"].items()
+            if name != "score_threshold"
+        }
+        for record in records
+    ]
     assert scores[0] == pytest.approx(scores[1], rel=0, abs=score_tolerance, nan_ok=True)
     names = [{p.relative_to(f).as_posix() for p in f.rglob("*") if "tfevents" not in p.name} for f in (first, second)]
     assert names[0] == names[1]
