@@ -15,10 +15,10 @@ check_packages(__name__, "data", "engine")
 __all__ = ["ClassificationResult", "create_classifier"]
 
 if TYPE_CHECKING:
-    from classification.model import create_classifier
+    from classification.build import create_classifier
     from classification.prediction import ClassificationResult
 else:
-    _MODULES = {"ClassificationResult": "classification.prediction", "create_classifier": "classification.model"}
+    _MODULES = {"ClassificationResult": "classification.prediction", "create_classifier": "classification.build"}
 
     # Hidden from type checkers, which would otherwise accept any attribute of this package.
     def __getattr__(name: str) -> object:

@@ -27,7 +27,7 @@ def load_task() -> type[ClassificationTask]:
 
 def build_model(config: TrainConfig, num_classes: int) -> nn.Module:
     """The model for these training settings, with random weights."""
-    from classification.model import create_classifier
+    from classification.build import create_classifier
 
     return create_classifier(config.backbone, num_classes, neck=config.neck, channels=config.data.input_channels)
 

@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from backbones.errors import BadInput, UserError
 from classification import classes as imagenet
+from classification.build import create_classifier
 from classification.config import METRIC, NAME, EvalConfig, PredictConfig, TrainConfig
 from classification.draw import draw_confusion, draw_scores
 from classification.errors import what_went_wrong
 from classification.evaluator import TOP, AccuracyEvaluator
 from classification.loss import ClassificationLoss
-from classification.model import Classifier, create_classifier
+from classification.model import Classifier
 from classification.prediction import ClassificationResult
 from classification.transforms import EvalCrop, TrainCrop, preprocessing
 from classification.weight_imprinting import imprint

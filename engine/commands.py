@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from PIL import Image
 from rich.progress import track
 from rich.table import Table
 
-from backbones.errors import BadInput, UserError
+from backbones.errors import UserError
 from backbones.weight_files import weight_file
 from data.batch import collate
 from data.loader import Source, default_workers, eval_loader, train_loader
@@ -30,11 +29,9 @@ from engine.checkpoint import (
     latest_run,
     make_folder,
     new_run_folder,
-    read_run,
 )
 from engine.config import EvalConfig, TrainConfig
 from engine.console import err, log_to_terminal, out, silence
-from engine.data_changes import data_changes
 from engine.error_files import write_errors
 from engine.execution import execution_for
 from engine.launch import adopt_srun, devices_of, launch, raise_unless_launchable
@@ -42,7 +39,7 @@ from engine.leaderboard import print_leaderboard, read_records
 from engine.plots import curves
 from engine.record import command_line, write_json
 from engine.restore import restore_task
-from engine.schema import flat
+from engine.resume import check_data, check_resume
 from engine.spec import TaskSpec
 from engine.task import Task
 from engine.trainer import device_of, fit, seed_everything, training_device
@@ -50,19 +47,6 @@ from engine.trainer import device_of, fit, seed_everything, training_device
 PICTURES = 8  # validation images to draw after training
 MAX_LISTED = 10  # class weights to print
 MAX_CLASSES = 25  # with more classes, the table of classes is not printed
-# Settings that may differ when a run is resumed. Of data, what they contain is compared, not where they are.
-NOT_COMPARED = {
-    "resume",
-    "output",
-    "logger",
-    "checkpointing",
-    "devices",
-    "num_nodes",
-    "data.root",
-    "data.train",
-    "data.val",
-    "data.workers",
-}
 
 
 def train(spec: TaskSpec, config: TrainConfig, is_program: bool = False) -> dict[str, Any]:
@@ -95,7 +79,7 @@ def _start(spec: TaskSpec, config: TrainConfig) -> dict[str, Any]:
     log_to_terminal(spec.name)
     config = config.with_files()
     if config.resume:
-        _check_resume(spec, config)
+        check_resume(spec, config)
     if isinstance(config.pretrained, str):
         config = replace(config, pretrained=str(weight_file(config.pretrained)))
     output = (
@@ -109,7 +93,7 @@ def _start(spec: TaskSpec, config: TrainConfig) -> dict[str, Any]:
     seed_everything(config.seed)
     task, train_set, val_set = spec.load_task().prepare(replace(config, resume=None), root)
     if resume:
-        _check_data(task, output, root)
+        check_data(task, output, root)
     where = f"{distributed.world()} processes on {device.type}" if distributed.world() > 1 else str(device)
     err.print(
         f"{spec.name}: {config.backbone}, weights {task.info.provenance['source']}; {len(train_set)} training and "
@@ -254,50 +238,6 @@ def _data_root(task: Task, spec: TaskSpec, root: str | None) -> Path:
     if trained_on.get("root") is None and task.info.dataset.get("published"):
         raise UserError("--data.root FOLDER is required to evaluate published weights")
     return spec.root_of(trained_on.get("root"), trained_on.get("train"))
-
-
-def _check_resume(spec: TaskSpec, config: TrainConfig) -> None:
-    """Check that the settings are those of the run to resume, except where they do not change its results.
-
-    Raises BadInput if `config.resume` is not a run folder, UserError if the run is complete or a flag contradicts it.
-    """
-    folder = Path(str(config.resume))
-    file = folder / "config.yaml"
-    if not file.is_file():
-        raise BadInput(f"--resume {folder} is not a run folder: it has no config.yaml")
-    try:
-        run_config = type(config).of(yaml.safe_load(file.read_text()))  # adds defaults for settings that it lacks
-    except (TypeError, AttributeError, KeyError, yaml.YAMLError) as error:
-        raise BadInput(f"{file} does not contain settings that this version can read ({error})") from error
-    if (folder / "record.json").is_file():
-        protocol = " --protocol finetune" if run_config.protocol == "scratch" else ""
-        raise UserError(
-            f"--resume {folder}: this run is complete. Its scores are in record.json. To train it further, start a new "
-            f"run from its weights: python -m {spec.name}.train --config {file} --pretrained {folder}{protocol} "
-            "--output NEW_FOLDER"
-        )
-    # YAML turns tuples into lists, so both must go through it before they are compared.
-    stored, requested = (
-        dict(flat(yaml.safe_load(yaml.safe_dump(asdict(settings))))) for settings in (run_config, config)
-    )
-    for name in requested.keys() - NOT_COMPARED:
-        if requested[name] != stored[name]:
-            raise UserError(
-                f"--resume continues {folder} with the settings of that run: --{name} {requested[name]} contradicts "
-                f"{stored[name]}. Omit the flag, or start a new run."
-            )
-
-
-def _check_data(task: Task, folder: Path, root: Path) -> None:
-    """Raise BadInput unless the data of `task`, in the folder `root`, are those of the run in `folder`."""
-    stored, _ = read_run(folder)
-    if changes := data_changes(stored, task.info):
-        raise BadInput(
-            f"--resume {folder}: the data in {root} are not those that this run was trained on: {'; '.join(changes)}. "
-            "To resume, restore the data, or name the folder of the unchanged data with --data.root. To train on the "
-            f"changed data, start a new run from the weights of this one with --pretrained {folder}."
-        )
-    task.info.provenance = stored.provenance  # of the weights at its start; their file may have changed since
 
 
 def _picture(task: Task, dataset: LabelledDataset, index: int, device: torch.device) -> Image.Image:

@@ -7,7 +7,7 @@ from functools import cache
 import torch
 
 from backbones.compat import multiply_adds
-from classification.model import create_classifier
+from classification.build import create_classifier
 
 
 @cache

@@ -50,7 +50,7 @@ def main(network: str, image_size: str, passes: str) -> None:
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     import torch
 
-    from classification.model import create_classifier
+    from classification.build import create_classifier
     from engine.record import peak_memory_mb
 
     torch.set_num_threads(1)

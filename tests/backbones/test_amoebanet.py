@@ -13,7 +13,7 @@ from backbones.amoebanet import NORMAL, REDUCTION, AmoebaNet, Cell, FactorizedRe
 from backbones.base import Level
 from backbones.doctor import examine
 from backbones.errors import BadInput, UserError
-from classification.model import create_classifier
+from classification.build import create_classifier
 from detection.model import create_detector
 from segmentation.model import create_segmenter
 

@@ -16,7 +16,7 @@ from backbones.doctor import examine
 from backbones.errors import BadInput, UserError
 from backbones.inference import prepare_for_inference
 from backbones.layers import early_parameters
-from classification.model import create_classifier
+from classification.build import create_classifier
 from detection.model import create_detector
 from segmentation.model import create_segmenter
 

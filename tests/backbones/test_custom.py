@@ -10,7 +10,7 @@ from torch import nn
 
 from backbones import Level, create_backbone
 from backbones.errors import BadInput, UserError
-from classification.model import create_classifier
+from classification.build import create_classifier
 from detection.model import create_detector
 from experiments.compare.cells import check_backbones
 from segmentation.model import create_segmenter

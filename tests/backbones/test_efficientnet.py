@@ -13,7 +13,7 @@ from backbones.architecture import B0, VARIANTS, architecture_of, counts, round_
 from backbones.efficientnet import EfficientNet, EfficientNetClassifier
 from backbones.errors import BadInput, UserError
 from backbones.mbconv import SameConv2d
-from classification.model import create_classifier
+from classification.build import create_classifier
 from experiments.costs.counts import classifier_counts
 
 # Parameters in millions, arXiv:1905.11946v5 table 2.

@@ -8,7 +8,7 @@ from torch import nn
 
 from backbones import create_backbone, prepare_for_inference
 from backbones.inference import fold_batch_norms
-from classification.model import create_classifier
+from classification.build import create_classifier
 from detection.model import create_detector
 from segmentation.model import create_segmenter
 

@@ -13,7 +13,7 @@ import torch
 from effdet import DetBenchTrain
 from torch import nn
 
-from classification.model import create_classifier
+from classification.build import create_classifier
 from data.demo.writer import demo_root
 from data.loader import train_loader
 from detection.config import TrainConfig

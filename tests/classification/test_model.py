@@ -17,8 +17,8 @@ from backbones.base import Backbone
 from backbones.errors import BadInput, UserError
 from backbones.layers import early_parameters
 from backbones.mbconv import StochasticDepth
+from classification.build import create_classifier
 from classification.config import TrainConfig
-from classification.model import create_classifier
 from classification.transforms import EvalCrop
 from classification.weight_imprinting import imprint
 from data.batch import collate, normalise

@@ -9,7 +9,7 @@ import torch
 
 from backbones.base import CachedFeatures, trunk_of
 from classification import train as train_classifier
-from classification.model import create_classifier
+from classification.build import create_classifier
 from classification.task import ClassificationTask
 from data.atomic_directory import CACHE_VARIABLE
 from detection import train as train_detector

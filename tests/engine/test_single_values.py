@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from backbones.base import CachedFeatures
-from classification.model import create_classifier
+from classification.build import create_classifier
 from detection.model import create_detector
 from engine.single_values import SingleValueNorms
 from segmentation.decoders import DECODERS

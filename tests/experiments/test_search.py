@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 from backbones import create_backbone
 from backbones.architecture import B0, VARIANTS, Stage, architecture_of, counts, save
 from backbones.errors import BadInput
-from classification.model import create_classifier
+from classification.build import create_classifier
 from engine.record import cost
 from engine.schema import SCHEMA
 from experiments.costs.meter import Meter
