@@ -55,10 +55,10 @@ class Backbone(nn.Module):
         return self
 
     def keep_levels(self, strides: Sequence[int]) -> None:
-        """Remove layers that only levels at other strides need. By default there are none, and all levels stay."""
+        """Remove layers that only levels at other strides need. By default nothing is removed."""
 
     def adaptation(self) -> str | None:
-        """How a network without the maps of a pyramid became one, for the record; None for all others."""
+        """How the pyramid was added to a network that has none, for the record; None for all others."""
         return None
 
 
@@ -141,7 +141,7 @@ def select(levels: Sequence[Level], strides: Sequence[int]) -> list[int]:
 
 
 def trunk_of(backbone: nn.Module) -> nn.Module:
-    """`Backbone.trunk`, or the network itself if it is not a Backbone, as that of a classifier without a neck."""
+    """`Backbone.trunk`, or the network itself if it is not a Backbone, such as that of a classifier without a neck."""
     return backbone.trunk if isinstance(backbone, Backbone) else backbone
 
 

@@ -4,8 +4,8 @@ The backward pass needs the intermediate results of the forward pass. With check
 only its input, and the backward pass computes the block again. Outputs and gradients are the same: random draws are
 repeated, and batch norms do not count the second pass in their running statistics.
 
-timm's own `set_grad_checkpointing` is not used. It counts the second pass, keeps the last stage of a feature extractor
-in memory, and is absent from networks of other origin.
+timm's own `set_grad_checkpointing` is not used. Its batch norms count the second pass, it does not checkpoint the last
+stage of a feature extractor, and networks from other sources do not have it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def block_modules(network: nn.Module) -> list[str]:
     """Names of the modules that keep only their input, in the order in which they are registered.
 
     They are the largest modules within one block, see `parameter_blocks`. Stages that are one block for timm are
-    divided further. Single layers are left out, since their input is most of what they keep.
+    divided further. Single layers are left out, because they store little more than their input.
     """
     return list(_within_one_block(network, "", parameter_blocks(network)))
 
@@ -91,7 +91,7 @@ def _repeated(norms: list[nn.Module], modes: list[bool]) -> Iterator[None]:
             setattr(norm, name, value.clone())
     try:
         yield
-    finally:  # also if the pass stops early, where all that the backward pass needs is computed
+    finally:  # also if the pass stops early, as soon as it has computed all that the backward pass needs
         for norm, (training, buffers) in zip(norms, before, strict=True):
             norm.training = training
             for name, value in buffers.items():

@@ -127,7 +127,7 @@ def create_features(name: str, **options: Any) -> nn.Module:
 
 
 def create_dynamic(name: str, **options: Any) -> nn.Module | None:
-    """The whole transformer `name` of timm for images of any size; None if timm has it for one size only.
+    """The whole transformer `name` of timm for images of any size; None if timm supports one size only.
 
     Passes `dynamic_img_size` and `dynamic_img_pad`: position embeddings are then resampled to the size of the image in
     each call, and images are padded to a multiple of the patch. The options are undocumented, and not every network has

@@ -62,7 +62,12 @@ def size_multiple(network: nn.Module, name: str, stride: int, channels: int) -> 
             return multiple
         except (RuntimeError, AssertionError, ValueError) as error:
             reason = error
-    raise UserError(
+    raise fixed_size(name, height, width, f"{type(reason).__name__}: {str(reason)[:100]}")
+
+
+def fixed_size(name: str, height: int, width: int, reason: str) -> UserError:
+    """The error for a network that fails on an image of another size than its own. The caller raises it."""
+    return UserError(
         f"'{name}' cannot serve as a backbone: it does not accept images of any size, which every task needs. An image "
-        f"of {height}x{width} pixels raised {type(reason).__name__}: {str(reason)[:100]}."
+        f"of {height}x{width} pixels failed: {reason}."
     )

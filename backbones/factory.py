@@ -26,8 +26,8 @@ def create_backbone(
             `backbones.amoebanet`.
         pretrained: False for random weights, True for published weights, or the path of a weight file.
         strides: strides of the maps, in any order; the maps are returned finest first.
-        channels: number of channels of the images. The first convolution of weights for RGB is repeated over them and
-            scaled, as in timm.
+        channels: number of channels of the images. The first convolution of weights for RGB is repeated over the
+            channels and scaled, as in timm.
         stochastic_depth: drop rate of the last residual branch in training, rising from 0 at the first; None for the
             network's own rate.
 

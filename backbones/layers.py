@@ -1,7 +1,7 @@
-"""The blocks of a backbone from input to output, and what a training derives from them.
+"""The blocks of a backbone from input to output, and the parameters of the first ones and without weight decay.
 
-Layer-wise learning rates, freezing of early layers and gradient checkpointing all need to know which parameters come
-first. timm knows it for its own networks. For all others, the names of parameters decide.
+Layer-wise learning rates, freezing of early layers and gradient checkpointing need the order of the parameters. timm
+states it for its own networks. For all others, it follows from the names of the parameters.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def undecayed_parameters(network: nn.Module) -> set[str]:
 
 
 def early_parameters(network: nn.Module, stride: int, name: str) -> list[nn.Parameter]:
-    """The trainable parameters that come first in a network: those that the map at `stride` depends on.
+    """The trainable parameters of the first layers of a network: those that the map at `stride` depends on.
 
     They are found by computing a gradient. All maps of a plain transformer depend on all of its blocks. There, stride 4
     stands for the patch embedding and the first third of the blocks, 8 for two thirds, and 16 and 32 for all.

@@ -1,11 +1,11 @@
 """Low-rank adaptation (LoRA, arXiv:2106.09685): fine-tune a network by small updates of its linear layers.
 
-The weights of a layer stay as they are. Training learns two matrices of a low rank, whose product is added to them. The
-update has no factor alpha / rank: it equals the paper's with alpha = rank, and the learning rate takes its place.
+The weights of a layer are frozen. Training learns two matrices of a low rank, whose product is added to them. There is
+no factor alpha / rank, as with alpha = rank in the paper: the learning rate has the same effect.
 
-The layers are parametrised by torch instead of wrapped, as the library PEFT wraps them. Attention of EVA, BEiT and Swin
-v2 reads `qkv.weight` and never calls the layer: a wrapped layer would not be trained there, without an error. torch
-also merges the updates. What remains is less code than a dependency costs.
+The layers are parametrised by torch. The library PEFT wraps them instead. The attention of EVA, BEiT and Swin v2 reads
+`qkv.weight` and never calls the layer: there, a wrapped layer would not be trained, without an error. torch also merges
+the updates.
 """
 
 from __future__ import annotations

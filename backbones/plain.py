@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from backbones.base import Backbone, Level
 from backbones.compat import create_dynamic
 from backbones.errors import UserError
+from backbones.extractors import fixed_size, padded
 from backbones.positions import accept_any_size
 from backbones.pyramid import STRIDES, WIDTH, SimpleFeaturePyramid
 
@@ -31,7 +32,7 @@ def is_plain(name: str) -> bool:
 
 
 def create_plain(name: str, **options: Any) -> nn.Module:
-    """The whole plain transformer `name` of timm, for images of any size, with the parameters that timm gives it."""
+    """The whole plain transformer `name` of timm, for images of any size, with the parameters of timm."""
     network = create_dynamic(name, **options)
     if network is None:
         network = timm.create_model(name, **options)
@@ -89,11 +90,11 @@ class PlainBackbone(Backbone):
         self.levels = tuple(Level(WIDTH, stride) for stride in strides)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) -> [(B, 256, ceil(H / stride), ceil(W / stride)) for each level]."""
+        """(B, C, H, W) -> [(B, 256, ceil(H / stride), ceil(W / stride)) for each level]."""
         return self.levels_of(self.trunk_maps(images), (images.shape[-2], images.shape[-1]))
 
     def trunk_maps(self, images: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) -> [(B, C, ceil(H / s), ceil(W / s))], the map that the pyramid starts from, of stride s."""
+        """(B, C, H, W) -> [(B, width, ceil(H / s), ceil(W / s))], the map of stride s that the pyramid starts from."""
         return [last_map(self.network, self.scaled(images))]
 
     def levels_of(self, maps: list[Tensor], size: tuple[int, int]) -> list[Tensor]:
@@ -101,14 +102,13 @@ class PlainBackbone(Backbone):
         return self.pyramid(maps[0], size)
 
     def scaled(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> the input of the transformer, padded and scaled: sides are multiples of the patch."""
-        height, width = (side + -side % self.stride for side in images.shape[-2:])
-        padded = F.pad(images, (0, width - images.shape[-1], 0, height - images.shape[-2]))
+        """(B, C, H, W) -> the input of the transformer, padded and scaled: sides are multiples of the patch."""
+        whole = padded(images, self.stride)
         if self.patch == self.stride:
-            return padded
-        size = [side // self.stride * self.patch for side in (height, width)]
+            return whole
+        size = [side // self.stride * self.patch for side in whole.shape[-2:]]
         # Some devices have no filtered interpolation in 16 bits.
-        return F.interpolate(padded.float(), size, mode="bilinear", antialias=True).to(images.dtype)
+        return F.interpolate(whole.float(), size, mode="bilinear", antialias=True).to(images.dtype)
 
     @property
     def trunk(self) -> nn.Module:
@@ -126,7 +126,7 @@ class PlainBackbone(Backbone):
         return {f"network.{key}": key for key in self.network.state_dict()}
 
     def adaptation(self) -> str:
-        """How the network became a pyramid, for the record."""
+        """How the pyramid was added, for the record."""
         scaling = "" if self.patch == self.stride else f"; images scaled by {self.patch}/{self.stride}"
         return f"simple feature pyramid from stride {self.stride}{scaling}"
 
@@ -170,10 +170,7 @@ def _check_any_size(network: nn.Module, name: str, patch: int, channels: int) ->
         if "item() cannot be called on meta tensors" in str(error):
             raise UserError(
                 f"'{name}' cannot serve as a backbone: it reads values of tensors to compute the size of its map, so "
-                "that its cost cannot be counted and it cannot be exported."
+                "that its cost cannot be counted, and it cannot be exported."
             ) from error
         reason = f"{type(error).__name__}: {str(error)[:100]}"
-    raise UserError(
-        f"'{name}' cannot serve as a backbone: it does not accept images of any size, which every task needs. An image "
-        f"of {rows * patch}x{columns * patch} pixels failed: {reason}."
-    )
+    raise fixed_size(name, rows * patch, columns * patch, reason)

@@ -1,6 +1,6 @@
 """Position embeddings of timm's transformers with a fixed image size, resampled to the size of the image in each call.
 
-The parameters keep the size that published weights have, and every file with them loads unchanged. timm's own
+The parameters keep the size of the published weights, so that files with them load unchanged. timm's own
 `set_input_size` replaces the parameters by resampled ones, which allows one image size until the next call. The
 resampling is the same, so the outputs are equal.
 
@@ -33,8 +33,7 @@ class Grid:
     def index(self, class_token: bool, device: torch.device) -> Tensor:
         """(N, N) index of the relative position of each pair of tokens, see `gen_relative_position_index`.
 
-        It is computed in each call: a stored tensor could be one of a tracer or of inference mode, which cannot be used
-        later.
+        It is computed in each call: a tensor that was stored during tracing or in inference mode cannot be used later.
         """
         return gen_relative_position_index(self.size, class_token=class_token, device=device)
 

@@ -1,4 +1,4 @@
-"""Groups of pretraining that a person understands, such as "supervised, ImageNet-1k" or "self-supervised".
+"""Groups of pretraining, such as "supervised, ImageNet-1k" or "self-supervised".
 
 The group of timm's published weights follows from name and tag by the rules in `backbones.pretraining_rules`. The group
 of a weight file follows from its metadata. What no rule recognises is `UNKNOWN`.
@@ -28,7 +28,7 @@ from backbones.pretraining_rules import (
 RANDOM, UNKNOWN = "random", "unknown"
 SUPERVISED_1K, SUPERVISED_21K = "supervised, ImageNet-1k", "supervised, ImageNet-21k"
 RUN = "run of this package"
-THEN_LABELS = ", then supervised"  # appended where images alone, or with texts, came first and labels second
+THEN_LABELS = ", then supervised"  # appended to the first group if the network was then fine-tuned with labels
 GROUPS = (
     *(SUPERVISED_1K, SUPERVISED_21K, OTHER, TAUGHT, SELF, SELF + THEN_LABELS, TEXT, TEXT + THEN_LABELS),
     *(SEGMENTATION, DISTILLED, RUN, RANDOM, UNKNOWN),

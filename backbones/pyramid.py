@@ -16,11 +16,11 @@ class SimpleFeaturePyramid(nn.Module):
     """The simple feature pyramid of ViTDet (arXiv:2203.16527, section 3) on one map.
 
     Layers are those of `SimpleFeaturePyramid` in detectron2 (`detectron2/modeling/backbone/vit.py`): transposed 2x2
-    convolutions that halve the number of channels double the size of the map, with layer norm and GELU between two of
-    them; max pooling halves it. A 1x1 convolution to `width` channels and a 3x3 convolution follow, each without bias
-    and with a layer norm over channels. That code is for maps of stride 16. Here the map may have any of `STRIDES`, and
-    a layer norm over channels comes first, because the map of a transformer without its final norm has channels of very
-    different sizes.
+    convolutions double the size of the map and halve its number of channels, with layer norm and GELU between two of
+    them; max pooling halves the size. A 1x1 convolution to `width` channels and a 3x3 convolution follow, each without
+    bias and with a layer norm over channels. That code is for maps of stride 16. Here the map may have any of
+    `STRIDES`, and a layer norm over channels comes first, because the map of a transformer without its final norm has
+    channels of very different sizes.
 
     Args:
         channels: channels of the map.

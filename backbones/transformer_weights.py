@@ -57,7 +57,7 @@ def locate_transformer(
 
 
 def load_pyramid(backbone: PlainBackbone, state: Mapping[str, Tensor], origin: str) -> None:
-    """Load the pyramid's layers from a run, as far as the run has them. Published weights have none.
+    """Load the pyramid's layers from a run, if it has them. Published weights have none.
 
     Logs a warning if some start from random values.
     """

@@ -62,7 +62,7 @@ def _spellings(names: Mapping[str, str]) -> Iterator[dict[str, str]]:
     """The names that files can have for the network's tensors: the network's keys -> keys in the file.
 
     Published files use the names of the whole network, this package's own files those of the module. A network of the
-    user's own can be an attribute of a module, such as `self.body`, or an extractor of timm, which renames layers.
+    user can be an attribute of a module, such as `self.body`, or an extractor of timm, which renames layers.
     """
     yield dict(names)
     found = {key: key.removeprefix("network.") for key in names}

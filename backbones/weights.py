@@ -257,14 +257,14 @@ def adapt_first_convolution(
         names: keys of `own` -> keys of `part`.
         origin: of the weights, for the log.
 
-    Returns advice if that convolution is one of other channels than RGB's and the network's; "" if it fits.
+    Returns advice if the weights are for another number of channels, which is not 3; "" otherwise.
     """
     key = next((key for key, value in own.items() if value.ndim == 4 and names.get(key) in part), None)
     if key is None:
         return ""
     weight, wanted = part[names[key]], own[key].shape
     if weight.shape == wanted or (weight.shape[0], *weight.shape[2:]) != (wanted[0], *wanted[2:]):
-        return ""  # the latter is that of another network
+        return ""  # it fits, or the weights are those of another network
     if weight.shape[1] != RGB:
         return (
             f" They are for images of {weight.shape[1]} channels: for such images, pass `channels={weight.shape[1]}`."

@@ -64,8 +64,8 @@ def create_classifier(
             From a run, the backbone is loaded, and the head if it fits. If the classes differ, the class layer of the
             file is dropped and a warning is logged.
         neck: a name from `backbones.necks.NECKS`; None for the network's own head.
-        stochastic_depth: drop rate of the last residual branch; None for the network's own rate, which of a pyramid
-            with a neck is 0.
+        stochastic_depth: drop rate of the last residual branch; None for the network's own rate, which is 0
+            with a neck.
         classes: names of the classes. The class layer of a run is then matched by name, otherwise by the number of
             classes.
         channels: number of channels of the images, see `create_backbone`.

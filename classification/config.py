@@ -62,7 +62,7 @@ class TrainConfig(engine.TrainConfig):
     data: ClassTrainData = field(default_factory=ClassTrainData)
 
     def has_neck(self) -> bool:
-        """Whether the network has a neck, and not its own head."""
+        """Whether the network has a neck instead of its own head."""
         return self.neck is not None
 
     def check(self) -> None:

@@ -57,7 +57,7 @@ class AccuracyEvaluator:
         self._probabilities.append(values[:, 0].exp().cpu()[readable].double().numpy())
 
     def state(self) -> tuple[np.ndarray, int, np.ndarray, np.ndarray]:
-        """All predictions: `confusion`, the number of images among whose best outputs is the class, and two columns."""
+        """All predictions: `confusion`, the number of images with the class in the top 5, `rows`, `probabilities`."""
         return self.confusion, self._top5, self.rows, self.probabilities
 
     def merge(self, states: Sequence[tuple[np.ndarray, int, np.ndarray, np.ndarray]]) -> None:

@@ -11,14 +11,13 @@ import numpy as np
 from PIL import Image
 
 from backbones.errors import BadInput
-from data.image_header import ERRORS, FORMATS, read_header
+from data.image_header import ERRORS, FORMATS, TIFF_STARTS, read_header
 from data.images import MAX_PIXELS
 from data.tiff import Pixels, read_tiff
 
 MOST_CHANNELS = 16
 MAX_BYTES = 3 * MAX_PIXELS  # the limit of 8-bit RGB images, in bytes
 DISPLAYED = 2.0, 98.0  # percentiles of the values that become black and white in a picture
-_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two: BigTIFF
 
 
 def decode_bands(
@@ -33,14 +32,14 @@ def decode_bands(
     Args:
         data: content of the file.
         name: of the file, for messages.
-        count: number of channels. A file with as many bands is read as it is, one with alpha besides without its alpha.
+        count: number of channels. A file has as many bands, or as many and alpha, which is dropped.
         bands: bands of the file to read, counted from 1, alpha included; they are the channels in this order.
 
     Raises BadInput if the file cannot be decoded, is too large, or has other numbers of bands.
     """
     if not data:
         raise BadInput(f"image {name} is empty (0 bytes)")
-    values, alpha = read_tiff(data, name, MAX_BYTES) if data.startswith(_TIFF) else _by_pillow(data, name)
+    values, alpha = read_tiff(data, name, MAX_BYTES) if data.startswith(TIFF_STARTS) else _by_pillow(data, name)
     stored = values.shape[2]
     if bands is None:
         if count not in (stored, stored - alpha):

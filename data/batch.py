@@ -151,7 +151,7 @@ def normalise(
 ) -> Tensor:
     """(B, C, H, W) -> float32 `(y - mean) / std`, channels-last, on the device of `images`.
 
-    y are the values of `images`, so that `limits` become 0 and 1. `mean` and `std` have one value of y per channel.
+    y are the values of `images`, scaled so that `limits` become 0 and 1. `mean` and `std` have one value per channel.
     """
     low, high = limits
     scale = torch.tensor([1 / ((high - low) * s) for s in std], device=images.device).view(1, -1, 1, 1)

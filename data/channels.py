@@ -1,8 +1,8 @@
 """The channels of images other than 8-bit RGB: which bands they are, their values, and their normalisation.
 
-Values are normalised in two steps. A range of stored values becomes 0 to 1: 0 to 255 of 8 bits, 0 to 65535 of 16 bits,
-and of all other numbers a given range or that of the training images. Then mean and standard deviation of each channel,
-given or measured in the training images, become 0 and 1.
+Values are normalised in two steps. First a range of stored values becomes 0 to 1: 0 to 255 for 8 bits, 0 to 65535 for
+16 bits, and for all other numbers a given range or that of the training images. Then each channel is normalised with a
+mean and a standard deviation, which are given or measured in the training images.
 """
 
 from __future__ import annotations
@@ -31,9 +31,8 @@ class Channels:
         count: number of channels.
         bands: bands of the files, counted from 1, in the order of the channels; None for all bands of the files.
         dtype: type of the values, "uint8", "uint16" or "float32"; None before it is known.
-        limits: the stored values that become 0 and 1; None before they are known.
+        limits: the stored values that become 0 and 1; values beyond them are clipped; None before they are known.
         mean, std: of each channel, for values in 0..1; empty before they are known.
-        clips: whether values beyond `limits` are set to the nearer limit.
     """
 
     count: int
@@ -172,7 +171,7 @@ def normalised(images: Tensor, preprocessing: Mapping[str, Any]) -> Tensor:
 
 
 def measured(channels: Channels, images: Iterator[np.ndarray] | Sequence[np.ndarray], source: object) -> Channels:
-    """The channels with everything that is not given, from the training images.
+    """The channels with all values that are not given, measured in the training images.
 
     Mean and standard deviation are those of all pixels with a value, in float64, each image counting by its pixels.
 
@@ -254,7 +253,7 @@ class _Sums:
 
 
 def _as(dtype: np.dtype, low: float, high: float) -> tuple[Any, Any]:
-    """The limits as values of the type, which hold at least what the limits hold."""
+    """The limits as values of the type: whole numbers within the limits for whole types."""
     if dtype.kind == "f":
         return dtype.type(low), dtype.type(high)
     kind = np.iinfo(dtype)

@@ -34,7 +34,7 @@ _WIDTH, _HEIGHT, _BITS, _SAMPLES = 256, 257, 258, 277  # TIFF tags
 _SIZES = _WIDTH, _HEIGHT, _BITS, _SAMPLES, ORIENTATION
 _SHORT, _LONG = 3, 4  # types of a tag's values
 _JPEG_SIZES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0..15 without DHT, JPG, DAC
-_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two: BigTIFF
+TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two: BigTIFF
 _PAGES = 65_536  # pages of a TIFF; a chain of more is a loop
 _TAIL = 65_536  # bytes at the end of a PNG in which an eXIf chunk after the pixels is searched
 
@@ -247,7 +247,7 @@ def _short_tags(
 
     Their values are of 16 bits; width and height may have 32.
     """
-    if tiff[:4] not in _TIFF_STARTS:
+    if tiff[:4] not in TIFF_STARTS:
         return []
     order, big = "<" if tiff[:2] == b"II" else ">", tiff[2:4] in (b"+\0", b"\0+")
     word, count_word, entry_size = ("Q", "Q", 20) if big else ("I", "H", 12)

@@ -298,7 +298,7 @@ def _decode_strictly(data: bytes, path: str | os.PathLike[str], max_pixels: int)
 def _undecodable(path: str | os.PathLike[str], data: bytes, error: BaseException) -> BadInput:
     reason = str(error)
     if isinstance(error, UnidentifiedImageError):  # Pillow's message shows the address of a Python object
-        header = _header(data)  # only of a TIFF, whose tags Pillow does not have to know
+        header = _header(data)  # only of a TIFF that Pillow does not support
         if header is not None:
             return BadInput(
                 f"cannot decode image {path} ({len(data)} bytes): it is a TIFF with {header.bands} bands of "

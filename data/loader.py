@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
-import os
 import signal
 import struct
 import sys
@@ -22,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from backbones.errors import BadInput, UserError
 from data.balance import draw_images
 from data.batch import Batch, Draw, Sample, collate
+from data.cores import available_cores
 
 
 class Source(Protocol):
@@ -262,7 +262,7 @@ def default_workers(processes: int = 1) -> int:
     """
     if not _forks() and _main_is_script():
         return 0
-    cores = (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1) // processes
+    cores = len(available_cores()) // processes
     return min(8, max(0, cores - 1) if torch.accelerator.is_available() else cores // 4)
 
 

@@ -33,7 +33,7 @@ from data.scan import Headers, sample_of, scan
 
 log = logging.getLogger(__name__)
 
-THREADS = 8  # that read images to measure their channels
+THREADS = 8  # number of threads that read images to measure their channels
 Transform = Callable[[Sample, int], Sample]  # (sample in original pixels, seed) -> sample in network pixels
 
 
@@ -241,7 +241,7 @@ class ImageReader:
         return turned if self.exif == "apply" or fits_only_turned else image
 
     def all_pixels(self) -> Iterator[np.ndarray]:
-        """The pixels of all images in order, as they are stored. Images that cannot be read count for `skip_bad`."""
+        """The stored pixels of all images in order. Images that cannot be read are skipped, see `skip_bad`."""
 
         def read(index: int) -> np.ndarray | BadInput:
             try:
@@ -259,7 +259,7 @@ class ImageReader:
                         yield image
 
     def blank_pixels(self, height: int, width: int) -> np.ndarray:
-        """The pixels of a black image in the place of one that cannot be read."""
+        """The pixels of a black image, which replaces one that cannot be read."""
         return np.zeros((height, width, 3), np.uint8) if self.channels is None else self.channels.blank(height, width)
 
     def _content(self, index: int) -> bytes:

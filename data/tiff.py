@@ -1,7 +1,7 @@
 """TIFF files of any number of bands and any pixel type, with all bits: multispectral images, depth, elevation.
 
-Pillow opens hardly any of these files. They are decoded by tifffile. LZW, Zstandard, JPEG and other compressions need
-the package imagecodecs besides, which the extra `formats` installs.
+Pillow opens few of these files, so tifffile decodes them. LZW, Zstandard, JPEG and other compressions need
+the package imagecodecs, too, which the extra `formats` installs.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from backbones.errors import BadInput
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # damage that matters raises an error
 
 INSTALL = "python -m pip install 'backbone-swap[formats]'"
-MOST_PAGES = 4096  # pages that are looked at
+MOST_PAGES = 4096  # further pages are not read
 _REDUCED_OR_MASK = 1 | 4  # bits of the tag NewSubfileType
 _MIN_IS_WHITE, _PALETTE = 0, 3  # values of the tag PhotometricInterpretation
 _ALPHA = (1, 2)  # values of the tag ExtraSamples
@@ -41,7 +41,7 @@ class Pixels(NamedTuple):
     """The pixels of a file.
 
     Attributes:
-        values: (H, W, S) uint8, uint16 or float32, in stored orientation. Without a value: NaN.
+        values: (H, W, S) uint8, uint16 or float32, in stored orientation; NaN where the file declares no value.
         alpha: how many of the last samples are declared as alpha.
     """
 
@@ -50,7 +50,7 @@ class Pixels(NamedTuple):
 
 
 def read_tiff(data: bytes, name: str | os.PathLike[str], limit: int) -> Pixels:
-    """The bands of a TIFF in the order of the file, which may store them interleaved, as planes, or as pages.
+    """The bands of a TIFF in the order of the file, which stores them interleaved, as planes, or as pages.
 
     Whole numbers of 8 and 16 bits without a sign stay as they are; all other numbers become float32. Masks and smaller
     copies among the pages are left out. Values are inverted where 0 means white.

@@ -169,7 +169,7 @@ class DetectionLoss(nn.Module):
 
     @staticmethod
     def _normaliser(positives: int, device: torch.device) -> Tensor | int:
-        """The number of positive anchors + 1. With several processes, this process's part of that of all of them."""
+        """The number of positive anchors + 1. With several processes: of the whole batch, divided by their number."""
         if distributed.world() == 1:
             return positives + 1
         return (distributed.total(torch.tensor(float(positives), device=device)) + 1) / distributed.world()

@@ -66,7 +66,7 @@ def soft_nms(
 
     Up to `max_detections` times, selects the remaining candidate of highest score, and multiplies the scores of the
     other candidates of its class by exp(-IoU^2 / sigma). On a CPU it stops when no score in the batch is above
-    `score_threshold`. A GPU would have to wait for its own result to know that, which takes longer than all steps.
+    `score_threshold`. On a GPU this check would take longer than all steps, because it waits for the GPU each time.
     """
     boxes, labels = detections.boxes, detections.labels
     scores = detections.scores.clone()

@@ -55,8 +55,7 @@ def train(spec: TaskSpec, config: TrainConfig, is_program: bool = False) -> dict
     Args:
         spec: the task.
         config: its settings.
-        is_program: whether this program was started for the training, so that it can be started once for each of
-            several devices.
+        is_program: whether this program was started for the training. Only then it can be started once for each device.
     """
     config.check()
     adopt_srun()

@@ -45,8 +45,8 @@ def without_compilation() -> AbstractContextManager[None]:
 def stop_without_lightning(trainer: Trainer, handler: Callable[[int, Any], None]) -> None:
     """Replace Lightning's handling of SIGTERM by a handler, in a training that has started.
 
-    Lightning's handler exchanges a tensor with the other processes inside of the handler, adds an exchange to every
-    step, and heeds the first process only. Replaces the method `_broadcast_sigterm_tensor` of its training loop.
+    Lightning's handler exchanges a tensor with the other processes, adds an exchange to every step, and reacts to the
+    signals of the first process only. Replaces the method `_broadcast_sigterm_tensor` of its training loop.
     """
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
         signal.signal(signal.SIGTERM, handler)

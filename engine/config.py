@@ -149,11 +149,11 @@ class TrainConfig:
     """Device to train on: cpu, cuda, cuda:N, mps, or auto for a GPU if there is one."""
     devices: int | Literal["auto"] = 1
     """Number of devices of this machine to train on, one process each, or auto for all of its GPUs. They share each
-    batch of --batch_size images, and the result does not depend on their number."""
+    batch of --batch_size images, so that the recipe does not depend on their number."""
     num_nodes: int = 1
     """Number of machines. With more than one, start the command on each of them with torchrun or srun."""
     sync_batchnorm: bool = False
-    """Compute the statistics of batch norm over the images of all devices. Only on GPUs."""
+    """Compute the statistics of batch norm over the images of all devices. Needs GPUs."""
     compile: bool = False
     """Compile the network with torch.compile. The first steps then take a minute longer."""
     output: str | None = None
@@ -244,7 +244,7 @@ class TrainConfig:
             )
         if self.checkpointing and self.compile:
             raise UserError(
-                "--checkpointing cannot be combined with --compile, which decides itself what the backward pass keeps. "
+                "--checkpointing cannot be combined with --compile, which decides what the backward pass keeps. "
                 "Leave one of them out"
             )
         if self.protocol == "linear" and self.has_neck() and self.pretrained is True:

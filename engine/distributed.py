@@ -1,8 +1,8 @@
 """The processes of a distributed training: which one this is, and what they exchange.
 
-With a single process, which is the usual case, nothing is exchanged: every function returns its argument. A training
-gives the same result with any number of processes: they share each global batch, losses are divided by numbers of the
-whole batch, and DDP averages the gradients.
+With a single process, which is the usual case, nothing is exchanged: every function returns its argument. The weights
+after a training do not depend on the number of processes, up to rounding and the statistics of batch norm: they share
+each batch, losses are divided by numbers of the whole batch, and DDP averages the gradients.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def share(count: Tensor) -> Tensor | float:
 
 
 def whole_batch(part: Tensor) -> Tensor:
-    """The tensors of all processes, joined along the first dimension, in the order of the processes.
+    """The tensors of all processes, joined along the first dimension, in the order of their ranks.
 
     The gradient flows to this process's part. It is multiplied by the number of processes, since DDP divides by it:
     a loss that every process computes for the whole batch has the gradient that a single process would compute.
@@ -123,7 +123,7 @@ def any_of(*flags: bool) -> tuple[bool, ...]:
 
 
 def from_first(value: Any) -> Any:
-    """The value that process 0 has, in all processes. Plain values or arrays."""
+    """The value of process 0, in all processes: plain values or arrays."""
     if world() == 1:
         return value
     values = [value]
@@ -132,7 +132,7 @@ def from_first(value: Any) -> Any:
 
 
 def in_first(value: Any) -> list[Any]:
-    """In process 0 the values of all processes, in their order; elsewhere an empty list."""
+    """In process 0 the values of all processes, in the order of their ranks; elsewhere an empty list."""
     if world() == 1:
         return [value]
     values: list[Any] = [None] * world() if rank() == 0 else []
@@ -141,7 +141,7 @@ def in_first(value: Any) -> list[Any]:
 
 
 def from_all(value: Any) -> list[Any]:
-    """The values of all processes, in their order."""
+    """The values of all processes, in the order of their ranks."""
     if world() == 1:
         return [value]
     values: list[Any] = [None] * world()

@@ -1,4 +1,4 @@
-"""Random draws of networks, such as stochastic depth, in a distributed training: those of a single process."""
+"""Random draws of networks, such as stochastic depth, in a distributed training. They equal those of one process."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def draw_for_whole_batch(model: nn.Module) -> None:
     """Have each process draw the numbers of the whole batch and use those of its own images.
 
     All processes have the same seed. Without this, the first image of each process would get the same draws, and the
-    result would depend on the number of processes. Layers are stochastic depth, of this package and of timm, and
-    dropout. Changes the layers in place.
+    result would depend on the number of processes. The layers are stochastic depth, of this package and of timm, and
+    dropout. They are changed in place.
     """
     for module in model.modules():
         if isinstance(module, StochasticDepth):
@@ -32,7 +32,7 @@ def _kept(x: Tensor, shape: tuple[int, ...], probability: float) -> Tensor:
     """Ones with this probability, else zeros, for the images of this process: (B, *shape) like x."""
     images = len(x)
     first = distributed.rank() * images
-    # As in a single process, where the numbers are drawn for x, in the order of its memory.
+    # A single process draws the numbers in the order of the memory of x.
     order = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) and x.ndim == 4 else None
     whole = torch.empty(
         (images * distributed.world(), *shape),

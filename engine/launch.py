@@ -18,10 +18,11 @@ from functools import partial
 from typing import Any
 
 from backbones.errors import UserError
+from data.cores import available_cores
 from engine.cli import INTERRUPTED
 from engine.config import TrainConfig
 
-POLL = 0.1  # seconds between looks at the processes
+POLL = 0.1  # seconds between checks of the processes
 PATIENCE = 40.0  # seconds that processes have to end, after one of them has failed or a signal was passed on
 
 
@@ -79,7 +80,7 @@ def adopt_srun() -> None:
 
 
 def raise_unless_launchable(config: TrainConfig, is_program: bool) -> None:
-    """Raise UserError for a training on several machines, and for one that no command has started."""
+    """Raise UserError for a training on several machines, and for several devices without a command."""
     if config.num_nodes > 1:
         raise UserError(
             f"`num_nodes={config.num_nodes}`: start the command on each machine with torchrun, for example `torchrun "
@@ -119,7 +120,9 @@ class _Group:
         shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
         shared |= {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
         # Each process would otherwise use all cores.
-        shared |= {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, _cores() // processes)))}
+        shared |= {
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, len(available_cores()) // processes)))
+        }
         self.deadline: float | None = None
         self.is_stopped = False  # by a signal to this process
         self.messages: list[list[str]] = [[] for _ in range(processes)]
@@ -135,7 +138,7 @@ class _Group:
             command,
             env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=None if rank == 0 else subprocess.DEVNULL,
-            stderr=None if rank == 0 else subprocess.PIPE,  # process 0 speaks for all, unless another one fails
+            stderr=None if rank == 0 else subprocess.PIPE,  # process 0 prints for all, unless another one fails
             text=True,
             errors="replace",
             **(posix if os.name == "posix" else {}),
@@ -190,17 +193,13 @@ class _Group:
 
 
 def die_with(parent: int) -> None:
-    """Have the kernel end this process when its parent dies, even if killed. PR_SET_PDEATHSIG is 1 on Linux."""
+    """Have the kernel kill this process when its parent ends for any reason. PR_SET_PDEATHSIG is 1 on Linux."""
     if sys.platform == "linux":
         import ctypes
 
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
         if os.getppid() != parent:  # the parent died before the call
             os._exit(1)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _free_port() -> int:

@@ -35,7 +35,7 @@ def parameter_groups(model: nn.Module, lr: float, backbone_lr: float, decay: flo
         lr: learning rate of all but the backbone.
         backbone_lr: factor on `lr` for the backbone's trunk.
         decay: weight decay of convolution and linear weights. Biases, normalisation layers and fusion weights, which
-            have at most one dimension, have none, nor have the backbone's tokens and position embeddings.
+            have at most one dimension, and the backbone's tokens and position embeddings have none.
     """
     trunk = trunk_of(model.backbone)  # type: ignore[arg-type]
     backbone = {id(p) for p in trunk.parameters()}
@@ -96,8 +96,8 @@ def create_optimizer(name: str, groups: list[dict[str, Any]]) -> torch.optim.Opt
 def apply_protocol(model: nn.Module, final_layer: Iterable[nn.Module], config: TrainConfig) -> list[nn.Module]:
     """Freeze the parameters that the protocol does not train, and add those of low-rank updates.
 
-    `linear` trains the modules of `final_layer` alone. Returns batch norms that must not be trained either: those
-    between the layers of low-rank updates.
+    `linear` trains the modules of `final_layer` alone. Returns the batch norms that must stay in
+    evaluation mode: those between the layers of low-rank updates.
     """
     trunk = trunk_of(model.backbone)  # type: ignore[arg-type]
     if config.protocol == "frozen":

@@ -72,7 +72,7 @@ def cost(model: nn.Module, size: tuple[int, int], device: torch.device) -> dict[
 
     Returns `params`, the number of parameters; `macs`, the multiply-adds of convolutions and matrix products, which are
     half of PyTorch's FLOP count; `latency_ms`, the median time at batch size 1; `images_per_second`, its inverse; and
-    `timed_alone`, whether no other training of the same experiment slowed the machine down meanwhile.
+    `timed_alone`, whether no other training of the same experiment ran at the same time.
     """
     training = model.training
     model.eval()
@@ -102,7 +102,9 @@ def peak_memory_mb(device: torch.device) -> float:
     """Peak memory of this process so far, in MiB: allocated on the GPU, or resident in main memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    if device.type == "mps":  # torch knows no peak there: the memory that Metal holds now, which torch rarely returns
+    if (
+        device.type == "mps"
+    ):  # torch has no peak there: this is the memory that Metal holds now, which torch rarely frees
         return torch.mps.driver_allocated_memory() / 2**20
     status = Path("/proc/self/status")
     if status.exists():  # getrusage would include the peak of the parent process

@@ -81,7 +81,7 @@ class Evaluator(Protocol):
         """All predictions since `reset`, as plain values and arrays, for another process."""
 
     def merge(self, states: Sequence[Any]) -> None:
-        """Replace the predictions by those of these states, whose images follow each other."""
+        """Replace the predictions by those of these states, in this order."""
 
 
 class Task(LightningModule):
@@ -325,7 +325,7 @@ class Task(LightningModule):
 
     @property
     def channels(self) -> Channels | None:
-        """How images are read that are not 8-bit RGB, see `data.channels`; None for 8-bit RGB."""
+        """How images other than 8-bit RGB are read, see `data.channels`; None for 8-bit RGB."""
         return Channels.stored(self.info.preprocessing)
 
     @property
@@ -358,7 +358,7 @@ class Task(LightningModule):
             losses = self.losses(images, batch)
         total = torch.stack(list(losses.values())).sum()
         terms = {f"loss_{name}": value.detach() for name, value in losses.items()}
-        # Several processes find out together: the gradient, which they share, is not finite either.
+        # Several processes check the gradient instead, which they share.
         if distributed.world() == 1 and not torch.isfinite(total):
             values = ", ".join(f"{name} {float(value):.3g}" for name, value in terms.items())
             raise self._diverged("the loss", f" ({values})")

@@ -111,7 +111,7 @@ def accelerator(device: torch.device) -> dict[str, Any]:
 
 
 def synchronised_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
-    """The model with batch norm over the images of all processes. Raises UserError without GPUs, which it needs."""
+    """The model with batch norm over the images of all processes. Raises UserError without a GPU."""
     if device.type != "cuda":
         raise UserError(
             f"`sync_batchnorm=True` needs GPUs, and this training runs on {device.type}: leave it out",
@@ -222,7 +222,7 @@ def fit(
             raise
         raise smaller_batch(config.batch_size, config.accumulate) from error
     trained = sum(p.numel() for p in task.model.parameters() if p.requires_grad)
-    merge_low_rank(task.model)  # records and later predictions are those of the network without separate updates
+    merge_low_rank(task.model)  # records and later predictions use the merged weights
     if stored is not None and not hasattr(task, "scores"):  # killed between the last epoch and the record
         task.model.load_state_dict(read_run(stored)[1])
         task.to(device).evaluate(val_loader, config.precision)

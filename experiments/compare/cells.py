@@ -56,8 +56,7 @@ def backbone_arguments(config: CompareConfig, backbone: str) -> tuple[str, ...]:
     Raises BadInput for a folder without a weight file.
     """
     file = config.weights_by_backbone.get(backbone)
-    # In BACKBONE=~/FILE, the shell does not replace the tilde.
-    weights = () if file is None else ("--pretrained", str(weight_file(Path(file).expanduser())))
+    weights = () if file is None else ("--pretrained", str(weight_file(file)))
     return ("--backbone", backbone, *weights)
 
 
@@ -99,7 +98,7 @@ def check_backbones(
             create_backbone(name)
     for name, file in (weights or {}).items():
         try:
-            create_backbone(name, Path(file).expanduser())
+            create_backbone(name, Path(file))
         except UserError as error:
             raise type(error)(f"--weights {name}={file}: {error}", settings=error.settings) from error
     for name in published:

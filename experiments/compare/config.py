@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -37,9 +38,9 @@ class CompareConfig:
     its own division and seed, so that verdicts cover which images were drawn for training. 0 uses the validation
     split."""
     tune: int = 0
-    """Number of short trainings of each backbone on each task that choose its learning rate, weight decay, warm-up and,
-    in fine-tuning, the factor on the backbone's learning rate, scored on held-out training images. The best third and
-    the recipe are then trained with all epochs. 0 uses the recipe."""
+    """Number of short trainings (trials) of each backbone on each task that choose its learning rate, weight decay,
+    warm-up and, with finetune and lora, the factor on the backbone's learning rate. They are scored on held-out
+    training images. The recipe and the best third of the others are then trained with all epochs. 0 uses the recipe."""
     epochs: int | None = None
     """Number of passes over the training images, for all tasks; by default as in the recipe."""
     budgets: list[int] = field(default_factory=list)
@@ -103,15 +104,17 @@ class CompareConfig:
                 f"--seeds {self.seeds} and --resplit {self.resplit}: each division has its own seed. Use one"
             )
         if self.tune < 0 or self.tune == 1:
-            raise UserError(f"--tune {self.tune} is too small: at least 2, of which the first is the recipe")
+            raise UserError(
+                f"--tune {self.tune} is too small: it must be at least 2. The first has the recipe's settings"
+            )
         if self.tune and self.resplit:
             raise UserError(
                 f"--tune {self.tune} chooses settings on held-out training images, which --resplit scores on: use one"
             )
         if self.slots < 1:
-            raise UserError(f"--slots {self.slots} is too small: at least 1")
+            raise UserError(f"--slots {self.slots} is too small: it must be at least 1")
         if self.seeds < 1:
-            raise UserError(f"--seeds {self.seeds} is too small: at least 1")
+            raise UserError(f"--seeds {self.seeds} is too small: it must be at least 1")
 
     @property
     def baseline_name(self) -> str:
@@ -138,7 +141,7 @@ class CompareConfig:
                 raise UserError(f"--weights {entry}: the file is missing")
             if names[-1] in files:
                 raise UserError(f"--weights: there are two files for {names[-1]}: {files[names[-1]]} and {file}")
-            files[names[-1]] = file
+            files[names[-1]] = os.path.expanduser(file)  # in BACKBONE=~/FILE, the shell does not replace the tilde
         return files
 
     def metric_of(self, tasks: Sequence[str]) -> dict[str, str]:

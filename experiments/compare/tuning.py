@@ -5,7 +5,8 @@ training. In the first round they have a third of the epochs. The first trial ha
 ones cover the ranges of all settings evenly (a Latin hypercube), with the same values for all backbones. Optuna's
 tree-structured Parzen estimator (arXiv:2304.11127) proposes the others from the scores before, and its median rule
 (arXiv:1907.10902) ends trainings whose scores are too low. In the second round the recipe and the best third of the
-others are trained with all epochs, since short trainings prefer higher learning rates than long ones.
+others are trained with all epochs, because the best learning rate of a short training is higher than that of a long
+one.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ from experiments.jobs.runner import Runner
 from experiments.records import scores_by_epoch
 
 SHORTER = 3  # trials have a third of the epochs
-UNPRUNED = 3  # trials before the first one is pruned: the median needs some
-COVERING = 3  # the fewest trials that cover the ranges, before others are proposed; with many trials it is half of them
+UNPRUNED = 3  # number of trials that the median needs before a trial can be pruned
+COVERING = 3  # smallest number of trials that cover the ranges; with more than seven trials it is half of them
 PRUNED = "pruned.json"  # result of a trial that was pruned, in its run folder
 # Settings are sampled on a logarithmic scale.
 SPAN = 10  # learning rates from a tenth to ten times the recipe's
@@ -53,7 +54,7 @@ class Trial:
         score: on the held-out images, a fraction: the last one if the trial was pruned, None if it has none.
         state: complete, pruned or failed.
         seconds: duration.
-        error: why it failed.
+        error: reason of the failure.
     """
 
     settings: dict[str, float]

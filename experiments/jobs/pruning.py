@@ -33,7 +33,7 @@ def pruning_callback(
         metric: the metric to compare, whose score after each evaluation is reported to the study.
         value_of: the value that the study maximises, from a score.
         show_line: called with each line.
-        prune: whether trainings are ended at all. The last epoch is never reported: nothing is left to save.
+        prune: whether trainings are ended at all. The score of the last epoch is not reported: the training is over.
     """
     reported: set[int] = set()  # epochs
 

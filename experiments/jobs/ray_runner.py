@@ -23,12 +23,12 @@ from experiments.jobs.cell import Cell
 from experiments.jobs.local import COMPLETE, Outcome, Pruned, run
 from experiments.jobs.runner import Runner
 
-POLL = 0.5  # seconds between looks at the lines that a training prints
+POLL = 0.5  # seconds between reads of the lines that a training prints
 RETRIES = 3  # how often a training is started again after its worker was lost
 
 
 class Mailbox:
-    """Passes lines of trainings to the driver, and the driver's wish to end a training. An actor of Ray."""
+    """Passes lines of trainings to the driver, and its requests to end a training to the workers. An actor of Ray."""
 
     def __init__(self) -> None:
         self.lines: dict[str, list[str]] = {}

@@ -14,6 +14,7 @@ from queue import SimpleQueue
 from typing import IO, Any, TypeVar
 
 from backbones.errors import UserError
+from data.cores import available_cores
 from engine.record import SHARED
 from experiments.jobs.cell import Cell
 from experiments.jobs.local import Outcome, run
@@ -93,9 +94,7 @@ class LocalRunner(Runner):
     def __init__(self, lock: IO[str], slots: int = 1) -> None:
         super().__init__(slots)
         self.lock = lock
-        cores = (
-            sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
-        )
+        cores = available_cores()
         if slots > len(cores):
             raise UserError(f"`slots={slots}`, but this machine has {len(cores)} cores", settings=("slots",))
         share = len(cores) // slots

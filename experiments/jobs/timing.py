@@ -1,4 +1,4 @@
-"""Measures again what trainings measured while others slowed the machine down."""
+"""Measures the latency of trainings again that were not alone on the machine."""
 
 from __future__ import annotations
 

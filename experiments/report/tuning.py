@@ -1,4 +1,4 @@
-"""What choosing the settings of each backbone changed: scores and ranking on held-out images, and what it cost."""
+"""The effect of choosing the settings of each backbone: scores and ranking on held-out images, and the time."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def settings_text(entry: Mapping[str, Any]) -> str:
 
 
 def tuning_sentences(entries: Sequence[Mapping[str, Any]]) -> list[str]:
-    """How the ranking on the held-out images changed, for each budget, and what these scores are worth."""
+    """How the ranking on the held-out images changed, for each budget, and how far these scores can be trusted."""
     texts = []
     for budget in dict.fromkeys(entry["budget"] for entry in entries):
         same = [entry for entry in entries if entry["budget"] == budget]
@@ -63,8 +63,8 @@ def tuning_sentences(entries: Sequence[Mapping[str, Any]]) -> list[str]:
         )
     if entries:
         texts.append(
-            "Each of these scores is of one training, and the best of several is partly chance. The verdicts compare "
-            "trainings on the validation images, which the choice did not use."
+            "Each of these scores is that of one training, and the best of several is partly chance. The verdicts "
+            "compare trainings on the validation images, which the choice did not use."
         )
     return texts
 
