@@ -33,7 +33,7 @@ MODULES = (*PLAIN_MODULES, *HIERARCHICAL)
 
 
 def row_of(name: str, module: str) -> dict[str, str]:
-    """One line of the table: "plain" networks have a pyramid, "own maps" those of the network, "no" none."""
+    """One line of the table: "plain" networks have a pyramid, "own maps" maps of their own, "no" none."""
     row = {"name": name, "module": module, "kind": "no", "patch": "", "stride": "", "reason": ""}
     try:
         with torch.device("meta"):

@@ -1,4 +1,4 @@
-"""Gradient checkpointing changes what is kept in memory and nothing else."""
+"""Gradient checkpointing changes what is stored in memory and nothing else."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""Blocks of networks, checked against timm's own layers and against names read off by hand."""
+"""Blocks of networks, checked against timm's own layers and against names that were written by hand."""
 
 from collections import Counter
 

@@ -20,7 +20,7 @@ NETWORKS = {
 
 
 def trained(network, images):
-    """The network after three steps of training, so that both matrices have left their start."""
+    """The network after three steps of training, so that both matrices differ from their initial values."""
     optimizer = torch.optim.Adam([p for p in network.parameters() if p.requires_grad], 0.05)
     for _ in range(3):
         optimizer.zero_grad()

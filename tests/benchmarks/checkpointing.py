@@ -1,4 +1,4 @@
-"""What `--checkpointing` saves and costs: bytes that a training step keeps for its backward pass, and its time.
+"""Memory and time with `--checkpointing`: bytes that a training step stores for its backward pass, and its time.
 
 `python -m tests.benchmarks.checkpointing` prints the table of docs/guides/fine-tuning.md.
 """

@@ -112,7 +112,7 @@ def test_bad_files_are_one_message(content: bytes, message: str) -> None:
 
 
 @pytest.mark.case("R12")
-def test_what_decodes_to_too_much_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_decode_to_more_than_the_limit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     content = tif(np.zeros((500, 500, 4), np.uint16), photometric="rgb", compression="zlib")
     with pytest.raises(BadInput, match="500 x 500 pixels of 4 bands, more than the limit of 1 MiB"):
         tiff.read_tiff(content, "a.tif", 2**20)
@@ -120,7 +120,7 @@ def test_what_decodes_to_too_much_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     for tag in tifffile.TiffFile(io.BytesIO(bomb)).pages[0].tags.values():
         if tag.name in ("ImageLength", "RowsPerStrip"):
             bomb[tag.valueoffset : tag.valueoffset + 2] = (2).to_bytes(2, "little")
-    monkeypatch.setattr(tiff, "_DEFLATE_RATIO", 10**6)  # or the file would have to be large
+    monkeypatch.setattr(tiff, "_DEFLATE_RATIO", 10**6)  # otherwise the file would have to be large
     with pytest.raises(BadInput, match="decode to more than fits"):
         tiff.read_tiff(bytes(bomb), "a.tif", 10_000)
 

@@ -1,4 +1,4 @@
-"""What depends on the device: loss scaling in fp16, and devices that this machine lacks, by stand-ins."""
+"""Behaviour that depends on the device: loss scaling in fp16, and replacements for devices that this machine lacks."""
 
 from types import SimpleNamespace
 

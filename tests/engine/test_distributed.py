@@ -81,7 +81,7 @@ def run(*arguments):
 
 
 def assert_equal(first, second, tolerance=1e-5, score_tolerance=0.0):
-    """Weights are equal up to rounding, scores in every digit or up to a tolerance, and the files are the same ones."""
+    """Weights are equal up to rounding, scores exactly or up to a tolerance, and the files have the same names."""
     states = [torch.load(f / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for f in (first, second)]
     for name, value in states[0].items():
         torch.testing.assert_close(
@@ -103,7 +103,7 @@ def assert_equal(first, second, tolerance=1e-5, score_tolerance=0.0):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", list(ARGUMENTS))
-def test_two_and_four_processes_train_as_one_does(task, tmp_path):
+def test_several_processes_train_as_a_single_one(task, tmp_path):
     outputs = []
     for processes in (1, 2, 4):
         outputs.append(tmp_path / str(processes))

@@ -1,4 +1,4 @@
-"""Trainings of an experiment: signals reach them, and several at a time divide the machine. Trainings are replaced."""
+"""Trainings of an experiment: signals reach them, and several share the cores. Fake programs replace trainings."""
 
 import json
 import os

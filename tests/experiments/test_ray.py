@@ -1,4 +1,4 @@
-"""Trainings on a Ray cluster: run folders travel whole, and a lost worker's training is done again."""
+"""Trainings on a Ray cluster: run folders are complete, and the training of a lost worker is repeated."""
 
 import io
 import json
@@ -17,7 +17,7 @@ from experiments.jobs.ray_runner import Mailbox, RayRunner, packed, unpack
 from tests.classification.conftest import write_folders
 
 
-def test_a_run_folder_travels_whole(tmp_path):
+def test_a_run_folder_is_sent_completely(tmp_path):
     (tmp_path / "worker" / "run" / "checkpoints").mkdir(parents=True)
     (tmp_path / "worker" / "run" / "record.json").write_text("{}")
     (tmp_path / "worker" / "run.log").write_text("epoch 1/1")

@@ -1,4 +1,4 @@
-"""Choosing settings: what is tried, which trial wins, and that nothing is trained twice. Trainings are replaced."""
+"""Choosing settings: the trials, the choice, and that nothing is trained twice. Fake trainings replace real ones."""
 
 import json
 import math
