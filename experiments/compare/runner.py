@@ -207,10 +207,10 @@ class ComparisonRunner:
     def score_test_split(self, entries: Sequence[Entry]) -> dict[str, str]:
         """Score the finished trainings on the test split, if there is one. Returns the failures by training."""
         split, failures = self.config.test_split, {}
-        for cell in (
-            track(self.finished_cells(entries), f"scoring on {split}", console=err, transient=True) if split else ()
-        ):
-            reason = score_on_split(cell.task, cell.folder_in(self.folder / "cells"), str(split), self.config.device)
+        if split is None:
+            return {}
+        for cell in track(self.finished_cells(entries), f"scoring on {split}", console=err, transient=True):
+            reason = score_on_split(cell.task, cell.folder_in(self.folder / "cells"), split, self.config.device)
             if reason is not None:
                 failures[cell.name] = reason
         return failures
