@@ -89,7 +89,7 @@ def cells(count):
 @pytest.mark.skipif(sys.platform != "linux", reason="cores of a process")
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core")
 def test_trainings_at_the_same_time_divide_the_cores(trainings, tmp_path):
-    folder = trainings(0.5)
+    folder = trainings(1.5)
     with (tmp_path / "lock").open("a") as lock:
         runner = LocalRunner(lock, 2)
         done = dict(runner.map(lambda cell: runner.train(cell, tmp_path / cell.name, print), cells(3)))
