@@ -8,6 +8,7 @@ each batch, losses are divided by numbers of the whole batch, and DDP averages t
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -17,9 +18,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from backbones.errors import BadInput
+from engine.launch import LOST, VARIABLE
+
 # The processes wait for the first one, which measures, draws and computes features. A process that ends closes its
 # connections, so that the others do not wait for this long.
 TIMEOUT = timedelta(hours=2)
+_LOST = ("closed by peer", "reset by peer", "broken pipe", "gloo/transport", "remote process exited")
 
 
 def is_launched() -> bool:
@@ -53,7 +58,11 @@ def _is_joined() -> bool:
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[None]:
-    """In this context the processes that were launched together exchange values. A single process joins nothing."""
+    """In this context the processes that were launched together exchange values. A single process joins nothing.
+
+    If another process ends too early, raises BadInput under torchrun and srun. A process that `engine.launch` started
+    ends without a message, because that process has one.
+    """
     if not is_launched() or _is_joined():
         yield
         return
@@ -62,8 +71,19 @@ def joined(device: torch.device) -> Iterator[None]:
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
     try:
         yield
+    except RuntimeError as error:
+        if not lost_connection(error):
+            raise
+        if VARIABLE in os.environ:
+            sys.exit(LOST)
+        raise BadInput("another process of this training has ended; its message names the cause") from error
     finally:
         dist.destroy_process_group()
+
+
+def lost_connection(error: RuntimeError) -> bool:
+    """Whether the error reports that another process closed its connections, in the words of gloo, NCCL or torch."""
+    return isinstance(error, dist.DistError) or any(words in str(error).lower() for words in _LOST)
 
 
 def total(count: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """Starts the processes of a distributed training on this machine, and ends them together. Torch-free.
 
-`torchrun` and `srun` start them as well; this module is for `--devices N`. The first process that fails decides: the
-others are ended, its message is printed once, and its exit code is returned.
+`torchrun` and `srun` start them as well; this module is for `--devices N`. If processes fail, the others are ended. The
+message and the exit code of one process are printed and returned: of one that found the cause, not of those whose
+connection to it broke.
 """
 
 from __future__ import annotations
@@ -17,13 +18,16 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from backbones.errors import UserError
+from backbones.errors import BadInput, UserError
 from data.cores import available_cores
 from engine.cli import INTERRUPTED
 from engine.config import TrainConfig
 
 POLL = 0.1  # seconds between checks of the processes
-PATIENCE = 40.0  # seconds that processes have to end, after one of them has failed or a signal was passed on
+GRACE = 5.0  # seconds that the others have to notice by themselves that a process has ended
+PATIENCE = 40.0  # seconds that processes have to end after SIGTERM
+LOST = 75  # exit code of a process that lost its connection to another one; EX_TEMPFAIL of sysexits.h
+VARIABLE = "BACKBONE_SWAP_LAUNCH"  # environment variable of the processes that this module starts
 
 
 def devices_of(config: TrainConfig) -> int:
@@ -118,12 +122,10 @@ class _Group:
 
     def __init__(self, command: Sequence[str], processes: int) -> None:
         shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
-        shared |= {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
+        shared |= {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes), VARIABLE: "1"}
         # Each process would otherwise use all cores.
-        shared |= {
-            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, len(available_cores()) // processes)))
-        }
-        self.deadline: float | None = None
+        threads = max(1, len(available_cores()) // processes)
+        shared |= {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
         self.is_stopped = False  # by a signal to this process
         self.messages: list[list[str]] = [[] for _ in range(processes)]
         self.members = [self._start(command, rank, shared) for rank in range(processes)]
@@ -162,25 +164,36 @@ class _Group:
 
     def wait(self) -> int:
         """Wait for all processes. Ends the others if one fails."""
-        failed: tuple[int, int] | None = None  # rank and exit code
-        while True:
-            codes = [member.poll() for member in self.members]
-            bad = [(rank, code) for rank, code in enumerate(codes) if code]
-            if bad and failed is None:
-                # A process that was killed, or that found an error, comes before those whose connections it closed.
-                failed = min(bad, key=lambda found: (found[1] > 0, found[0]))
-                self.deadline = time.monotonic() + PATIENCE
-                self._send(signal.SIGTERM)
-            if all(code is not None for code in codes):
-                break
-            if self.deadline is not None and time.monotonic() > self.deadline:
-                self._send(signal.SIGKILL)
+        failures: dict[int, int] = {}  # exit codes by rank, of the processes that were not ended here
+        first: float | None = None  # when the first process failed
+        last_signal = 0
+        while any(member.poll() is None for member in self.members):
+            failures = failures if last_signal else self._failures()
+            if failures:
+                now = time.monotonic()
+                first = now if first is None else first
+                due = signal.SIGKILL if now > first + GRACE + PATIENCE else signal.SIGTERM if now > first + GRACE else 0
+                if due != last_signal:
+                    last_signal = due
+                    self._send(due)
             time.sleep(POLL)
         for reader in self.readers:
             reader.join(1.0)
-        if failed is None:
+        return self._report(failures if last_signal else self._failures())
+
+    def _failures(self) -> dict[int, int]:
+        return {rank: code for rank, member in enumerate(self.members) if (code := member.poll())}
+
+    def _report(self, failures: dict[int, int]) -> int:
+        """Print the message of the process that failed first, and return its exit code, or 0."""
+        if not failures:
             return 0
-        rank, code = failed
+        if set(failures.values()) == {LOST}:
+            print("error: the connection between the processes broke, but none of them failed", file=sys.stderr)
+            return BadInput.exit_code
+        # All processes find wrong settings or a divergence. Process 0 has printed its message already.
+        rank = min(failures, key=lambda rank: (failures[rank] == LOST, failures[rank] == 1, rank))
+        code = failures[rank]
         if rank:
             sys.stderr.write("".join(self.messages[rank]))
         if code < 0 and self.is_stopped:  # before it could handle signals

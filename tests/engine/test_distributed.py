@@ -69,6 +69,47 @@ def test_a_killed_process_ends_the_others(tmp_path, capfd):
     assert "process 1 was ended by SIGKILL" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ("sys.exit(75)", "time.sleep(1); sys.exit('error: image 7 is damaged')", (1, ["error: image 7 is damaged"])),
+        (
+            "time.sleep(1); print('no', file=sys.stderr); sys.exit(2)",
+            "print('no', file=sys.stderr); sys.exit(2)",
+            (2, ["no"]),
+        ),
+    ],
+    ids=["lost connection", "found by both"],
+)
+def test_one_message_whichever_process_ends_first(tmp_path, capfd, first, second, expected):
+    program = tmp_path / "program.py"
+    program.write_text(f"import os, sys, time\nif os.environ['RANK'] == '0':\n    {first}\n{second}\n")
+    code = launch([sys.executable, str(program)], 2)
+    assert (code, capfd.readouterr().err.splitlines()) == expected
+
+
+@pytest.mark.slow
+def test_a_process_without_the_others_says_nothing(tmp_path, capfd):
+    """The first process waits for a number when the second one finds a damaged image."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import sys, torch\n"
+        "from backbones.errors import BadInput\n"
+        "from engine import distributed\n"
+        "try:\n"
+        "    with distributed.joined(torch.device('cpu')):\n"
+        "        distributed.any_of(True)\n"
+        "        if distributed.rank():\n"
+        "            raise BadInput('image 7 is damaged')\n"
+        "        distributed.any_of(True)\n"
+        "except BadInput as error:\n"
+        "    print(error, file=sys.stderr)\n"
+        "    sys.exit(error.exit_code)\n"
+    )
+    assert launch([sys.executable, "-W", "ignore", str(program)], 2) == 3
+    assert capfd.readouterr().err == "image 7 is damaged\n"
+
+
 def command(task, processes, *more):
     program = f"import sys; from engine.launch import launch; sys.exit(launch(sys.argv[1:], {processes}))"
     return [sys.executable, "-c", program, sys.executable, "-m", FROZEN, task, *more]
