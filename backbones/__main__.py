@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from backbones.errors import UserError, discard_output, unknown_name, with_flags
+from backbones.names import is_custom
 
 if TYPE_CHECKING:
     from backbones.base import Backbone
@@ -21,16 +22,18 @@ MAX_BUILT = 40  # a longer list shows names and weights only, since building net
 def main(arguments: list[str] | None = None) -> int:
     """Print a table of the backbones that match the pattern. Returns the exit code: 0, or 2 if none matches."""
     parser = argparse.ArgumentParser(prog="python -m backbones", description=__doc__, allow_abbrev=False)
-    parser.add_argument("pattern", nargs="?", default="*", help="a name or shell pattern, such as 'efficientnet*'")
+    parser.add_argument(
+        "pattern", nargs="?", default="*", help="a name, a shell pattern such as 'efficientnet*', or module:function"
+    )
     pattern = parser.parse_args(arguments).pattern
     try:
         names = matching(pattern)
+        tables = [detailed(names) if len(names) <= MAX_BUILT else brief(names)]
+        if len(names) == 1 and not is_custom(names[0]):
+            tables.append(weights_table(names[0]))
     except UserError as error:
         print(with_flags(error), file=sys.stderr)
         return error.exit_code
-    tables = [detailed(names) if len(names) <= MAX_BUILT else brief(names)]
-    if len(names) == 1:
-        tables.append(weights_table(names[0]))
     try:
         # A pipe has no width. 200 columns are enough to show every cell completely.
         console = Console(width=None if sys.stdout.isatty() else 200)
@@ -46,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def matching(pattern: str) -> list[str]:
-    """Names of backbones that match `pattern`.
+    """Names of backbones that match `pattern`; the pattern itself if it is a network of the user's own.
 
     Raises UserError if there is none. If `pattern` is a network of timm, the message says why it cannot be a backbone.
     """
@@ -55,6 +58,8 @@ def matching(pattern: str) -> list[str]:
     from backbones.adapter import build_backbone
     from backbones.factory import list_backbones
 
+    if is_custom(pattern):
+        return [pattern]
     names = list_backbones(pattern)
     if not names and timm.is_model(pattern):
         build_backbone(pattern)

@@ -87,17 +87,31 @@ def early_parameters(network: nn.Module, stride: int, name: str) -> list[nn.Para
     return [p for key, p in network.named_parameters() if key in early]
 
 
+def unused_parameters(backbone: Backbone) -> list[nn.Parameter]:
+    """The trainable parameters that no map depends on, such as those of a classifier that a network still has."""
+    used = _used_keys(backbone, range(len(backbone.levels)))
+    return [p for name, p in backbone.named_parameters() if p.requires_grad and name not in used]
+
+
 def _early_keys(backbone: Backbone, stride: int) -> set[str]:
     """Names of the trainable parameters that the map at `stride` depends on."""
-    index = select(backbone.levels, [stride])[0]
-    training = backbone.training
-    backbone.eval()
+    return _used_keys(backbone, select(backbone.levels, [stride]))
+
+
+def _used_keys(backbone: Backbone, indices: Iterable[int]) -> set[str]:
+    """Names of the trainable parameters that any of these maps depends on."""
     parameters = {name: p for name, p in backbone.named_parameters() if p.requires_grad}
-    device = next((p.device for p in parameters.values()), "cpu")
+    if not parameters:
+        return set()
+    modes = {module: module.training for module in backbone.modules()}
+    backbone.eval()
+    device = next(p.device for p in parameters.values())
     with torch.enable_grad():
-        early = backbone(blank_images(backbone, 128, 128, device=device))[index].sum()
-    gradients = torch.autograd.grad(early, list(parameters.values()), allow_unused=True)
-    backbone.train(training)
+        maps = backbone(blank_images(backbone, 128, 128, device=device))
+        total = torch.stack([maps[i].sum() for i in indices]).sum()
+    gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
+    for module, mode in modes.items():
+        module.training = mode
     return {name for name, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
 
 

@@ -11,9 +11,10 @@ from torch import nn
 
 from backbones.base import trunk_of
 from backbones.checkpointing import checkpoint_blocks
+from backbones.custom import CustomBackbone
 from backbones.errors import UserError
 from backbones.inference import BATCH_NORMS
-from backbones.layers import early_parameters, parameter_blocks, undecayed_parameters
+from backbones.layers import early_parameters, parameter_blocks, undecayed_parameters, unused_parameters
 from backbones.lora import add_low_rank
 from engine.config import TrainConfig
 
@@ -119,6 +120,16 @@ def apply_checkpointing(backbone: nn.Module, name: str) -> None:
             f"`checkpointing=True` has no effect on '{name}': it has no blocks of several layers. Leave it out.",
             settings=("checkpointing",),
         )
+
+
+def freeze_unused(backbone: nn.Module) -> None:
+    """Freeze parameters of a user's network that no map depends on. Several processes would wait for their gradients.
+
+    They have no gradient in a single process either, so that they are not trained there.
+    """
+    if isinstance(backbone, CustomBackbone):
+        for parameter in unused_parameters(backbone):
+            parameter.requires_grad_(False)
 
 
 def freeze_early(backbone: nn.Module, config: TrainConfig) -> list[nn.Module]:

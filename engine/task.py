@@ -40,6 +40,7 @@ from engine.optimization import (
     by_depth,
     create_optimizer,
     freeze_early,
+    freeze_unused,
     parameter_groups,
     warmup_cosine,
 )
@@ -319,6 +320,8 @@ class Task(LightningModule):
         backbone: Any = self.model.backbone
         self._frozen_modules = apply_protocol(self.model, self.final_layer(), self.config)
         self._frozen_modules += freeze_early(backbone, self.config)
+        if distributed.world() > 1:
+            freeze_unused(backbone)
         if self.config.checkpointing:
             apply_checkpointing(backbone, self.config.backbone)
         self.train()  # now, because Lightning keeps each module's mode, and frozen modules need evaluation mode

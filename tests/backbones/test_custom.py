@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from backbones import Level, create_backbone
+from backbones.__main__ import main
 from backbones.errors import BadInput, UserError
 from classification.build import create_classifier
 from detection.model import create_detector
@@ -40,6 +41,13 @@ def test_the_readmes_network_serves_every_task(example):
     assert deltas.shape[-1] == 4
     assert create_backbone(example).provenance.source == "random"
     check_backbones([example])
+
+
+def test_the_list_of_backbones_shows_it(example, capsys):
+    assert main([example]) == 0
+    assert "32@4 64@8 128@16 256@32" in capsys.readouterr().out
+    assert main(["mine:Absent"]) == 2
+    assert "has no 'Absent'" in capsys.readouterr().err
 
 
 def test_weights_load_from_a_file(example, tmp_path):

@@ -9,7 +9,7 @@ from timm.models import group_parameters
 from torch.overrides import TorchFunctionMode
 
 from backbones.adapter import build_backbone
-from backbones.layers import early_parameters, parameter_blocks, undecayed_parameters
+from backbones.layers import early_parameters, parameter_blocks, undecayed_parameters, unused_parameters
 
 
 def on_meta(build, *arguments, **options):
@@ -129,3 +129,14 @@ def test_stochastic_depth_of_a_plain_transformer():
     assert rates == sorted(rates)
     assert rates[-1] == pytest.approx(0.1)
     assert not any(isinstance(m, timm.layers.DropPath) for m in plain.modules())
+
+
+def test_parameters_that_no_map_depends_on():
+    backbone = build_backbone("test_resnet").train()
+    backbone.network.bn1.eval()
+    assert not unused_parameters(backbone)
+    backbone.fc = torch.nn.Linear(8, 2)
+    assert unused_parameters(backbone) == list(backbone.fc.parameters())
+    assert backbone.network.layer1.training
+    assert not backbone.network.bn1.training
+    assert not unused_parameters(backbone.requires_grad_(False))
