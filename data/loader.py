@@ -232,7 +232,8 @@ def train_loader(
             `if __name__ == "__main__":`.
         drop_last: drop a short last batch, unless it is the only one.
         expected: (N,) expected number of draws of each image in an epoch; by default each is drawn once.
-        rank, world: number of this process and number of processes of a distributed run.
+        rank: number of this process in a distributed run.
+        world: number of its processes.
 
     Raises `BadInput` if there are fewer images than processes, UserError if they cannot divide a batch equally.
     """
@@ -246,7 +247,8 @@ def eval_loader(dataset: Source, batch_size: int, workers: int | None = None, ra
         dataset: receives an index for each sample.
         batch_size: per process.
         workers: processes that load data; `default_workers()` by default.
-        rank, world: number of this process and number of processes of a distributed run.
+        rank: number of this process in a distributed run.
+        world: number of its processes.
     """
     return _loader(dataset, EvalBatches(len(dataset), batch_size, rank, world), workers)
 
