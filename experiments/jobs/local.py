@@ -107,7 +107,7 @@ def run(
         active = set() if active is None else active
         active.add(process)
         try:
-            with _stops_on_sigterm(process):
+            with on_sigterm(process.terminate):
                 for line in process.stderr:
                     out.write(line)
                     out.flush()
@@ -140,17 +140,18 @@ def _prepare(parent: int, cores: Sequence[int]) -> None:
 
 
 @contextmanager
-def _stops_on_sigterm(process: subprocess.Popen) -> Iterator[None]:
-    """In this context, SIGTERM ends the training, which saves a checkpoint, and raises KeyboardInterrupt.
+def on_sigterm(end_trainings: Callable[[], None]) -> Iterator[None]:
+    """In this context, SIGTERM ends the trainings, which save a checkpoint, and raises KeyboardInterrupt.
 
-    Schedulers and `docker stop` send it. Without this, the training would be killed with this process, unsaved.
+    Schedulers and `docker stop` send it. Without this, the trainings would be killed with this process, unsaved. Ctrl-C
+    reaches them by itself.
     """
     if threading.current_thread() is not threading.main_thread():  # only the main thread can set signal handlers
         yield
         return
 
     def stop(number: int, frame: Any) -> None:
-        process.terminate()
+        end_trainings()
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, stop)

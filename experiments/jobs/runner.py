@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
-from typing import IO, Any, TypeVar
+from typing import IO, TypeVar
 
 from backbones.errors import UserError
 from data.cores import available_cores
 from engine.record import SHARED
 from experiments.jobs.cell import Cell
-from experiments.jobs.local import Outcome, run
+from experiments.jobs.local import Outcome, on_sigterm, run
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -51,7 +48,7 @@ class Runner:
             for item in items:
                 yield item, function(item)
             return
-        with self._stopping(), ThreadPoolExecutor(self.slots) as pool:
+        with on_sigterm(self.stop), ThreadPoolExecutor(self.slots) as pool:
             items_by_future = {pool.submit(function, item): item for item in items}
             try:
                 for future in as_completed(items_by_future):
@@ -60,23 +57,6 @@ class Runner:
                 pool.shutdown(wait=False, cancel_futures=True)
                 self.stop()
                 raise
-
-    @contextmanager
-    def _stopping(self) -> Iterator[None]:
-        """In this context, SIGTERM stops all trainings and raises KeyboardInterrupt. Ctrl-C reaches them by itself."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def stop(number: int, frame: Any) -> None:
-            self.stop()
-            raise KeyboardInterrupt
-
-        before = signal.signal(signal.SIGTERM, stop)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGTERM, before)
 
 
 class LocalRunner(Runner):
