@@ -33,13 +33,10 @@ def _kept(x: Tensor, shape: tuple[int, ...], probability: float) -> Tensor:
     images = len(x)
     first = distributed.rank() * images
     # A single process draws the numbers in the order of the memory of x.
-    order = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) and x.ndim == 4 else None
-    whole = torch.empty(
-        (images * distributed.world(), *shape),
-        dtype=x.dtype,
-        device=x.device,
-        memory_format=order if order is not None and len(shape) == 3 else torch.contiguous_format,
-    )
+    is_channels_last = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    order = torch.channels_last if is_channels_last else torch.contiguous_format
+    size = (images * distributed.world(), *shape)
+    whole = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=order)
     return whole.bernoulli_(probability)[first : first + images]
 
 

@@ -102,9 +102,8 @@ def peak_memory_mb(device: torch.device) -> float:
     """Peak memory of this process so far, in MiB: allocated on the GPU, or resident in main memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    if (
-        device.type == "mps"
-    ):  # torch has no peak there: this is the memory that Metal holds now, which torch rarely frees
+    if device.type == "mps":
+        # torch has no peak there: this is the memory that Metal holds now, which torch rarely frees.
         return torch.mps.driver_allocated_memory() / 2**20
     status = Path("/proc/self/status")
     if status.exists():  # getrusage would include the peak of the parent process

@@ -95,18 +95,23 @@ def training_device(config: TrainConfig) -> torch.device:
     return device
 
 
-def accelerator(device: torch.device) -> dict[str, Any]:
-    """The arguments of Lightning's Trainer that select `device`, and the other processes of a distributed training."""
+def accelerator(device: torch.device, plugin: Any) -> dict[str, Any]:
+    """The arguments of Lightning's Trainer that select `device`, and the other processes of a distributed training.
+
+    Args:
+        device: of this process.
+        plugin: for all trainings, in addition to those that the processes need.
+    """
     if distributed.world() == 1:
         # Without the environment, Lightning would start its SLURM support wherever SLURM's variables are set.
         devices = [device.index or 0] if device.type == "cuda" else 1
-        return {"accelerator": device.type, "devices": devices, "plugins": [LightningEnvironment()]}
+        return {"accelerator": device.type, "devices": devices, "plugins": [plugin, LightningEnvironment()]}
     return {
         "accelerator": device.type,
         "devices": distributed.local_processes(),
         "num_nodes": distributed.machines(),
         "strategy": DDPStrategy(gradient_as_bucket_view=True),
-        "plugins": [TorchElasticEnvironment()],
+        "plugins": [plugin, TorchElasticEnvironment()],
     }
 
 
@@ -185,9 +190,8 @@ def fit(
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     _quiet()
-    chosen = accelerator(device)
     trainer = pl.Trainer(
-        **{name: value for name, value in chosen.items() if name != "plugins"},
+        **accelerator(device, AtomicCheckpointIO()),
         precision=execution.lightning,  # type: ignore[arg-type]
         max_epochs=config.epochs,
         accumulate_grad_batches=config.accumulate,
@@ -195,7 +199,6 @@ def fit(
         num_sanity_val_steps=0,
         callbacks=callbacks,
         logger=False,
-        plugins=[AtomicCheckpointIO(), *chosen["plugins"]],
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,

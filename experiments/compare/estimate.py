@@ -40,11 +40,13 @@ def print_estimate(cells: Sequence[Cell], folder: Path, tuned: Sequence[tuple[Ce
     table = Table("training", "epochs", "learning rate", "time")
     total, most = 0.0, False
     for cell, count in tuned:
-        for number, trained in ((count, trial_cell(cell)), (finalists(count), cell)):
-            seconds = number * expected_seconds(trained)
+        short = trial_cell(cell)
+        measured = _measure(short)  # in both rounds the images are the same, and only the epochs differ
+        for number, epochs in ((count, short.config.epochs), (finalists(count), cell.config.epochs)):
+            seconds = number * _seconds(epochs, *measured)
             total, most = total + seconds, True
             name = f"{number} trials for {cell.task}/{cell.config.backbone}"
-            table.add_row(name, str(trained.config.epochs), "chosen", f"at most {duration(seconds)}")
+            table.add_row(name, str(epochs), "chosen", f"at most {duration(seconds)}")
     for cell in track(cells, "timing one step of each network", console=err, transient=True):
         config = cell.config
         expected = "finished"
@@ -72,14 +74,17 @@ def print_estimate(cells: Sequence[Cell], folder: Path, tuned: Sequence[tuple[Ce
 
 def expected_seconds(cell: Cell) -> float:
     """Return the expected seconds of a training: steps, evaluations (one forward pass per batch), and the start."""
-    epochs = cell.config.epochs
-    training, evaluation = _measure(cell)
-    return START_UP + epochs * training + (min(EVALUATIONS, epochs) + 1) * evaluation
+    return _seconds(cell.config.epochs, *_measure(cell))
 
 
 def epoch_seconds(cell: Cell) -> float:
     """Return the expected seconds of an epoch of training, without evaluation."""
     return _measure(cell)[0]
+
+
+def _seconds(epochs: int, training: float, evaluation: float) -> float:
+    """Seconds of a training, from those of an epoch and of an evaluation."""
+    return START_UP + epochs * training + (min(EVALUATIONS, epochs) + 1) * evaluation
 
 
 def _measure(cell: Cell) -> tuple[float, float]:

@@ -46,22 +46,21 @@ class Entry:
 
     Attributes:
         budget: the number of epochs that the baseline has; None if there is only one budget.
+        group: the group of pretraining that its record names; None until the training has succeeded.
     """
 
     cell: Cell
     outcome: Outcome | None = None
     budget: int | None = None
+    group: str | None = None
 
     def as_dict(self, folder: Path) -> dict[str, Any]:
         """The entry as the `comparison.json` in this folder stores it."""
-        outcome, group = self.outcome, None
-        if outcome is not None and not outcome.error:
-            record = read_record(self.cell.folder_in(folder / "cells"))
-            group = group_of_record(record["pretrained"], record["backbone"])
+        outcome = self.outcome
         return {
             "task": self.cell.task,
             "backbone": self.cell.config.backbone,
-            "group": group,
+            "group": self.group,
             "neck": self.cell.neck,
             "seed": self.cell.config.seed,
             "lr": self.cell.config.lr,
@@ -156,7 +155,7 @@ class ComparisonRunner:
                 entries.append(Entry(tuned.applied(cell) if tuned else cell, budget=budget))
             self.write_comparison(entries)
             for entry, outcome in self.runner.map(lambda entry: self.train(entry.cell, display), entries):
-                entry.outcome = outcome
+                entry.outcome, entry.group = outcome, None if outcome.error else self.group(entry.cell)
                 self.write_comparison(entries)
                 self.write_page()
         self.check_data(entries)
@@ -246,6 +245,11 @@ class ComparisonRunner:
     def record(self, cell: Cell) -> dict[str, Any]:
         """Read the record of a finished cell."""
         return read_record(cell.folder_in(self.folder / "cells"))
+
+    def group(self, cell: Cell) -> str:
+        """The group of pretraining of a finished cell."""
+        record = self.record(cell)
+        return group_of_record(record["pretrained"], record["backbone"])
 
     def score_text(self, cell: Cell) -> str:
         """Format the score of a finished cell, such as `top1 71.2`."""

@@ -149,30 +149,34 @@ class Tuner:
             scaled = zip(ranges.items(), point.tolist(), strict=True)
             study.enqueue_trial({name: low * (high / low) ** share for (name, (_, low, high)), share in scaled})
         values, trials = [], []
+        name = f"{cell.task}/{cell.config.backbone}, trial"
         for number in range(self.count):
             study.sampler = TPESampler(seed=number, n_startup_trials=covering + 1)
             trial = study.ask()
             sampled = {name: trial.suggest_float(name, low, high, log=True) for name, (_, low, high) in ranges.items()}
-            values.append({name: own for name, (own, _, _) in ranges.items()} if number == 0 else rounded(sampled))
-            self.display.start(f"{cell.task}/{cell.config.backbone}, trial {number + 1} of {self.count}")
-            settings = full_settings(cell, values[-1])
-            trials.append(self._train(study, trial, trial_cell(cell, values[-1]), settings))
+            values.append(rounded(sampled) if number else recipe_values(ranges))
+            shown, trained = f"{name} {number + 1} of {self.count}", trial_cell(cell, values[-1])
+            trials.append(self._train(shown, trained, full_settings(cell, values[-1]), study, trial))
         others = sorted(range(1, self.count), key=lambda number: -ranked(trials[number]))
         finals = {}
         for number in (0, *others[: finalists(self.count) - 1]):
-            self.display.start(f"{cell.task}/{cell.config.backbone}, trial {number + 1} with all epochs")
             settings = full_settings(cell, values[number])
             final = with_settings(cell, **{"data.holdout": HOLDOUT}, **settings)
-            finals[number] = self._train(None, None, final, settings)
+            finals[number] = self._train(f"{name} {number + 1} with all epochs", final, settings)
         return Tuned(cell, budget, short.config.epochs, self.metrics[cell.task], tuple(trials), finals)
 
     def _train(
-        self, study: optuna.Study | None, trial: optuna.Trial | None, cell: Cell, settings: dict[str, float]
+        self,
+        name: str,
+        cell: Cell,
+        settings: dict[str, float],
+        study: optuna.Study | None = None,
+        trial: optuna.Trial | None = None,
     ) -> Trial:
-        """Train a trial, or read its result, and report it to the study of the first round."""
+        """Train a trial, or read its result, and report it to the study of the first round. `name`: to display."""
         run_folder, metric = cell.folder_in(self.folder), self.metrics[cell.task]
         result = self._stored(cell, run_folder, settings)
-        was_finished = result is not None
+        self.display.start(name, is_finished=result is not None)
         if result is None:
             result = self._run(trial, cell, run_folder, settings)
         elif trial is not None:
@@ -184,7 +188,7 @@ class Tuner:
             study.tell(trial, None if state else result.score, state)
         scored = "" if result.score is None else f"{metric} {100 * result.score:.1f}"
         ended = result.error or scored + (", pruned" if result.state == "pruned" else "")
-        self.display.end(result.seconds, ended, was_finished)
+        self.display.end(result.seconds, ended)
         return result
 
     def _stored(self, cell: Cell, run_folder: Path, settings: dict[str, float]) -> Trial | None:
@@ -194,9 +198,8 @@ class Tuner:
         file = run_folder / PRUNED
         try:
             content = json.loads(file.read_text())
-            return (
-                Trial(settings, content["score"], "pruned", content["seconds"]) if content["key"] == cell.key else None
-            )
+            is_same = content["key"] == cell.key
+            return Trial(settings, content["score"], "pruned", content["seconds"]) if is_same else None
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError) as error:
@@ -254,10 +257,15 @@ def search_ranges(cell: Cell) -> dict[str, tuple[float, float, float]]:
     }
 
 
+def recipe_values(ranges: Mapping[str, tuple[float, float, float]]) -> dict[str, float]:
+    """The recipe's own values, from `search_ranges`."""
+    return {name: own for name, (own, _, _) in ranges.items()}
+
+
 def trial_cell(cell: Cell, values: dict[str, float] | None = None) -> Cell:
     """The short training of a trial with these values of `search_ranges`; by default the recipe's."""
     epochs = math.ceil(cell.config.epochs / SHORTER)
-    values = values or {name: own for name, (own, _, _) in search_ranges(cell).items()}
+    values = values or recipe_values(search_ranges(cell))
     return with_settings(cell, **{"data.holdout": HOLDOUT}, epochs=epochs, **_settings(values, epochs))
 
 

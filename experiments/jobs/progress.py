@@ -27,7 +27,6 @@ class ProgressDisplay:
         self.done = 0  # trainings that have ended
         self.reused = 0  # those of them that were finished before this process
         self.trained_seconds = 0.0  # of the others, together
-        self.trained = 0  # the others, which took time
         self.slots = slots
         self._lock = threading.Lock()
         self._current = threading.local()  # name, row, and whether an earlier process finished it
@@ -64,21 +63,14 @@ class ProgressDisplay:
         name = self._current.name
         self.bar.update(self._current.row, description=f"{name}  {text}" if text.startswith("epoch") else name)
 
-    def end(self, seconds: float, result: str, is_finished: bool | None = None) -> None:
-        """Print the current training's result and duration, unless it was finished before.
-
-        Args:
-            seconds: its duration.
-            result: in words.
-            is_finished: whether it was finished before, if that was not known at its start.
-        """
-        was_finished = self._current.is_finished if is_finished is None else is_finished
+    def end(self, seconds: float, result: str) -> None:
+        """Print the current training's result and duration, unless it was finished before."""
+        was_finished = self._current.is_finished
         with self._lock:
             self.done += 1
             if was_finished:
                 self.reused += 1
             else:
-                self.trained += 1
                 self.trained_seconds += seconds
             self.bar.update(self.row, completed=self.done, left=self.time_left())
             if self.slots > 1:
@@ -89,9 +81,10 @@ class ProgressDisplay:
 
     def time_left(self) -> str:
         """The estimated time left, from the mean duration of the trainings so far; empty before the first."""
-        if not self.trained:
+        trained = self.done - self.reused
+        if not trained:
             return ""
-        left = (self.total - self.done) * self.trained_seconds / self.trained / self.slots
+        left = (self.total - self.done) * self.trained_seconds / trained / self.slots
         return f"{duration(left)} left"
 
 
