@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,7 +41,7 @@ class Sample:
     scale: (x, y), network pixels per original pixel.
     boxes: (N, 4) float32, x1 y1 x2 y2 in network pixels.
     labels: (N,) int64, contiguous class indices.
-    mask: (H, W) integer class map, or None.
+    mask: (H, W) uint8 class map, or None.
     readable: False for the black image that replaces an unreadable one in evaluation, see `ImageReader`.
     """
 
@@ -66,7 +67,7 @@ class Batch:
     boxes: (B, M, 4) float32, x1 y1 x2 y2 in network pixels; padding rows are zero.
     labels: (B, M) int64; -1 in padding rows.
     readable: (B,) bool, see `Sample`.
-    masks: (B, H, W) int64 class maps, or None. Smaller masks are padded with 255 (no class) at the right and bottom.
+    masks: (B, H, W) uint8 class maps, or None. Smaller masks are padded with 255 (no class) at the right and bottom.
     """
 
     images: Tensor
@@ -138,9 +139,9 @@ def _images(images: Sequence[Any]) -> Any:
 
 
 def _stacked(masks: Sequence[np.ndarray]) -> np.ndarray:
-    """(B, H, W) int64. Masks in original pixels may differ in size; each is placed at the top left."""
+    """(B, H, W) uint8. Masks in original pixels may differ in size; each is placed at the top left."""
     height, width = np.max([mask.shape for mask in masks], axis=0)
-    stacked = np.full((len(masks), height, width), IGNORE, np.int64)
+    stacked = np.full((len(masks), height, width), IGNORE, np.uint8)
     for row, mask in zip(stacked, masks, strict=True):
         row[: mask.shape[0], : mask.shape[1]] = mask
     return stacked
@@ -153,10 +154,20 @@ def normalise(
 
     y are the values of `images`, scaled so that `limits` become 0 and 1. `mean` and `std` have one value per channel.
     """
-    low, high = limits
-    scale = torch.tensor([1 / ((high - low) * s) for s in std], device=images.device).view(1, -1, 1, 1)
-    offset = low / (high - low)
-    shift = torch.tensor([-(m + offset) / s for m, s in zip(mean, std, strict=True)], device=images.device)
-    shift = shift.view(1, -1, 1, 1)
+    scale, shift = _scale_and_shift(tuple(mean), tuple(std), tuple(limits), images.device)
     pixels = images.to(torch.float32, memory_format=torch.channels_last)
     return torch.addcmul(shift, pixels, scale)
+
+
+@lru_cache(maxsize=16)  # because a copy from the host to a GPU waits for it
+def _scale_and_shift(
+    mean: tuple[float, ...], std: tuple[float, ...], limits: tuple[float, float], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """(1, C, 1, 1) factor and summand of `normalise`."""
+    low, high = limits
+    offset = low / (high - low)
+    scale = [1 / ((high - low) * s) for s in std]
+    shift = [-(m + offset) / s for m, s in zip(mean, std, strict=True)]
+    with torch.inference_mode(False):  # tensors created in inference mode cannot be used in training
+        factor, summand = (torch.tensor(values, device=device).view(1, -1, 1, 1) for values in (scale, shift))
+    return factor, summand

@@ -1,101 +1,36 @@
-"""Assignment of boxes to anchors, and the losses.
+"""The losses of a detector.
 
-There are two assignments. `iou` is EfficientDet's: an anchor learns the box with which it has an IoU of 0.5 or more,
-and its target score is 1. `atss` (Zhang et al., arXiv:1912.02424) assigns every box, also small ones, to anchors near
-the box's centre. Their target score is the IoU of the predicted box (quality focal loss, Li et al., arXiv:2006.04388).
+There are two recipes. `iou` is EfficientDet's: an anchor learns the box with which it has an IoU of 0.5 or more, and
+its target score is 1 (focal loss, arXiv:1708.02002). `atss` (Zhang et al., arXiv:1912.02424) assigns every box, also
+small ones, to anchors near the box's centre. Their target score is the IoU of the predicted box (quality focal loss, Li
+et al., arXiv:2006.04388).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import box_iou, complete_box_iou_loss, generalized_box_iou_loss
 
 from detection.anchors import Anchors, decode, encode
+from detection.assignment import assign_atss, assign_iou
+from detection.boxes import ciou_loss, giou_loss, paired_iou
 from engine import distributed
 
 # google/automl efficientdet/hparams_config.py and arXiv:1911.09070, section 5.1.
-ALPHA, GAMMA, HUBER_DELTA, HUBER_WEIGHT, MATCH_IOU = 0.25, 1.5, 0.1, 50.0, 0.5
-# arXiv:1912.02424, section 4.1; and the weight of the GIoU loss in the code of arXiv:1912.02424 and arXiv:2006.04388.
-NEAREST_CELLS, IOU_WEIGHT = 9, 2.0
-
-
-@torch.no_grad()
-def assign_iou(anchors: Tensor, boxes: Tensor, threshold: float = MATCH_IOU) -> Tensor:
-    """Assign to each anchor the box of highest IoU, if that is at least `threshold`.
-
-    The anchor of highest IoU with a box always learns that box.
-
-    Args:
-        anchors: (A, 4) xyxy px.
-        boxes: (N, 4) xyxy px, N > 0.
-        threshold: lowest IoU.
-
-    Returns:
-        (A,) index of the box that each anchor learns, -1 for background.
-    """
-    iou = box_iou(boxes, anchors)
-    best, box_index = iou.max(dim=0)
-    box_index[best < threshold] = -1
-    box_index[iou.argmax(dim=1)] = torch.arange(len(boxes), device=boxes.device)
-    return box_index
-
-
-@torch.no_grad()
-def assign_atss(anchors: Tensor, boxes: Tensor, counts: Sequence[int], per_cell: int) -> Tensor:
-    """Adaptive training sample selection: an IoU threshold for each box, computed from the anchors near its centre.
-
-    The candidates of a box are all anchors of the nine cells of each level that are nearest to its centre. The
-    threshold is the mean plus the standard deviation of the candidates' IoUs. Candidates that reach it and whose centre
-    is in the box learn the box. The candidate of highest IoU always does. An anchor that several boxes select learns
-    the box of highest IoU.
-
-    Args:
-        anchors: (A, 4) xyxy px, ordered by level, then by cell.
-        boxes: (N, 4) xyxy px, N > 0.
-        counts: number of anchors of each level.
-        per_cell: number of anchors of a cell.
-
-    Returns:
-        (A,) index of the box that each anchor learns, -1 for background.
-    """
-    cell_centres = (anchors[::per_cell, :2] + anchors[::per_cell, 2:]) / 2
-    distance = torch.cdist((boxes[:, :2] + boxes[:, 2:]) / 2, cell_centres)
-    cells, first = [], 0
-    for count in counts:
-        level = distance[:, first : first + count // per_cell]
-        cells.append(first + level.topk(min(NEAREST_CELLS, level.shape[1]), largest=False).indices)
-        first += count // per_cell
-    index = torch.cat(cells, dim=1)[..., None] * per_cell + torch.arange(per_cell, device=anchors.device)
-    index = index.flatten(1)
-
-    candidates = anchors[index]
-    iou = _paired_iou(boxes[:, None], candidates)
-    centres = (candidates[..., :2] + candidates[..., 2:]) / 2
-    inside = ((centres > boxes[:, None, :2]) & (centres < boxes[:, None, 2:])).all(-1)
-    selected = inside & (iou >= iou.mean(1, keepdim=True) + iou.std(1, keepdim=True))
-    selected.scatter_(1, iou.argmax(1, keepdim=True), True)
-
-    selected_iou = iou.new_full((len(boxes), len(anchors)), -1.0).scatter_(1, index, torch.where(selected, iou, -1.0))
-    best, box_index = selected_iou.max(dim=0)
-    return box_index.masked_fill(best < 0, -1)
-
-
-def _paired_iou(a: Tensor, b: Tensor) -> Tensor:
-    """IoU of pairs of boxes, with broadcasting: (..., 4) and (..., 4) xyxy -> (...)."""
-    intersection = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
-    areas = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1)
-    return intersection / (areas - intersection).clamp(min=1e-9)
+ALPHA, GAMMA, HUBER_DELTA, HUBER_WEIGHT = 0.25, 1.5, 0.1, 50.0
+QUALITY_GAMMA = 2.0  # arXiv:2006.04388, section 4
+IOU_WEIGHT = 2.0  # weight of the GIoU loss in the code of arXiv:1912.02424 and arXiv:2006.04388
+ELEMENTS = 2**24  # logits whose focal loss is computed at once: 64 MB for each of four temporary tensors
 
 
 class DetectionLoss(nn.Module):
     """Classification and box loss of a batch, both divided by the number of positive anchors + 1.
 
     In a distributed training it is the number in the whole batch. The 1 avoids a division by zero in a batch without
-    boxes.
+    boxes. Nothing here waits for a value that a GPU computes.
 
     Args:
         assignment: "iou" with focal loss, whose targets are 0 and 1; or "atss" with quality focal loss, whose targets
@@ -129,66 +64,139 @@ class DetectionLoss(nn.Module):
             boxes: (B, M, 4) xyxy px of the input; padding rows may have any values.
             labels: (B, M) class indices, -1 in padding rows.
         """
-        logits, deltas = logits.float(), deltas.float()
         anchor_boxes = anchors(size, logits.device)
-        images, positives, target_boxes, classes = [], [], [], []
-        for image in range(len(logits)):
-            valid = labels[image] >= 0
-            if not bool(valid.any()):
-                continue
-            image_boxes = boxes[image, valid]
-            if self.assignment == "iou":
-                box_index = assign_iou(anchor_boxes, image_boxes)
-            else:
-                box_index = assign_atss(anchor_boxes, image_boxes, anchors.counts(size), anchors.per_cell)
-            positive = (box_index >= 0).nonzero().squeeze(1)
-            images.append(torch.full_like(positive, image))
-            positives.append(positive)
-            target_boxes.append(image_boxes[box_index[positive]])
-            classes.append(labels[image, valid][box_index[positive]])
-        target = torch.zeros_like(logits)
-        count = self._normaliser(sum(len(found) for found in positives), logits.device)
-        if not images:
-            # The zero term keeps the box head in the graph, with zero gradient, if no image has a box.
-            return {"class": self._class_loss(logits, target) / count, "box": 0 * deltas.sum()}
+        # One more row of padding, so that there is a row in a batch without boxes.
+        boxes, labels = F.pad(boxes, (0, 0, 0, 1)), F.pad(labels, (0, 1), value=-1)
+        if self.assignment == "iou":
+            box_index = assign_iou(anchor_boxes, boxes, labels >= 0)
+        else:
+            box_index = assign_atss(anchor_boxes, boxes, labels >= 0, anchors.counts(size), anchors.per_cell)
+        count = self._normaliser((box_index >= 0).sum())
 
-        image_index, anchor_index, target_box = torch.cat(images), torch.cat(positives), torch.cat(target_boxes)
-        predicted, positive_anchors = deltas[image_index, anchor_index], anchor_boxes[anchor_index]
-        score: float | Tensor = 1.0
+        # N anchors: those that learn a box, and possibly others. `learns` tells them apart.
+        image, anchor = _learning(box_index)
+        learns, box_index = box_index[image, anchor] >= 0, box_index[image, anchor].clamp(min=0)
+        own, classes = anchor_boxes[anchor], labels[image, box_index].clamp(min=0)
+        # Background predicts and learns the anchor itself, so its loss and its gradient are 0.
+        target = torch.where(learns[:, None], boxes[image, box_index], own)
+        predicted = torch.where(learns[:, None], deltas.float()[image, anchor], 0.0)
+
+        scores = learns.float()
         if self.assignment == "atss":
-            score = _paired_iou(decode(predicted.detach(), positive_anchors), target_box)
-        target[image_index, anchor_index, torch.cat(classes)] = score
+            scores = scores * paired_iou(decode(predicted.detach(), own), target)
         weights = None
         if self.class_weights is not None:
-            weights = torch.ones_like(logits[..., :1])
-            weights[image_index, anchor_index, 0] = self.class_weights[torch.cat(classes)]
+            weights = torch.ones_like(logits[..., 0], dtype=torch.float32)
+            weights[image, anchor] = self.class_weights[classes].where(learns, 1.0)
+        place = (image * logits.shape[1] + anchor) * logits.shape[2] + classes
+        gamma, alpha = (GAMMA, ALPHA) if self.assignment == "iou" else (QUALITY_GAMMA, None)
         return {
-            "class": self._class_loss(logits, target, weights) / count,
-            "box": self._box_loss(predicted, target_box, positive_anchors).sum() / count,
+            "class": focal_loss(logits, place, scores, weights, gamma, alpha) / count,
+            "box": (self._box_loss(predicted, target, own) * learns).sum() / count,
         }
 
     @staticmethod
-    def _normaliser(positives: int, device: torch.device) -> Tensor | int:
+    def _normaliser(positives: Tensor) -> Tensor:
         """The number of positive anchors + 1. With several processes: of the whole batch, divided by their number."""
-        if distributed.world() == 1:
-            return positives + 1
-        return (distributed.total(torch.tensor(float(positives), device=device)) + 1) / distributed.world()
-
-    def _class_loss(self, logits: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
-        """Sum of the focal loss over (B, A, K) logits and target scores in 0..1, with weights (B, A, 1) of anchors."""
-        cross_entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-        if weights is not None:
-            cross_entropy = cross_entropy * weights
-        error = (target - logits.sigmoid()).abs()
-        if self.assignment == "iou":
-            balance = torch.where(target > 0, ALPHA, 1 - ALPHA)
-            return (balance * error.pow(GAMMA) * cross_entropy).sum()
-        return (error.square() * cross_entropy).sum()  # arXiv:2006.04388, equation 6, with exponent 2
+        return (distributed.total(positives.float()) + 1) / distributed.world()
 
     def _box_loss(self, deltas: Tensor, boxes: Tensor, anchors: Tensor) -> Tensor:
-        """(P,) loss of P positive anchors: (P, 4) offsets, (P, 4) target boxes and (P, 4) anchors, xyxy px."""
+        """(N,) loss of (N, 4) offsets, for (N, 4) target boxes and (N, 4) anchors, xyxy px."""
         if self.box_loss == "huber":
             huber = F.huber_loss(deltas, encode(boxes, anchors), delta=HUBER_DELTA, reduction="none")
-            return HUBER_WEIGHT * huber.mean(dim=1)
-        iou_loss = generalized_box_iou_loss if self.box_loss == "giou" else complete_box_iou_loss
+            return HUBER_WEIGHT * huber.mean(dim=-1)
+        iou_loss = giou_loss if self.box_loss == "giou" else ciou_loss
         return IOU_WEIGHT * iou_loss(decode(deltas, anchors), boxes)
+
+
+def _learning(box_index: Tensor) -> tuple[Tensor, Tensor]:
+    """(N,) indices of images and (N,) of anchors, at least of all that learn a box: (B, A) index of the box or -1.
+
+    On a CPU of these only. Elsewhere of all anchors, because the device would have to tell how many learn a box.
+    """
+    if box_index.device.type == "cpu":
+        image, anchor = (box_index >= 0).nonzero(as_tuple=True)
+        return image, anchor
+    places = torch.arange(box_index.numel(), device=box_index.device)
+    return places // box_index.shape[1], places % box_index.shape[1]
+
+
+def focal_loss(
+    logits: Tensor,
+    place: Tensor,
+    scores: Tensor,
+    weights: Tensor | None = None,
+    gamma: float = GAMMA,
+    alpha: float | None = ALPHA,
+) -> Tensor:
+    """Sum of the focal loss of all anchors and classes: |t - p|^gamma times the cross entropy of p and its target t.
+
+    For 80 classes the logits are the largest tensor of a training step. That is why the gradient is computed together
+    with the loss, in parts: besides the logits, one tensor of their size and type is kept, where automatic
+    differentiation keeps seven.
+
+    Args:
+        logits: (B, A, K), p before the sigmoid.
+        place: (N,) indices of targets in the flattened logits, all different.
+        scores: (N,) these targets in 0..1, constants. All other targets are 0.
+        weights: (B, A) factors on the loss of an anchor, or None for 1.
+        gamma: exponent, at least 1.
+        alpha: factor on the terms with t > 0; those with t = 0 have 1 - alpha. None for 1 and 1.
+    """
+    return _FocalLoss.apply(logits, place, scores, weights, gamma, alpha)
+
+
+class _FocalLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logits: Tensor,
+        place: Tensor,
+        scores: Tensor,
+        weights: Tensor | None,
+        gamma: float,
+        alpha: float | None,
+    ) -> Tensor:
+        # In float32, also for logits of half precision, as torch's own losses.
+        kind = torch.promote_types(logits.dtype, torch.float32)
+        of_background = 1.0 if alpha is None else 1 - alpha
+        gradient, terms = torch.empty_like(logits, memory_format=torch.contiguous_format), []
+        step = max(1, ELEMENTS // max(1, logits[:1].numel()))
+        for first in range(0, len(logits), step):
+            part = slice(first, first + step)
+            factor = of_background if weights is None else of_background * weights[part, :, None]
+            loss, slope = _background(logits[part].to(kind), gamma)
+            terms.append(loss.mul_(factor).sum())
+            gradient[part] = slope.mul_(factor)
+
+        x = logits.flatten()[place].to(kind)
+        balance = torch.ones_like(x) if alpha is None else torch.where(scores > 0, alpha, of_background)
+        factors = torch.ones_like(x) if weights is None else weights.flatten()[place // logits.shape[2]]
+        loss, slope = _object(x, scores, gamma)
+        terms.append((factors * (balance * loss - of_background * _background(x, gamma)[0])).sum())
+        gradient.view(-1)[place] = (factors * balance * slope).to(gradient.dtype)
+        ctx.save_for_backward(gradient)
+        return torch.stack(terms).sum()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        return (outer[0] * gradient).to(gradient.dtype), *[None] * 5
+
+
+def _background(x: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
+    """Focal loss with target 0, p^gamma softplus(x) with p = sigmoid(x), and its derivative."""
+    p, entropy = x.sigmoid(), F.softplus(x)
+    power = p.pow(gamma)
+    slope = (1 - p).mul_(entropy).mul_(gamma).add_(p).mul_(power)
+    return entropy.mul_(power), slope
+
+
+def _object(x: Tensor, target: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
+    """Focal loss with any target, and its derivative."""
+    p = x.sigmoid()
+    entropy, error = F.softplus(x) - target * x, p - target
+    power = error.abs().pow(gamma)
+    slope = gamma * error.abs().pow(gamma - 1) * error.sign() * p * (1 - p) * entropy + power * error
+    return power * entropy, slope

@@ -88,7 +88,7 @@ class History(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         # The sums stay on the device, so that no step waits for a transfer, and in double precision.
-        for name, value in pl_module.step_losses.items():  # type: ignore[union-attr, operator]
+        for name, value in pl_module.step_losses.last.items():  # type: ignore[union-attr, operator]
             self._sums[name] = self._sums.get(name, 0.0) + value.to(_double(value))
         self._batches += 1
 

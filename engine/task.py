@@ -31,6 +31,7 @@ from engine import distributed
 from engine.checkpoint import RunInfo
 from engine.compat import BatchNorm
 from engine.config import EvalData, TrainConfig
+from engine.divergence import StepLosses
 from engine.execution import execution_for
 from engine.memory import release_freed_memory
 from engine.optimization import (
@@ -51,12 +52,6 @@ from engine.single_values import SingleValueNorms
 from engine.system_errors import out_of_memory
 
 log = logging.getLogger(__name__)
-
-
-class Diverged(UserError):
-    """The loss or the gradient is not finite."""
-
-    exit_code = 4
 
 
 class Evaluator(Protocol):
@@ -109,11 +104,10 @@ class Task(LightningModule):
         self.info = info
         self.evaluator = evaluator
         self._frozen_modules: list[nn.Module] = []
-        self._step_image_ids: list[Tensor] = []  # images of the current optimiser step
+        self.step_losses = StepLosses()
         self._single_value_norms = SingleValueNorms(model)
         self.with_errors = True  # whether this evaluation can be the last, whose errors are stored
         self._max_images = 0  # number of images that fit in memory in evaluation; 0 while no limit is known
-        self.step_losses: dict[str, Tensor] = {}  # losses of the last batch
         self.expected_draws: np.ndarray | None = None  # (N,) of each training image in an epoch; None: each once
         self.total_steps = 0  # Lightning's own count would set up its loaders before it restores their state
         for module in model.modules():
@@ -353,19 +347,11 @@ class Task(LightningModule):
         torch.manual_seed(draw_seed(self.config.seed, self.current_epoch, batch_idx))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        if batch_idx % self.config.accumulate == 0:
-            self._step_image_ids = []
-        self._step_image_ids.append(batch.image_ids)
         images = self.normalised(batch)
         with self._single_value_norms.in_evaluation_mode(images):
             losses = self.losses(images, batch)
         total = torch.stack(list(losses.values())).sum()
-        terms = {f"loss_{name}": value.detach() for name, value in losses.items()}
-        # Several processes check the gradient instead, which they share.
-        if distributed.world() == 1 and not torch.isfinite(total):
-            values = ", ".join(f"{name} {float(value):.3g}" for name, value in terms.items())
-            raise self._diverged("the loss", f" ({values})")
-        self.step_losses = {"loss": total.detach()} | (terms if len(terms) > 1 else {})
+        self.step_losses.add(total, losses, batch.image_ids, batch_idx % self.config.accumulate == 0)
         return total
 
     def configure_gradient_clipping(
@@ -373,27 +359,16 @@ class Task(LightningModule):
     ) -> None:
         """Clip the gradient norm to `config.clip`.
 
-        Raises Diverged for a gradient that is not finite, before it changes the weights.
+        Raises Diverged for a loss or a gradient that is not finite, before it changes the weights.
         """
         trained = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = nn.utils.get_total_norm([p.grad for p in trained])
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         if scaler is not None:  # fused optimisers divide gradients by the loss scale in their step, which comes later
             norm = norm / scaler.scale(torch.ones_like(norm))
-        # The loss scaler skips steps with infinite gradients, which are normal in fp16.
-        elif not torch.isfinite(norm):
-            raise self._diverged("the gradient")
+        self.step_losses.check(norm, self.global_step, scaled=scaler is not None)
         if self.config.clip:
             nn.utils.clip_grads_with_norm_(trained, self.config.clip, norm)
-
-    def _diverged(self, what: str, terms: str = "") -> Diverged:
-        own = torch.cat(self._step_image_ids).tolist()
-        ids = ", ".join(str(i) for part in distributed.from_all(own) for i in part)
-        return Diverged(
-            f"{what} is not finite at step {self.global_step}{terms}, images {ids}. Earlier checkpoints are intact. "
-            "Lower `lr`, increase `warmup_epochs`, or check these images.",
-            settings=("lr", "warmup_epochs"),
-        )
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self.score(batch)

@@ -72,7 +72,7 @@ class SegmentationEvaluator:
             )
             truth = truth[: labels.shape[0], : labels.shape[1]]
             counted = truth != IGNORE
-            index = truth[counted] * count + labels[counted]
+            index = truth[counted].long() * count + labels[counted]
             confusion = torch.bincount(index, minlength=count * count).view(count, count)
             self.confusion = confusion if self.confusion is None else self.confusion + confusion
             if readable and len(index):

@@ -1,35 +1,30 @@
-"""Segmentation losses: weighted sums of cross entropy and losses of segmentation-models-pytorch."""
+"""Segmentation losses: weighted sums of cross entropy, Dice, focal and Lovasz-Softmax."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from segmentation_models_pytorch.losses import DiceLoss, FocalLoss, LovaszLoss
 from torch import Tensor, nn
 
 from data.batch import IGNORE
 from engine import distributed
 from segmentation.config import parse_losses
+from segmentation.regional import dice_loss, focal_loss, lovasz_loss
 
-# Largest number of pixels for Dice, Focal and Lovasz. They process each class separately, and Lovasz sorts all pixels
-# for each class. On full-sized batches this costs more than the network. A regular grid of pixels is a good estimate.
+# Largest number of pixels for Dice, focal and Lovasz. They need several tensors of the size of the logits, and Lovasz
+# sorts all pixels for each class. On full-sized batches this costs more than the network. A regular grid of pixels is a
+# good estimate.
 MAX_PIXELS = 2**17
-
-LOSSES: dict[str, Callable[[], nn.Module]] = {
-    "dice": lambda: DiceLoss("multiclass", ignore_index=IGNORE),
-    "focal": lambda: FocalLoss("multiclass", ignore_index=IGNORE),
-    "lovasz": lambda: LovaszLoss("multiclass", ignore_index=IGNORE),
-}
 
 
 class SegmentationLoss(nn.Module):
     """Weighted losses over the pixels with a class. They are 0 if no pixel has a class.
 
-    With a single class, all except focal are 0: its probability is always 1.
+    With a single class, all except focal are 0: its probability is always 1. Nothing here waits for a value that a GPU
+    computes.
 
     Args:
         losses: any of ce, dice, focal and lovasz, each with an optional `=WEIGHT`.
@@ -52,68 +47,75 @@ class SegmentationLoss(nn.Module):
         self.weights = parse_losses(losses)
         self.smoothing = smoothing
         self.hard_pixels = hard_pixels
-        self.regional = nn.ModuleDict({name: LOSSES[name]() for name in self.weights if name != "ce"})
 
     def forward(self, logits: Tensor, masks: Tensor) -> dict[str, Tensor]:
         """The weighted losses by name, scalars. Training minimises their sum.
 
         Args:
             logits: (B, K, H, W).
-            masks: (B, H, W) int64 class indices, or `IGNORE` for pixels without a class.
+            masks: (B, H, W) class indices, of any integer type, or `IGNORE` for pixels without a class.
         """
-        logits = logits.float()
-        labelled = (masks != IGNORE).sum()
-        if not bool(distributed.total(labelled)):
-            # This zero depends on the logits, so that all parameters get zero gradients.
-            return {name: 0 * logits.sum() for name in self.weights}
+        logits, masks = logits.float(), masks.long()
         terms = {}
-        for name, weight in self.weights.items():
-            if name == "ce":
-                terms[name] = weight * self._cross_entropy(logits, masks, labelled)
-            elif name == "focal" and self.class_weights is not None:
-                terms[name] = weight * _weighted_focal(*_subsample(logits, masks), self.class_weights)
-            elif name == "lovasz" and logits.shape[1] == 1:  # the class has probability 1; smp raises an error
-                terms[name] = 0 * logits.sum()
-            else:
-                terms[name] = weight * self.regional[name](*_subsample(logits, masks))
-        return terms
+        if "ce" in self.weights:
+            terms["ce"] = self._cross_entropy(logits, masks)
+        if len(self.weights) > len(terms):
+            pixels, classes = _subsample(logits, masks)
+        if "dice" in self.weights:
+            terms["dice"] = dice_loss(pixels, classes)
+        if "focal" in self.weights:
+            terms["focal"] = focal_loss(pixels, classes, self.class_weights)
+        if "lovasz" in self.weights:
+            terms["lovasz"] = lovasz_loss(pixels, classes)
+        return {name: weight * terms[name] for name, weight in self.weights.items()}
 
-    def _cross_entropy(self, logits: Tensor, masks: Tensor, labelled: Tensor) -> Tensor:
+    def _cross_entropy(self, logits: Tensor, masks: Tensor) -> Tensor:
         """The mean over the labelled or the hardest pixels of the batch, of all processes if there are several."""
-        weights = self.class_weights
-        options: dict[str, Any] = {"ignore_index": IGNORE, "label_smoothing": self.smoothing}
-        if self.hard_pixels == 1 and distributed.world() == 1:
-            return F.cross_entropy(logits, masks, weights, **options)
+        labelled, weights = masks != IGNORE, self.class_weights
+        cost = F.cross_entropy(
+            logits,
+            masks,
+            weights,
+            ignore_index=IGNORE,
+            label_smoothing=self.smoothing,
+            reduction="sum" if self.hard_pixels == 1 else "none",
+        )
+        counted = labelled.float() if weights is None else weights[masks.where(labelled, 0)] * labelled
         if self.hard_pixels == 1:
-            counted = labelled if weights is None else weights[masks[masks != IGNORE]].sum()
-            part = distributed.share(counted)
-            # The mean of no pixels would be NaN.
-            return F.cross_entropy(logits, masks, weights, **options) * part if counted > 0 else 0 * logits.sum()
-        cost = F.cross_entropy(logits, masks, weights, **options, reduction="none").flatten()
-        cost, masks = distributed.whole_batch(cost), distributed.whole_batch(masks.flatten())
-        hardest_count = max(1, round(self.hard_pixels * int(distributed.total(labelled))))
+            counted = distributed.total(counted.sum())
+            return cost * distributed.world() / counted.where(counted > 0, 1.0)
+        cost, counted, labelled = (distributed.whole_batch(x.flatten()) for x in (cost, counted, labelled.float()))
+        # The number of the hardest pixels is a value on the device. `most` is its upper bound, if all are labelled.
         # Ignored pixels have loss 0, so the largest losses belong to labelled pixels.
-        hardest, pixels = cost.topk(hardest_count, sorted=False)
-        return hardest.mean() if weights is None else hardest.sum() / weights[masks[pixels]].sum()
-
-
-def _weighted_focal(logits: Tensor, masks: Tensor, weights: Tensor) -> Tensor:
-    """The mean over classes of the focal loss of each class against all others, weighted by (K,) class weights."""
-    focal = FocalLoss("binary", ignore_index=IGNORE)
-    terms = [
-        focal(logits[:, index], torch.where(masks == IGNORE, IGNORE, (masks == index).long()))
-        for index in range(len(weights))
-    ]
-    return (torch.stack(terms) * weights).sum() / weights.sum()
+        most = max(1, round(self.hard_pixels * len(cost)))
+        hardest, pixels = cost.topk(most)
+        count = (self.hard_pixels * labelled.sum()).round().clamp(min=1)
+        chosen = torch.arange(most, device=cost.device) < count
+        counted = (counted[pixels] * chosen).sum()
+        return (hardest * chosen).sum() / counted.where(counted > 0, 1.0)
 
 
 def _subsample(logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Every n-th row and column of the whole batch, with the smallest n for at most `MAX_PIXELS`.
+    """(P, K) logits and (P,) masks of every n-th row and column of the whole batch, n the smallest for `MAX_PIXELS`.
 
-    Everything if these have no class.
+    The first row and column are 0, unless no pixel of this grid has a class; then those of the grid with most.
     """
     step = math.ceil(math.sqrt(max(1, masks.numel() * distributed.world() / MAX_PIXELS)))
-    coarse_masks = distributed.whole_batch(masks[:, ::step, ::step])
-    if step > 1 and not bool((coarse_masks != IGNORE).any()):
-        return distributed.whole_batch(logits), distributed.whole_batch(masks)
-    return distributed.whole_batch(logits[:, :, ::step, ::step]), coarse_masks
+    if step > 1:
+        row, column = _offset(masks, step)
+        rows, columns = (torch.arange(0, side, step, device=masks.device) for side in masks.shape[1:])
+        # The last row of a grid with an offset can lie outside. It is replaced by the last row inside.
+        rows, columns = (rows + row).clamp(max=masks.shape[1] - 1), (columns + column).clamp(max=masks.shape[2] - 1)
+        logits, masks = logits[:, :, rows[:, None], columns], masks[:, rows[:, None], columns]
+    logits, masks = distributed.whole_batch(logits), distributed.whole_batch(masks)
+    return logits.movedim(1, -1).flatten(0, -2), masks.flatten()
+
+
+def _offset(masks: Tensor, step: int) -> tuple[Tensor, Tensor]:
+    """First row and column, in 0..step - 1, of the grid of `_subsample`."""
+    height, width = (math.ceil(side / step) * step for side in masks.shape[1:])
+    labelled = F.pad((masks != IGNORE).float(), (0, width - masks.shape[2], 0, height - masks.shape[1]))
+    cells = labelled.view(len(masks), height // step, step, width // step, step)
+    counts = distributed.total(cells.sum((0, 1, 3)).flatten())
+    chosen = counts.argmax().where(counts[0] == 0, 0)
+    return chosen // step, chosen % step

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from segmentation.model import Segmenter
 
-STRIP = 2**21  # number of logits per strip: 8 MiB, which fits in a CPU's cache
+# Number of logits per strip: 8 MiB, which fits in a CPU's cache; elsewhere 256 MiB, because a GPU needs large steps.
+STRIP, STRIP_ELSEWHERE = 2**21, 2**26
 OVERLAP = 1 / 3  # overlap of neighbouring windows: mmsegmentation uses crops of 512 px with a stride of 341 px
 
 
@@ -139,7 +140,8 @@ def class_map(
     labels = torch.empty(size, dtype=torch.uint8, device=first.device)
     confidence = torch.empty(size, device=first.device) if with_confidence else None
     columns = torch.arange(width, device=first.device) + 0.5
-    strip_rows = max(1, STRIP // (len(first) * width))
+    strip_logits = STRIP if first.device.type == "cpu" else STRIP_ELSEWHERE
+    strip_rows = max(1, strip_logits // (len(first) * width))
     for top in range(0, height, strip_rows):
         rows = torch.arange(top, min(top + strip_rows, height), device=first.device) + 0.5
         if len(views) == 1:  # the largest logit is the largest probability

@@ -30,7 +30,8 @@ def test_the_recipe_has_the_stored_losses(task, tmp_path):
     with (tmp_path / "run" / "metrics.csv").open(newline="") as file:
         losses = [float(row["loss"]) for row in csv.DictReader(file) if row["loss"]]
     assert TASKS[task].recipe in LOSSES[task], f"store the losses of recipe version {TASKS[task].recipe}: {losses}"
-    assert losses == pytest.approx(LOSSES[task][TASKS[task].recipe], rel=2e-4)
+    # Factors of 1 + 1e-7 on the logits, as another order of sums has, change the second epoch by up to 2e-4.
+    assert losses == pytest.approx(LOSSES[task][TASKS[task].recipe], rel=5e-4)
 
 
 def test_a_resumed_training_keeps_the_recipe_version_that_began_it(tmp_path, monkeypatch):

@@ -58,7 +58,7 @@ def test_either_all_samples_have_a_mask_or_none() -> None:
     batch = collate([sample(0, mask=True), sample(1, mask=True)])
     assert batch.masks is not None
     assert batch.masks.shape == (2, 4, 6)
-    assert batch.masks.dtype == torch.int64
+    assert batch.masks.dtype == torch.uint8
     with pytest.raises(ValueError, match="1 of 2"):
         collate([sample(0, mask=True), sample(0)])
 

@@ -6,18 +6,28 @@ from effdet.anchors import AnchorLabeler
 from effdet.anchors import Anchors as EffdetAnchors
 from effdet.config import get_efficientdet_config
 from effdet.loss import DetectionLoss as EffdetLoss
-from torchvision.ops import box_iou, generalized_box_iou
+from torchvision.ops import box_iou, complete_box_iou_loss, generalized_box_iou, generalized_box_iou_loss
 
+from detection import assignment
+from detection import loss as loss_module
 from detection.anchors import Anchors, decode, encode
-from detection.loss import DetectionLoss, _paired_iou, assign_atss, assign_iou
+from detection.assignment import assign_atss, assign_iou
+from detection.boxes import ciou_loss, giou_loss, paired_iou
+from detection.loss import DetectionLoss, focal_loss
 
 STRIDES = [8, 16, 32, 64, 128]
+
+
+def of_one_image(assign, anchors, boxes, *arguments):
+    """The (A,) assignment for the (N, 4) boxes of one image."""
+    (box_index,) = assign(anchors, boxes[None], torch.ones(1, len(boxes), dtype=torch.bool), *arguments)
+    return box_index
 
 
 def test_assign_iou_by_hand():
     anchors = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 4], [20, 20, 30, 30], [100, 100, 101, 101]])
     boxes = torch.tensor([[0.0, 0, 10, 8], [90, 90, 110, 110]])
-    box_index = assign_iou(anchors, boxes)
+    box_index = of_one_image(assign_iou, anchors, boxes)
     # IoU with the first box: 0.8, 0.5, 0. The second overlaps only the last anchor, with IoU 1/400.
     assert box_index.tolist() == [0, 0, -1, 1]
 
@@ -27,7 +37,7 @@ def test_assign_atss_by_hand():
     x = torch.arange(5) * 10.0
     anchors = torch.stack([x - 5, torch.full_like(x, -5), x + 15, torch.full_like(x, 15)], dim=1)
     boxes = torch.tensor([[-5.0, -5, 15, 15], [25, 0, 45, 10]])
-    box_index = assign_atss(anchors, boxes, [5], per_cell=1)
+    box_index = of_one_image(assign_atss, anchors, boxes, [5], 1)
     # First box: the IoUs are 1, 1/3, 0, 0, 0, and the threshold is 0.267 + 0.435: only the equal anchor reaches it.
     # Second box, half as high as an anchor: only the anchor with the same centre reaches the threshold.
     iou = box_iou(boxes, anchors)
@@ -74,7 +84,7 @@ def test_assign_atss_equals_loops(seed):
     sides = 4 + 90 * torch.rand(8, 2, generator=generator) ** 2
     boxes = torch.cat([corners, corners + sides], dim=1)
     anchor_boxes, counts = anchors((128, 160)), anchors.counts((128, 160))
-    box_index = assign_atss(anchor_boxes, boxes, counts, anchors.per_cell).tolist()
+    box_index = of_one_image(assign_atss, anchor_boxes, boxes, counts, anchors.per_cell).tolist()
     assert box_index == atss_in_loops(anchor_boxes, boxes, counts, anchors.per_cell)
     assert set(box_index) == set(range(-1, 8))
 
@@ -86,7 +96,7 @@ def test_quality_focal_loss_by_hand(scene):
     anchor_boxes, total, count = anchors((256, 256)), 0.0, 1
     for image in range(2):
         image_boxes = boxes[image, labels[image] >= 0]
-        box_index = assign_atss(anchor_boxes, image_boxes, anchors.counts((256, 256)), anchors.per_cell)
+        box_index = of_one_image(assign_atss, anchor_boxes, image_boxes, anchors.counts((256, 256)), anchors.per_cell)
         target = torch.zeros(len(anchor_boxes), 5)
         for anchor in (box_index >= 0).nonzero().flatten().tolist():
             box = int(box_index[anchor])
@@ -106,14 +116,28 @@ def test_iou_of_disjoint_boxes_is_zero():
     generator = torch.Generator().manual_seed(0)
     corners = 100 * torch.rand(2, 50, 2, generator=generator)
     a, b = torch.cat([corners, corners + 1 + 20 * torch.rand(2, 50, 2, generator=generator)], dim=-1)
-    torch.testing.assert_close(_paired_iou(a[:, None], b), box_iou(a, b))
-    assert (_paired_iou(a[:, None], b) == 0).float().mean() > 0.5
+    torch.testing.assert_close(paired_iou(a[:, None], b), box_iou(a, b))
+    assert (paired_iou(a[:, None], b) == 0).float().mean() > 0.5
+
+
+def test_box_losses_equal_torchvision():
+    """Values and gradients, also of disjoint, nested and equal boxes and of boxes without an area."""
+    generator = torch.Generator().manual_seed(0)
+    corners = 100 * torch.rand(2, 200, 2, generator=generator)
+    a, b = torch.cat([corners, corners + 1 + 60 * torch.rand(2, 200, 2, generator=generator)], dim=-1)
+    b[:20], b[20:40, 2:] = a[:20], a[20:40, 2:]
+    a[40:50, 2] = a[40:50, 0]
+    for ours, reference in ((giou_loss, generalized_box_iou_loss), (ciou_loss, complete_box_iou_loss)):
+        own, other = a.clone().requires_grad_(), a.clone().requires_grad_()
+        value, expected = ours(own, b), reference(other, b)
+        torch.testing.assert_close(value, expected)
+        torch.testing.assert_close(*(torch.autograd.grad(v.sum(), x)[0] for v, x in ((value, own), (expected, other))))
 
 
 def test_anchor_of_two_boxes_learns_the_one_of_higher_iou():
     anchors = torch.tensor([[0.0, 0, 10, 10], [90, 0, 100, 10]])
     boxes = torch.tensor([[0.0, 0, 10, 20], [0, 0, 10, 10]])
-    assert assign_atss(anchors, boxes, [2], per_cell=1).tolist() == [1, -1]
+    assert of_one_image(assign_atss, anchors, boxes, [2], 1).tolist() == [1, -1]
 
 
 def test_every_box_is_learned_also_small_ones():
@@ -121,8 +145,71 @@ def test_every_box_is_learned_also_small_ones():
     anchors = Anchors(STRIDES)
     anchor_boxes = anchors((256, 256))
     boxes = torch.tensor([[0.0, 0, 3, 3], [200, 200, 203, 206]])
-    box_index = assign_atss(anchor_boxes, boxes, anchors.counts((256, 256)), anchors.per_cell)
+    box_index = of_one_image(assign_atss, anchor_boxes, boxes, anchors.counts((256, 256)), anchors.per_cell)
     assert set(box_index.tolist()) == {-1, 0, 1}
+
+
+def focal_in_torch(logits, target, gamma, alpha=None):
+    """|t - p|^gamma times the cross entropy, of all elements, by automatic differentiation."""
+    entropy = torch.nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    balance = 1.0 if alpha is None else torch.where(target > 0, alpha, 1 - alpha)
+    return balance * (target - logits.sigmoid()).abs().pow(gamma) * entropy
+
+
+@pytest.mark.parametrize(("gamma", "alpha"), [(1.5, 0.25), (2.0, None)])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_focal_loss_and_gradient_equal_automatic_differentiation(gamma, alpha, weighted, monkeypatch):
+    monkeypatch.setattr(loss_module, "ELEMENTS", 2 * 30 * 4)  # two images at a time
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(5, 30, 4, generator=generator, dtype=torch.float64)
+    logits[0, 0] = torch.tensor([40.0, -40, 200, -200])  # saturated: a naive log would be infinite
+    positive = torch.rand(5, 30, generator=generator) < 0.3
+    classes = torch.randint(0, 4, (5, 30), generator=generator)
+    scores = torch.ones(5, 30) if alpha else torch.rand(5, 30, generator=generator, dtype=torch.float64)
+    weights = torch.rand(5, 30, generator=generator, dtype=torch.float64) if weighted else None
+    target = torch.zeros_like(logits)
+    target.scatter_(2, classes[..., None], (scores * positive)[..., None].double())
+    place = torch.arange(5 * 30).view(5, 30) * 4 + classes
+    chosen = positive | (torch.rand(5, 30, generator=generator) < 0.2)  # targets of 0 may be listed, too
+    ours, reference = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    total = focal_loss(ours, place[chosen], (scores * positive)[chosen], weights, gamma, alpha)
+    expected = focal_in_torch(reference, target, gamma, alpha)
+    expected = (expected if weights is None else expected * weights[..., None]).sum()
+    torch.testing.assert_close(total, expected, rtol=1e-10, atol=0)
+    (3 * total).backward()
+    (3 * expected).backward()
+    torch.testing.assert_close(ours.grad, reference.grad, rtol=1e-8, atol=1e-12)
+
+
+def test_focal_loss_keeps_one_tensor_of_the_size_of_the_logits(scene):
+    logits = scene[0].clone().requires_grad_()
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
+        focal_loss(logits, torch.arange(10), torch.rand(10))
+    assert kept == [logits.numel()]
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("pairs", [1, 2**24], ids=["a box at a time", "all boxes"])
+def test_an_image_is_assigned_the_same_alone_and_in_a_batch(seed, pairs, monkeypatch):
+    """Also next to an image without boxes, with rows of padding between boxes, and with equal boxes."""
+    monkeypatch.setattr(assignment, "PAIRS", pairs)
+    generator = torch.Generator().manual_seed(seed)
+    anchors = Anchors(STRIDES[:3])
+    anchor_boxes, counts = anchors((128, 160)), anchors.counts((128, 160))
+    corners = torch.rand(3, 7, 2, generator=generator) * 100
+    boxes = torch.cat([corners, corners + 2 + 80 * torch.rand(3, 7, 2, generator=generator) ** 2], dim=-1)
+    boxes[0, 5] = boxes[0, 2]
+    boxes[0, 0] = torch.tensor([16.0, 16, 32, 32])  # its centre is equally far from four cells
+    valid = torch.rand(3, 7, generator=generator) < 0.7
+    valid[0, [0, 2, 5]], valid[1] = True, False
+    for assign, arguments in ((assign_iou, ()), (assign_atss, (counts, anchors.per_cell))):
+        together = assign(anchor_boxes, boxes, valid, *arguments)
+        assert (together[1] == -1).all()
+        for image in (0, 2):
+            alone = of_one_image(assign, anchor_boxes, boxes[image, valid[image]], *arguments)
+            numbers = torch.cat([valid[image].nonzero().flatten(), torch.tensor([-1])])
+            assert together[image].tolist() == numbers[alone].tolist()
 
 
 @pytest.fixture(scope="module")
@@ -173,9 +260,11 @@ def test_perfect_boxes_have_no_loss(scene, assignment, box_loss):
         image_boxes = boxes[image, labels[image] >= 0]
         anchor_boxes = anchors((256, 256))
         if assignment == "iou":
-            box_index = assign_iou(anchor_boxes, image_boxes)
+            box_index = of_one_image(assign_iou, anchor_boxes, image_boxes)
         else:
-            box_index = assign_atss(anchor_boxes, image_boxes, anchors.counts((256, 256)), anchors.per_cell)
+            box_index = of_one_image(
+                assign_atss, anchor_boxes, image_boxes, anchors.counts((256, 256)), anchors.per_cell
+            )
         perfect[image] = encode(image_boxes[box_index.clamp(min=0)], anchor_boxes)
     cost = DetectionLoss(assignment, box_loss)
     assert float(cost(logits, perfect, anchors, (256, 256), boxes, labels)["box"]) < 1e-3
@@ -187,7 +276,7 @@ def test_giou_is_weighted_mean_over_positives(scene):
     terms, count = 0.0, 1.0
     for image in range(2):
         image_boxes = boxes[image, labels[image] >= 0]
-        box_index = assign_iou(anchors((256, 256)), image_boxes)
+        box_index = of_one_image(assign_iou, anchors((256, 256)), image_boxes)
         positive = box_index >= 0
         predicted = decode(deltas[image], anchors((256, 256)))[positive]
         giou = generalized_box_iou(predicted, image_boxes).gather(1, box_index[positive][:, None])
@@ -247,15 +336,17 @@ def test_class_weights_multiply_the_loss_of_the_anchors_of_a_class(assignment):
     positive, double, triple = (loss([1.0, w, 1.0])["class"] for w in (1.0, 2.0, 3.0))
     torch.testing.assert_close(triple - double, double - positive)
     anchor_boxes = anchors(size)
-    rows = assign_iou(anchor_boxes, boxes[0]) if assignment == "iou" else assign_atss(
-        anchor_boxes, boxes[0], anchors.counts(size), anchors.per_cell
-    )  # fmt: skip
+    assign, arguments = assign_iou, ()
+    if assignment == "atss":
+        assign, arguments = assign_atss, (anchors.counts(size), anchors.per_cell)
+    rows = of_one_image(assign, anchor_boxes, boxes[0], *arguments)
     learns = rows >= 0
     target = torch.zeros_like(logits)
     box = boxes[0].expand(int(learns.sum()), 4)
     target[0, learns, 1] = (
-        1.0 if assignment == "iou" else _paired_iou(decode(deltas[0, learns], anchor_boxes[learns]), box)
+        1.0 if assignment == "iou" else paired_iou(decode(deltas[0, learns], anchor_boxes[learns]), box)
     )
-    part = criterion._class_loss(logits[:, learns], target[:, learns]) / (learns.sum() + 1)
+    gamma, alpha = (1.5, 0.25) if assignment == "iou" else (2.0, None)
+    part = focal_in_torch(logits[:, learns], target[:, learns], gamma, alpha).sum() / (learns.sum() + 1)
     torch.testing.assert_close(double - positive, part)
     torch.testing.assert_close(loss([1.0, 2.0, 1.0])["box"], plain["box"])

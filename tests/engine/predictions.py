@@ -40,7 +40,7 @@ def batches(kind):
             boxes=torch.zeros(1, 0, 4),
             labels=labels,
             readable=torch.ones(1, dtype=torch.bool),
-            masks=torch.randint(0, CLASSES, (1, 8, 8)),
+            masks=torch.randint(0, CLASSES, (1, 8, 8), dtype=torch.uint8),
         )
         if kind == "classification":
             yield torch.randn(1, CLASSES).log_softmax(1), batch

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from engine import record, trainer
+from engine.divergence import Diverged, StepLosses
 from engine.task import Task
 from engine.trainer import device_of
 
@@ -17,11 +18,15 @@ def trained(scaler, steps=20):
     layer, x = nn.Linear(4, 1), torch.randn(32, 4)
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.5, fused=True)
     task = SimpleNamespace(
-        config=SimpleNamespace(clip=0.1), trainer=SimpleNamespace(precision_plugin=SimpleNamespace(scaler=scaler))
+        config=SimpleNamespace(clip=0.1),
+        trainer=SimpleNamespace(precision_plugin=SimpleNamespace(scaler=scaler)),
+        step_losses=StepLosses(),
+        global_step=0,
     )
-    for _ in range(steps):
+    for step in range(steps):
         optimizer.zero_grad()
         loss = (layer(x) - x.sum(1, keepdim=True)).square().mean()
+        task.step_losses.add(loss, {"loss": loss}, torch.tensor([step]), first=True)
         (loss if scaler is None else scaler.scale(loss)).backward()
         Task.configure_gradient_clipping(task, optimizer)
         if scaler is None:
@@ -35,6 +40,28 @@ def trained(scaler, steps=20):
 def test_gradients_are_clipped_without_the_loss_scale():
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12)
     torch.testing.assert_close(trained(scaler), trained(None), rtol=1e-5, atol=1e-6)
+
+
+def step_losses(values, first_of_step=0):
+    """The losses of the batches of a step, after those of an earlier one."""
+    losses = StepLosses()
+    losses.add(torch.tensor(torch.nan), {"class": torch.tensor(torch.nan)}, torch.tensor([99]), first=True)
+    for number, value in enumerate(values):
+        value = torch.tensor(value)
+        losses.add(value, {"class": value, "box": torch.tensor(0.5)}, torch.tensor([number]), first=number == 0)
+    return losses
+
+
+def test_a_loss_or_gradient_that_is_not_finite_ends_the_training():
+    good, infinite = torch.tensor(1.0), torch.tensor(torch.inf)
+    step_losses([0.5, 2.0]).check(good, 3, scaled=False)
+    with pytest.raises(Diverged, match=r"the loss is not finite at step 3 \(class nan, box 0.5\), images 0, 1\."):
+        step_losses([0.5, torch.nan]).check(good, 3, scaled=False)
+    with pytest.raises(Diverged, match=r"the gradient is not finite at step 3, images 0\."):
+        step_losses([0.5]).check(infinite, 3, scaled=False)
+    step_losses([0.5]).check(infinite, 3, scaled=True)  # the scaler skips this step
+    with pytest.raises(Diverged, match="the loss"):
+        step_losses([torch.inf, 0.5]).check(infinite, 3, scaled=True)
 
 
 @pytest.mark.parametrize(

@@ -88,9 +88,17 @@ def test_many_pixels_are_subsampled(monkeypatch):
     torch.testing.assert_close(
         value, DiceLoss("multiclass", ignore_index=IGNORE)(logits[:, :, ::2, ::2], masks[:, ::2, ::2])
     )
-    masks[:, ::2, ::2] = IGNORE  # the sample has no class, so all pixels are used
+    masks[:, ::2, ::2] = IGNORE  # this grid has no class, so that of most labelled pixels is used
+    masks[:, ::2] = IGNORE
+    masks[:, 1::2, ::2] = IGNORE
     (value,) = SegmentationLoss(["dice"])(logits, masks).values()
-    torch.testing.assert_close(value, DiceLoss("multiclass", ignore_index=IGNORE)(logits, masks))
+    torch.testing.assert_close(
+        value, DiceLoss("multiclass", ignore_index=IGNORE)(logits[:, :, 1::2, 1::2], masks[:, 1::2, 1::2])
+    )
+    masks[:] = IGNORE
+    masks[0, -1, -1] = 2  # outside the grid of the other rows and columns
+    (value,) = SegmentationLoss(["dice"])(logits, masks).values()
+    assert value.item() > 0
 
 
 def test_names_and_weights():
