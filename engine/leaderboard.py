@@ -148,8 +148,8 @@ def _key(record: dict[str, Any], settings: type[TrainConfig]) -> tuple:
 
 
 def _score(record: dict[str, Any]) -> float:
-    """The record's first metric, which is the headline metric of its task. Minus infinity if it is undefined."""
-    value = next(iter(record["metrics"].values()))
+    """The record's first metric, which is the headline metric of its task. Minus infinity if undefined or absent."""
+    value = next(iter(record["metrics"].values()), None)
     return float("-inf") if value is None or value != value else value
 
 

@@ -128,6 +128,9 @@ def synchronised_batch_norm(model: nn.Module, device: torch.device) -> nn.Module
 class LastEpochValidation(Callback):
     """Evaluates after the last epoch, also if `check_val_every_n_epoch` would skip it."""
 
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.on_train_epoch_start(trainer, module)  # an epoch that is resumed does not start
+
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if trainer.current_epoch + 1 == trainer.max_epochs:
             trainer.check_val_every_n_epoch = 1
@@ -272,5 +275,6 @@ def _quiet() -> None:
         ".*sync_dist.*",
         ".*in eval mode at the start.*",
         ".*Experiment logs directory.*",
+        ".*`srun` command is available.*",  # on the login node of a cluster
     ):
         warnings.filterwarnings("ignore", message)

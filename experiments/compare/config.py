@@ -56,8 +56,9 @@ class CompareConfig:
     """Number format of the networks' arithmetic: fp32, or mixed precision with bf16 or fp16."""
     device: str = "auto"
     """Where to train: auto, cpu, cuda, cuda:1, mps."""
-    runner: Literal["local", "ray"] = "local"
-    """Where to train: on this machine, or on a Ray cluster, whose address is in RAY_ADDRESS."""
+    runner: Literal["local", "ray", "slurm"] = "local"
+    """Where to train: on this machine, on a Ray cluster, whose address is in RAY_ADDRESS, or as jobs of a SLURM
+    cluster, with sbatch's own variables such as SBATCH_PARTITION."""
     slots: int = 1
     """Number of trainings at the same time. They divide the cores, and each has a GPU of its own if there are
     several."""
@@ -111,8 +112,6 @@ class CompareConfig:
             raise UserError(
                 f"--tune {self.tune} chooses settings on held-out training images, which --resplit scores on: use one"
             )
-        if self.slots < 1:
-            raise UserError(f"--slots {self.slots} is too small: it must be at least 1")
         if self.seeds < 1:
             raise UserError(f"--seeds {self.seeds} is too small: it must be at least 1")
 

@@ -27,7 +27,7 @@ from experiments.jobs.cell import Cell
 from experiments.jobs.local import Outcome, finished
 from experiments.jobs.lock import only_one, resumable
 from experiments.jobs.progress import ProgressDisplay
-from experiments.jobs.runner import LocalRunner, Runner
+from experiments.jobs.runners import create_runner
 from experiments.jobs.scoring import score_on_split
 from experiments.jobs.timing import time_alone
 from experiments.records import read_record
@@ -106,13 +106,6 @@ def compare(config: CompareConfig, task_arguments: dict[str, list[str]]) -> Path
         return ComparisonRunner(config, folder, lock).run(cells, budgets)
 
 
-def ray_runner(slots: int) -> Runner:
-    """A runner for a Ray cluster, see `experiments.jobs.ray_runner`."""
-    from experiments.jobs.ray_runner import RayRunner
-
-    return RayRunner(slots)
-
-
 def trials_of_each(tune: int) -> int:
     """Number of trainings that choose the settings of a backbone, in both rounds."""
     from experiments.compare.tuning import finalists  # imports optuna
@@ -131,7 +124,7 @@ class ComparisonRunner:
 
     def __init__(self, config: CompareConfig, folder: Path, lock: IO[str]) -> None:
         self.config, self.folder = config, folder
-        self.runner: Runner = LocalRunner(lock, config.slots) if config.runner == "local" else ray_runner(config.slots)
+        self.runner = create_runner(config.runner, config.slots, folder, lock)
         self.metrics = config.metric_of(config.tasks)
         self.page_written, self.page_seconds = 0.0, 0.0  # when the page was last written, and how long it took
         self.tuned: list[Tuned] = []
@@ -184,8 +177,10 @@ class ComparisonRunner:
             if entry.outcome is not None and not entry.outcome.error:
                 task, name = entry.cell.task, entry.cell.name
                 fingerprint = self.record(entry.cell)["dataset"]["fingerprint"]
-                # Each seed of `resplit` has its own division into training and validation images.
-                kind = (task, entry.cell.config.seed if self.config.resplit else 0)
+                # Each seed of `resplit` has its own division into training and validation images, and each seed with
+                # `data.fraction` its own training images.
+                config = entry.cell.config
+                kind = (task, config.seed if self.config.resplit or config.data.fraction < 1 else 0)
                 first_name, first_fingerprint = first.setdefault(kind, (name, fingerprint))
                 if fingerprint != first_fingerprint:
                     raise BadInput(

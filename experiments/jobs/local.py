@@ -135,6 +135,9 @@ def run(
 def _prepare(parent: int, cores: Sequence[int]) -> None:
     """In the new process: end with the parent, and use these cores only."""
     die_with(parent)
+    # SLURM sends it to all processes of a job, to ask the one that started the training for a checkpoint. By default
+    # it would kill the training.
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     if cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)
 

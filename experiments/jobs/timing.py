@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from rich.progress import track
 
+from backbones.errors import UserError
 from engine.commands import err
 from engine.record import cost, write_json
 from engine.trainer import device_of
+
+log = logging.getLogger(__name__)
 
 TIMES = ("latency_ms", "images_per_second", "timed_alone")
 
@@ -32,7 +36,11 @@ def time_alone(runs: Sequence[Path]) -> None:
         if kind not in measured:
             from experiments.runs import load_run
 
-            device = device_of(record["device"]["type"])
+            try:
+                device = device_of(record["device"]["type"])
+            except UserError:  # a cluster's workers can have devices that this machine lacks
+                log.warning("%s: its latency was measured beside other trainings, on %s", run, record["device"]["type"])
+                continue
             loaded = load_run(run)
             height, width = loaded.preprocessing["size"]
             model = loaded.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -15,9 +15,11 @@ from engine.commands import out
 from engine.record import write_json
 from experiments.costs.coefficients import DIMENSIONS, Coefficients, candidates
 from experiments.jobs.cell import HOLDOUT
-from experiments.jobs.local import finished, run
+from experiments.jobs.local import finished
 from experiments.jobs.lock import only_one, resumable
 from experiments.jobs.progress import ProgressDisplay
+from experiments.jobs.runner import Runner
+from experiments.jobs.runners import create_runner
 from experiments.jobs.study import StudyFolder, training_arguments
 from experiments.records import read_record
 from experiments.report.formatting import billions, percent
@@ -81,14 +83,16 @@ class Study:
     def run(self, grid: Sequence[Coefficients], lock: IO[str]) -> None:
         """Train the grid, then the networks of equal cost, and report."""
         single = self.networks.of_dimensions(DIMENSIONS)  # raises, if it does, before the first training
-        with ProgressDisplay(len(grid) + 1 + len(single) + len(self.config.phis)) as display:
-            tried = [self.train(display, lock, *network, HOLDOUT) for network in self.networks.of_grid(grid)]
+        runner = create_runner(self.config.runner, self.config.slots, self.folder.path, lock)
+        total = len(grid) + 1 + len(single) + len(self.config.phis)
+        with ProgressDisplay(total, self.config.slots) as display:
+            tried = self.train_all(runner, display, self.networks.of_grid(grid), HOLDOUT)
             if tried:
                 write_rows([asdict(result) for result in tried], self.folder.path / "grid.csv")
             chosen = Coefficients(*self.config.coefficients) if self.config.coefficients else self.best(tried)
             family = self.networks.store_family(chosen, self.folder)
             planned = [self.networks.planned_base(), *single, *self.networks.of_dimensions({ALL: chosen})]
-            compared = [self.train(display, lock, *network) for network in planned]
+            compared = self.train_all(runner, display, planned)
         self.report(chosen, family, tried, compared)
         if failed := [result for result in (*tried, *compared) if result.error]:
             lines = "\n".join(f"  {result.key}: {result.error}" for result in failed)
@@ -97,15 +101,26 @@ class Study:
                 f"To train them again, run the same command.\n{lines}"
             )
 
+    def train_all(
+        self,
+        runner: Runner,
+        display: ProgressDisplay,
+        networks: Sequence[tuple[NetworkResult, Architecture]],
+        holdout: float = 0,
+    ) -> list[NetworkResult]:
+        """Train networks, several at a time if there are slots, and return their results in the same order."""
+        results = runner.map(lambda i: self.train(display, runner, *networks[i], holdout), range(len(networks)))
+        return [result for _, result in sorted(results, key=lambda pair: pair[0])]
+
     def train(
-        self, display: ProgressDisplay, lock: IO[str], planned: NetworkResult, network: Architecture, holdout: float = 0
+        self, display: ProgressDisplay, runner: Runner, planned: NetworkResult, network: Architecture, holdout: float
     ) -> NetworkResult:
         """Train a network, unless its training is finished already; returns `planned` with the result."""
         cell = self.networks.cell(self.folder.save_network(planned.key, network), network, holdout)
         run_folder = self.folder.run_folder(cell)
         outcome = finished(cell, run_folder)
         display.start(planned.key, is_finished=outcome is not None)
-        outcome = outcome or run(cell, run_folder, lock, display.show_line)
+        outcome = outcome or runner.train(cell, run_folder, display.show_line)
         result = replace(planned, folder=str(run_folder.relative_to(self.folder.path)), error=outcome.error or "")
         if result.error:
             display.end(outcome.seconds, f"failed: {result.error}")

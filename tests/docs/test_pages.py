@@ -84,6 +84,8 @@ def _check(words, block):
             known = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
             assert targets, place
             assert set(targets) <= set(known), place
+        case ["export", *variables]:
+            assert all(re.fullmatch(r"SBATCH_[A-Z_]+=\S+", variable) for variable in variables), place
         case ["tensorboard", "--logdir", _] | ["source", ".venv/bin/activate"]:
             pass
         case _:

@@ -23,6 +23,7 @@ from experiments.costs.coefficients import (
     scaled_to_cost,
 )  # fmt: skip
 from experiments.jobs import local
+from experiments.jobs import runner as jobs
 from experiments.jobs.local import Outcome
 from experiments.scaling import __main__ as scaling
 from experiments.scaling import runner
@@ -155,7 +156,7 @@ def simulated(monkeypatch):
     """Trainings that end at once. Deeper networks score better; those in the returned set of names fail."""
     failing = set()
 
-    def train(cell, folder, lock, report):
+    def train(cell, folder, lock, report, *place):
         name = cell.config.backbone.partition("#")[2]
         assert cell.config.data.holdout == (0.2 if name.startswith("grid") else 0)
         if name in failing:
@@ -172,7 +173,7 @@ def simulated(monkeypatch):
         (folder / "images.csv").write_text(f"file,class,predicted,probability,correct\n{rows}")
         return Outcome(1.0)
 
-    monkeypatch.setattr(runner, "run", train)
+    monkeypatch.setattr(jobs, "run", train)
     return failing
 
 
@@ -208,6 +209,14 @@ def test_the_best_of_the_grid_is_compared(root, tmp_path, capsys, simulated, mon
     assert again["differences"] == {}  # networks of different cost are not compared
     other = fails(capsys, 3, scaling, *command(root, output), "--coefficients", 1.1, 1.1, 1.1)
     assert "family of other coefficients" in other
+
+
+def test_two_trainings_at_a_time_give_the_same_tables(root, tmp_path, simulated) -> None:
+    outputs = [tmp_path / "one", tmp_path / "two"]
+    run(scaling, *command(root, outputs[0]))
+    run(scaling, *command(root, outputs[1]), "--slots", 2)
+    for name in ("grid.csv", "dimensions.csv"):
+        assert (outputs[0] / name).read_text() == (outputs[1] / name).read_text()
 
 
 def test_a_grid_that_fails_ends_the_study(root, tmp_path, capsys, simulated) -> None:

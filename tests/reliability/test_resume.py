@@ -97,6 +97,18 @@ def test_ctrl_c_loses_nothing(uninterrupted, coco_root, tmp_path, monkeypatch, c
     measured("Ctrl-C within an epoch: largest difference of any weight, average or optimiser state 0.0")
 
 
+@pytest.mark.case("R1")
+def test_a_run_resumed_in_its_last_epoch_is_scored(coco_root, tmp_path, monkeypatch, capsys):
+    """Also if `eval_every` would skip this epoch."""
+    output, settings = tmp_path / "stopped", [*TINY, "--epochs", "1", "--eval_every", "2"]
+    with monkeypatch.context() as patch:
+        patch.setattr(DetectionTask, "on_train_batch_start", stopped_at(0, 0))
+        fails(capsys, 130, train_command, "--data.root", coco_root, "--output", output, *settings)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    run(train_command, "--resume", output)
+    assert "AP" in json.loads((output / "record.json").read_text())["metrics"]
+
+
 @pytest.mark.case("resume")
 def test_settings_that_contradict_are_refused(coco_root, tmp_path, monkeypatch, capsys):
     output = tmp_path / "stopped"
