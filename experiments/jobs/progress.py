@@ -63,11 +63,16 @@ class ProgressDisplay:
         name = self._current.name
         self.bar.update(self._current.row, description=f"{name}  {text}" if text.startswith("epoch") else name)
 
-    def end(self, seconds: float, result: str) -> None:
-        """Print the current training's result and duration, unless it was finished before."""
+    def end(self, seconds: float, result: str, done: int | None = None) -> None:
+        """Print the current training's result and duration, unless it was finished before.
+
+        `done`: number of trainings that have ended, if other processes train too.
+        """
         was_finished = self._current.is_finished
         with self._lock:
-            self.done += 1
+            others = 0 if done is None else done - self.done - 1
+            self.done += 1 + others
+            self.reused += others
             if was_finished:
                 self.reused += 1
             else:

@@ -80,7 +80,7 @@ class RayRunner(Runner):
         self._train = ray.remote(train_in_worker).options(max_retries=RETRIES, **share)
         self._cores = cores // slots
 
-    def train(self, cell: Cell, folder: Path, report: Callable[[str], None]) -> Outcome:
+    def train(self, cell: Cell, folder: Path, report: Callable[[str], None], lock: Any = None) -> Outcome:
         """Train a cell on a worker and write its run folder. Several threads may call it."""
         ray, name = self.ray, str(folder)
         task = self._train.remote(cell.task, cell.arguments, name, self._cores, self.mailbox)

@@ -30,8 +30,11 @@ class Runner:
     def __init__(self, slots: int = 1) -> None:
         self.slots = slots
 
-    def train(self, cell: Cell, folder: Path, report: Callable[[str], None]) -> Outcome:
-        """Train a cell in `folder` and wait for it, see `experiments.jobs.local.run`. Several threads may call it."""
+    def train(self, cell: Cell, folder: Path, report: Callable[[str], None], lock: IO[str] | None = None) -> Outcome:
+        """Train a cell in `folder` and wait for it, see `experiments.jobs.local.run`. Several threads may call it.
+
+        `lock`: a locked file that a training on this machine inherits, instead of the experiment's.
+        """
         raise NotImplementedError
 
     def stop(self) -> None:
@@ -84,13 +87,14 @@ class LocalRunner(Runner):
         self._cores = [cores[slot * share : (slot + 1) * share] for slot in range(slots)]
         self._active: set[subprocess.Popen[str]] = set()
 
-    def train(self, cell: Cell, folder: Path, report: Callable[[str], None]) -> Outcome:
+    def train(self, cell: Cell, folder: Path, report: Callable[[str], None], lock: IO[str] | None = None) -> Outcome:
         """Train a cell in `folder` and wait for it. Several threads may call it."""
+        lock = lock or self.lock
         if self.slots == 1:
-            return run(cell, folder, self.lock, report)
+            return run(cell, folder, lock, report)
         slot = self._free.get()
         try:
-            return run(cell, folder, self.lock, report, self._place(cell, slot), self._cores[slot], self._active)
+            return run(cell, folder, lock, report, self._place(cell, slot), self._cores[slot], self._active)
         finally:
             self._free.put(slot)
 

@@ -93,7 +93,7 @@ class SlurmRunner(Runner):
         self._stopped = False
         self._queue: tuple[float, set[str] | None] = (-POLL, None)
 
-    def train(self, cell: Cell, folder: Path, report: Callable[[str], None]) -> Outcome:
+    def train(self, cell: Cell, folder: Path, report: Callable[[str], None], lock: Any = None) -> Outcome:
         """Train a cell in a job and wait for it. Several threads may call it."""
         training = SlurmTraining(cell.task, cell.arguments, str(folder.resolve()))
         note = folder.with_suffix(".job")

@@ -42,6 +42,12 @@ class SearchConfig:
     """Number format of the networks' arithmetic: fp32, or mixed precision with bf16 or fp16."""
     device: str = "auto"
     """Where to train: auto, cpu, cuda, cuda:1, mps."""
+    runner: Literal["local", "ray", "slurm"] = "local"
+    """Where to train: on this machine, on a Ray cluster, whose address is in RAY_ADDRESS, or as jobs of a SLURM
+    cluster, with sbatch's own variables such as SBATCH_PARTITION."""
+    slots: int = 1
+    """Number of trainings at the same time. They divide the cores, and each has a GPU of its own if there are
+    several."""
     output: str = "runs/search"
     """Folder for networks, trainings, trials.csv and front.png."""
 

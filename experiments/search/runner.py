@@ -7,7 +7,9 @@ The objective is that of MnasNet and EfficientNet, score * (cost / target)^w wit
 from __future__ import annotations
 
 import math
+import os
 import shlex
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,10 +21,12 @@ from backbones.errors import BadInput
 from engine.commands import out
 from experiments.costs.meter import Meter
 from experiments.jobs.cell import HOLDOUT, Cell
-from experiments.jobs.local import Outcome, Pruned, finished, run
+from experiments.jobs.local import Outcome, Pruned, finished
 from experiments.jobs.lock import resumable
 from experiments.jobs.progress import ProgressDisplay
 from experiments.jobs.pruning import SCORE, delete_checkpoints, pruning_callback
+from experiments.jobs.runner import Runner
+from experiments.jobs.runners import create_runner
 from experiments.jobs.study import StudyFolder, training_arguments
 from experiments.records import read_record
 from experiments.report.formatting import billions, percent
@@ -67,7 +71,8 @@ class Search:
         self.metric, self.cost = TASKS[config.task].metric, COST[config.cost]
         self.folder = StudyFolder(Path(config.output))
         self.space = Space(architecture_of(config.base))
-        self.meter = Meter(base, timed=config.cost == "latency")
+        self.meter, self._measuring = Meter(base, timed=config.cost == "latency"), threading.Lock()
+        self._writing = threading.Lock()
         target = self.meter.measure(base)[self.cost]
         try:
             self.folder.path.mkdir(parents=True, exist_ok=True)
@@ -81,34 +86,42 @@ class Search:
 
     def run(self) -> None:
         """Train until the search has `config.trials` trials, including those of other processes, and report."""
-        own = 0
-        with ProgressDisplay(self.config.trials) as display:
+        slots = self.config.slots
+        with (
+            open(os.devnull, "a") as no_lock,  # each trial has a lock of its own
+            ProgressDisplay(self.config.trials, slots) as display,
+        ):
             display.done = display.reused = len(self.trials.in_states(*STATES))
-            while True:
-                self.check_failures()
-                running = self.trials.begin_next()
-                if running is not None:
-                    display.start(f"trial {running.number}")
-                    with running.lock:
-                        outcome, result = self.train(running, display.show_line)
-                    own += 1
-                    display.done = len(self.trials.in_states(*STATES)) - 1
-                    display.reused = display.done + 1 - own
-                    display.end(outcome.seconds, result)
-                    self.write_files()
-                elif self.trials.in_states(TrialState.RUNNING):
-                    display.start("waiting for trials of other processes")
-                    time.sleep(POLL)
-                else:
-                    break
+            runner = create_runner(self.config.runner, slots, self.folder.path, no_lock)
+            for _ in runner.map(lambda slot: self.train_trials(runner, display), range(slots)):
+                pass
         self.report()
 
-    def train(self, running: RunningTrial, show_line: Callable[[str], None]) -> tuple[Outcome, str]:
+    def train_trials(self, runner: Runner, display: ProgressDisplay) -> None:
+        """Train one trial after the other until the search has enough. Several threads may do so."""
+        while True:
+            self.check_failures()
+            running = self.trials.begin_next()
+            if running is not None:
+                display.start(f"trial {running.number}")
+                with running.lock:
+                    outcome, result = self.train(running, runner, display.show_line)
+                display.end(outcome.seconds, result, len(self.trials.in_states(*STATES)))
+                with self._writing:
+                    self.write_files()
+            elif self.trials.in_states(TrialState.RUNNING):
+                display.start("waiting for other trials")
+                time.sleep(POLL)
+            else:
+                return
+
+    def train(self, running: RunningTrial, runner: Runner, show_line: Callable[[str], None]) -> tuple[Outcome, str]:
         """Train a trial's network, or resume its training; returns the outcome, and the result in words."""
         trial, study = running.trial, self.trials.study
         cell = self.cell(running)
         run_folder = self.folder.run_folder(cell)
-        cost = self.meter.measure(cell)
+        with self._measuring:
+            cost = self.meter.measure(cell)
         trial.set_user_attr("cost", cost)
         started = time.monotonic()
         try:
@@ -121,7 +134,7 @@ class Search:
                 show_line,
                 self.config.prune,
             )
-            outcome = finished(cell, run_folder) or run(cell, run_folder, running.lock, report_line)
+            outcome = finished(cell, run_folder) or runner.train(cell, run_folder, report_line, running.lock)
         except Pruned:
             delete_checkpoints(run_folder)
             outcome = Outcome(time.monotonic() - started)

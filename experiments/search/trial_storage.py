@@ -171,11 +171,18 @@ class TrialStorage:
             self.study.tell(trial.number, state=TrialState.FAIL)
 
     def _sampler(self) -> BaseSampler:
-        """Return a new sampler for each trial, seeded by its number: networks do not depend on interruptions."""
+        """Return a new sampler for each trial, seeded by its number: networks do not depend on interruptions.
+
+        `constant_liar`: networks in training count as bad ones, so that trainings at the same time differ more.
+        """
         trials = self.all()
         seed = random.Random(f"{self.config.seed} {len(trials)}").getrandbits(32)
         stuck = len(trials) >= MOST_REPEATS and all(REPEATS in trial.user_attrs for trial in trials[-MOST_REPEATS:])
-        return RandomSampler(seed) if stuck or self.config.sampler == "random" else TPESampler(seed=seed)
+        return (
+            RandomSampler(seed)
+            if stuck or self.config.sampler == "random"
+            else TPESampler(seed=seed, constant_liar=True)
+        )
 
     def _copy_result(self, trial: optuna.Trial, known: FrozenTrial) -> None:
         if known.state == TrialState.COMPLETE:

@@ -1,6 +1,7 @@
 """Tests searches: the search space, the objective, and the number of trials after failures, repeats and kills."""
 
 import csv
+import itertools
 import json
 import multiprocessing
 import os
@@ -9,6 +10,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -23,6 +25,7 @@ from engine.record import cost
 from engine.schema import SCHEMA
 from experiments.costs.meter import Meter
 from experiments.jobs import local
+from experiments.jobs import runner as jobs
 from experiments.jobs.arguments import split_by_task
 from experiments.jobs.cell import Cell
 from experiments.jobs.local import COMPLETE, Outcome, Pruned
@@ -143,9 +146,9 @@ class SimulatedRun:
 
     def __init__(self, monkeypatch, scores):
         self.scores, self.trained = scores, []
-        monkeypatch.setattr(runner, "run", self)
+        monkeypatch.setattr(jobs, "run", self)
 
-    def __call__(self, cell, folder, lock, report):
+    def __call__(self, cell, folder, lock, report, *place):
         final = self.scores(len(self.trained))
         self.trained.append(cell.key)
         if isinstance(final, str):
@@ -215,6 +218,23 @@ def test_a_search_reports_its_networks_and_resumes_with_more_trials(monkeypatch,
     assert again[:4] == found
     assert len(simulated.trained) == len(set(simulated.trained)) == len(again) == 6
     assert searched("--trials", "2") == again
+
+
+def test_several_trainings_at_a_time(monkeypatch, searched, capsys):
+    """As many networks as one after the other, none of them twice, and the base first."""
+    calls, together = itertools.count(), threading.Barrier(2, timeout=60)
+
+    def score(number):
+        if next(calls) < 2:
+            together.wait()  # raises if no second training starts
+        return 0.5
+
+    simulated = SimulatedRun(monkeypatch, score)
+    found = searched("--trials", "7", "--slots", "2")
+    assert [row["state"] for row in found if row["state"] != "repeat"] == ["complete"] * 7
+    assert found[0]["is_base"] == "True"
+    assert len(set(simulated.trained)) == len(simulated.trained) == 7
+    assert "[7/7]" in capsys.readouterr().err
 
 
 def test_other_settings_are_an_error(monkeypatch, searched, capsys):
