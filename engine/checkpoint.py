@@ -223,6 +223,8 @@ def find_checkpoint(path: str | Path, name: str = "last") -> Path:
     for candidate in (path / "checkpoints" / f"{name}.ckpt", path / f"{name}.ckpt"):
         if candidate.is_file():
             return candidate
+    if (path / "record.json").is_file():
+        raise BadInput(f"the run {path} has no checkpoints/{name}.ckpt any more: it was deleted, or not kept (--keep)")
     raise BadInput(f"{path} is neither a checkpoint nor a run folder with checkpoints/{name}.ckpt")
 
 

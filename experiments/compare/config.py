@@ -9,6 +9,7 @@ from typing import Literal
 
 from backbones.errors import UserError
 from engine.config import Precision, Protocol
+from experiments.jobs.checkpoints import Keep
 from experiments.tasks import TASKS
 
 
@@ -62,6 +63,9 @@ class CompareConfig:
     slots: int = 1
     """Number of trainings at the same time. They divide the cores, and each has a GPU of its own if there are
     several."""
+    keep: Keep = "all"
+    """Checkpoints of finished trainings that stay: all, which are the last and the best, one of them, or none. Only
+    the last one can be scored on another split later."""
     output: str = "runs/compare"
     """Folder for trainings, tables and the report."""
     test_split: str | None = None

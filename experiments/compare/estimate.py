@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import shutil
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,33 +20,59 @@ from engine.record import synchronize
 from engine.trainer import device_of
 from experiments.compare.tuning import finalists, trial_cell
 from experiments.jobs.cell import Cell
+from experiments.jobs.checkpoints import Keep, checkpoint_bytes, kept
 from experiments.jobs.local import finished
 from experiments.jobs.progress import duration
 from experiments.tasks import task_spec
+
+log = logging.getLogger(__name__)
 
 START_UP = 8.0  # seconds for imports, for reading annotations, and for the pictures at the end
 EVALUATIONS = 6  # approximate number in a run; see `--eval_every`
 
 
-def print_estimate(cells: Sequence[Cell], folder: Path, tuned: Sequence[tuple[Cell, int]] = ()) -> dict[str, float]:
-    """List the cells with the time that each is expected to take. Finished cells take none.
+@dataclass(frozen=True)
+class Expected:
+    """What a training is expected to cost.
+
+    Attributes:
+        training: seconds of an epoch, without evaluation.
+        evaluation: seconds of an evaluation.
+        checkpoint: bytes of a checkpoint.
+    """
+
+    training: float
+    evaluation: float
+    checkpoint: int
+
+    def seconds(self, epochs: int) -> float:
+        """Seconds of a training: steps, evaluations (one forward pass per batch), and the start."""
+        return START_UP + epochs * self.training + (min(EVALUATIONS, epochs) + 1) * self.evaluation
+
+
+def print_estimate(
+    cells: Sequence[Cell], folder: Path, tuned: Sequence[tuple[Cell, int]] = (), keep: Keep = "all"
+) -> dict[str, float]:
+    """List the cells with the time that each is expected to take, and the disk space. Finished cells take none.
 
     Args:
         cells: the trainings.
         folder: the comparison's folder.
         tuned: trainings whose settings are chosen first, and the number of trials for each.
+        keep: which checkpoints stay.
 
     Returns for each task the time of one training of each backbone.
     """
-    seconds_by_kind: dict[tuple, float] = {}
+    by_kind: dict[tuple, Expected] = {}
+    checkpoints: list[int] = []  # bytes, of the cells to train
     by_backbone: dict[tuple[str, str], float] = {}
     table = Table("training", "epochs", "learning rate", "time")
     total, most = 0.0, False
     for cell, count in tuned:
         short = trial_cell(cell)
-        measured = _measure(short)  # in both rounds the images are the same, and only the epochs differ
+        measured = measure(short)  # in both rounds the images are the same, and only the epochs differ
         for number, epochs in ((count, short.config.epochs), (finalists(count), cell.config.epochs)):
-            seconds = number * _seconds(epochs, *measured)
+            seconds = number * measured.seconds(epochs)
             total, most = total + seconds, True
             name = f"{number} trials for {cell.task}/{cell.config.backbone}"
             table.add_row(name, str(epochs), "chosen", f"at most {duration(seconds)}")
@@ -55,40 +84,50 @@ def print_estimate(cells: Sequence[Cell], folder: Path, tuned: Sequence[tuple[Ce
             by_backbone[cell.task, config.backbone] = before.seconds
         else:
             kind = (cell.task, config.backbone, config.epochs, config.data.holdout)  # cells of a kind take equally long
-            if kind not in seconds_by_kind:
-                seconds_by_kind[kind] = expected_seconds(cell)
-            total += seconds_by_kind[kind]
-            expected = duration(seconds_by_kind[kind])
-            by_backbone[cell.task, config.backbone] = seconds_by_kind[kind]
+            if kind not in by_kind:
+                by_kind[kind] = measure(cell)
+            seconds = by_kind[kind].seconds(config.epochs)
+            total += seconds
+            expected = duration(seconds)
+            by_backbone[cell.task, config.backbone] = seconds
+            checkpoints.append(by_kind[kind].checkpoint)
         table.add_row(cell.name, str(config.epochs), f"{config.lr:g}", expected)
     out.print(table)
     most = most or any(cell.config.patience for cell in cells)  # pruning and early stopping may end them sooner
     about = "at most" if most else "about"
     count = len(cells) + sum(trials + finalists(trials) for _, trials in tuned)
     out.print(f"{count} trainings, {about} {duration(total)} on this machine if reading images is not the limit")
+    if checkpoints:
+        print_disk(checkpoints, keep, folder)
     per_seed: dict[str, float] = {}
     for (task, _), seconds in by_backbone.items():
         per_seed[task] = per_seed.get(task, 0.0) + seconds
     return per_seed
 
 
-def expected_seconds(cell: Cell) -> float:
-    """Return the expected seconds of a training: steps, evaluations (one forward pass per batch), and the start."""
-    return _seconds(cell.config.epochs, *_measure(cell))
+def print_disk(checkpoints: Sequence[int], keep: Keep, folder: Path) -> None:
+    """Print how much disk space the checkpoints of trainings take, and the free space.
+
+    Args:
+        checkpoints: bytes of a checkpoint of each training.
+        keep: which of them stay. A training in progress has two.
+        folder: the comparison's folder.
+    """
+    needed = len(kept(keep)) * sum(checkpoints) + (2 - len(kept(keep))) * max(checkpoints)
+    existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
+    out.print(f"checkpoints need {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free")
+    if needed > free:
+        log.warning("the disk is too small for all checkpoints: --keep last halves them, --keep none deletes them")
 
 
 def epoch_seconds(cell: Cell) -> float:
     """Return the expected seconds of an epoch of training, without evaluation."""
-    return _measure(cell)[0]
+    return measure(cell).training
 
 
-def _seconds(epochs: int, training: float, evaluation: float) -> float:
-    """Seconds of a training, from those of an epoch and of an evaluation."""
-    return START_UP + epochs * training + (min(EVALUATIONS, epochs) + 1) * evaluation
-
-
-def _measure(cell: Cell) -> tuple[float, float]:
-    """Seconds of an epoch of training, and of an evaluation."""
+def measure(cell: Cell) -> Expected:
+    """Time one step of a training, and an evaluation of one batch."""
     config = cell.config
     spec = task_spec(cell.task)
     task, train, val = spec.load_task().prepare(config, spec.data_root(config))
@@ -109,7 +148,11 @@ def _measure(cell: Cell) -> tuple[float, float]:
             model(images)
 
     steps, batches = len(train) / config.batch_size, len(val) / config.batch_size
-    return steps * second_call_seconds(train_step, device), batches * second_call_seconds(evaluate_batch, device)
+    return Expected(
+        steps * second_call_seconds(train_step, device),
+        batches * second_call_seconds(evaluate_batch, device),
+        checkpoint_bytes(model, config),
+    )
 
 
 def second_call_seconds(function: Callable[[], None], device: torch.device) -> float:

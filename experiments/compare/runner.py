@@ -24,6 +24,7 @@ from experiments.compare.cells import comparison_cells, shared_settings, tuned_c
 from experiments.compare.config import CompareConfig
 from experiments.jobs.arguments import SharedSettings, shared_arguments
 from experiments.jobs.cell import Cell
+from experiments.jobs.checkpoints import kept, trim
 from experiments.jobs.local import Outcome, finished
 from experiments.jobs.lock import only_one, resumable
 from experiments.jobs.progress import ProgressDisplay
@@ -98,7 +99,7 @@ def compare(config: CompareConfig, task_arguments: dict[str, list[str]]) -> Path
         from experiments.compare.planning import places, print_plan
 
         trials = tuned_cells(cells, budgets) if config.tune else []
-        per_seed = print_estimate(cells, folder, [(cell, config.tune) for cell, _ in trials])
+        per_seed = print_estimate(cells, folder, [(cell, config.tune) for cell, _ in trials], config.keep)
         for task, metric in config.metric_of(tasks).items():
             print_plan(task, metric, places(folder, task, config.pilot), len(config.backbones), per_seed[task])
         return folder
@@ -154,6 +155,8 @@ class ComparisonRunner:
         self.check_data(entries)
         time_alone([cell.folder_in(self.folder / "cells") for cell in self.finished_cells(entries)])
         unscored = self.score_test_split(entries)
+        for cell in self.finished_cells(entries):
+            trim(cell.folder_in(self.folder / "cells"), kept(self.config.keep))
         report = write_report(self.folder)
         if unscored:
             lines = "\n".join(f"  {name}: {reason}" for name, reason in unscored.items())
@@ -221,8 +224,15 @@ class ComparisonRunner:
         display.start(cell.name, is_finished=outcome is not None)
         if outcome is None:
             outcome = self.runner.train(cell, run_folder, display.show_line)
+            if not outcome.error:
+                trim(run_folder, kept(self.config.keep) | self.needed_later())
         display.end(outcome.seconds, outcome.error or self.score_text(cell))
         return outcome
+
+    def needed_later(self) -> set[str]:
+        """Checkpoints that are needed until the end, to measure the latency alone or to score the test split."""
+        config = self.config
+        return {"last"} if config.test_split or config.slots > 1 or config.runner != "local" else set()
 
     def tune(
         self, cells: Sequence[tuple[Cell, int | None]], display: ProgressDisplay
