@@ -183,8 +183,9 @@ def _as_list(values: list[str], types: tuple[Any, ...]) -> str:
 
 def demo_unless_root(arguments: list[str]) -> str | None:
     """The preset "demo", which is made for the demo scenes, if the arguments name no data set and no run."""
-    named = any(argument.split("=")[0] in ("--data.root", "--data.train", "--resume") for argument in arguments)
-    return None if named else "demo"
+    flags = [argument.split("=")[0] for argument in arguments]
+    resumed = "--resume" in flags and not {"auto", "--resume=auto"} & set(arguments)
+    return None if resumed or {"--data.root", "--data.train"} & set(flags) else "demo"
 
 
 def preset_names(presets: Path) -> list[str]:
@@ -231,7 +232,7 @@ def _resumed(arguments: list[str], config: type) -> list[str]:
     for i, argument in enumerate(arguments):
         flag, equals, value = argument.partition("=")
         folder = value if equals else "".join(arguments[i + 1 : i + 2])
-        if flag == "--resume" and folder and Path(folder, "config.yaml").is_file():
+        if flag == "--resume" and folder not in ("", "auto") and Path(folder, "config.yaml").is_file():
             return [_upgraded(Path(folder, "config.yaml"), config)]
     return []
 

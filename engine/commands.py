@@ -39,7 +39,7 @@ from engine.leaderboard import print_leaderboard, read_records
 from engine.plots import curves
 from engine.record import command_line, write_json
 from engine.restore import restore_task
-from engine.resume import check_data, check_resume
+from engine.resume import check_data, check_resume, if_stopped
 from engine.spec import TaskSpec
 from engine.task import Task
 from engine.trainer import device_of, fit, seed_everything, training_device
@@ -58,6 +58,11 @@ def train(spec: TaskSpec, config: TrainConfig, is_program: bool = False) -> dict
         is_program: whether this program was started for the training. Only then it can be started once for each device.
     """
     config.check()
+    if config.resume == "auto":
+        config, record = if_stopped(config)
+        if record is not None:
+            err.print(f"{config.output} is complete: there is nothing to resume", markup=False)
+            return record
     adopt_srun()
     processes = devices_of(config)
     if processes * config.num_nodes > 1 and not distributed.is_launched():

@@ -159,7 +159,8 @@ class TrainConfig:
     output: str | None = None
     """Run folder to create. By default a new folder under runs/TASK."""
     resume: str | None = None
-    """Run folder to resume. The run continues with its own settings."""
+    """Run folder to resume. The run continues with its own settings. auto: that of `--output` if it has a run, else a
+    new run there, so that the same command starts and resumes."""
     logger: list[Tracker] = field(default_factory=lambda: ["tensorboard"])
     """Experiment trackers to log losses and scores to, in addition to metrics.csv: tensorboard, mlflow, wandb."""
     data: TrainData = field(default_factory=TrainData)

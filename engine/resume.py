@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -28,6 +30,21 @@ NOT_COMPARED = {
     "data.val",
     "data.workers",
 }
+
+
+def if_stopped(config: TrainConfig) -> tuple[TrainConfig, dict[str, Any] | None]:
+    """What `resume="auto"` stands for: the folder of `output` if it has a run, else None, for a new run there.
+
+    Returns the settings with it, and the record of the run if that is complete.
+
+    Raises UserError without `output`.
+    """
+    if not config.output:
+        raise UserError("`resume='auto'` needs `output`, the folder of the run", settings=("resume", "output"))
+    folder = Path(config.output)
+    if (folder / "record.json").is_file():
+        return config, json.loads((folder / "record.json").read_text())
+    return replace(config, resume=str(folder) if (folder / "config.yaml").is_file() else None), None
 
 
 def check_resume(spec: TaskSpec, config: TrainConfig) -> None:

@@ -98,6 +98,23 @@ def test_ctrl_c_loses_nothing(uninterrupted, coco_root, tmp_path, monkeypatch, c
 
 
 @pytest.mark.case("R1")
+def test_the_same_command_starts_and_resumes(uninterrupted, coco_root, tmp_path, monkeypatch, capsys):
+    output = tmp_path / "auto"
+    command = [train_command, "--data.root", coco_root, *TINY, "--resume", "auto"]
+    assert "--output" in fails(capsys, 2, *command)
+    with monkeypatch.context() as patch:
+        patch.setattr(DetectionTask, "on_train_batch_start", stopped_at(1, 0))
+        fails(capsys, 130, *command, "--output", output)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    run(*command, "--output", output)
+    assert_same(uninterrupted, output)
+    written = (output / "record.json").stat().st_mtime_ns
+    run(*command, "--output", output)
+    assert "is complete: there is nothing to resume" in capsys.readouterr().err
+    assert (output / "record.json").stat().st_mtime_ns == written
+
+
+@pytest.mark.case("R1")
 def test_a_run_resumed_in_its_last_epoch_is_scored(coco_root, tmp_path, monkeypatch, capsys):
     """Also if `eval_every` would skip this epoch."""
     output, settings = tmp_path / "stopped", [*TINY, "--epochs", "1", "--eval_every", "2"]
