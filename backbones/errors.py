@@ -37,6 +37,10 @@ class BadInput(UserError):
     exit_code = 3
 
 
+class NoPublishedWeights(BadInput):
+    """A network was asked for with its published weights, and has none."""
+
+
 def with_flags(error: UserError) -> str:
     """The error's message for a command line: each of its settings in backticks becomes a flag.
 

@@ -27,7 +27,7 @@ from backbones.adapter import TimmBackbone, build_backbone
 from backbones.base import Backbone
 from backbones.compat import pretrained_config, weights_folder
 from backbones.custom import CustomBackbone
-from backbones.errors import BadInput, unknown_name
+from backbones.errors import BadInput, NoPublishedWeights, unknown_name
 from backbones.names import split_tag
 from backbones.plain import PlainBackbone, is_plain
 from backbones.pretraining import RANDOM, UNKNOWN, pretraining_of
@@ -140,7 +140,7 @@ def _packaged(architecture: str) -> tuple[Path, str]:
 def _fetch(architecture: str, config: PretrainedCfg) -> dict[str, Tensor]:
     """The published state dict: from a file in timm's folder, from the hub's cache, or downloaded."""
     if not config.has_weights:
-        raise BadInput(
+        raise NoPublishedWeights(
             f"no weights are published for '{architecture}'. Use `pretrained=FILE` or `pretrained=False`"
             + (f", or tf_{architecture}." if timm.is_model_pretrained(f"tf_{architecture}") else "."),
             settings=("pretrained",),

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from backbones.errors import UserError
+from backbones.errors import BadInput, NoPublishedWeights, UserError
 from backbones.weight_files import weight_file
 from engine.schema import flat
 from experiments.compare.config import CompareConfig
@@ -102,4 +102,10 @@ def check_backbones(
         except UserError as error:
             raise type(error)(f"--weights {name}={file}: {error}", settings=error.settings) from error
     for name in published:
-        create_backbone(name, pretrained=True)
+        try:
+            create_backbone(name, pretrained=True)
+        except NoPublishedWeights as error:
+            raise BadInput(
+                f"no weights are published for '{name}': name its file with --weights {name}=FILE, leave it out, or "
+                "train all networks with --protocol scratch"
+            ) from error

@@ -247,4 +247,6 @@ def test_weights_of_single_backbones(capsys, tmp_path):
     own = ("--tasks", "classification", "--backbones", *config.backbones, "--output", tmp_path / "out")
     for entry, message in (("mobilenetv2_035=absent.pth", "no weight file at"), (f"{LITE}={file}", "does not fit")):
         assert message in fails(capsys, 3, compare, *own, "--protocol", "linear", "--weights", entry)
+    without = ("--tasks", "classification", "--backbones", "efficientnet_b8", "--output", tmp_path / "out")
+    assert "--weights efficientnet_b8=FILE" in fails(capsys, 3, compare, *without, "--protocol", "lora")
     assert not (tmp_path / "out").exists()
