@@ -79,7 +79,7 @@ class DetectionLoss(nn.Module):
         own, classes = anchor_boxes[anchor], labels[image, box_index].clamp(min=0)
         # Background predicts and learns the anchor itself, so its loss and its gradient are 0.
         target = torch.where(learns[:, None], boxes[image, box_index], own)
-        predicted = torch.where(learns[:, None], deltas.float()[image, anchor], 0.0)
+        predicted = torch.where(learns[:, None], deltas[image, anchor].float(), 0.0)
 
         scores = learns.float()
         if self.assignment == "atss":

@@ -183,9 +183,18 @@ def _as_list(values: list[str], types: tuple[Any, ...]) -> str:
 
 def demo_unless_root(arguments: list[str]) -> str | None:
     """The preset "demo", which is made for the demo scenes, if the arguments name no data set and no run."""
-    flags = [argument.split("=")[0] for argument in arguments]
-    resumed = "--resume" in flags and not {"auto", "--resume=auto"} & set(arguments)
-    return None if resumed or {"--data.root", "--data.train"} & set(flags) else "demo"
+    named = any(argument.split("=")[0] in ("--data.root", "--data.train") for argument in arguments)
+    return None if named or _resumed_folder(arguments) is not None else "demo"
+
+
+def _resumed_folder(arguments: list[str]) -> str | None:
+    """The value of `--resume`; None without it, and for "auto", which may start a new run."""
+    for i, argument in enumerate(arguments):
+        flag, equals, value = argument.partition("=")
+        folder = value if equals else "".join(arguments[i + 1 : i + 2])
+        if flag == "--resume" and folder != "auto":
+            return folder
+    return None
 
 
 def preset_names(presets: Path) -> list[str]:
@@ -229,11 +238,9 @@ def _resumed(arguments: list[str], config: type) -> list[str]:
 
     Flags override them, so that `train` can detect a flag that contradicts the run.
     """
-    for i, argument in enumerate(arguments):
-        flag, equals, value = argument.partition("=")
-        folder = value if equals else "".join(arguments[i + 1 : i + 2])
-        if flag == "--resume" and folder not in ("", "auto") and Path(folder, "config.yaml").is_file():
-            return [_upgraded(Path(folder, "config.yaml"), config)]
+    folder = _resumed_folder(arguments)
+    if folder and Path(folder, "config.yaml").is_file():
+        return [_upgraded(Path(folder, "config.yaml"), config)]
     return []
 
 

@@ -66,12 +66,6 @@ class SegmentationTask(Task):
             self.tta = TTA(tuple(inference.scales), inference.flip, (height, width) if inference.slide else None)
 
     @classmethod
-    def read(cls, config: TrainConfig, root: Path) -> tuple[MaskDataset, MaskDataset]:
-        """Training and validation images. Warns about a single class."""
-        train, val = super().read(config, root)
-        return train, val
-
-    @classmethod
     def build(cls, config: TrainConfig, root: Path, train: MaskDataset, val: MaskDataset) -> SegmentationTask:
         """The task of a new run."""
         if len(train.classes) == 1:

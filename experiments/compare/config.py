@@ -10,6 +10,7 @@ from typing import Literal
 from backbones.errors import UserError
 from engine.config import Precision, Protocol
 from experiments.jobs.checkpoints import Keep
+from experiments.jobs.runners import RunnerName, check_slots
 from experiments.tasks import TASKS
 
 
@@ -57,7 +58,7 @@ class CompareConfig:
     """Number format of the networks' arithmetic: fp32, or mixed precision with bf16 or fp16."""
     device: str = "auto"
     """Where to train: auto, cpu, cuda, cuda:1, mps."""
-    runner: Literal["local", "ray", "slurm"] = "local"
+    runner: RunnerName = "local"
     """Where to train: on this machine, on a Ray cluster, whose address is in RAY_ADDRESS, or as jobs of a SLURM
     cluster, with sbatch's own variables such as SBATCH_PARTITION."""
     slots: int = 1
@@ -116,6 +117,7 @@ class CompareConfig:
             raise UserError(
                 f"--tune {self.tune} chooses settings on held-out training images, which --resplit scores on: use one"
             )
+        check_slots(self.slots)
         if self.seeds < 1:
             raise UserError(f"--seeds {self.seeds} is too small: it must be at least 1")
 

@@ -28,9 +28,10 @@ from scipy.stats.qmc import LatinHypercube
 from backbones.errors import BadInput
 from engine.record import write_json
 from experiments.jobs.cell import HOLDOUT, Cell, with_settings
+from experiments.jobs.checkpoints import trim
 from experiments.jobs.local import Outcome, Pruned, finished
 from experiments.jobs.progress import ProgressDisplay
-from experiments.jobs.pruning import SCORE, delete_checkpoints, pruning_callback
+from experiments.jobs.pruning import SCORE, pruning_callback
 from experiments.jobs.runner import Runner
 from experiments.records import scores_by_epoch
 
@@ -217,11 +218,11 @@ class Tuner:
             assert trial is not None
             seconds, score = time.monotonic() - started, trial.user_attrs[SCORE]
             write_json(run_folder / PRUNED, {"key": cell.key, "score": score, "seconds": seconds})
-            delete_checkpoints(run_folder)
+            trim(run_folder)
             return Trial(settings, score, "pruned", seconds)
         if outcome.error:
             return Trial(settings, None, "failed", outcome.seconds, outcome.error)
-        delete_checkpoints(run_folder)
+        trim(run_folder)
         return self._complete(cell, settings, outcome)
 
     def _complete(self, cell: Cell, settings: dict[str, float], outcome: Outcome) -> Trial:

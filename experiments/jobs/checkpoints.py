@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -21,14 +22,13 @@ def kept(keep: Keep) -> set[str]:
     return {"all": set(FILES), "none": set()}.get(keep, {keep})
 
 
-def trim(run_folder: Path, names: set[str]) -> None:
-    """Delete the other checkpoints of a finished training."""
+def trim(run_folder: Path, names: Collection[str] = ()) -> None:
+    """Delete the checkpoints of a training that has ended, except those with these names."""
     folder = run_folder / "checkpoints"
-    for name in FILES:
-        if name not in names:
-            (folder / f"{name}.ckpt").unlink(missing_ok=True)
     if not names:
         shutil.rmtree(folder, ignore_errors=True)
+    for name in set(FILES) - set(names):
+        (folder / f"{name}.ckpt").unlink(missing_ok=True)
 
 
 def checkpoint_bytes(model: nn.Module, config: TrainConfig) -> int:

@@ -67,7 +67,7 @@ def finished(cell: Cell, folder: Path) -> Outcome | None:
 def run(
     cell: Cell,
     folder: Path,
-    lock: IO[str],
+    lock: IO[str] | None = None,
     report: Callable[[str], None] = lambda line: None,
     variables: Mapping[str, str] | None = None,
     cores: Sequence[int] = (),
@@ -78,7 +78,7 @@ def run(
     Args:
         cell: the training.
         folder: its run folder.
-        lock: an open, locked file. The process inherits it, so the lock lasts as long as the process.
+        lock: an open, locked file, if any. The process inherits it, so the lock lasts as long as the process.
         report: called with each line that the process prints. It may raise Pruned, which ends the process.
         variables: environment variables of the process, in addition to those of this one.
         cores: the cores that the process may use, on Linux; all by default.
@@ -92,7 +92,8 @@ def run(
     started = time.monotonic()
     lines: list[str] = []
     # The training inherits the lock, which lasts as long as the training. Windows cannot pass files on.
-    posix: dict[str, Any] = {"pass_fds": (lock.fileno(),), "preexec_fn": partial(_prepare, os.getpid(), cores)}
+    inherited = () if lock is None else (lock.fileno(),)
+    posix: dict[str, Any] = {"pass_fds": inherited, "preexec_fn": partial(_prepare, os.getpid(), cores)}
     with open(log, "a") as out:
         process = subprocess.Popen(
             [sys.executable, "-m", f"{cell.task}.train", *arguments],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -50,8 +49,3 @@ def pruning_callback(
             raise Pruned
 
     return on_line
-
-
-def delete_checkpoints(run_folder: Path) -> None:
-    """Delete the checkpoints of a trial that has ended. They take about 100 MB, and nothing resumes from them."""
-    shutil.rmtree(run_folder / "checkpoints", ignore_errors=True)

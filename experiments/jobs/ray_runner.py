@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import logging
-import os
 import shutil
 import tarfile
 import tempfile
@@ -117,11 +116,11 @@ def train_in_worker(task: str, arguments: Sequence[str], name: str, cores: int, 
         if ray.get(mailbox.put.remote(name, line)):
             raise Pruned
 
-    with tempfile.TemporaryDirectory() as place, open(os.devnull, "a") as no_lock:
+    with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "run"
         variables = {SHARED: "1", "OMP_NUM_THREADS": str(cores)}
         try:
-            outcome = run(Cell(task, tuple(arguments)), folder, no_lock, report, variables)
+            outcome = run(Cell(task, tuple(arguments)), folder, None, report, variables)
         except Pruned:
             outcome = Outcome(0.0, "pruned")
         return outcome, packed(folder)

@@ -68,13 +68,13 @@ class LocalRunner(Runner):
     Each of several slots has its own part of the cores and, where there are several GPUs, a GPU of its own.
 
     Args:
-        lock: the experiment's lock, which trainings inherit.
+        lock: the experiment's lock, which trainings inherit; None if each training has its own.
         slots: number of trainings at the same time.
 
     Raises UserError for more slots than cores.
     """
 
-    def __init__(self, lock: IO[str], slots: int = 1) -> None:
+    def __init__(self, lock: IO[str] | None, slots: int = 1) -> None:
         super().__init__(slots)
         self.lock = lock
         cores = available_cores()

@@ -1,17 +1,25 @@
-"""Where the trainings of an experiment run: the choices of `--runner`."""
+"""Where the trainings of an experiment run: the choices of `--runner` and `--slots`."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING, Literal
 
 from backbones.errors import UserError
-from experiments.jobs.runner import LocalRunner, Runner
 
-RUNNERS = ("local", "ray", "slurm")
+if TYPE_CHECKING:
+    from experiments.jobs.runner import Runner
+
+RunnerName = Literal["local", "ray", "slurm"]
 
 
-def create_runner(name: str, slots: int, folder: Path, lock: IO[str]) -> Runner:
+def check_slots(slots: int) -> None:
+    """Raise UserError for fewer than one training at a time."""
+    if slots < 1:
+        raise UserError(f"--slots {slots} is too small: it must be at least 1")
+
+
+def create_runner(name: RunnerName, slots: int, folder: Path, lock: IO[str] | None = None) -> Runner:
     """A runner for an experiment.
 
     Args:
@@ -20,11 +28,8 @@ def create_runner(name: str, slots: int, folder: Path, lock: IO[str]) -> Runner:
         folder: of the experiment.
         lock: the folder's lock, which trainings on this machine inherit.
 
-    Raises UserError for fewer than one slot, for more than the machine or the cluster has, and for a cluster that
-    cannot be reached.
+    Raises UserError for more slots than the machine or the cluster has, and for a cluster that cannot be reached.
     """
-    if slots < 1:
-        raise UserError(f"`slots={slots}` is too small: it must be at least 1", settings=("slots",))
     if name == "ray":
         from experiments.jobs.ray_runner import RayRunner
 
@@ -33,4 +38,6 @@ def create_runner(name: str, slots: int, folder: Path, lock: IO[str]) -> Runner:
         from experiments.jobs.slurm_runner import SlurmRunner
 
         return SlurmRunner(folder / "slurm", slots)
+    from experiments.jobs.runner import LocalRunner
+
     return LocalRunner(lock, slots)

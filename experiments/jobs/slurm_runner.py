@@ -11,13 +11,11 @@ from __future__ import annotations
 
 import getpass
 import json
-import os
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +44,7 @@ class SlurmTraining:
     def __call__(self) -> Outcome:
         """Train the cell, or continue from its checkpoint."""
         cell = Cell(self.task, self.arguments)
-        with open(os.devnull, "a") as no_lock:
-            return run(cell, Path(self.folder), no_lock, variables={SHARED: "1"}, active=self._active)
+        return run(cell, Path(self.folder), variables={SHARED: "1"}, active=self._active)
 
     def checkpoint(self) -> Any:
         """Have the training save a checkpoint; called before SLURM ends the job. Returns what is submitted again."""
@@ -184,11 +181,6 @@ class SlurmRunner(Runner):
             return self._queue[1]
 
 
-def is_installed() -> bool:
-    """Whether submitit is installed."""
-    return find_spec("submitit") is not None
-
-
 class NewLines:
     """The complete lines that were added to a file since the last iteration; its old ones are not repeated."""
 
@@ -210,14 +202,10 @@ class NewLines:
 
 def outcome_of(job: Any) -> Outcome:
     """What a job's training returned; an error of the job itself as the outcome's error."""
-    kind, result = job.paths.result_pickle, None
     try:
-        result = job.result()
+        return job.result()
     except Exception as error:
         return Outcome(0.0, f"its job failed: {str(error).strip().splitlines()[-1]} ({job.paths.stderr})", 1)
-    if not isinstance(result, Outcome):
-        return Outcome(0.0, f"{kind} is not a result of this package", 1)
-    return result
 
 
 def largest_node() -> int:

@@ -14,6 +14,7 @@ from engine.cli import command
 from engine.config import Precision
 from experiments.jobs.arguments import FIXED, SharedSettings, group_arguments, shared_arguments, split_by_task
 from experiments.jobs.cell import Cell
+from experiments.jobs.runners import RunnerName, check_slots
 from experiments.tasks import TASKS
 
 
@@ -29,6 +30,8 @@ class StudyConfig(Protocol):
     image_size: Any
     precision: Precision
     device: str
+    runner: RunnerName
+    slots: int
 
     def check(self) -> None:
         """Raise UserError for settings that no study could use."""
@@ -73,7 +76,8 @@ def training_arguments(config: StudyConfig, train_arguments: Sequence[str], stud
 
 
 def check_study(config: StudyConfig) -> None:
-    """Raise UserError for an unknown task or base, or a folder that a backbone's name cannot contain."""
+    """Raise UserError for an unknown task or base, no slots, or a folder that a backbone's name cannot contain."""
+    check_slots(config.slots)
     if config.task not in TASKS:
         raise UserError(f"--task {config.task}: there are {', '.join(TASKS)}")
     architecture_of(config.base)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 from backbones.errors import UserError
 from engine.config import Precision
+from experiments.jobs.runners import RunnerName
 from experiments.jobs.study import check_study
 
 
@@ -38,7 +38,7 @@ class ScalingConfig:
     """Number format of the networks' arithmetic: fp32, or mixed precision with bf16 or fp16."""
     device: str = "auto"
     """Where to train: auto, cpu, cuda, cuda:1, mps."""
-    runner: Literal["local", "ray", "slurm"] = "local"
+    runner: RunnerName = "local"
     """Where to train: on this machine, on a Ray cluster, whose address is in RAY_ADDRESS, or as jobs of a SLURM
     cluster, with sbatch's own variables such as SBATCH_PARTITION."""
     slots: int = 1

@@ -7,7 +7,6 @@ The objective is that of MnasNet and EfficientNet, score * (cost / target)^w wit
 from __future__ import annotations
 
 import math
-import os
 import shlex
 import threading
 import time
@@ -21,10 +20,11 @@ from backbones.errors import BadInput
 from engine.commands import out
 from experiments.costs.meter import Meter
 from experiments.jobs.cell import HOLDOUT, Cell
+from experiments.jobs.checkpoints import trim
 from experiments.jobs.local import Outcome, Pruned, finished
 from experiments.jobs.lock import resumable
 from experiments.jobs.progress import ProgressDisplay
-from experiments.jobs.pruning import SCORE, delete_checkpoints, pruning_callback
+from experiments.jobs.pruning import SCORE, pruning_callback
 from experiments.jobs.runner import Runner
 from experiments.jobs.runners import create_runner
 from experiments.jobs.study import StudyFolder, training_arguments
@@ -87,12 +87,9 @@ class Search:
     def run(self) -> None:
         """Train until the search has `config.trials` trials, including those of other processes, and report."""
         slots = self.config.slots
-        with (
-            open(os.devnull, "a") as no_lock,  # each trial has a lock of its own
-            ProgressDisplay(self.config.trials, slots) as display,
-        ):
+        with ProgressDisplay(self.config.trials, slots) as display:
             display.done = display.reused = len(self.trials.in_states(*STATES))
-            runner = create_runner(self.config.runner, slots, self.folder.path, no_lock)
+            runner = create_runner(self.config.runner, slots, self.folder.path)  # each trial has a lock of its own
             for _ in runner.map(lambda slot: self.train_trials(runner, display), range(slots)):
                 pass
         self.report()
@@ -136,13 +133,13 @@ class Search:
             )
             outcome = finished(cell, run_folder) or runner.train(cell, run_folder, report_line, running.lock)
         except Pruned:
-            delete_checkpoints(run_folder)
+            trim(run_folder)
             outcome = Outcome(time.monotonic() - started)
             trial.set_user_attr("seconds", outcome.seconds)
             study.tell(trial, state=TrialState.PRUNED)
             return outcome, f"pruned at {self.metric} {percent(trial.user_attrs[SCORE])}"
         if not outcome.error:
-            delete_checkpoints(run_folder)
+            trim(run_folder)
         trial.set_user_attr("seconds", outcome.seconds)
         record = {} if outcome.error else read_record(run_folder)
         score = record["metrics"][self.metric] if record else None

@@ -103,6 +103,7 @@ def test_held_out_images_are_not_trained_on(total):
         (["--epoch", "3"], "--epoch"),
         (["--tasks", "detection", "--segmentation.epochs", "2"], "which --tasks leaves out"),
         (["--tune", "1"], "--tune 1 is too small"),
+        (["--slots", "0"], "--slots 0 is too small"),
         (["--tune", "4", "--resplit", "3"], "which --resplit scores on"),
         (["--metric", "mIoU"], "--metric mIoU: classification cannot be compared on mIoU, but on top1, balanced"),
         (["--metric", "F1"], "segmentation cannot be compared on F1, but on mIoU"),

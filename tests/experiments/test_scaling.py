@@ -252,6 +252,7 @@ def test_wrong_usage(root, tmp_path, capsys) -> None:
     assert "--task is classification" in fails(capsys, 2, scaling, "--detection.epochs", 2)
     assert "holdout" in fails(capsys, 2, scaling, *command(root, tmp_path / "s"), "--data.holdout", 0.5)
     assert "grid is empty" in fails(capsys, 2, scaling, "--depths", 2, "--widths", 2)
+    assert "--slots 0 is too small" in fails(capsys, 2, scaling, "--slots", 0)
     assert "absent" in fails(capsys, 3, scaling, "--data.root", tmp_path / "absent", "--output", tmp_path / "s")
     assert not (tmp_path / "s").exists()
 

@@ -117,6 +117,7 @@ def test_models_are_counted_as_they_are_trained(task, arguments):
         (["--base", "efficientnet_b9"], "unknown EfficientNet 'efficientnet_b9'"),
         (["--base", "resnet50"], "unknown EfficientNet"),
         (["--trials", "0"], "at least 1"),
+        (["--slots", "0"], "--slots 0 is too small"),
         (["--weight", "0.07"], "at most 0"),
         (["--prune", "--objective", "front"], "cannot be combined with --objective front"),
         (["--detection.epochs", "2"], "but --task is classification"),

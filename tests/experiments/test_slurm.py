@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from experiments.jobs.slurm_runner import NewLines, SlurmRunner, SlurmTraining, 
 from tests.classification.conftest import write_folders
 from tests.experiments import slurm_stub
 
-needs_submitit = pytest.mark.skipif(not slurm_runner.is_installed(), reason="needs the extra `slurm`")
+needs_submitit = pytest.mark.skipif(find_spec("submitit") is None, reason="needs the extra `slurm`")
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ import yaml
 
 from detection import train as train_command
 from detection.task import DetectionTask
+from engine.cli import demo_unless_root
 from tests.commands import fails, run
 from tests.reliability.conftest import environment
 
@@ -112,6 +113,19 @@ def test_the_same_command_starts_and_resumes(uninterrupted, coco_root, tmp_path,
     run(*command, "--output", output)
     assert "is complete: there is nothing to resume" in capsys.readouterr().err
     assert (output / "record.json").stat().st_mtime_ns == written
+
+
+def test_the_demo_preset_is_for_new_runs_without_data():
+    for arguments in ([], ["--resume", "auto"], ["--resume=auto", "--output", "run"]):
+        assert demo_unless_root(arguments) == "demo"
+    for arguments in (
+        ["--resume", "run"],
+        ["--device", "auto", "--resume", "run"],
+        ["--resume=run", "--devices", "auto"],
+        ["--data.root", "DATA", "--resume", "auto"],
+        ["--data.train=FILE"],
+    ):
+        assert demo_unless_root(arguments) is None
 
 
 @pytest.mark.case("R1")
