@@ -25,7 +25,8 @@ class SameConv2d(nn.Conv2d):
     Where the end of an axis needs one pixel more than its start, padding the input would copy it. Instead, the filter
     gets a row or column of zeros before its first one, and the input is padded evenly by the convolution itself. Only
     3x3 filters in training pad the input: oneDNN takes twice as long for the gradients of an enlarged 3x3 filter. For
-    larger filters both ways take the same time.
+    larger filters both ways take the same time. Exported graphs pad the input: runtimes merge that with the
+    convolution.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -33,7 +34,8 @@ class SameConv2d(nn.Conv2d):
         (top, last_row), (left, last_column) = (self._axis(x.shape[2 + axis], axis) for axis in (0, 1))
         weight = self.weight
         if last_row or last_column:
-            if torch.is_grad_enabled() and max(self.kernel_size) <= 3:
+            pads_input = torch.is_grad_enabled() and max(self.kernel_size) <= 3
+            if pads_input or torch.compiler.is_exporting():
                 x = F.pad(x, (0, last_column, 0, last_row))
             else:
                 weight = F.pad(weight, (last_column, 0, last_row, 0))
@@ -43,7 +45,7 @@ class SameConv2d(nn.Conv2d):
     def _axis(self, size: int, axis: int) -> tuple[int, int]:
         """Padding at both ends of an axis, and 1 if its end needs one pixel more, else 0."""
         stride, kernel = self.stride[axis], self.kernel_size[axis]
-        missing = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+        missing = max(kernel - (size % stride or stride), 0)
         return missing // 2, missing % 2
 
 
@@ -70,7 +72,7 @@ class GatedConv2d(nn.Module):
 
     Multiplying an input channel by its gate equals multiplying that channel's weights by it. For a single image this
     avoids a product over whole maps. Several images would each need weights of their own, so they are computed as in
-    training.
+    training. So are images in an exported graph, whose batch size is open, and whose weights have to be constants.
     """
 
     def __init__(self, gate: SqueezeExcite, conv: nn.Conv2d) -> None:
@@ -78,7 +80,7 @@ class GatedConv2d(nn.Module):
         self.gate, self.conv = gate, conv
 
     def forward(self, x: Tensor) -> Tensor:
-        if len(x) != 1:
+        if torch.compiler.is_exporting() or len(x) != 1:
             return self.conv(self.gate(x))
         return F.conv2d(x, self.conv.weight * self.gate.logits(x).sigmoid(), self.conv.bias)
 

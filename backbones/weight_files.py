@@ -8,6 +8,7 @@ objects, such as the `argparse.Namespace` of timm. These are replaced by inert o
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import pickle
 import pickletools
@@ -21,6 +22,7 @@ from typing import IO, Any
 
 import torch
 from huggingface_hub.constants import PYTORCH_WEIGHTS_NAME, SAFETENSORS_SINGLE_FILE
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -30,6 +32,7 @@ from backbones.lora import merged_state
 
 logger = logging.getLogger(__name__)
 
+RUN_KEY = "backbone_swap_run"  # of the metadata of a safetensors file that holds a run: its description as JSON
 SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".safetensors", ".tar", ".th", ".pyth")  # .tar: `model_best.pth.tar`
 # Entries of a checkpoint that hold its state dict, averages of the weights first.
 WRAPPERS = (
@@ -76,6 +79,7 @@ def weight_file(path: str | Path) -> Path:
 def read_file(path: str | Path) -> Any:
     """The content of a weight file or checkpoint: tensors on the CPU, plain values, and containers of both.
 
+    A safetensors file that holds a run, see `RUN_KEY`, has the content of the run's checkpoint: `run` and `state_dict`.
     Uses safetensors or torch's restricted unpickler, so that code in the file never runs. Objects that hold settings
     are replaced by inert ones. `path` may be a folder, see `weight_file`.
 
@@ -87,7 +91,7 @@ def read_file(path: str | Path) -> Any:
     if path.suffix not in SUFFIXES:
         raise BadInput(f"{path} is not a weight file: its name must end with one of {', '.join(SUFFIXES)}.")
     try:
-        return load_file(path, device="cpu") if path.suffix == ".safetensors" else _read_torch(path)
+        return _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     except pickle.UnpicklingError as error:
         raise BadInput(
             f"{path} is damaged, or it contains Python objects other than tensors and settings. Such objects could run "
@@ -158,6 +162,19 @@ class _InertList(_Inert):
 
     def __new__(cls, *arguments: Any) -> Any:
         return []
+
+
+def _read_safetensors(path: Path) -> Any:
+    """Content of a safetensors file. Raises ValueError for a damaged description of a run, and safetensors' errors."""
+    state = load_file(path, device="cpu")
+    with safe_open(path, "pt") as content:
+        text = (content.metadata() or {}).get(RUN_KEY)
+    if text is None:
+        return state
+    run = json.loads(text)
+    if not isinstance(run, dict):
+        raise ValueError("its description of a run is not an object")
+    return {"run": run, "state_dict": state}
 
 
 def _read_torch(path: Path) -> Any:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import nn
 
+    from classification.graphs import ClassificationGraphs
     from classification.task import ClassificationTask
     from engine.image_results import ImageResults
 
@@ -23,6 +24,13 @@ def load_task() -> type[ClassificationTask]:
     from classification.task import ClassificationTask
 
     return ClassificationTask
+
+
+def load_graphs() -> type[ClassificationGraphs]:
+    """The class of the graphs that `export` writes."""
+    from classification.graphs import ClassificationGraphs
+
+    return ClassificationGraphs
 
 
 def build_model(config: TrainConfig, num_classes: int) -> nn.Module:
@@ -75,6 +83,7 @@ SPEC = TaskSpec(
     presets=PRESETS,
     benchmark=Benchmark("ImageNet", 1000),
     load_task=load_task,
+    load_graphs=load_graphs,
     build_model=build_model,
     read_images=read_images,
     read_errors=read_errors,

@@ -53,6 +53,7 @@ class ClassificationTask(Task):
     name: ClassVar[str] = NAME
     metric: ClassVar[str] = METRIC
     dataset_class: ClassVar[type[ImageReader]] = ClassDataset
+    outputs: ClassVar[tuple[str, ...]] = ("logits",)
     headline: ClassVar[tuple[str, ...]] = ("top1", "top5", "balanced_accuracy", "precision", "F1")
     config: TrainConfig
     model: Classifier
@@ -147,13 +148,14 @@ class ClassificationTask(Task):
 
     @classmethod
     def from_run(
-        cls, info: RunInfo, state: dict[str, Tensor], config: EvalConfig | PredictConfig
+        cls, info: RunInfo, state: dict[str, Tensor] | None, config: EvalConfig | PredictConfig
     ) -> ClassificationTask:
         """The task of a finished run."""
         stored = TrainConfig.of(info.config)
         channels = stored.data.input_channels
         model = create_classifier(stored.backbone, len(info.classes), neck=stored.neck, channels=channels)
-        model.load_state_dict(state)
+        if state is not None:
+            model.load_state_dict(state)
         return cls(model, stored, info)
 
     @classmethod
@@ -221,9 +223,14 @@ class ClassificationTask(Task):
         images, targets = self.criterion.mix(images, batch.labels[:, 0], seed)
         return self.criterion(self.model(images), targets)
 
+    def network_outputs(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Logits (B, K)."""
+        return (self.model(images),)
+
     def predictions(self, images: Tensor, batch: Batch) -> Tensor:
         """Log-probabilities (B, K). Unlike probabilities, they cannot underflow to equal values."""
-        return self.model(images).float().log_softmax(1)
+        (found,) = self.computed(images)
+        return found.log() if self.has_results else found.float().log_softmax(1)
 
     def transform(self) -> EvalCrop:
         return EvalCrop.of(self.info.preprocessing)

@@ -1,6 +1,6 @@
-"""Data sets of the Hugging Face Hub as folders on this machine: `hf://OWNER/NAME[@REVISION][/FOLDER]`.
+"""Repositories of the Hugging Face Hub as folders on this machine: `hf://OWNER/NAME[@REVISION][/FOLDER]`.
 
-Only Arrow and Parquet files and descriptions of classes are downloaded, never code.
+Of data sets, only Arrow and Parquet files and descriptions of classes are downloaded, never code.
 """
 
 from __future__ import annotations
@@ -8,9 +8,10 @@ from __future__ import annotations
 import glob
 import logging
 import re
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from backbones.errors import BadInput
 
@@ -25,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 class Address(NamedTuple):
-    """A data set of the Hub, or a folder in it.
+    """A repository of the Hub, or a folder in it.
 
     Attributes:
         name: OWNER/NAME.
@@ -41,8 +42,8 @@ class Address(NamedTuple):
         return f"hf://{self.name}@{self.revision}" + (f"/{self.folder}" if self.folder else "")
 
 
-def address(root: str | Path) -> Address | None:
-    """The address of a data set of the Hub; None for other paths. A `Path` of it has one slash after `hf:`.
+def address(root: str | Path, setting: str = "data.root") -> Address | None:
+    """The address of a repository of the Hub; None for other paths. A `Path` of it has one slash after `hf:`.
 
     Raises BadInput for a malformed address.
     """
@@ -52,8 +53,7 @@ def address(root: str | Path) -> Address | None:
     found = _ADDRESS.fullmatch(text)
     if found is None or ".." in PurePosixPath(text).parts:
         raise BadInput(
-            f"{text} is not the address of a data set: expected hf://OWNER/NAME[@REVISION][/FOLDER]",
-            settings=("data.root",),
+            f"{text} is not an address of the Hub: expected hf://OWNER/NAME[@REVISION][/FOLDER]", settings=(setting,)
         )
     return Address(found["name"], found["revision"] or "main", found["folder"] or "")
 
@@ -70,51 +70,64 @@ def local_root(root: Path) -> Path:
     found = address(root)
     if found is None:
         return root
-    from huggingface_hub import snapshot_download
+    return snapshot(found, "dataset", _wanted, [f"*{suffix}" for suffix in TABLES], "data.root") / found.folder
+
+
+def snapshot(
+    found: Address,
+    kind: Literal["dataset", "model"],
+    wanted: Callable[[Address, list[str]], list[str]],
+    cached: Sequence[str],
+    setting: str,
+) -> Path:
+    """Download files of a repository of the Hub. Returns the folder that holds them.
+
+    Args:
+        found: the repository.
+        kind: of the repository.
+        wanted: address and names of all files -> names of the files to download.
+        cached: patterns of the files that an earlier copy must have, which is read without a network.
+        setting: the setting that holds the address, for messages.
+
+    Raises BadInput if there is no such repository, or if it cannot be downloaded.
+    """
+    from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
+    noun = "data set" if kind == "dataset" else kind
+    place: dict[str, Any] = {"repo_type": kind, "revision": found.revision}
     try:
-        commit, files = _listed(found)
-        wanted = _wanted(found, files)
-        log.info("%s: %d files of commit %s", found, len(wanted), commit)
-        patterns = [glob.escape(file) for file in wanted]
-        folder = snapshot_download(found.name, repo_type="dataset", revision=found.revision, allow_patterns=patterns)
+        info = HfApi().repo_info(found.name, **place)
+        files = wanted(found, sorted(file.rfilename for file in getattr(info, "siblings", None) or []))
+        log.info("%s: %d files of commit %s", found, len(files), info.sha)
+        patterns = [glob.escape(file) for file in files]
+        return Path(snapshot_download(found.name, **place, allow_patterns=patterns))
     except BadInput:
         raise
     except GatedRepoError as error:
         raise BadInput(f"{found} needs the consent of its owner: ask for it on the Hub, then log in") from error
     except RevisionNotFoundError as error:
-        raise BadInput(f"{found.name} has no revision '{found.revision}'", settings=("data.root",)) from error
+        raise BadInput(f"{found.name} has no revision '{found.revision}'", settings=(setting,)) from error
     except RepositoryNotFoundError as error:
         raise BadInput(
-            f"the Hub has no data set {found.name}, or it is private: log in with `hf auth login`",
-            settings=("data.root",),
+            f"the Hub has no {noun} {found.name}, or it is private: log in with `hf auth login`", settings=(setting,)
         ) from error
     except Exception as error:  # errors of the network have the types of whichever HTTP library the client uses
         try:
             folder = snapshot_download(
                 found.name,
-                repo_type="dataset",
-                revision=found.revision,
-                allow_patterns=[f"*{suffix}" for suffix in TABLES],
+                **place,
+                allow_patterns=list(cached),
                 local_files_only=True,
             )
         except Exception:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise BadInput(
                 f"{found} cannot be downloaded, and there is no earlier copy on this machine: {reason}. Download it "
-                f"where there is a network, `hf download --repo-type dataset {found.name}`, and pass the folder"
+                f"where there is a network, `hf download --repo-type {kind} {found.name}`, and pass the folder"
             ) from error
         log.warning("%s cannot be reached: its copy on this machine is read, %s", found, folder)
-    return Path(folder) / found.folder
-
-
-def _listed(found: Address) -> tuple[str, list[str]]:
-    """The commit of the revision, and the files in it."""
-    from huggingface_hub import HfApi
-
-    info = HfApi().dataset_info(found.name, revision=found.revision)
-    return str(info.sha), sorted(file.rfilename for file in info.siblings or [])
+    return Path(folder)
 
 
 def _wanted(found: Address, files: list[str]) -> list[str]:

@@ -109,9 +109,13 @@ class Detector(nn.Module):
                 to it.
         """
         logits, deltas = self(images)
-        size = _size(images)
-        anchors = self.anchors(size, logits.device)
-        found = candidates(logits, deltas, anchors, size if sizes is None else sizes)
+        return self.detections(logits, deltas, _size(images), sizes)
+
+    def detections(
+        self, logits: Tensor, deltas: Tensor, size: tuple[int, int], sizes: Tensor | None = None
+    ) -> Detections:
+        """`predict` from the network's outputs, for an input of `size` (height, width), px."""
+        found = candidates(logits, deltas, self.anchors(size, logits.device), size if sizes is None else sizes)
         return suppress(found, self.nms, self.max_detections)
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import nn
 
+    from detection.graphs import DetectionGraphs
     from detection.task import DetectionTask
     from engine.image_results import ImageResults
 
@@ -23,6 +24,13 @@ def load_task() -> type[DetectionTask]:
     from detection.task import DetectionTask
 
     return DetectionTask
+
+
+def load_graphs() -> type[DetectionGraphs]:
+    """The class of the graphs that `export` writes."""
+    from detection.graphs import DetectionGraphs
+
+    return DetectionGraphs
 
 
 def build_model(config: TrainConfig, num_classes: int) -> nn.Module:
@@ -71,6 +79,7 @@ SPEC = TaskSpec(
     presets=PRESETS,
     benchmark=Benchmark("COCO", 80, ("person", "toothbrush")),
     load_task=load_task,
+    load_graphs=load_graphs,
     build_model=build_model,
     read_images=read_images,
     read_errors=read_errors,

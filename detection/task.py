@@ -56,6 +56,7 @@ class DetectionTask(Task):
     name: ClassVar[str] = NAME
     metric: ClassVar[str] = METRIC
     dataset_class: ClassVar[type[ImageReader]] = BoxDataset
+    outputs: ClassVar[tuple[str, ...]] = ("logits", "deltas")
     headline: ClassVar[tuple[str, ...]] = ("AP", "AP50", "AP75", "APs", "APm", "APl")
     config: TrainConfig
     model: Detector
@@ -122,7 +123,9 @@ class DetectionTask(Task):
         return train.with_transform(augment), val.with_transform(self.transform())
 
     @classmethod
-    def from_run(cls, info: RunInfo, state: dict[str, Tensor], config: EvalConfig | PredictConfig) -> DetectionTask:
+    def from_run(
+        cls, info: RunInfo, state: dict[str, Tensor] | None, config: EvalConfig | PredictConfig
+    ) -> DetectionTask:
         """The task of a finished run."""
         check_max_detections(config.max_detections)
         stored = TrainConfig.of(info.config)
@@ -138,7 +141,8 @@ class DetectionTask(Task):
             max_detections=stored.max_detections,
             channels=stored.data.input_channels,
         )
-        model.load_state_dict(state)
+        if state is not None:
+            model.load_state_dict(state)
         return cls(model, stored, info)
 
     @classmethod
@@ -186,9 +190,18 @@ class DetectionTask(Task):
     def losses(self, images: Tensor, batch: Batch) -> dict[str, Tensor]:
         return self.model.loss(images, batch.boxes, batch.labels, self.criterion)
 
+    def network_outputs(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Logits (B, A, K) and offsets (B, A, 4), see `Detector`."""
+        return self.model(images)
+
     def predictions(self, images: Tensor, batch: Batch) -> Detections:
+        if self.has_results:
+            found = Detections(*self.computed(images))
+            return found if self.takes_photographs else to_original(found, batch.scales, batch.sizes)
+        logits, deltas = self.computed(images)
         sizes = (batch.sizes * batch.scales.flip(1)).round()  # (height, width) of each image within its letterbox
-        return to_original(self.model.predict(images, sizes), batch.scales, batch.sizes)
+        height, width = images.shape[-2:]
+        return to_original(self.model.detections(logits, deltas, (height, width), sizes), batch.scales, batch.sizes)
 
     def transform(self) -> Transform:
         return letterbox(tuple(self.info.preprocessing["size"]), self.fill)

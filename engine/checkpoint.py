@@ -213,14 +213,16 @@ def make_folder(path: str | Path) -> Path:
 
 
 def find_checkpoint(path: str | Path, name: str = "last") -> Path:
-    """The checkpoint file for `path`: a run folder, its checkpoints folder, or a file, which is returned unchanged.
+    """The checkpoint file for `path`: in a run folder, its checkpoints folder, or a folder with a run as safetensors.
+
+    A file is returned unchanged.
 
     `name` is "last" or "best". Raises BadInput if there is no such file.
     """
     path = Path(path)
     if path.is_file():
         return path
-    for candidate in (path / "checkpoints" / f"{name}.ckpt", path / f"{name}.ckpt"):
+    for candidate in (path / "checkpoints" / f"{name}.ckpt", path / f"{name}.ckpt", path / "model.safetensors"):
         if candidate.is_file():
             return candidate
     if (path / "record.json").is_file():

@@ -34,12 +34,14 @@ from engine.config import EvalConfig, TrainConfig
 from engine.console import err, log_to_terminal, out, silence
 from engine.error_files import write_errors
 from engine.execution import execution_for
+from engine.hub import local_checkpoint
 from engine.launch import adopt_srun, devices_of, launch, raise_unless_launchable
 from engine.leaderboard import print_leaderboard, read_records
 from engine.plots import curves
 from engine.record import command_line, write_json
-from engine.restore import restore_task
+from engine.restore import data_root, restore_task
 from engine.resume import check_data, check_resume, if_stopped
+from engine.runtimes.files import images_at_once
 from engine.spec import TaskSpec
 from engine.task import Task
 from engine.trainer import device_of, fit, seed_everything, training_device
@@ -194,13 +196,15 @@ def evaluate(spec: TaskSpec, config: EvalConfig) -> dict[str, float]:
     execution = execution_for(device.type, config.precision, "eval")
     execution.begin()
     task = restore_task(spec, config)
-    root = _data_root(task, spec, config.data.root)
+    root = data_root(task, spec, config.data.root)
     dataset = task.eval_dataset(root, config.data)
-    execution.place(task.to(device).eval().model)
-    loader = eval_loader(dataset, config.batch_size, config.data.workers)
+    if task.runtime is None:
+        execution.place(task.to(device).eval().model)
+    loader = eval_loader(dataset, images_at_once(task.runtime, config.batch_size), config.data.workers)
     tracked = track(loader, f"evaluating {len(dataset)} images", console=err, transient=True)
-    metrics = task.evaluate(tracked, config.precision)
-    out.print(f"{dataset.columns.source}, {len(dataset)} images; on {device} ({execution})")
+    metrics = task.eval().evaluate(tracked, config.precision if task.runtime is None else "fp32")
+    ran_on = f"{device} ({execution})" if task.runtime is None else f"cpu ({task.runtime.name})"
+    out.print(f"{dataset.columns.source}, {len(dataset)} images; on {ran_on}")
     _print_scores(task, metrics)
     errors = task.what_went_wrong()
     _print_errors(spec, errors)
@@ -221,7 +225,8 @@ def _print_leaderboard(
 
     It includes other runs if a run was evaluated on its own validation split. Otherwise it has published scores only.
     """
-    folder = None if config.backbone and not config.checkpoint else _run_folder(task, config)
+    is_run = task.runtime is None and not (config.backbone and not config.checkpoint)
+    folder = _run_folder(task, config) if is_run else None
     record = next(iter(read_records([folder / "record.json"], spec.train_config)), None) if folder is not None else None
     if record is None or record["dataset"]["fingerprint"]["val"] != dataset.fingerprint:
         record, folder = {"task": task.name, "backbone": task.config.backbone}, None
@@ -231,17 +236,8 @@ def _print_leaderboard(
 
 def _run_folder(task: Task, config: EvalConfig) -> Path:
     """The folder of the evaluated run."""
-    return find_checkpoint(config.checkpoint or latest_run(task.name)).parent.parent
-
-
-def _data_root(task: Task, spec: TaskSpec, root: str | None) -> Path:
-    """Root folder of the evaluation data: `root`, else the data that the run was trained on."""
-    if root:
-        return Path(root)
-    trained_on = task.info.config.get("data", {})
-    if trained_on.get("root") is None and task.info.dataset.get("published"):
-        raise UserError("--data.root FOLDER is required to evaluate published weights")
-    return spec.root_of(trained_on.get("root"), trained_on.get("train"))
+    place = local_checkpoint(config.checkpoint) if config.checkpoint else latest_run(task.name)
+    return find_checkpoint(place).parent.parent
 
 
 def _picture(task: Task, dataset: LabelledDataset, index: int, device: torch.device) -> Image.Image:

@@ -272,7 +272,8 @@ class ScoreConfig:
     """Settings that `eval` and `predict` share."""
 
     checkpoint: str | None = None
-    """Run folder or checkpoint file. By default the latest run of this task."""
+    """Run folder, checkpoint file, exported file (model.onnx or model.xml), or run of the Hugging Face Hub,
+    hf://OWNER/NAME. By default the latest run of this task."""
     backbone: str | None = None
     """Use the published weights of this backbone instead of a run, in tasks that have such weights."""
     image_size: int | str | None = None
@@ -281,6 +282,9 @@ class ScoreConfig:
     """Number of images per batch."""
     precision: Precision = "fp32"
     """Floating-point precision of the network."""
+    runtime: Literal["torch", "onnx", "openvino"] = "torch"
+    """Run a checkpoint by onnxruntime or OpenVINO on the CPU, as an exported file would. The `export` command checks
+    that the results are the same. Exported files always run in their own runtime."""
     device: str = "auto"
     """Device to run on: cpu, cuda, cuda:N, mps, or auto for a GPU if there is one."""
 

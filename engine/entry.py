@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from engine.cli import command, demo_unless_root
+from engine.export.config import ExportConfig
 from engine.spec import TaskSpec
 
 
@@ -44,3 +45,14 @@ def predict_command(spec: TaskSpec, description: str | None) -> Callable[..., No
         return predict(spec, config)
 
     return command(f"{spec.name}.predict", spec.predict_config, run, description or "")
+
+
+def export_command(spec: TaskSpec, description: str | None) -> Callable[..., None]:
+    """The `main` of `python -m TASK.export`."""
+
+    def run(config: Any) -> Any:
+        from engine.exporting import export
+
+        return export(spec, config)
+
+    return command(f"{spec.name}.export", ExportConfig, run, description or "")

@@ -110,9 +110,7 @@ def predict(spec: TaskSpec, config: PredictConfig) -> None:
             are = "image is" if done == 1 else "images are"
             raise KeyboardInterrupt(f"stopped; the results of {done} {are} in {folder}") from stop
     count = f"{done} image{'' if done == 1 else 's'}"
-    out.print(
-        f"{count}: {'pictures and ' * config.pictures}predictions.json in {folder}; on {device} ({predictor.execution})"
-    )
+    out.print(f"{count}: {'pictures and ' * config.pictures}predictions.json in {folder}; on {predictor.ran_on}")
     if skipped:
         raise BadInput(_summary(skipped, len(sources), folder))
 

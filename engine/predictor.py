@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ class Predictor:
     """Runs a task's network on one image at a time, in evaluation mode and with batch norm folded.
 
     Args:
-        task: a trained task. Its model is replaced by the folded copy.
+        task: a trained task. Its model is replaced by the folded copy, unless it has a runtime.
         device: device to run on.
         precision: "fp32", "bf16" or "fp16".
     """
@@ -25,10 +26,12 @@ class Predictor:
     def __init__(self, task: Task, device: torch.device, precision: str = "fp32") -> None:
         self.execution = execution_for(device.type, precision, "predict")
         self.execution.begin()
-        self.device = device
-        self.task = task.to(device).eval()
-        self.task.model = self.execution.place(task.model)
-        self._transform = task.transform()
+        self.device = device if task.runtime is None else torch.device("cpu")
+        self.ran_on = f"{device} ({self.execution})" if task.runtime is None else f"cpu ({task.runtime.name})"
+        self.task = task.eval()
+        if task.runtime is None:
+            self.task.model = self.execution.place(task.to(device).model)
+        self._transform = task.input_transform()
         # Stored values of 16-bit images that became 0 and 255 in training, or None.
         self.levels: Levels | None = task.info.preprocessing.get("levels")
         self.channels = task.channels  # of images that are not 8-bit RGB
@@ -54,5 +57,5 @@ class Predictor:
     def __call__(self, sample: Sample) -> Any:
         """The task's predictions for one prepared image, in pixels of the original image."""
         batch = collate([sample]).to(self.device)
-        with self.execution.arithmetic(self.device.type):
+        with self.execution.arithmetic(self.device.type) if self.task.runtime is None else nullcontext():
             return self.task.predictions(self.task.normalised(batch), batch)

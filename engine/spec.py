@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import nn
 
+    from engine.export.graphs import Graphs
     from engine.image_results import ImageResults
     from engine.task import Task
 
@@ -50,6 +51,7 @@ class TaskSpec:
         presets: folder of the NAME.yaml files for `--config NAME`.
         benchmark: the data set that the published scores were measured on.
         load_task: returns the task class.
+        load_graphs: returns the class of the graphs that `export` writes.
         build_model: training settings and number of classes -> the model to train, with random weights.
         read_images: run folder, its record and one of `image_metrics` -> the results of each image that the run saved.
         read_errors: run folder and its record -> what `Task.what_went_wrong` returned, by file name; without the files
@@ -77,6 +79,7 @@ class TaskSpec:
     presets: Path
     benchmark: Benchmark
     load_task: Callable[[], type[Task]]
+    load_graphs: Callable[[], type[Graphs]]
     build_model: Callable[[Any, int], nn.Module]
     read_images: Callable[[Path, dict[str, Any], str], ImageResults]
     read_errors: Callable[[Path, dict[str, Any]], dict[str, dict[str, Any]]]

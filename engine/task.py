@@ -46,12 +46,18 @@ from engine.optimization import (
     warmup_cosine,
 )
 from engine.record import write_class_table, write_json
+from engine.runtimes.files import Network
 from engine.schema import SCHEMA
 from engine.setting_files import in_order
 from engine.single_values import SingleValueNorms
 from engine.system_errors import out_of_memory
 
 log = logging.getLogger(__name__)
+
+
+def unchanged(sample: Sample, seed: int) -> Sample:
+    """The transform that changes nothing."""
+    return sample
 
 
 class Evaluator(Protocol):
@@ -94,6 +100,7 @@ class Task(LightningModule):
     metric: ClassVar[str]  # the headline metric, which `per_class` has for each class
     headline: ClassVar[tuple[str, ...]]  # the metrics to print
     dataset_class: ClassVar[type[ImageReader]]
+    outputs: ClassVar[tuple[str, ...]]  # names of `network_outputs`
     evaluator: Any
     criterion: Any  # a module; its buffer `class_weights`, (K,) or None, weighs the classes
 
@@ -109,6 +116,7 @@ class Task(LightningModule):
         self.with_errors = True  # whether this evaluation can be the last, whose errors are stored
         self._max_images = 0  # number of images that fit in memory in evaluation; 0 while no limit is known
         self.expected_draws: np.ndarray | None = None  # (N,) of each training image in an epoch; None: each once
+        self.runtime: Network | None = None  # computes the outputs in place of `model`, which then has no values
         self.total_steps = 0  # Lightning's own count would set up its loaders before it restores their state
         for module in model.modules():
             if isinstance(module, BatchNorm):
@@ -145,12 +153,13 @@ class Task(LightningModule):
         raise NotImplementedError
 
     @classmethod
-    def from_run(cls, info: RunInfo, state: dict[str, Tensor], config: Any) -> Task:
+    def from_run(cls, info: RunInfo, state: dict[str, Tensor] | None, config: Any) -> Task:
         """The task of a finished run.
 
         Args:
             info: description of the run, from its checkpoint.
-            state: weights of the model, from its checkpoint.
+            state: weights of the model, from its checkpoint. None to leave the model as it is built, for a task whose
+                outputs a `runtime` computes.
             config: settings of `eval` or `predict`.
         """
         raise NotImplementedError
@@ -186,7 +195,7 @@ class Task(LightningModule):
         else:
             columns = read_split(kind.kind, root, data.split or "val", options, data.split is not None)
         warn_or_raise(left_out_files(columns))
-        dataset = kind(columns, self.transform(), data.skip_bad, options, tuple(levels) if levels else None)
+        dataset = kind(columns, self.input_transform(), data.skip_bad, options, tuple(levels) if levels else None)
         dataset.channels = channels
         dataset.check_headers()
         dataset.check_scored()
@@ -236,6 +245,32 @@ class Task(LightningModule):
     def predictions_to_score(self, images: Tensor, batch: Batch) -> Any:
         """The same for the evaluator, which may need more if `self.with_errors`."""
         return self.predictions(images, batch)
+
+    def network_outputs(self, images: Tensor) -> tuple[Tensor, ...]:
+        """What the network computes from normalised images (B, C, H, W), in the order of `outputs`."""
+        raise NotImplementedError
+
+    def computed(self, images: Tensor) -> tuple[Tensor, ...]:
+        """The same, from the runtime if the task has one."""
+        return self.network_outputs(images) if self.runtime is None else self.runtime(images)
+
+    def run_by(self, network: Network) -> None:
+        """Let a runtime compute the network's outputs. Raises UserError if the settings need other inputs than its."""
+        self.runtime = network
+
+    @property
+    def has_results(self) -> bool:
+        """Whether the runtime's outputs are results, see `Description.postprocess`."""
+        return self.runtime is not None and self.runtime.description.postprocess
+
+    @property
+    def takes_photographs(self) -> bool:
+        """Whether the runtime resizes and normalises images itself, see `Description.preprocess`."""
+        return self.runtime is not None and self.runtime.description.preprocess
+
+    def input_transform(self) -> Transform:
+        """`transform`; or a transform that changes nothing, if the runtime takes photographs."""
+        return unchanged if self.takes_photographs else self.transform()
 
     def final_layer(self) -> list[nn.Module]:
         """The modules that the protocol "linear" trains."""
@@ -334,8 +369,11 @@ class Task(LightningModule):
         return r, g, b
 
     def normalised(self, batch: Batch) -> Any:
-        """The batch's images, normalised, (B, C, H, W) float32. Cached features are returned unchanged."""
-        if isinstance(batch.images, CachedFeatures):
+        """The batch's images, normalised, (B, C, H, W) float32. Cached features are returned unchanged.
+
+        So are photographs, if the runtime normalises them.
+        """
+        if isinstance(batch.images, CachedFeatures) or self.takes_photographs:
             return batch.images
         return normalised(batch.images, self.info.preprocessing)
 
@@ -405,9 +443,10 @@ class Task(LightningModule):
         self.eval()
         self.evaluator.reset()
         self.with_errors = True
-        with execution_for(self.device.type, precision, "eval").arithmetic(self.device.type):
+        device = self.device if self.runtime is None else torch.device("cpu")
+        with execution_for(device.type, precision, "eval").arithmetic(device.type):
             for batch in loader:
-                self.score(batch.to(self.device))
+                self.score(batch.to(device))
         self._compute_scores()
         return self.scores
 

@@ -17,7 +17,11 @@ from data.channels import Channels
 from data.image_header import ORIENTATION
 from data.images import Levels, read_image, to_rgb, upright
 from engine.checkpoint import RunInfo, find_checkpoint, is_run, read_run
+from engine.hub import local_checkpoint
 from engine.predictor import Predictor
+from engine.restore import restore_task
+from engine.runtimes.files import exported_file, open_exported
+from engine.spec import TaskSpec
 from engine.task import Task
 from experiments.tasks import TASKS
 
@@ -39,7 +43,8 @@ class Run:
     """A trained model with its classes and preprocessing.
 
     Attributes:
-        model: in evaluation mode, on the CPU, with the weights that the run was scored with.
+        model: in evaluation mode, on the CPU, with the weights that the run was scored with; for an exported file, a
+            module that returns the file's outputs.
         classes: names by index.
         preprocessing: `mean` and `std` by channel, of RGB in 0..1, `size` as (height, width), and other values
             that the task's transform needs.
@@ -51,7 +56,8 @@ class Run:
         self.classes: tuple[str, ...] = tuple(info.classes)
         self.preprocessing = info.preprocessing
         self._load = load
-        self.model: nn.Module = load().model.eval()
+        task: Task = load()
+        self.model: nn.Module = task.model.eval() if task.runtime is None else Computed(task)
 
     def __repr__(self) -> str:
         backbone, data = self.info.config["backbone"], self.info.dataset.get("root")
@@ -102,16 +108,35 @@ class Run:
         return Predictor(task, torch.device("cpu"))
 
 
+class Computed(nn.Module):
+    """An exported file as a module: normalised images (B, C, H, W) -> the file's outputs."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        self._compute = task.computed
+
+    def forward(self, images: Tensor) -> Any:
+        outputs = self._compute(images)
+        return outputs if len(outputs) > 1 else outputs[0]
+
+
 # Types of one image, or of one wrong argument: iterating over that would produce a misleading message.
 _SINGLE = (str, os.PathLike, Image.Image, np.ndarray, Tensor, bytes, bytearray, dict)
 
 
 def load_run(path: str | os.PathLike[str]) -> Run:
-    """Load the run at `path`: a run folder (its last checkpoint is used) or a checkpoint file.
+    """Load the run at `path`: a run folder (its last checkpoint is used), a checkpoint file, an exported file,
+    or a run of the Hugging Face Hub, hf://OWNER/NAME.
 
     Raises BadInput if there is no checkpoint, if it cannot be read, and for weight files of other kinds.
     """
-    file = find_checkpoint(os.fspath(path))
+    path = local_checkpoint(os.fspath(path))
+    exported = exported_file(path)
+    if exported is not None:
+        info = open_exported(exported).description.info
+        spec = _spec_of(info, path)
+        return Run(info, lambda: restore_task(spec, spec.predict_config(checkpoint=str(exported))))
+    file = find_checkpoint(path)
     if not is_run(file):
         raise BadInput(
             f"{file} is not a run's checkpoint. If it is a weight file, build a model with it: "
@@ -120,10 +145,15 @@ def load_run(path: str | os.PathLike[str]) -> Run:
             "detection.predict accepts published detectors in effdet's format directly."
         )
     info, state = read_run(file)
+    spec = _spec_of(info, path)
+    return Run(info, lambda: spec.load_task().from_run(info, state, spec.predict_config()))
+
+
+def _spec_of(info: RunInfo, path: str | os.PathLike[str]) -> TaskSpec:
+    """The task of a run. Raises BadInput for an unknown one."""
     if info.task not in TASKS:
         raise BadInput(f"{path} holds a run of an unknown task, '{info.task}'")
-    spec = TASKS[info.task]
-    return Run(info, lambda: spec.load_task().from_run(info, state, spec.predict_config()))
+    return TASKS[info.task]
 
 
 def as_array(image: ImageLike, exif: bool = True, levels: Levels | None = None) -> np.ndarray:

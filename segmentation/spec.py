@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from engine.image_results import ImageResults
+    from segmentation.graphs import SegmentationGraphs
     from segmentation.task import SegmentationTask
 
 
@@ -23,6 +24,13 @@ def load_task() -> type[SegmentationTask]:
     from segmentation.task import SegmentationTask
 
     return SegmentationTask
+
+
+def load_graphs() -> type[SegmentationGraphs]:
+    """The class of the graphs that `export` writes."""
+    from segmentation.graphs import SegmentationGraphs
+
+    return SegmentationGraphs
 
 
 def build_model(config: TrainConfig, num_classes: int) -> nn.Module:
@@ -72,6 +80,7 @@ SPEC = TaskSpec(
     presets=PRESETS,
     benchmark=Benchmark("ADE20K", 150, ("wall", "flag")),
     load_task=load_task,
+    load_graphs=load_graphs,
     build_model=build_model,
     read_images=read_images,
     read_errors=read_errors,

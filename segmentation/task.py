@@ -11,6 +11,7 @@ import numpy as np
 from scipy.sparse import csr_array
 from torch import Tensor, nn
 
+from backbones.errors import UserError
 from backbones.scaling import scale_of
 from data.augment import augmentation
 from data.balance import median_frequency_weights
@@ -20,6 +21,7 @@ from data.reader import ImageReader, LabelledDataset
 from engine.checkpoint import RunInfo, describe_data, values_of
 from engine.config import parse_size, random_neck
 from engine.record import write_json
+from engine.runtimes.files import Network
 from engine.task import Task
 from segmentation.config import METRIC, NAME, EvalConfig, PredictConfig, TrainConfig
 from segmentation.draw import OPACITY, beside, legend, overlay, palette_of, palette_png
@@ -28,7 +30,7 @@ from segmentation.loss import SegmentationLoss
 from segmentation.model import Segmenter, create_segmenter
 from segmentation.prediction import SegmentationResult
 from segmentation.transforms import STRONG, ImageLetterbox, letterbox, segmentation_train
-from segmentation.tta import TTA, ClassMap, class_maps, label_maps
+from segmentation.tta import TTA, ClassMap, CoarseNetwork, class_maps, in_original_pixels
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +51,7 @@ class SegmentationTask(Task):
     name: ClassVar[str] = NAME
     metric: ClassVar[str] = METRIC
     dataset_class: ClassVar[type[ImageReader]] = MaskDataset
+    outputs: ClassVar[tuple[str, ...]] = ("logits",)
     headline: ClassVar[tuple[str, ...]] = ("mIoU", "pixel_accuracy", "mean_accuracy", "fwIoU", "Dice")
     config: TrainConfig
     model: Segmenter
@@ -116,7 +119,9 @@ class SegmentationTask(Task):
         return median_frequency_weights(labels)
 
     @classmethod
-    def from_run(cls, info: RunInfo, state: dict[str, Tensor], config: EvalConfig | PredictConfig) -> SegmentationTask:
+    def from_run(
+        cls, info: RunInfo, state: dict[str, Tensor] | None, config: EvalConfig | PredictConfig
+    ) -> SegmentationTask:
         """The task of a finished run."""
         stored = TrainConfig.of(info.config)
         model = create_segmenter(
@@ -126,7 +131,8 @@ class SegmentationTask(Task):
             info.extra["phi"],
             channels=stored.data.input_channels,
         )
-        model.load_state_dict(state)
+        if state is not None:
+            model.load_state_dict(state)
         return cls(model, stored, info, config)
 
     def score_on(self, dataset: MaskDataset) -> MaskDataset:
@@ -141,13 +147,35 @@ class SegmentationTask(Task):
         assert batch.masks is not None
         return self.criterion(self.model(images), batch.masks)
 
+    def network_outputs(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Logits (B, K, h, w) before upsampling, see `Segmenter.coarse`."""
+        return (self.model.coarse(images),)
+
+    def run_by(self, network: Network) -> None:
+        description = network.description
+        if self.tta != TTA() and (description.postprocess or self.tta != TTA(flip=True)):
+            raise UserError(
+                "`scales`, `flip` and `slide` are not available with an exported file or another runtime, which has "
+                "one input size; `flip` is, without post-processing in the file",
+                settings=("scales", "flip", "slide"),
+            )
+        super().run_by(network)
+
     def predictions(self, images: Tensor, batch: Batch) -> list[Tensor]:
-        return label_maps(self.model, images, batch.scales, batch.sizes, self.tta)
+        return [found.labels for found in self._class_maps(images, batch, with_confidence=False)]
 
     def predictions_to_score(self, images: Tensor, batch: Batch) -> list[Tensor] | list[ClassMap]:
         if self.with_errors:
-            return class_maps(self.model, images, batch.scales, batch.sizes, self.tta, with_confidence=True)
+            return self._class_maps(images, batch, with_confidence=True)
         return self.predictions(images, batch)
+
+    def _class_maps(self, images: Tensor, batch: Batch, with_confidence: bool) -> list[ClassMap]:
+        if self.has_results:
+            labels, confidence = self.computed(images)
+            found = [ClassMap(*maps) for maps in zip(labels, confidence, strict=True)]
+            return found if self.takes_photographs else in_original_pixels(found, batch.scales, batch.sizes)
+        network = CoarseNetwork(lambda images: self.computed(images)[0], self.model.spec)
+        return class_maps(network, images, batch.scales, batch.sizes, self.tta, with_confidence)
 
     def transform(self) -> ImageLetterbox:
         height, width = self.info.preprocessing["size"]

@@ -7,7 +7,7 @@ interpolated from the logits of all views. So no tensor has the size of classes 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segmentation.decoders import Spec
 from segmentation.model import Segmenter
 
 # Number of logits per strip: 8 MiB, which fits in a CPU's cache; elsewhere 256 MiB, because a GPU needs large steps.
@@ -76,13 +77,27 @@ class ClassMap(NamedTuple):
     confidence: Tensor | None
 
 
-def label_maps(model: Segmenter, images: Tensor, scales: Tensor, sizes: Tensor, tta: TTA) -> list[Tensor]:
+class CoarseNetwork(NamedTuple):
+    """A segmentation network: `coarse` as in `Segmenter`, and the `Spec` of its decoder."""
+
+    coarse: Callable[[Tensor], Tensor]
+    spec: Spec
+
+
+def label_maps(
+    model: Segmenter | CoarseNetwork, images: Tensor, scales: Tensor, sizes: Tensor, tta: TTA
+) -> list[Tensor]:
     """The class maps of `class_maps` alone: B tensors (height, width) uint8."""
     return [each.labels for each in class_maps(model, images, scales, sizes, tta)]
 
 
 def class_maps(
-    model: Segmenter, images: Tensor, scales: Tensor, sizes: Tensor, tta: TTA, with_confidence: bool = False
+    model: Segmenter | CoarseNetwork,
+    images: Tensor,
+    scales: Tensor,
+    sizes: Tensor,
+    tta: TTA,
+    with_confidence: bool = False,
 ) -> list[ClassMap]:
     """Predict the class of every original pixel of a batch of images.
 
@@ -122,6 +137,22 @@ def class_maps(
         class_map(image_views, (height, width), model.spec.stride, model.spec.corners, with_confidence)
         for image_views, (height, width) in zip(views, original_sizes, strict=True)
     ]
+
+
+def in_original_pixels(maps: Sequence[ClassMap], scales: Tensor, sizes: Tensor) -> list[ClassMap]:
+    """Class maps in original pixels from maps in input pixels: each original pixel has the class at its centre.
+
+    Args:
+        maps: of the padded inputs.
+        scales, sizes: as in `class_maps`.
+    """
+    found = []
+    for each, (x_scale, y_scale), (height, width) in zip(maps, scales.tolist(), sizes.tolist(), strict=True):
+        rows = ((torch.arange(height) + 0.5) * y_scale).long().clamp(max=each.labels.shape[0] - 1)[:, None]
+        columns = ((torch.arange(width) + 0.5) * x_scale).long().clamp(max=each.labels.shape[1] - 1)
+        confidence = None if each.confidence is None else each.confidence[rows, columns]
+        found.append(ClassMap(each.labels[rows, columns], confidence))
+    return found
 
 
 def class_map(

@@ -7,15 +7,22 @@ from experiments.profile.config import ProfileConfig
 
 DESCRIPTION = (
     "Measure parameters, multiply-adds, activations, latency and throughput of networks on this machine, for backbone, "
-    "neck and head separately and for the whole model. Nothing is trained, and weights are random."
+    "neck and head separately and for the whole model. Nothing is trained, and weights are random. With --runs: score, "
+    "latency, memory and file size of finished runs, in several runtimes."
 )
 
 
 def run(config: ProfileConfig) -> None:
     """Measure and report."""
-    from experiments.profile.runner import profile
+    config.check()
+    if config.runs:
+        from experiments.profile.deployed import profile_runs
 
-    profile(config)
+        profile_runs(config)
+    else:
+        from experiments.profile.runner import profile
+
+        profile(config)
 
 
 main = command("experiments.profile", ProfileConfig, run, DESCRIPTION)

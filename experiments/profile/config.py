@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from backbones.errors import UserError
 from engine.config import Precision, parse_size
@@ -15,6 +16,12 @@ class ProfileConfig:
 
     backbones: list[str] = field(default_factory=lambda: ["efficientnet_b0", "resnet50"])
     """Networks to measure: names that `python -m backbones` lists, or module:function for your own."""
+    runs: list[str] = field(default_factory=list)
+    """Finished runs to measure in the runtimes of --formats, instead of networks with random weights."""
+    formats: list[Literal["torch", "onnx", "openvino", "openvino-bf16", "openvino-int8"]] = field(
+        default_factory=lambda: ["torch"]
+    )
+    """With --runs: runtimes to measure them in."""
     tasks: list[str] = field(default_factory=lambda: ["detection"])
     """Tasks to build models for: any of classification, detection and segmentation."""
     image_size: int | str = 512
@@ -30,7 +37,8 @@ class ProfileConfig:
     repeats: int = 30
     """Number of timed passes, after a few that are not timed."""
     output: str = "runs/profile"
-    """Folder for profile.csv and profile.png. Existing ones are overwritten."""
+    """Folder for profile.csv and profile.png, or with --runs deployed.csv and deployed.png. Existing ones are
+    overwritten."""
 
     def check(self) -> None:
         """Raise UserError for settings that cannot be measured."""
@@ -42,5 +50,9 @@ class ProfileConfig:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UserError(f"--{name} {value} is too small: at least {least}")
+        if self.formats != ["torch"] and not self.runs:
+            raise UserError("--formats needs --runs: networks with random weights are measured in PyTorch")
+        if not self.formats:
+            raise UserError("--formats needs at least one name")
         if not self.backbones or not self.tasks:
             raise UserError("--backbones and --tasks need at least one name each")

@@ -1,12 +1,8 @@
 """Data sets of the Hub, from a server on this machine that answers as the Hub does."""
 
-import json
 import logging
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
-from typing import Any
 
 import huggingface_hub
 import pytest
@@ -17,81 +13,7 @@ from data import hub
 from data.hub import Address, address, local_root
 from data.open import read_split, read_train_val
 from data.options import ClassOptions
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-
-class Hub:
-    """A server with repositories: name -> revision -> file -> content."""
-
-    def __init__(self, repositories: dict[str, dict[str, dict[str, bytes]]]) -> None:
-        self.repositories = repositories
-        self.downloads: list[str] = []
-        self.is_down = False
-        own = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self) -> None:
-                own.answer(self, True)
-
-            def do_HEAD(self) -> None:
-                own.answer(self, False)
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        Thread(target=self.server.serve_forever, daemon=True).start()
-
-    @property
-    def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self.server.server_port}"
-
-    def answer(self, request: BaseHTTPRequestHandler, with_body: bool) -> None:
-        if self.is_down:
-            request.close_connection = True
-            request.connection.close()
-            return
-        path = request.path.partition("?")[0]
-        kind, _, rest = path.strip("/").partition("/")
-        status, body, headers = 404, b"{}", {"X-Error-Code": "RepoNotFound"}
-        if kind == "api":
-            name, _, end = rest.removeprefix("datasets/").partition("/revision/")
-            name, _, tree = (name if end else rest.removeprefix("datasets/")).partition("/tree/")
-            files = self.files(name, (end or tree).replace("%2F", "/"))
-            if name in self.repositories and files is None:
-                headers = {"X-Error-Code": "RevisionNotFound"}
-            if files is not None and end:
-                listed = [{"rfilename": file} for file in files]
-                status, headers, body = 200, {}, json.dumps({"id": name, "sha": COMMIT, "siblings": listed}).encode()
-            elif files is not None:
-                entries = [
-                    {"type": "file", "path": f, "size": len(c), "oid": f"{i:040d}"}
-                    for i, (f, c) in enumerate(files.items())
-                ]
-                status, headers, body = 200, {}, json.dumps(entries).encode()
-        elif kind == "datasets" and "/resolve/" in rest:
-            name, _, end = rest.partition("/resolve/")
-            revision, _, file = end.partition("/")
-            files = self.files(name, revision) or {}
-            if file in files:
-                if with_body:
-                    self.downloads.append(file)
-                body = files[file]
-                etag = f'"{sorted(files).index(file):040d}"'
-                status, headers = 200, {"ETag": etag, "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
-        request.send_response(status)
-        for name, value in ({"Content-Type": "application/json", "Content-Length": str(len(body))} | headers).items():
-            request.send_header(name, value)
-        request.end_headers()
-        if with_body:
-            request.wfile.write(body)
-
-    def files(self, name: str, revision: str) -> dict[str, bytes] | None:
-        revisions = self.repositories.get(name, {})
-        return revisions.get("main" if revision == COMMIT else revision)
+from tests.data.fake_hub import COMMIT, Hub
 
 
 def parquet(first: int, tmp_path: Path) -> bytes:

@@ -16,18 +16,23 @@ PAGES = tuple(
     )
 )
 RUN = "<!-- run -->"  # the line above a bash block whose commands are run, not only parsed
+SCRIPT = "<!-- script -->"  # the line above a python block that needs an extra, and that a test of the extra runs
 FENCE = re.compile(r"^```(.*)$")
 
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: the page and line that it starts on, its language, its text, and whether its commands are run."""
+    """A fenced block: the page and line that it starts on, its language, its text, and whether its commands are run.
+
+    `script`: whether another test runs it.
+    """
 
     page: str
     line: int
     language: str
     text: str
     run: bool
+    script: bool = False
 
     def __str__(self):
         return f"{self.page}:{self.line}"
@@ -47,7 +52,8 @@ def blocks_of(page):
         else:
             assert not fence[1], f"{page}:{number + 1}: a block starts within another"
             text = "\n".join(lines[start + 1 : number]) + "\n"
-            found.append(Block(page, start + 1, language, text, start > 0 and lines[start - 1] == RUN))
+            mark = lines[start - 1] if start else ""
+            found.append(Block(page, start + 1, language, text, mark == RUN, mark == SCRIPT))
             start = None
     assert start is None, f"{page}:{start}: the block does not end"
     marks = sum(line == RUN for line in lines)

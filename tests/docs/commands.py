@@ -103,7 +103,7 @@ def _parse(module, arguments):
 @cache
 def known_flags():
     """All flags of all commands."""
-    modules = [f"{task}.{command}" for task in TASKS for command in ("train", "eval", "predict")]
+    modules = [f"{task}.{command}" for task in TASKS for command in ("train", "eval", "predict", "export")]
     modules += [f"experiments.{name}" for name in ("compare", "profile", "scaling", "search", "claims")]
     flags = set().union(*(_parse(module, []) for module in modules))
     others = {

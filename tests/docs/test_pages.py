@@ -128,7 +128,7 @@ def test_blocks_run(place, monkeypatch):
         namespace = {"__name__": "docs"}
         for block in blocks_of(page):
             try:
-                if block.language == "python":
+                if block.language == "python" and not block.script:
                     _run_python(block, namespace)
                 elif block.run:
                     for words in commands_of(block):
