@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from scipy.sparse import csr_array
 from torch import Tensor, nn
 
@@ -17,8 +19,10 @@ from data.balance import median_frequency_weights
 from data.batch import IGNORE, Batch, Sample
 from data.mask_dataset import MaskDataset
 from data.reader import ImageReader, LabelledDataset
+from engine import distributed
 from engine.checkpoint import RunInfo, describe_data, values_of
 from engine.config import parse_size, random_neck
+from engine.micro_batches import shares
 from engine.record import write_json
 from engine.task import Task
 from segmentation.config import METRIC, NAME, EvalConfig, PredictConfig, TrainConfig
@@ -140,6 +144,11 @@ class SegmentationTask(Task):
     def losses(self, images: Tensor, batch: Batch) -> dict[str, Tensor]:
         assert batch.masks is not None
         return self.criterion(self.model(images), batch.masks)
+
+    def loss_factors(self, parts: Sequence[Batch]) -> dict[str, Tensor]:
+        """The losses ce and focal are means over pixels."""
+        found = [self.criterion.counts(part.masks) for part in parts]
+        return {name: shares(distributed.total(torch.stack([counts[name] for counts in found]))) for name in found[0]}
 
     def predictions(self, images: Tensor, batch: Batch) -> list[Tensor]:
         return label_maps(self.model, images, batch.scales, batch.sizes, self.tta)
