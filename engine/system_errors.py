@@ -88,7 +88,7 @@ def smaller_batch(batch_size: int, accumulate: int) -> UserError:
     half = batch_size // 2
     return BadInput(
         f"out of memory in a training step with {batch_size} images. Use `batch_size={half}` "
-        f"`accumulate={2 * accumulate}`, which computes the same optimiser steps, `accumulate='auto'`, which divides the "
-        "batch until it fits, `checkpointing=True`, or a smaller `image_size`.",
+        f"`accumulate={2 * accumulate}`, which computes the same optimiser steps, `accumulate='auto'`, which divides "
+        "the batch until it fits, `checkpointing=True`, or a smaller `image_size`.",
         settings=("batch_size", "accumulate", "checkpointing", "image_size"),
     )

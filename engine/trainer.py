@@ -177,8 +177,9 @@ def fit(
     callbacks: list[Callback] = [
         *([EMA(config.ema_decay)] if config.ema_decay else []),
         LastEpochValidation(),
-        *([TrainingProgress(task.monitor, may_stop=config.patience > 0)] if is_first else []),
         history,
+        # After the history, so that metrics.csv has the epoch of each line that is printed.
+        *([TrainingProgress(task.monitor, may_stop=config.patience > 0)] if is_first else []),
         EarlyStopping(history, config.patience),
         *([Trackers(config.logger, history, task.info.task, task.info.config)] if is_first else []),
         BestCheckpoint(checkpoints / "best.ckpt", history),

@@ -66,7 +66,9 @@ def gradients(task, batch, size):
     return losses, {name: p.grad.clone() for name, p in task.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("name", list(WRITE))
+@pytest.mark.parametrize(
+    "name", ["classification", *(pytest.param(name, marks=pytest.mark.slow) for name in ("detection", "segmentation"))]
+)
 def test_micro_batches_have_the_gradient_of_the_batch(name, tmp_path):
     """Also with images of different numbers of boxes and labelled pixels, class weights and random draws."""
     task, loader = prepared(name, WRITE[name](tmp_path / "data"), **SETTINGS[name])
