@@ -7,6 +7,11 @@ from contextlib import suppress
 from pathlib import Path
 
 
+def heed_interrupts():
+    """For `preexec_fn`: a shell starts commands in the background with SIGINT ignored, which programs inherit."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def processes(*words):
     """Parents by process id, of all processes whose command line contains these words."""
     found = {}

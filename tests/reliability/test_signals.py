@@ -14,7 +14,7 @@ import torch
 from tests.classification.conftest import write_folders
 from tests.engine.test_distributed import FROZEN, assert_equal
 from tests.reliability.conftest import environment
-from tests.reliability.processes import kill, left, processes
+from tests.reliability.processes import heed_interrupts, kill, left, processes
 
 EPOCHS = 12
 SETTINGS = ["--image_size", "32", "--batch_size", "8", "--mixup", "0.2", "--epochs", str(EPOCHS), "--device", "cpu",
@@ -52,7 +52,11 @@ class Storm:
         ]
         with (self.folder / f"{output.name}.log").open("a") as log:
             return subprocess.Popen(
-                [sys.executable, "-c", program, *map(str, words)], env=environment(), stdout=log, stderr=log
+                [sys.executable, "-c", program, *map(str, words)],
+                env=environment(),
+                stdout=log,
+                stderr=log,
+                preexec_fn=heed_interrupts,
             )
 
     def undisturbed(self, output, world):

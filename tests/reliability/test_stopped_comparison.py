@@ -12,7 +12,7 @@ import pytest
 
 from tests.classification.conftest import write_folders
 from tests.reliability.conftest import environment
-from tests.reliability.processes import kill, left, processes
+from tests.reliability.processes import heed_interrupts, kill, left, processes
 
 SETTINGS = ["--tasks", "classification", "--backbones", "lcnet_035", "mobilenetv3_small_050", "--tune", "4",
             "--epochs", "6", "--batch_size", "6", "--image_size", "32", "--device", "cpu",
@@ -23,7 +23,11 @@ LIMIT = 60  # seconds in which all processes must have ended after a signal
 def start(root, output, log):
     words = ["-m", "experiments.compare", *SETTINGS, "--data.classification.root", root, "--output", output]
     return subprocess.Popen(
-        [sys.executable, *map(str, words)], env=environment(), stdout=log, stderr=log, start_new_session=True
+        [sys.executable, *map(str, words)],
+        env=environment(),
+        stdout=log,
+        stderr=log,
+        preexec_fn=heed_interrupts,
     )
 
 
@@ -51,17 +55,19 @@ def test_a_stopped_comparison_ends_as_an_undisturbed_one(tmp_path, amount, measu
         sent = 0
         for _ in range(amount(2, 8)):
             process = start(root, output, log)
-            time.sleep(draw.uniform(0.05, 0.3) * duration)
+            time.sleep(draw.uniform(0.05, 0.2) * duration)
             if process.poll() is not None:
                 break
             kind = draw.choice(["terminal", "kill -INT", "SIGTERM", "kill -9"])
             group = [process.pid, *(pid for pid, parent in processes(str(output)).items() if parent == process.pid)]
-            number = {"terminal": signal.SIGINT, "kill -INT": signal.SIGINT, "SIGTERM": signal.SIGTERM}
-            kill(group if kind == "terminal" else [process.pid], number.get(kind, signal.SIGKILL))
+            numbers = {"kill -9": signal.SIGKILL, "SIGTERM": signal.SIGTERM}
+            number = numbers.get(kind, signal.SIGINT)
+            kill(group if kind == "terminal" else [process.pid], number)
             since, sent = time.monotonic(), sent + 1
             code = process.wait(LIMIT)
             print(f"{kind}: exit code {code} after {time.monotonic() - since:.1f} s", flush=True)
-            assert code == (-signal.SIGKILL if kind == "kill -9" else 130), (tmp_path / "log").read_text()
+            has_begun = kind != "kill -9" and len(group) > 1  # otherwise the signal may end it during its imports
+            assert code in ({130} if has_begun else {130, -number}), (tmp_path / "log").read_text()
             assert not left(str(output))
         assert start(root, output, log).wait(1800) == 0, (tmp_path / "log").read_text()
     assert results(output) == expected
