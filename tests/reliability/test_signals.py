@@ -16,10 +16,11 @@ from tests.engine.test_distributed import FROZEN, assert_equal
 from tests.reliability.conftest import environment
 from tests.reliability.processes import heed_interrupts, kill, left, processes
 
-EPOCHS = 12
+EPOCHS = 40
 SETTINGS = ["--image_size", "32", "--batch_size", "8", "--mixup", "0.2", "--epochs", str(EPOCHS), "--device", "cpu",
-            "--backbone", "efficientnet_b0", "--pretrained", "false", "--protocol", "scratch", "--optimizer", "sgd",
-            "--lr", "0.001", "--data.workers", "0", "--resume", "auto"]  # fmt: skip
+            "--backbone", "test_efficientnet", "--stochastic_depth", "0.2", "--pretrained", "false",
+            "--protocol", "scratch", "--optimizer", "sgd", "--lr", "0.01", "--data.workers", "0",
+            "--resume", "auto"]  # fmt: skip
 LIMIT = 60  # seconds in which all processes must have ended after a signal
 
 
