@@ -2,6 +2,8 @@
 
 import json
 import os
+import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -54,6 +56,7 @@ def nodes():
         for name in made:
             kill([int(pid) for pid in ip("netns", "pids", name).split()], signal.SIGKILL)
             ip("netns", "del", name)
+        shutil.rmtree(f"/tmp/ray{os.getpid()}", ignore_errors=True)
 
 
 def compare(output, roots, *more, node, variables, log):
@@ -64,12 +67,13 @@ def compare(output, roots, *more, node, variables, log):
     return subprocess.Popen([*inside, *words], env=environment() | variables, stdout=log, stderr=log)
 
 
-def start_node(name, *flags, folder):
+def start_node(name, *flags, variables):
     """Start Ray in a network namespace."""
     words = ["ip", "netns", "exec", name, sys.executable, "-m", "ray.scripts.scripts", "start", *flags,
              "--num-cpus", "1", "--object-store-memory", "100000000", "--disable-usage-stats"]  # fmt: skip
-    variables = environment() | {"PYTHONPATH": str(Path.cwd()), "RAY_TMPDIR": str(folder)}
-    done = subprocess.run(words, env=variables, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        words, env=environment() | variables, capture_output=True, text=True, timeout=300, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -95,18 +99,23 @@ def test_a_node_is_lost_in_a_comparison(nodes, tmp_path, measured):
     for task, root in roots.items():
         write[task](root)
     output, logs = tmp_path / "cluster", tmp_path / "log"
-    folder = Path("/tmp") / f"ray{os.getpid()}"  # paths of Ray's sockets must be short
+    # Paths of Ray's sockets must be short. The token is this cluster's own, whatever this machine has.
+    variables = {
+        "PYTHONPATH": str(Path.cwd()), "RAY_TMPDIR": f"/tmp/ray{os.getpid()}", "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_ADDRESS": f"{HEAD}:{PORT}",
+        "RAY_worker_niceness": "0",  # by default trainings would wait for everything else on this machine
+    }  # fmt: skip
     with logs.open("a") as log:
         start_node(head, "--head", "--node-ip-address", HEAD, "--port", str(PORT), "--include-dashboard", "false",
-                   folder=folder)  # fmt: skip
-        start_node(worker, "--address", f"{HEAD}:{PORT}", "--node-ip-address", WORKER, folder=folder)
+                   variables=variables)  # fmt: skip
+        start_node(worker, "--address", f"{HEAD}:{PORT}", "--node-ip-address", WORKER, variables=variables)
         process = compare(output, roots, "--runner", "ray", "--slots", "2", node=head, log=log,
-                          variables={"RAY_ADDRESS": f"{HEAD}:{PORT}"})  # fmt: skip
+                          variables=variables)  # fmt: skip
         namespace = (Path("/run/netns") / worker).stat().st_ino
         trainings = set()
         while len(list(output.glob("cells/*/*/complete.json"))) < 4 or not trainings:
             assert process.poll() is None, logs.read_text()
-            time.sleep(0.1)
+            time.sleep(0.5)
             trainings = processes(".train", str(tmp_path)).keys() & network_processes(worker)
         (raylet,) = processes("raylet/raylet", f"--node_ip_address={WORKER}")
         assert (Path("/proc") / str(raylet) / "ns" / "net").stat().st_ino == namespace
