@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -54,8 +55,12 @@ def available_memory() -> int:
 def growth_of(function: Callable[[], None]) -> int:
     """Bytes of main memory by which the process grew at most while a function ran.
 
+    Memory that was freed before counts if the function uses it again.
+
     Raises UserError if the system does not report them, which only Linux does.
     """
+    gc.collect()
+    release_freed_memory()
     try:
         before = _kilobytes(PROC / "self/status", "VmRSS")
         (PROC / "self/clear_refs").write_text("5")  # resets the peak: Linux, Documentation/filesystems/proc.rst

@@ -170,9 +170,25 @@ def test_memory_on_a_cpu_is_computed(free, expected, monkeypatch):
     assert memory_fit._computed(lambda images: 10 + 10 * images, divisors(12)) == expected
 
 
+def test_running_out_of_memory_on_a_cpu(monkeypatch):
+    """Where the process has a limit, so that there is an error: one image does not fit, or two do not."""
+    monkeypatch.setattr(memory_fit, "available_memory", lambda: 1000)
+    monkeypatch.setattr(memory_fit, "growth_of", lambda step: step())
+
+    def step(images, limit):
+        if images > limit:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1600 bytes")
+        return 10 * images
+
+    found = [memory_fit._computed(lambda images, most=most: step(images, most), divisors(12)) for most in range(5)]
+    assert found == [0, 1, 2, 2, 12]
+
+
 def test_growth_is_measured():
-    grown = memory.growth_of(lambda: bytearray(50 * 2**20))
-    assert 45 * 2**20 < grown < 80 * 2**20
+    """Also of memory that a function before has freed, and that the process keeps."""
+    for megabytes in (50, 20):
+        grown = memory.growth_of(lambda size=megabytes: [torch.ones(2**16) for _ in range(4 * size)])
+        assert 0.9 * megabytes < grown / 2**20 < 1.3 * megabytes + 10
 
 
 def test_limits_of_control_groups(tmp_path, monkeypatch):
