@@ -24,7 +24,7 @@ test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 # Tests every fault in full, with dozens of kills and thousands of damaged inputs, and writes docs/reliability.md.
-# About twelve minutes.
+# About twelve minutes, and longer for the trainings in several processes and on a Ray cluster.
 reliability: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --reliability=docs/reliability.md
 

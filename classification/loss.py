@@ -66,12 +66,19 @@ class ClassificationLoss(nn.Module):
         weights = self.class_weights
         loss = F.cross_entropy(logits, targets, weights, label_smoothing=self.label_smoothing)
         if weights is not None:
-            total = (targets @ weights if targets.is_floating_point() else weights[targets]).sum()
+            total = self.count(targets)
             if targets.is_floating_point():
                 # torch divides by the sum of the targets' weights for class indices, but by the number of images here.
                 loss = loss * len(targets) / total
             loss = loss * distributed.share(total)
         return {"cross_entropy": loss}
+
+    def count(self, targets: Tensor) -> Tensor:
+        """What a batch adds to the number that the loss is divided by: the sum of its images' weights."""
+        weights = self.class_weights
+        if weights is None:
+            return targets.new_tensor(len(targets), dtype=torch.float32)
+        return (targets @ weights if targets.is_floating_point() else weights[targets]).sum()
 
 
 def _before(values: Tensor) -> Tensor:

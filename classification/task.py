@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import math
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from scipy.sparse import csr_array
 from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
@@ -34,6 +36,7 @@ from data.reader import ImageReader, LabelledDataset
 from engine import distributed
 from engine.checkpoint import RunInfo, describe_data, values_of
 from engine.config import parse_size, random_neck
+from engine.micro_batches import shares
 from engine.task import Task
 from engine.trainer import device_of
 
@@ -217,11 +220,21 @@ class ClassificationTask(Task):
 
     # --- hooks of the base task
 
+    def mixed(self, images: Tensor, batch: Batch) -> tuple[Tensor, Batch]:
+        """MixUp or CutMix. The labels become (B, K) class probabilities."""
+        if not self.criterion.mixes:
+            return images, batch
+        seed = draw_seed(self.config.seed, self.global_step, int(distributed.whole_batch(batch.image_ids)[0]))
+        images, probabilities = self.criterion.mix(images, batch.labels[:, 0], seed)
+        return images, replace(batch, labels=probabilities)
+
     def losses(self, images: Tensor, batch: Batch) -> dict[str, Tensor]:
-        ids = distributed.whole_batch(batch.image_ids) if self.criterion.mixes else batch.image_ids
-        seed = draw_seed(self.config.seed, self.global_step, int(ids[0]))
-        images, targets = self.criterion.mix(images, batch.labels[:, 0], seed)
-        return self.criterion(self.model(images), targets)
+        return self.criterion(self.model(images), _targets(batch))
+
+    def loss_factors(self, parts: Sequence[Batch]) -> dict[str, Tensor]:
+        """The loss is a mean, weighted with `class_weights`."""
+        counts = torch.stack([self.criterion.count(_targets(part)) for part in parts])
+        return {"cross_entropy": shares(distributed.total(counts))}
 
     def network_outputs(self, images: Tensor) -> tuple[Tensor, ...]:
         """Logits (B, K)."""
@@ -307,3 +320,8 @@ class ClassificationTask(Task):
         """Names and probabilities of the first image's most probable classes, the most probable first."""
         values, best = predictions[0].topk(min(TOP, len(self.info.classes)))
         return [self.info.classes[i] for i in best.tolist()], values.exp().tolist()
+
+
+def _targets(batch: Batch) -> Tensor:
+    """(B,) class indices, or (B, K) class probabilities of mixed images."""
+    return batch.labels if batch.labels.is_floating_point() else batch.labels[:, 0]

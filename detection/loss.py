@@ -67,10 +67,7 @@ class DetectionLoss(nn.Module):
         anchor_boxes = anchors(size, logits.device)
         # One more row of padding, so that there is a row in a batch without boxes.
         boxes, labels = F.pad(boxes, (0, 0, 0, 1)), F.pad(labels, (0, 1), value=-1)
-        if self.assignment == "iou":
-            box_index = assign_iou(anchor_boxes, boxes, labels >= 0)
-        else:
-            box_index = assign_atss(anchor_boxes, boxes, labels >= 0, anchors.counts(size), anchors.per_cell)
+        box_index = self._assign(anchors, size, boxes, labels)
         count = self._normaliser((box_index >= 0).sum())
 
         # N anchors: those that learn a box, and possibly others. `learns` tells them apart.
@@ -94,6 +91,18 @@ class DetectionLoss(nn.Module):
             "class": focal_loss(logits, place, scores, weights, gamma, alpha) / count,
             "box": (self._box_loss(predicted, target, own) * learns).sum() / count,
         }
+
+    def positives(self, anchors: Anchors, size: tuple[int, int], boxes: Tensor, labels: Tensor) -> Tensor:
+        """The number of positive anchors in a batch, a scalar. The arguments are those of `forward`."""
+        boxes, labels = F.pad(boxes, (0, 0, 0, 1)), F.pad(labels, (0, 1), value=-1)
+        return (self._assign(anchors, size, boxes, labels) >= 0).sum().float()
+
+    def _assign(self, anchors: Anchors, size: tuple[int, int], boxes: Tensor, labels: Tensor) -> Tensor:
+        """(B, A) index of the box that each anchor learns, or -1. There must be a row of boxes."""
+        anchor_boxes = anchors(size, boxes.device)
+        if self.assignment == "iou":
+            return assign_iou(anchor_boxes, boxes, labels >= 0)
+        return assign_atss(anchor_boxes, boxes, labels >= 0, anchors.counts(size), anchors.per_cell)
 
     @staticmethod
     def _normaliser(positives: Tensor) -> Tensor:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbones.errors import BadInput
@@ -42,8 +45,10 @@ from detection.prediction import DetectionResult
 from detection.results import run_matches
 from detection.transforms import MILD, detection_train, letterbox
 from detection.truth import coco_document
+from engine import distributed
 from engine.checkpoint import RunInfo, describe_data, values_of
 from engine.config import parse_size, random_neck
+from engine.micro_batches import shares
 from engine.record import write_json
 from engine.task import Task
 
@@ -193,6 +198,21 @@ class DetectionTask(Task):
     def network_outputs(self, images: Tensor) -> tuple[Tensor, ...]:
         """Logits (B, A, K) and offsets (B, A, 4), see `Detector`."""
         return self.model(images)
+
+    def loss_factors(self, parts: Sequence[Batch]) -> dict[str, Tensor]:
+        """Both losses are divided by the number of positive anchors + 1."""
+        anchors, size = self.model.anchors, tuple(self.info.preprocessing["size"])
+        counts = [self.criterion.positives(anchors, size, part.boxes, part.labels) for part in parts]
+        factors = shares(distributed.total(torch.stack(counts)), added=1)
+        return {"class": factors, "box": factors}
+
+    def with_most_labels(self, batch: Batch, train: BoxDataset) -> Batch:
+        """The batch with as many rows of padding as the image with most boxes needs."""
+        most = int(np.diff(train.label_counts().indptr).max(initial=0))
+        rows = max(0, most - batch.labels.shape[1])
+        return replace(
+            batch, boxes=F.pad(batch.boxes, (0, 0, 0, rows)), labels=F.pad(batch.labels, (0, rows), value=-1)
+        )
 
     def predictions(self, images: Tensor, batch: Batch) -> Detections:
         if self.has_results:

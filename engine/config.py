@@ -131,8 +131,9 @@ class TrainConfig:
     """Momentum of batch norm: the weight of each batch in the running statistics. Small values need long schedules."""
     clip: float = 10.0
     """Largest gradient norm; larger gradients are scaled down to it. 0 disables clipping."""
-    accumulate: int = 1
-    """Number of batches whose gradients are accumulated before each optimiser step."""
+    accumulate: int | Literal["auto"] = 1
+    """Number of batches whose gradients are accumulated before each optimiser step. auto: one batch, in micro-batches
+    that fit in memory."""
     eval_every: int = 0
     """Number of epochs between evaluations. 0 evaluates about six times in the run. The last epoch is always
     evaluated."""
@@ -189,6 +190,11 @@ class TrainConfig:
         """Whether the backbone starts from the weights that are published for it."""
         return self.pretrained is True and self.protocol != "scratch"
 
+    @property
+    def batches_per_step(self) -> int:
+        """Number of batches of `batch_size` images for each optimiser step."""
+        return 1 if self.accumulate == "auto" else self.accumulate
+
     def has_neck(self) -> bool:
         """Whether the network has a neck or decoder between backbone and last layer."""
         return True
@@ -199,8 +205,9 @@ class TrainConfig:
             raise UserError(f"--devices {self.devices} and --num_nodes {self.num_nodes} must be at least 1")
         lowest = {"epochs": 1, "batch_size": 1, "accumulate": 1, "eval_every": 0, "patience": 0, "clip": 0}
         for name, least in lowest.items():
-            if getattr(self, name) < least:
-                raise UserError(f"--{name} {getattr(self, name)} is too small: it must be at least {least}")
+            value = getattr(self, name)
+            if not isinstance(value, str) and value < least:
+                raise UserError(f"--{name} {value} is too small: it must be at least {least}")
         if self.monitor is not None and self.monitor not in self.metrics:
             raise UserError(f"--monitor {self.monitor}: there are {', '.join(self.metrics)}")
         if self.data.augment != "recipe" and getattr(self, "vflip", False):

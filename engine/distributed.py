@@ -24,6 +24,7 @@ from engine.launch import LOST, VARIABLE
 # The processes wait for the first one, which measures, draws and computes features. A process that ends closes its
 # connections, so that the others do not wait for this long.
 TIMEOUT = timedelta(hours=2)
+_alone = False  # see `alone`
 _LOST = ("closed by peer", "reset by peer", "broken pipe", "gloo/transport", "remote process exited")
 
 
@@ -53,7 +54,21 @@ def world() -> int:
 
 
 def _is_joined() -> bool:
-    return dist.is_available() and dist.is_initialized()
+    return not _alone and dist.is_available() and dist.is_initialized()
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """In this context nothing is exchanged: this process computes as a single one would.
+
+    For what processes do at different times, or not all of them.
+    """
+    global _alone
+    _alone = True
+    try:
+        yield
+    finally:
+        _alone = False
 
 
 @contextmanager

@@ -63,18 +63,32 @@ def cannot_write(path: object, error: OSError) -> UserError:
     return explain(error) or BadInput(f"cannot write {path}: {error.strerror or error}")
 
 
+def nothing_fits() -> UserError:
+    """The error for a training step of one image that does not fit in memory."""
+    return BadInput(
+        "out of memory in a training step with one image. Use `checkpointing=True`, or lower `image_size` or `phi`.",
+        settings=("checkpointing", "image_size", "phi"),
+    )
+
+
+def fitted_batch(images: int) -> UserError:
+    """The error for a training step that does not fit in memory, although `accumulate="auto"` chose it."""
+    return BadInput(
+        f"out of memory in a training step with the {images} images at once that `accumulate='auto'` chose. Free the "
+        "memory that other programs use, then resume the run. If that is not possible, start a new run, which chooses "
+        "again.",
+        settings=("accumulate",),
+    )
+
+
 def smaller_batch(batch_size: int, accumulate: int) -> UserError:
     """The error for a training step that does not fit in memory. It suggests settings that compute the same steps."""
     if batch_size == 1:
-        return BadInput(
-            "out of memory in a training step with one image. Use `checkpointing=True`, or lower `image_size` or "
-            "`phi`.",
-            settings=("checkpointing", "image_size", "phi"),
-        )
+        return nothing_fits()
     half = batch_size // 2
     return BadInput(
         f"out of memory in a training step with {batch_size} images. Use `batch_size={half}` "
-        f"`accumulate={2 * accumulate}`, which computes the same optimiser steps, `checkpointing=True`, or a smaller "
-        "`image_size`.",
+        f"`accumulate={2 * accumulate}`, which computes the same optimiser steps, `accumulate='auto'`, which divides "
+        "the batch until it fits, `checkpointing=True`, or a smaller `image_size`.",
         settings=("batch_size", "accumulate", "checkpointing", "image_size"),
     )

@@ -27,11 +27,12 @@ from data.loader import draw_seed
 from data.open import read_scored, read_split
 from data.reader import ImageReader, LabelledDataset, Transform
 from data.transforms import Fill
-from engine import distributed
+from engine import distributed, micro_batches
 from engine.checkpoint import RunInfo
 from engine.compat import BatchNorm
 from engine.config import EvalData, TrainConfig
 from engine.divergence import StepLosses
+from engine.draws import Part
 from engine.execution import execution_for
 from engine.memory import release_freed_memory
 from engine.optimization import (
@@ -117,6 +118,9 @@ class Task(LightningModule):
         self._max_images = 0  # number of images that fit in memory in evaluation; 0 while no limit is known
         self.expected_draws: np.ndarray | None = None  # (N,) of each training image in an epoch; None: each once
         self.runtime: Network | None = None  # computes the outputs in place of `model`, which then has no values
+        self.micro_batch = 0  # number of images of a batch that are processed at once; 0 for all of them
+        self.part = Part()  # of the batch that is processed now
+        self._has_gradients = False  # of earlier parts of the batch
         self.total_steps = 0  # Lightning's own count would set up its loaders before it restores their state
         for module in model.modules():
             if isinstance(module, BatchNorm):
@@ -237,6 +241,22 @@ class Task(LightningModule):
             batch: with labels.
         """
         raise NotImplementedError
+
+    def mixed(self, images: Any, batch: Batch) -> tuple[Any, Batch]:
+        """Normalised images and their batch, with images combined as in MixUp. By default they are unchanged."""
+        return images, batch
+
+    def loss_factors(self, parts: Sequence[Batch]) -> dict[str, Tensor]:
+        """The share of each part of a batch in each loss: loss name -> (P,) factors for P parts.
+
+        The losses of the batch are the sums of the losses of its parts, multiplied by these factors. In losses that are
+        not named each image has an equal share. In a distributed training, the parts are those of all processes.
+        """
+        return {}
+
+    def with_most_labels(self, batch: Batch, train: Any) -> Batch:
+        """A batch that needs the memory of the one with most labels in the training images. By default the batch."""
+        return batch
 
     def predictions(self, images: Tensor, batch: Batch) -> Any:
         """Predictions for normalised images (B, 3, H, W), in original pixels, as the evaluator takes them."""
@@ -385,12 +405,30 @@ class Task(LightningModule):
         torch.manual_seed(draw_seed(self.config.seed, self.current_epoch, batch_idx))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        images = self.normalised(batch)
+        images, batch = self.mixed(self.normalised(batch), batch)
+        self._has_gradients = 0 < self.micro_batch < len(batch)
+        if self._has_gradients:
+            seed = draw_seed(self.config.seed, self.current_epoch, batch_idx)
+            loss, losses = micro_batches.backward_all_but_last(self, images, batch, seed)
+            total = torch.stack(list(losses.values())).sum()
+        else:
+            losses = self.losses_at_once(images, batch)
+            total = loss = torch.stack(list(losses.values())).sum()
+        self.step_losses.add(total, losses, batch.image_ids, batch_idx % self.config.batches_per_step == 0)
+        return loss
+
+    def losses_at_once(self, images: Any, batch: Batch) -> dict[str, Tensor]:
+        """The losses of images that the network processes at once, see `losses`."""
         with self._single_value_norms.in_evaluation_mode(images):
-            losses = self.losses(images, batch)
-        total = torch.stack(list(losses.values())).sum()
-        self.step_losses.add(total, losses, batch.image_ids, batch_idx % self.config.accumulate == 0)
-        return total
+            return self.losses(images, batch)
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Any) -> None:
+        """Discard the gradients of the step before. Lightning calls this between forward and backward pass.
+
+        In micro-batches, the gradients are those of the earlier parts of this step.
+        """
+        if not self._has_gradients:
+            optimizer.zero_grad()
 
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None

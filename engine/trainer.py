@@ -23,20 +23,23 @@ from torch import Tensor, nn
 from backbones.base import adaptation_of
 from backbones.errors import UserError
 from backbones.lora import merge_low_rank
+from data.loader import Loader
 from engine import distributed
 from engine.checkpoint import AtomicCheckpointIO, find_checkpoint, occupied, read_run, sweep
 from engine.checkpoint_callback import BestCheckpoint, LastCheckpoint
 from engine.compat import copy_all_, lerp_all_
 from engine.config import TrainConfig
+from engine.console import err
 from engine.draws import draw_for_whole_batch
 from engine.early_stopping import EarlyStopping
 from engine.execution import execution_for
 from engine.history import History
 from engine.loggers import Trackers
+from engine.memory_fit import divisors, images_that_fit
 from engine.progress import TrainingProgress
 from engine.record import cost, peak_memory_mb, surroundings, write_json, write_text
 from engine.schema import SCHEMA
-from engine.system_errors import out_of_memory, smaller_batch
+from engine.system_errors import fitted_batch, out_of_memory, smaller_batch
 from engine.task import Task
 
 
@@ -174,18 +177,23 @@ def fit(
     callbacks: list[Callback] = [
         *([EMA(config.ema_decay)] if config.ema_decay else []),
         LastEpochValidation(),
-        *([TrainingProgress(task.monitor, may_stop=config.patience > 0)] if is_first else []),
         history,
+        # After the history, so that metrics.csv has the epoch of each line that is printed.
+        *([TrainingProgress(task.monitor, may_stop=config.patience > 0)] if is_first else []),
         EarlyStopping(history, config.patience),
         *([Trackers(config.logger, history, task.info.task, task.info.config)] if is_first else []),
         BestCheckpoint(checkpoints / "best.ckpt", history),
         last_checkpoint,
     ]
-    task.total_steps = config.epochs * math.ceil(len(train_loader) / config.accumulate)
+    task.total_steps = config.epochs * math.ceil(len(train_loader) / config.batches_per_step)
     task.freeze_parts()
     execution.place(task.model)
-    if distributed.world() > 1:
-        draw_for_whole_batch(task.model)
+    stored = find_checkpoint(output) if resume else None
+    before = None if stored is None else read_run(stored)[0].extra
+    if config.accumulate == "auto":
+        _fit_to_memory(task, train_loader, device, before)
+    if distributed.world() > 1 or task.micro_batch:
+        task.part = draw_for_whole_batch(task.model)
     if config.sync_batchnorm:
         task.model = synchronised_batch_norm(task.model, device)
     if config.compile:
@@ -197,7 +205,7 @@ def fit(
         **accelerator(device, AtomicCheckpointIO()),
         precision=execution.lightning,  # type: ignore[arg-type]
         max_epochs=config.epochs,
-        accumulate_grad_batches=config.accumulate,
+        accumulate_grad_batches=config.batches_per_step,
         check_val_every_n_epoch=config.eval_every or max(1, round(config.epochs / 6)),
         num_sanity_val_steps=0,
         callbacks=callbacks,
@@ -208,10 +216,8 @@ def fit(
         log_every_n_steps=1,
         default_root_dir=output,
     )
-    stored = find_checkpoint(output) if resume else None
-    task.info.extra["recipe"] = recipe
-    if stored is not None:  # a training that an earlier version of the recipe began keeps that version
-        task.info.extra["recipe"] = read_run(stored)[0].extra.get("recipe", 1)
+    # A training that an earlier version of the recipe began keeps that version.
+    task.info.extra["recipe"] = recipe if before is None else before.get("recipe", 1)
     try:
         with occupied(output) if is_first else nullcontext(), last_checkpoint.handle_signals():
             if is_first:
@@ -226,7 +232,9 @@ def fit(
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
-        raise smaller_batch(config.batch_size, config.accumulate) from error
+        if task.micro_batch:
+            raise fitted_batch(task.micro_batch) from error
+        raise smaller_batch(config.batch_size, config.batches_per_step) from error
     trained = sum(p.numel() for p in task.model.parameters() if p.requires_grad)
     merge_low_rank(task.model)  # records and later predictions use the merged weights
     if stored is not None and not hasattr(task, "scores"):  # killed between the last epoch and the record
@@ -246,6 +254,7 @@ def fit(
         "preprocessing": task.info.preprocessing,
         "config": task.info.config,
         "seed": config.seed,
+        **({"micro_batch": task.micro_batch} if task.micro_batch else {}),
         "setting": str(execution),
         "class_weights": task.info.extra.get("class_weights"),
         "metrics": history.scores,
@@ -260,6 +269,25 @@ def fit(
     }
     write_json(output / "record.json", record)
     return record
+
+
+def _fit_to_memory(task: Task, loader: Loader, device: torch.device, before: dict[str, Any] | None) -> None:
+    """Set and print the size of the task's micro-batches: that of the run to resume, else what fits in memory.
+
+    A run may be resumed with another number of devices, whose parts of a batch the stored size may not divide.
+    """
+    share = len(next(iter(loader.batch_sampler)))  # type: ignore[arg-type]
+    stored = (before or {}).get("micro_batch")
+    found = images_that_fit(task, loader, device) if stored is None else stored
+    task.micro_batch = next(size for size in divisors(share) if size <= found)
+    task.info.extra["micro_batch"] = found
+    devices = f" on each of {distributed.world()} devices" if distributed.world() > 1 else ""
+    chosen = "as before" if stored else "the most that fit in memory"
+    err.print(
+        f"--accumulate auto: {task.micro_batch} of the {share} images of a step at once{devices}, "
+        f"{'all of them' if task.micro_batch == share else chosen}",
+        markup=False,
+    )
 
 
 def _quiet() -> None:

@@ -80,7 +80,7 @@ class SegmentationLoss(nn.Module):
             label_smoothing=self.smoothing,
             reduction="sum" if self.hard_pixels == 1 else "none",
         )
-        counted = labelled.float() if weights is None else weights[masks.where(labelled, 0)] * labelled
+        counted = self._weights(masks)
         if self.hard_pixels == 1:
             counted = distributed.total(counted.sum())
             return cost * distributed.world() / counted.where(counted > 0, 1.0)
@@ -93,6 +93,19 @@ class SegmentationLoss(nn.Module):
         chosen = torch.arange(most, device=cost.device) < count
         counted = (counted[pixels] * chosen).sum()
         return (hardest * chosen).sum() / counted.where(counted > 0, 1.0)
+
+    def counts(self, masks: Tensor) -> dict[str, Tensor]:
+        """What a batch adds to the numbers that the losses ce and focal are divided by, scalars.
+
+        In a batch of more than `MAX_PIXELS` pixels, focal counts some of them, and this count is an estimate. The same
+        holds for ce with `hard_pixels`.
+        """
+        return {"ce": self._weights(masks).sum(), "focal": (masks != IGNORE).float().sum()}
+
+    def _weights(self, masks: Tensor) -> Tensor:
+        """(B, H, W) weight of each pixel in the cross entropy, 0 without a class."""
+        labelled, weights = masks != IGNORE, self.class_weights
+        return labelled.float() if weights is None else weights[masks.long().where(labelled, 0)] * labelled
 
 
 def _subsample(logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:

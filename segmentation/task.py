@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from scipy.sparse import csr_array
 from torch import Tensor, nn
 
@@ -18,8 +20,10 @@ from data.balance import median_frequency_weights
 from data.batch import IGNORE, Batch, Sample
 from data.mask_dataset import MaskDataset
 from data.reader import ImageReader, LabelledDataset
+from engine import distributed
 from engine.checkpoint import RunInfo, describe_data, values_of
 from engine.config import parse_size, random_neck
+from engine.micro_batches import shares
 from engine.record import write_json
 from engine.runtimes.files import Network
 from engine.task import Task
@@ -160,6 +164,11 @@ class SegmentationTask(Task):
                 settings=("scales", "flip", "slide"),
             )
         super().run_by(network)
+
+    def loss_factors(self, parts: Sequence[Batch]) -> dict[str, Tensor]:
+        """The losses ce and focal are means over pixels."""
+        found = [self.criterion.counts(part.masks) for part in parts]
+        return {name: shares(distributed.total(torch.stack([counts[name] for counts in found]))) for name in found[0]}
 
     def predictions(self, images: Tensor, batch: Batch) -> list[Tensor]:
         return [found.labels for found in self._class_maps(images, batch, with_confidence=False)]

@@ -50,6 +50,32 @@ class Outcome:
     exit_code: int = 0
 
 
+class Trainings:
+    """The trainings that run in several threads, which can be ended together. Afterwards none starts."""
+
+    def __init__(self) -> None:
+        self._processes: set[subprocess.Popen[str]] = set()
+        self._ended = False
+
+    def add(self, process: subprocess.Popen[str]) -> None:
+        """Add a training that has started."""
+        self._processes.add(process)
+        if self._ended:  # while it started
+            process.terminate()
+
+    def discard(self, process: subprocess.Popen[str]) -> None:
+        """Remove a training that has ended."""
+        self._processes.discard(process)
+
+    def end(self) -> list[subprocess.Popen[str]]:
+        """End all trainings, which save a checkpoint. Returns their processes; it does not wait for them."""
+        self._ended = True
+        processes = list(self._processes)
+        for process in processes:
+            process.terminate()
+        return processes
+
+
 def finished(cell: Cell, folder: Path) -> Outcome | None:
     """Return the outcome of a cell that was finished in `folder` earlier, or None.
 
@@ -71,7 +97,7 @@ def run(
     report: Callable[[str], None] = lambda line: None,
     variables: Mapping[str, str] | None = None,
     cores: Sequence[int] = (),
-    active: set[subprocess.Popen[str]] | None = None,
+    trainings: Trainings | None = None,
 ) -> Outcome:
     """Train a cell in `folder`, or resume it from a checkpoint there. Write `complete.json` at the end.
 
@@ -82,7 +108,7 @@ def run(
         report: called with each line that the process prints. It may raise Pruned, which ends the process.
         variables: environment variables of the process, in addition to those of this one.
         cores: the cores that the process may use, on Linux; all by default.
-        active: the process is in this set while it runs.
+        trainings: the process is one of these while it runs.
 
     Raises KeyboardInterrupt if the process was interrupted, and Pruned.
     """
@@ -105,8 +131,8 @@ def run(
             **(posix if os.name == "posix" else {}),
         )
         assert process.stderr is not None
-        active = set() if active is None else active
-        active.add(process)
+        trainings = trainings or Trainings()
+        trainings.add(process)
         try:
             with on_sigterm(process.terminate):
                 for line in process.stderr:
@@ -119,11 +145,14 @@ def run(
             process.terminate()
             process.wait()
             raise
-        except BaseException:  # Ctrl-C and SIGTERM also reached the child, which saves a checkpoint before it exits
+        except BaseException:
+            # A terminal sends Ctrl-C to the training as well, but `kill -INT` does not. After a first signal, SIGTERM
+            # changes nothing in a training that saves its checkpoint.
+            process.terminate()
             process.wait()
             raise
         finally:
-            active.discard(process)
+            trainings.discard(process)
     if code in (INTERRUPTED, -signal.SIGINT, -signal.SIGTERM):  # the last: before it could handle signals
         raise KeyboardInterrupt
     seconds = time.monotonic() - started
@@ -147,8 +176,7 @@ def _prepare(parent: int, cores: Sequence[int]) -> None:
 def on_sigterm(end_trainings: Callable[[], None]) -> Iterator[None]:
     """In this context, SIGTERM ends the trainings, which save a checkpoint, and raises KeyboardInterrupt.
 
-    Schedulers and `docker stop` send it. Without this, the trainings would be killed with this process, unsaved. Ctrl-C
-    reaches them by itself.
+    Schedulers and `docker stop` send it. Without this, the trainings would be killed with this process, unsaved.
     """
     if threading.current_thread() is not threading.main_thread():  # only the main thread can set signal handlers
         yield

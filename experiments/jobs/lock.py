@@ -9,15 +9,17 @@ from typing import IO
 
 from backbones.errors import BadInput, UserError
 from data.lock import lock_or_warn
+from experiments.jobs.local import on_sigterm
 
 LOCK_PATIENCE = 15  # seconds in which the processes of a killed experiment should have ended
 
 
 @contextmanager
 def resumable() -> Iterator[None]:
-    """Replace the message of an interrupt in the block by one that says how to resume."""
+    """Have SIGTERM interrupt the block as Ctrl-C does, with a message that says how to resume."""
     try:
-        yield
+        with on_sigterm(lambda: None):
+            yield
     except KeyboardInterrupt:
         raise KeyboardInterrupt("stopped; to resume, run the same command") from None
 

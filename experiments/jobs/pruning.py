@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from experiments.jobs.cell import Cell
 from experiments.jobs.local import Pruned
 from experiments.records import scores_by_epoch
 
+EPOCH = re.compile(r"epoch (\d+)/")  # the line that a training prints after each epoch
 SCORE = "score"  # user attribute of a trial: its last score, a fraction
 
 
@@ -29,7 +31,9 @@ def pruning_callback(
         trial: the trial that the training belongs to. Its user attribute `SCORE` holds the last score.
         cell: the training.
         run_folder: its run folder.
-        metric: the metric to compare, whose score after each evaluation is reported to the study.
+        metric: the metric to compare, whose score after each evaluation is reported to the study. The decision after an
+            evaluation depends on the scores up to it only: a training that was interrupted, or whose lines arrive late,
+            ends after the same epoch.
         value_of: the value that the study maximises, from a score.
         show_line: called with each line.
         prune: whether trainings are ended at all. The score of the last epoch is not reported: the training is over.
@@ -38,14 +42,16 @@ def pruning_callback(
 
     def on_line(text: str) -> None:
         show_line(text)
-        if not prune or not text.startswith("epoch") or text.startswith(f"epoch {cell.config.epochs}/"):
+        line = EPOCH.match(text)
+        if not prune or line is None or int(line[1]) == cell.config.epochs:
             return
         for epoch, score in scores_by_epoch(run_folder, metric) if (run_folder / "metrics.csv").exists() else []:
-            if epoch not in reported:
-                reported.add(epoch)
-                trial.report(value_of(score), epoch)
-                trial.set_user_attr(SCORE, score)
-        if trial.should_prune():
-            raise Pruned
+            if epoch in reported or epoch > int(line[1]):
+                continue
+            reported.add(epoch)
+            trial.report(value_of(score), epoch)
+            trial.set_user_attr(SCORE, score)
+            if trial.should_prune():
+                raise Pruned
 
     return on_line

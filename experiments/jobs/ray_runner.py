@@ -63,6 +63,7 @@ class RayRunner(Runner):
         super().__init__(slots)
         try:
             import ray
+            from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
         except ImportError as error:
             raise UserError("`runner='ray'` needs Ray: python -m pip install 'backbone-swap[cluster]'") from error
         self.ray: Any = ray
@@ -75,7 +76,10 @@ class RayRunner(Runner):
         if slots > cores:
             raise UserError(f"`slots={slots}`, but the cluster has {cores} cores", settings=("slots",))
         share = {"num_cpus": cores // slots, "num_gpus": min(1.0, gpus / slots) if gpus else 0}
-        self.mailbox: Any = ray.remote(Mailbox).options(num_cpus=0).remote()
+        self._stopped = False
+        # On this node, which is lost only together with this process.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self.mailbox: Any = ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=here).remote()
         self._train = ray.remote(train_in_worker).options(max_retries=RETRIES, **share)
         self._cores = cores // slots
 
@@ -84,6 +88,9 @@ class RayRunner(Runner):
         ray, name = self.ray, str(folder)
         task = self._train.remote(cell.task, cell.arguments, name, self._cores, self.mailbox)
         while True:
+            if self._stopped:
+                ray.cancel(task, force=True)
+                raise KeyboardInterrupt
             ended, _ = ray.wait([task], timeout=POLL)
             try:
                 for line in ray.get(self.mailbox.take.remote(name)):
@@ -104,8 +111,8 @@ class RayRunner(Runner):
         return outcome
 
     def stop(self) -> None:
-        """End all trainings, which are lost."""
-        self.ray.shutdown()
+        """End all trainings, which are lost, and start none afterwards. Returns before they have ended."""
+        self._stopped = True
 
 
 def train_in_worker(task: str, arguments: Sequence[str], name: str, cores: int, mailbox: Any) -> tuple[Outcome, bytes]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -14,7 +13,7 @@ from backbones.errors import UserError
 from data.cores import available_cores
 from engine.record import SHARED
 from experiments.jobs.cell import Cell
-from experiments.jobs.local import Outcome, on_sigterm, run
+from experiments.jobs.local import Outcome, Trainings, on_sigterm, run
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -85,7 +84,7 @@ class LocalRunner(Runner):
         for slot in range(slots):
             self._free.put(slot)
         self._cores = [cores[slot * share : (slot + 1) * share] for slot in range(slots)]
-        self._active: set[subprocess.Popen[str]] = set()
+        self._trainings = Trainings()
 
     def train(self, cell: Cell, folder: Path, report: Callable[[str], None], lock: IO[str] | None = None) -> Outcome:
         """Train a cell in `folder` and wait for it. Several threads may call it."""
@@ -94,15 +93,13 @@ class LocalRunner(Runner):
             return run(cell, folder, lock, report)
         slot = self._free.get()
         try:
-            return run(cell, folder, lock, report, self._place(cell, slot), self._cores[slot], self._active)
+            return run(cell, folder, lock, report, self._place(cell, slot), self._cores[slot], self._trainings)
         finally:
             self._free.put(slot)
 
     def stop(self) -> None:
-        """End all trainings. They save a checkpoint."""
-        for process in list(self._active):
-            if process.poll() is None:
-                process.terminate()
+        """End all trainings. They save a checkpoint, and none starts afterwards."""
+        self._trainings.end()
 
     def _place(self, cell: Cell, slot: int) -> dict[str, str]:
         """Environment variables for a training in a slot."""

@@ -22,7 +22,7 @@ from typing import Any
 from backbones.errors import UserError
 from engine.record import SHARED, write_json
 from experiments.jobs.cell import Cell
-from experiments.jobs.local import Outcome, on_sigterm, run
+from experiments.jobs.local import Outcome, Trainings, on_sigterm, run
 from experiments.jobs.runner import Runner
 
 POLL = 2.0  # seconds between two looks at the queue and at the lines of a training
@@ -39,19 +39,18 @@ class SlurmTraining:
 
     def __init__(self, task: str, arguments: Sequence[str], folder: str) -> None:
         self.task, self.arguments, self.folder = task, tuple(arguments), folder
-        self._active: set[subprocess.Popen[str]] = set()
+        self._trainings = Trainings()
 
     def __call__(self) -> Outcome:
         """Train the cell, or continue from its checkpoint."""
         cell = Cell(self.task, self.arguments)
-        return run(cell, Path(self.folder), variables={SHARED: "1"}, active=self._active)
+        return run(cell, Path(self.folder), variables={SHARED: "1"}, trainings=self._trainings)
 
     def checkpoint(self) -> Any:
         """Have the training save a checkpoint; called before SLURM ends the job. Returns what is submitted again."""
         from submitit.helpers import DelayedSubmission
 
-        for process in list(self._active):
-            process.terminate()
+        for process in self._trainings.end():
             process.wait()
         return DelayedSubmission(SlurmTraining(self.task, self.arguments, self.folder))
 

@@ -170,6 +170,18 @@ def stopped_sentence(rows: Sequence[Row]) -> str:
     return f"Trainings that stopped early, and their epochs: {', '.join(stopped)}." if stopped else ""
 
 
+def micro_batch_sentence(rows: Sequence[Row]) -> str:
+    """Say which backbones processed batches in other micro-batches, see `accumulate="auto"`. Empty if all are equal."""
+    backbones_by_size: dict[int, list[str]] = {}
+    for row in rows:
+        for size in dict.fromkeys(run.micro_batch for run in row.runs):
+            backbones_by_size.setdefault(size, []).append(row.backbone)
+    if len(backbones_by_size) < 2:
+        return ""
+    sizes = ", ".join(f"{size} for {' and '.join(names)}" for size, names in sorted(backbones_by_size.items()))
+    return f"Batches were processed in micro-batches of different sizes, on which batch norm depends: {sizes}."
+
+
 def reason(row: Row) -> str:
     """The reason why a backbone has no score."""
     return "; ".join(row.failures) or "not trained yet"

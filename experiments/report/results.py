@@ -89,6 +89,11 @@ class FinishedRun:
         return self.record.get("stopped_early")
 
     @property
+    def micro_batch(self) -> int:
+        """Number of images of a batch that a device processed at once; 0 without `accumulate="auto"`."""
+        return self.record.get("micro_batch", 0)
+
+    @property
     def provenance(self) -> str:
         """Protocol and group of the initial weights. Only networks with the same provenance are ranked together."""
         weights, protocol = self.record["pretrained"], self.record["config"]["protocol"]

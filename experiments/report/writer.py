@@ -19,6 +19,7 @@ from experiments.report.formatting import (
     billions,
     column_headings,
     difference_fields,
+    micro_batch_sentence,
     points,
     row_texts,
     score_text,
@@ -58,7 +59,8 @@ def write_report(folder: Path) -> Path:
         for table in screen_tables(comparison, task):
             out.print(table)
             out.print()
-        if sentence := stopped_sentence(comparison.rows_of(task)):
+        rows = comparison.rows_of(task)
+        for sentence in filter(None, (stopped_sentence(rows), micro_batch_sentence(rows))):
             out.print(sentence, markup=False)
         for sentence in [*budget_sentences(comparison, task), *tuning_sentences(tuning_of(comparison, task))]:
             out.print(sentence, markup=False)
@@ -127,7 +129,8 @@ def results_md(comparison: Comparison) -> str:
             for row in rows:
                 texts = row_texts(row, baseline)
                 lines.append(_markdown_row(texts + [""] * (len(headings) - len(texts))))
-        for sentence in (style_sentence(comparison.rows_of(task)), stopped_sentence(comparison.rows_of(task))):
+        for say in (style_sentence, stopped_sentence, micro_batch_sentence):
+            sentence = say(comparison.rows_of(task))
             lines += ["", sentence] if sentence else []
         entries = tuning_of(comparison, task)
         weights = weights_rows(comparison.rows_of(task))

@@ -140,7 +140,7 @@ def our_detector():
 
     def losses():
         batch = next(batches)
-        return torch.stack(list(task.losses(task.normalised(batch), batch).values())).sum()
+        return torch.stack(list(task.losses(*task.mixed(task.normalised(batch), batch)).values())).sum()
 
     return stepped(task.model, losses, True)
 

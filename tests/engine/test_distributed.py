@@ -157,6 +157,20 @@ def test_several_processes_train_as_a_single_one(task, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", list(ARGUMENTS))
+def test_micro_batches_train_as_whole_batches(task, tmp_path, monkeypatch):
+    """Also in several processes, which exchange gradients once for each batch."""
+    settings = [*TINY, *ARGUMENTS[task], "--epochs", "2", *(["--losses", "ce"] if task == "segmentation" else [])]
+    run(task, 1, *settings, "--output", str(tmp_path / "whole"))
+    for processes, images in ((1, 2), (2, 1)):
+        monkeypatch.setenv("MICRO_BATCH", str(images))
+        output = tmp_path / str(processes)
+        done = run(task, processes, *settings, "--accumulate", "auto", "--output", str(output))
+        assert done.stderr.count(f"--accumulate auto: {images} of the") == 1
+        assert_equal(tmp_path / "whole", output, score_tolerance=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", list(ARGUMENTS))
 def test_scores_of_equal_weights_are_equal_in_every_digit(task, tmp_path):
     outputs = [tmp_path / str(processes) for processes in (1, 2, 4)]
     for processes, output in zip((1, 2, 4), outputs, strict=True):

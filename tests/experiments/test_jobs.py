@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -27,7 +28,8 @@ time.sleep(60)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-def test_sigterm_reaches_the_training(tmp_path, monkeypatch):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_reach_the_training(tmp_path, monkeypatch, number):
     program, proof = tmp_path / "python", tmp_path / "proof"
     program.write_text(TRAINING.format(python=sys.executable, proof=str(proof)))
     program.chmod(0o755)
@@ -36,7 +38,7 @@ def test_sigterm_reaches_the_training(tmp_path, monkeypatch):
 
     def report(line):
         assert line == "started"
-        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        threading.Timer(0.1, os.kill, (os.getpid(), number)).start()
 
     cell = Cell("classification", ("--backbone", "resnet18"))
     with (tmp_path / "lock").open("a") as lock, pytest.raises(KeyboardInterrupt):
@@ -118,6 +120,19 @@ def test_sigterm_stops_all_trainings(trainings, tmp_path):
         with pytest.raises(KeyboardInterrupt):
             list(ended)
     assert len(list(folder.glob("*.saved"))) == 2
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core")
+def test_no_training_starts_after_a_stop(trainings, tmp_path):
+    """A thread may be between two trainings when the others are stopped."""
+    trainings(30)
+    started = time.monotonic()
+    with (tmp_path / "lock").open("a") as lock:
+        runner = LocalRunner(lock, 2)
+        runner.stop()
+        with pytest.raises(KeyboardInterrupt):
+            runner.train(cells(1)[0], tmp_path / "late", print)
+    assert time.monotonic() - started < 20
 
 
 def test_more_trainings_than_cores_are_refused(tmp_path):

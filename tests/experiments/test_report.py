@@ -14,7 +14,14 @@ from PIL import Image
 from backbones.errors import BadInput
 from engine.schema import SCHEMA
 from experiments.report import svg as charts
-from experiments.report.formatting import billions, millions, sentences, stopped_sentence, style_sentence
+from experiments.report.formatting import (
+    billions,
+    micro_batch_sentence,
+    millions,
+    sentences,
+    stopped_sentence,
+    style_sentence,
+)
 from experiments.report.pareto import pareto_front
 from experiments.report.results import Comparison, FinishedRun, Row
 from experiments.report.writer import screen_tables, write_report
@@ -198,6 +205,21 @@ def test_trainings_that_stopped_early_are_labelled(folder, tmp_path, capsys):
     assert rows["efficientnet_b0"]["stopped_early"] == "1 -"
     assert rows["resnet50"]["stopped_early"] == "- -"
     assert stopped_sentence(Comparison(folder).rows) == ""
+
+
+def test_micro_batches_of_different_sizes_are_labelled(folder, tmp_path):
+    assert micro_batch_sentence(Comparison(folder).rows) == ""
+    shutil.copytree(folder, tmp_path / "c")
+    text = (
+        "Batches were processed in micro-batches of different sizes, on which batch norm depends: 4 for resnet50, 8 for"
+    )
+    for file in (tmp_path / "c" / "cells").glob("*/record.json"):
+        record = json.loads(file.read_text())
+        size = 4 if record["backbone"] == "resnet50" else 8
+        file.write_text(json.dumps(record | {"micro_batch": size}))
+    page = write_report(tmp_path / "c")
+    assert text in page.read_text()
+    assert text in (tmp_path / "c" / "results.md").read_text()
 
 
 def detection_row(backbone: str, style: str | None) -> Row:

@@ -5,13 +5,16 @@ import math
 from functools import partial
 from types import SimpleNamespace
 
+import optuna
 import pytest
+from optuna.pruners import MedianPruner
 
 from engine.record import write_json
 from experiments.compare.tuning import Tuner, search_ranges, trial_cell
 from experiments.jobs.cell import Cell
-from experiments.jobs.local import COMPLETE, Outcome
+from experiments.jobs.local import COMPLETE, Outcome, Pruned
 from experiments.jobs.progress import ProgressDisplay
+from experiments.jobs.pruning import SCORE, pruning_callback
 from experiments.report.tuning import settings_text, tuning_csv, tuning_of, tuning_rows, tuning_sentences
 
 
@@ -102,6 +105,24 @@ def test_bad_trials_are_pruned_and_nothing_is_trained_twice(tune, tmp_path):
     again, calls = tune(cell_of(), score)
     assert calls == []
     assert plain(again) == plain(tuned)
+
+
+@pytest.mark.parametrize("line", ["epoch 1/4  loss 1.0", "epoch 3/4  loss 1.0"])
+def test_pruning_depends_on_scores_and_not_on_when_they_are_read(tmp_path, line):
+    """The training is ahead of the line that is read, or was interrupted between the line and its end."""
+    study = optuna.create_study(direction="maximize", pruner=MedianPruner(3, 0))
+    for _ in range(3):
+        trial = study.ask()
+        for epoch in (1, 2, 3):
+            trial.report(0.5, epoch)
+        study.tell(trial, 0.5)
+    trial = study.ask()
+    (tmp_path / "metrics.csv").write_text("epoch,top1\n0,0.1\n1,0.9\n2,0.9\n")
+    cell = cell_of("resnet18", "--epochs", "4")
+    on_line = pruning_callback(trial, cell, tmp_path, "top1", float, lambda line: None)
+    with pytest.raises(Pruned):
+        on_line(line)
+    assert trial.user_attrs[SCORE] == 0.1
 
 
 def plain(tuned):
