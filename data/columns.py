@@ -15,6 +15,7 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from backbones.errors import UserError
+from data.names import take
 
 Kind = Literal["boxes", "masks", "classes"]
 Fraction = float | tuple[float, float]
@@ -35,6 +36,9 @@ class Columns:
         left_out: reason, as the end of "N files are left out: ..." -> names of these files.
         content: index -> the encoded image, for formats that do not store one file per image; None if `folder` and
             `names` are files.
+        bytes_of_files: (n,) int64, size in bytes of each encoded image; -1 for unreadable files. Only from formats that
+            know it without the files, or that have listed the files themselves, which then exist and pass the rules for
+            links.
     """
 
     source: Path
@@ -45,6 +49,7 @@ class Columns:
     label_digest: bytes
     left_out: dict[str, list[str]] = field(default_factory=dict)
     content: Callable[[int], bytes] | None = None
+    bytes_of_files: np.ndarray | None = None
     format: str = ""
 
     def __len__(self) -> int:
@@ -57,7 +62,9 @@ class Columns:
     def select(self, rows: np.ndarray) -> Self:
         """The images with these indices, ascending."""
         content = None if self.content is None else Selected(self.content, rows)
-        return replace(self, names=[self.names[i] for i in rows], image_ids=self.image_ids[rows], content=content)
+        sizes = None if self.bytes_of_files is None else self.bytes_of_files[rows]
+        names = take(self.names, rows)
+        return replace(self, names=names, image_ids=self.image_ids[rows], content=content, bytes_of_files=sizes)
 
 
 @dataclass(frozen=True)
