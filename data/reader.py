@@ -6,7 +6,7 @@ import copy
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
@@ -21,7 +21,7 @@ from backbones.errors import BadInput
 from data.batch import Draw, Sample
 from data.channels import Channels, measured
 from data.checks import left_out_files, repeated_files, shared_files, similar_classes
-from data.columns import Fraction, Kind
+from data.columns import Fraction, Kind, prefetch
 from data.findings import warn_or_raise
 from data.image_checks import further_bands, unclear_orientations
 from data.images import decode_image, orientation, upright
@@ -272,6 +272,10 @@ class ImageReader:
             return path.read_bytes()
         except (OSError, ValueError) as error:
             raise BadInput(f"cannot read image {path}: {getattr(error, 'strerror', None) or error}") from error
+
+    def prefetch(self, indices: Sequence[int]) -> None:
+        """Request the images that are read next, if a store holds them. The loader calls this for each batch."""
+        prefetch(self.columns.content, indices)
 
     def path(self, index: int) -> Path:
         """The image file."""
