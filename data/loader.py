@@ -208,7 +208,12 @@ class _ErrorsAsValues(Dataset[Any]):
                 prefetch([draw.index if isinstance(draw, Draw) else draw for draw in draws])
             except (BadInput, StoreError) as error:
                 return [error]
-        return [self[draw] for draw in draws]
+        samples: list[Sample | UserError] = []
+        for draw in draws:
+            samples.append(self[draw])
+            if isinstance(samples[-1], StoreError):
+                break  # each further image would wait as long
+        return samples
 
 
 def _collate(samples: list[Sample | UserError]) -> Batch | Exception:

@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 
 from backbones.errors import BadInput, StoreError
 
-WAITS = (0.5, 1.0, 2.0, 4.0)  # seconds before each further attempt
+PATIENCE = 60.0  # seconds after which a failed read is not tried again; drivers have retries of their own within it
+FIRST_WAIT, LONGEST_WAIT = 0.5, 8.0  # seconds before the second attempt, doubled before each further one
 _ADDRESS = re.compile(r"([a-z][a-z0-9+]+):/+(.+)")  # a `Path` of an address has one slash after the colon
 _NOT_REMOTE = ("hf",)  # see `data.hub`
 _NO_CREDENTIALS = ("credential", "unauthorized", "anonymous caller", "invalidaccesskeyid", "signaturedoesnotmatch")
@@ -80,7 +81,8 @@ class Store:
         ]
 
     def _tried(self, url: str, read: Callable[[Any], T]) -> T:
-        for wait in (*WAITS, None):
+        begin, wait, attempts = time.monotonic(), FIRST_WAIT, 0
+        while True:
             try:
                 return read(self._file_system())
             except BadInput:
@@ -95,14 +97,17 @@ class Store:
                         f"{_credentials(url)}",
                         settings=("data.root",),
                     ) from error
-                if wait is None:
+                attempts += 1
+                seconds = time.monotonic() - begin
+                if attempts > 1 and seconds > PATIENCE:
                     raise StoreError(
-                        f"{url} cannot be read: {cause}. {1 + len(WAITS)} attempts failed within "
-                        f"{sum(WAITS):g} seconds of waiting. A training can be resumed when the store answers"
+                        f"{url} cannot be read: {cause}. {attempts} attempts within {seconds:.0f} seconds failed. When "
+                        "the store answers again, resume the run with `resume`",
+                        settings=("resume",),
                     ) from error
                 self._system = None  # its connections may be broken
             time.sleep(wait)
-        raise AssertionError
+            wait = min(2 * wait, LONGEST_WAIT)
 
     def _file_system(self) -> Any:
         """The driver of this process. Connections do not survive a fork."""

@@ -53,7 +53,8 @@ def converted(tmp_path_factory):
 def in_memory(converted, monkeypatch, tmp_path):
     """Kind -> address of the shards in fsspec's store in memory."""
     monkeypatch.setenv("BACKBONE_SWAP_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(stores, "WAITS", (0.0, 0.0))
+    monkeypatch.setattr(stores, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(stores, "PATIENCE", 0.1)
     memory = fsspec.filesystem("memory")
 
     def put(kind):
@@ -216,14 +217,15 @@ def test_errors_of_a_store(in_memory, monkeypatch):
     monkeypatch.setattr(memory, "cat_file", cat_file)
     failures[:] = [ConnectionResetError("connection lost"), TimeoutError()]
     assert data[0].readable
-    failures[:] = [ConnectionResetError("connection lost")] * 3
-    with pytest.raises(StoreError, match=r"train-00000.tar cannot be read: connection lost. 3 attempts failed"):
+    failures[:] = [ConnectionResetError("connection lost")] * 100
+    with pytest.raises(StoreError, match=r"train-00000.tar cannot be read: connection lost. \d attempts within"):
         data[0]  # not skipped, whatever `skip_bad` is
     assert not data.skipped
+    assert len(failures) > 90
     failures[:] = [PermissionError("Access Denied")]
     with pytest.raises(BadInput, match=r"refuses access or finds no credentials: Access Denied"):
         Store(url).read("shards.json")
-    failures[:] = [ConnectionResetError("connection lost")] * 100
+    failures[:] = [ConnectionResetError("connection lost")] * 1000
     with pytest.raises(StoreError):
         list(train_loader(data, 2, seed=0, workers=1))
 
