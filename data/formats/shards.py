@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,10 @@ from data.options import ReadOptions
 from data.shards import FILE, Contents, check_files, description, place_of, read_index
 from data.stores import Store
 
+APPLIED = ("boxes", "label_column", "ignore_index", "mask_values", "mask_colors")  # settings of the conversion
 BOX_ARRAYS = ("sizes", "image", "label", "boxes", "crowd", "difficult", "areas")
+
+log = logging.getLogger(__name__)
 
 
 def sniff(kind: Kind, root: Path) -> Sniffed | None:
@@ -46,6 +50,9 @@ def read(split: Split, options: ReadOptions) -> Columns:
         )
     if split.images is not None:
         raise BadInput(f"{root} has its images in shards: a folder of images, {split.images}, cannot be named")
+    if given := [f"--data.{name}" for name in APPLIED if getattr(options, name, None) is not None]:
+        log.warning("%s: the labels in shards are final, so these settings have no effect: %s. Pass them to "
+                    "data.convert instead", root / FILE, ", ".join(given))  # fmt: skip
     place = place_of(root)
     check_files(place, own)
     index = read_index(root, own)

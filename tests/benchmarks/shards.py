@@ -35,11 +35,11 @@ from data.formats import Split, shards
 from data.hub import local_root
 from data.options import ReadOptions
 
-COUNTS = (25_000, 50_000, 100_000)  # images: n, 2n, 4n
+COUNTS = (20_000, 40_000, 80_000)  # images: n, 2n, 4n
 CLASSES = 100
 LINKS = 20_000  # hard links of one file; file systems allow few tens of thousands
-READS = 1000  # images that are read to measure a rate
-IMAGES = 2000  # of the comparison of layouts
+READS = 500  # images that are read to measure a rate
+IMAGES = 1000  # of the comparison of layouts
 BATCH = 32
 ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1",

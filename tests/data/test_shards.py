@@ -54,7 +54,6 @@ def in_memory(converted, monkeypatch, tmp_path):
     """Kind -> address of the shards in fsspec's store in memory."""
     monkeypatch.setenv("BACKBONE_SWAP_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(stores, "FIRST_WAIT", 0.01)
-    monkeypatch.setattr(stores, "PATIENCE", 0.1)
     memory = fsspec.filesystem("memory")
 
     def put(kind):
@@ -140,6 +139,17 @@ def test_a_batch_is_one_request_and_each_image_is_read_once(converted, in_memory
     assert requests == [4, 4, 4, 4]  # images and masks of two batches
 
 
+def test_settings_of_the_conversion_have_no_effect_afterwards(converted, caplog):
+    _, shards = pair("masks", converted / "masks", converted / "masks-shards")
+    assert not caplog.records
+    again = MaskDataset.open(converted / "masks-shards", "train", options=MaskOptions(ignore_index=0))
+    assert [record.getMessage().partition(": ")[2] for record in caplog.records] == [
+        "the labels in shards are final, so these settings have no effect: --data.ignore_index. Pass them to "
+        "data.convert instead"
+    ]
+    assert_same(again[0], shards[0])
+
+
 def test_other_tools_read_the_archives(converted):
     names, labels = [], []
     for file in sorted((converted / "boxes-shards").glob("train-*.tar")):
@@ -217,6 +227,7 @@ def test_errors_of_a_store(in_memory, monkeypatch):
     monkeypatch.setattr(memory, "cat_file", cat_file)
     failures[:] = [ConnectionResetError("connection lost"), TimeoutError()]
     assert data[0].readable
+    monkeypatch.setattr(stores, "PATIENCE", 0.1)
     failures[:] = [ConnectionResetError("connection lost")] * 100
     with pytest.raises(StoreError, match=r"train-00000.tar cannot be read: connection lost. \d attempts within"):
         data[0]  # not skipped, whatever `skip_bad` is

@@ -151,5 +151,5 @@ def test_no_bucket_and_no_credentials(proxy, monkeypatch):
         BoxDataset.open("s3://nowhere/set", "train")
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    with pytest.raises(BadInput, match="finds no credentials.*Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"):
+    with pytest.raises(BadInput, match=r"finds no credentials.*Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"):
         BoxDataset.open(f"{proxy.url}/", "val")
