@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.shards --output docs/performance.md     measures, and replaces its two sections there
 
-Each measurement is a forked process of its own, in which the modules are imported already. Times are of one process;
-other jobs on the machine make all of them longer.
+Each measurement is a forked process of its own, in which the modules are imported already. Times are CPU time, which
+other jobs on the machine hardly change: to wait for disk or network is not part of them.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import traceback
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ import numpy as np
 
 from data.class_dataset import ClassDataset
 from data.convert import runner
+from data.convert import shards as writer
 from data.formats import Split, shards
 from data.hub import local_root
 from data.options import ReadOptions
@@ -39,32 +41,31 @@ COUNTS = (20_000, 40_000, 80_000)  # images: n, 2n, 4n
 CLASSES = 100
 LINKS = 20_000  # hard links of one file; file systems allow few tens of thousands
 READS = 500  # images that are read to measure a rate
-IMAGES = 1000  # of the comparison of layouts
+IMAGES = 500  # of the comparison of layouts
 BATCH = 32
+SHARD = 8_000_000  # bytes of a file in the comparison of layouts; moto reads the whole file for each request
 ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1",
     "AWS_EC2_METADATA_DISABLED": "true",
 }  # fmt: skip
 
 
-def sections() -> dict[str, list[str]]:
-    """The tables by their titles."""
-    with tempfile.TemporaryDirectory() as folder:
-        return {
-            "Large data sets": growth(Path(folder)),
-            "Layouts of shards": layouts(Path(folder)),
-        }
+SECTIONS: dict[str, Callable[[Path], list[str]]] = {
+    "Large data sets": lambda base: growth(base),
+    "Layouts of shards": lambda base: layouts(base),
+}
 
 
 def growth(base: Path) -> list[str]:
     """Start-up, memory and reading speed for n, 2n and 4n images, as class folders and as shards."""
     lines = [
-        f"`python -m tests.benchmarks.shards`. {CLASSES} class folders of hard links of small JPEG files, and the same "
-        "as shards. A start reads the columns, checks them, and computes the fingerprint; imports are not included. "
-        "Images are drawn in random order and decoded, in one process. A loader worker's own memory is what it does "
-        f"not share with other processes, after {READS} and after {3 * READS} images.",
+        f"`python -m tests.benchmarks.shards`, on {date.today()}. Times are CPU time of one process, so that other "
+        f"jobs on the machine change them little. {CLASSES} class folders of hard links of small JPEG files, and the "
+        "same as shards. A start reads the columns, checks them, and computes the fingerprint, after all imports. Memory is "
+        "what the start added. Images are drawn in random order and decoded. A loader worker's own memory is what it "
+        f"does not share with other processes, after {READS} and after {3 * READS} images.",
         "",
-        "| images | layout | first start | second start | memory of the process | read and decoded | own memory of a "
+        "| images | layout | first start | second start | memory | read and decoded per second | own memory of a "
         "worker |",
         "|---|---|---|---|---|---|---|",
     ]
@@ -78,7 +79,7 @@ def growth(base: Path) -> list[str]:
             first, second = (_child(start, root, cache=cache) for _ in range(2))
             lines.append(
                 f"| {count:,} | {name} | {first['seconds']:.2f} s | {second['seconds']:.2f} s | {second['memory']:.0f} "
-                f"MB | {second['rate']:.0f} images/s | {second['first']:.0f} MB, {second['later']:.0f} MB |"
+                f"MB | {second['rate']:.0f} | {second['first']:.0f} MB, {second['later']:.0f} MB |"
             )
         shutil.rmtree(folder)
         shutil.rmtree(converted)
@@ -92,12 +93,12 @@ def layouts(base: Path) -> list[str]:
     contents = list(_photographs(IMAGES, 240, 320))
     size = sum(map(len, contents)) / 1e6
     lines = [
-        f"{IMAGES} JPEG images of {size / IMAGES * 1000:.0f} KB, read in random order, not decoded, by one process. "
-        "S3 is the server of `moto` on the same machine, which takes part of the time. Memory is what opening and "
-        "reading added.",
+        f"{IMAGES} JPEG images of {size / IMAGES * 1000:.0f} KB, read in random order in batches of {BATCH}, not "
+        "decoded. Rates are images per second of CPU time of the reading process. The S3 server is that of `moto`, a "
+        "process of its own. Memory is what opening and reading added.",
         "",
-        "| layout | local disk | S3 | memory, local | random access in S3 |",
-        "|---|---|---|---|---|",
+        "| layout | local disk | S3 | memory, local | memory, S3 | random access in S3 |",
+        "|---|---|---|---|---|---|",
     ]
     with _server() as port:
         for name, layout in LAYOUTS.items():
@@ -113,9 +114,10 @@ def layouts(base: Path) -> list[str]:
             if layout.in_s3:
                 _child(_upload, folder, name, port, cache=base / "unused")
                 remote = _child(read, name, f"s3://bucket/{name}", cache=base / "cache-s3", port=port)
-            rate = f"{remote['rate']:.0f} images/s" if remote else "not possible"
+            rate = f"{remote['rate']:.0f}" if remote else "not possible"
+            memory = f"{remote['memory']:.0f} MB" if remote else ""
             lines.append(
-                f"| {layout.title} | {local['rate']:.0f} images/s | {rate} | {local['memory']:.0f} MB | "
+                f"| {layout.title} | {local['rate']:.0f} | {rate} | {local['memory']:.0f} MB | {memory} | "
                 f"{layout.remark} |"
             )
     return lines
@@ -138,6 +140,7 @@ def _read_files(place: str) -> Callable[[list[int]], list[bytes]]:
 def _write_shards(folder: Path, contents: list[bytes]) -> None:
     source = folder.with_name("source")
     _write_files(source, contents)
+    writer.SHARD_BYTES = SHARD
     convert(source, folder)
     shutil.rmtree(source)
 
@@ -171,7 +174,7 @@ def _write_litdata(folder: Path, contents: list[bytes]) -> None:
     from litdata.streaming.writer import BinaryWriter
 
     folder.mkdir()
-    writer = BinaryWriter(str(folder), chunk_bytes=64_000_000)
+    writer = BinaryWriter(str(folder), chunk_bytes=SHARD)
     for index, content in enumerate(contents):
         writer[index] = content
     writer.done()
@@ -205,7 +208,7 @@ LAYOUTS = {
         "Arrow, `datasets`", _write_arrow, _read_arrow, ("datasets",), False, "copies the data set first"
     ),
     "litdata": Layout(
-        "litdata, chunks of 64 MB", _write_litdata, _read_litdata, ("litdata",), True,
+        "litdata", _write_litdata, _read_litdata, ("litdata",), True,
         "ranges of bytes for each image, one image at a time",
     ),
 }  # fmt: skip
@@ -221,17 +224,17 @@ def convert(root: Path, out: Path) -> None:
 
 def start(root: Path) -> dict[str, float]:
     """Seconds of a start, memory in MB that it takes, images read and decoded per second, and `first` and `later`."""
-    before, begin = _private_mb(), time.perf_counter()
+    before, begin = _private_mb(), time.process_time()
     data = ClassDataset.open(root, "train")
     data.check_headers()
     data.fingerprint  # noqa: B018 - computed when it is first read
-    seconds = time.perf_counter() - begin
+    seconds = time.process_time() - begin
     memory = _private_mb() - before
     indices = np.random.default_rng(0).integers(0, len(data), READS).tolist()
-    begin = time.perf_counter()
+    begin = time.process_time()
     for index in indices:
         data.pixels(index, None)
-    return {"seconds": seconds, "memory": memory, "rate": READS / (time.perf_counter() - begin)} | worker(data)
+    return {"seconds": seconds, "memory": memory, "rate": READS / (time.process_time() - begin)} | worker(data)
 
 
 def worker(data: ClassDataset) -> dict[str, float]:
@@ -255,10 +258,10 @@ def read(name: str, place: str) -> dict[str, float]:
     get = LAYOUTS[name].read(place)
     order = np.random.default_rng(0).permutation(IMAGES).tolist()
     get(order[:BATCH])  # opens files and connections
-    begin = time.perf_counter()
+    begin = time.process_time()
     for first in range(0, IMAGES, BATCH):
         get(order[first : first + BATCH])
-    return {"rate": IMAGES / (time.perf_counter() - begin), "memory": _private_mb() - before}
+    return {"rate": IMAGES / (time.process_time() - begin), "memory": _private_mb() - before}
 
 
 def _private_mb() -> float:
@@ -354,12 +357,11 @@ def _upload(folder: Path, name: str, port: int) -> None:
     files.put(f"{folder}/", f"bucket/{name}/", recursive=True)
 
 
-def replaced(page: str, tables: dict[str, list[str]]) -> str:
-    """The page with these sections in place of those with the same titles, or at its end."""
-    for title, lines in tables.items():
-        section = "\n".join([f"## {title}", "", *lines, ""])
-        found = re.search(rf"^## {re.escape(title)}$.*?(?=^## |\Z)", page, re.MULTILINE | re.DOTALL)
-        page = page.replace(found[0], f"{section}\n") if found else f"{page.rstrip()}\n\n{section}"
+def replaced(page: str, title: str, lines: list[str]) -> str:
+    """The page with this section in place of the one with the same title, or at its end."""
+    section = "\n".join([f"## {title}", "", *lines, ""])
+    found = re.search(rf"^## {re.escape(title)}$.*?(?=^## |\Z)", page, re.MULTILINE | re.DOTALL)
+    page = page.replace(found[0], f"{section}\n") if found else f"{page.rstrip()}\n\n{section}"
     return page.rstrip() + "\n"
 
 
@@ -368,11 +370,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.shards", description=__doc__)
     parser.add_argument("--output", type=Path, help="page whose sections are replaced; by default they are printed")
     options = parser.parse_args()
-    tables = sections()
-    if options.output:
-        options.output.write_text(replaced(options.output.read_text(), tables))
-    else:
-        print(replaced("", tables))
+    for title, measure in SECTIONS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            lines = measure(Path(folder))
+        if options.output:
+            options.output.write_text(replaced(options.output.read_text(), title, lines))
+        else:
+            print(replaced("", title, lines))
 
 
 if __name__ == "__main__":
