@@ -61,9 +61,9 @@ def growth(base: Path) -> list[str]:
     lines = [
         f"`python -m tests.benchmarks.shards`, on {date.today()}. Times are CPU time of one process, so that other "
         f"jobs on the machine change them little. {CLASSES} class folders of hard links of small JPEG files, and the "
-        "same as shards. A start reads the columns, checks them, and computes the fingerprint, after all imports. Memory is "
-        "what the start added. Images are drawn in random order and decoded. A loader worker's own memory is what it "
-        f"does not share with other processes, after {READS} and after {3 * READS} images.",
+        "same as shards. A start reads the columns, checks them, and computes the fingerprint, after all imports. "
+        "Memory is what the start added. Images are drawn in random order and decoded. A loader worker's own memory is "
+        f"what it does not share with other processes, after {READS} and after {3 * READS} images.",
         "",
         "| images | layout | first start | second start | memory | read and decoded per second | own memory of a "
         "worker |",
