@@ -37,6 +37,12 @@ class BadInput(UserError):
     exit_code = 3
 
 
+class StoreError(UserError):
+    """A store of data does not answer. Unlike `BadInput`, it is never a reason to skip an image."""
+
+    exit_code = 3
+
+
 class NoPublishedWeights(BadInput):
     """A network was asked for with its published weights, and has none."""
 

@@ -15,6 +15,7 @@ import numpy as np
 from data.class_names import plain_name
 from data.columns import BoxColumns, ClassColumns, Columns
 from data.findings import EXAMPLES, SHOWN, Finding
+from data.names import Names
 
 TINY = 2.0  # px. If no box is larger, coordinates are probably fractions of the image size.
 MOST = 0.5  # share of boxes that leave the image from which the numbers are probably not what they are read as
@@ -34,9 +35,9 @@ def left_out_files(columns: Columns) -> Iterator[Finding]:
 
 def repeated_files(columns: Columns) -> Iterator[Finding]:
     """Files that are listed several times, such as under two ids."""
-    files = _paths(columns)
-    is_repeated = len(set(files)) < len(files)  # counting takes ten times as long
-    repeated = [file for file, count in Counter(files).items() if count > 1] if is_repeated else []
+    if columns.content is not None or (Names.of(columns.names).are_unique and not _share_folders(columns)):
+        return
+    repeated = [file for file, count in Counter(_paths(columns)).items() if count > 1]
     if repeated:
         yield Finding(
             "warning",
@@ -49,6 +50,10 @@ def repeated_files(columns: Columns) -> Iterator[Finding]:
 
 def shared_files(train: Columns, scored: Columns) -> Iterator[Finding]:
     """Images to score that are also training images."""
+    if train.content is not None or scored.content is not None:
+        return
+    if set(_real_folders(train).values()).isdisjoint(_real_folders(scored).values()):
+        return  # a million paths need not be compared
     known = set(_paths(train))
     shared = [file for file in _paths(scored) if file in known]
     if shared:
@@ -75,12 +80,20 @@ def similar_classes(columns: Columns) -> Iterator[Finding]:
 
 
 def _paths(columns: Columns) -> list[str]:
-    """The files of the images, with links of folders resolved; empty for formats without one file per image."""
-    if columns.content is not None:
-        return []
-    parts = [name.rpartition("/") for name in columns.names]
-    real = {parent: os.path.realpath(columns.folder / parent) for parent in {parent for parent, _, _ in parts}}
-    return [f"{real[parent]}/{name}" for parent, _, name in parts]
+    """The files of the images, with links of folders resolved."""
+    real = _real_folders(columns)
+    return [f"{real[parent]}/{name}" for parent, _, name in (name.rpartition("/") for name in columns.names)]
+
+
+def _real_folders(columns: Columns) -> dict[str, str]:
+    """Folders of the images, relative to `columns.folder` -> these folders with links resolved."""
+    return {parent: os.path.realpath(columns.folder / parent) for parent in Names.of(columns.names).folders}
+
+
+def _share_folders(columns: Columns) -> bool:
+    """Whether two folders of the images are one folder, by a link."""
+    real = _real_folders(columns)
+    return len(set(real.values())) < len(real)
 
 
 def training_boxes(raw: BoxColumns, usable: BoxColumns, targets: int) -> Iterator[Finding]:

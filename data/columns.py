@@ -15,6 +15,7 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from backbones.errors import UserError
+from data.names import take
 
 Kind = Literal["boxes", "masks", "classes"]
 Fraction = float | tuple[float, float]
@@ -35,6 +36,10 @@ class Columns:
         left_out: reason, as the end of "N files are left out: ..." -> names of these files.
         content: index -> the encoded image, for formats that do not store one file per image; None if `folder` and
             `names` are files.
+        bytes_of_files: (n,) int64, size in bytes of each encoded image; -1 for unreadable files. Only from formats that
+            know it without the files, or that have listed the files themselves, which then exist and pass the rules for
+            links.
+        headers: (n, 6) the headers of the images, see `data.scan.row_of`, from formats that store them.
     """
 
     source: Path
@@ -45,6 +50,8 @@ class Columns:
     label_digest: bytes
     left_out: dict[str, list[str]] = field(default_factory=dict)
     content: Callable[[int], bytes] | None = None
+    bytes_of_files: np.ndarray | None = None
+    headers: np.ndarray | None = None
     format: str = ""
 
     def __len__(self) -> int:
@@ -57,7 +64,16 @@ class Columns:
     def select(self, rows: np.ndarray) -> Self:
         """The images with these indices, ascending."""
         content = None if self.content is None else Selected(self.content, rows)
-        return replace(self, names=[self.names[i] for i in rows], image_ids=self.image_ids[rows], content=content)
+        sizes = None if self.bytes_of_files is None else self.bytes_of_files[rows]
+        headers = None if self.headers is None else self.headers[rows]
+        return replace(
+            self,
+            names=take(self.names, rows),
+            image_ids=self.image_ids[rows],
+            content=content,
+            bytes_of_files=sizes,
+            headers=headers,
+        )
 
 
 @dataclass(frozen=True)
@@ -70,6 +86,16 @@ class Selected:
     def __call__(self, index: int) -> Any:
         """The function at the index of the `index`th row."""
         return self.function(int(self.rows[index]))
+
+    def prefetch(self, indices: Sequence[int]) -> None:
+        """See `prefetch`."""
+        prefetch(self.function, self.rows[list(indices)].tolist())
+
+
+def prefetch(function: Callable[[int], Any] | None, indices: Sequence[int]) -> None:
+    """Request what the function will read for these indices, if it reads from a store that answers many at once."""
+    if (own := getattr(function, "prefetch", None)) is not None:
+        own(indices)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,19 +173,24 @@ class MaskColumns(Columns):
         class_map: index -> (H, W) uint8 class indices, `IGNORE` for no class. Raises BadInput naming the mask. Can be
             sent to other processes.
         mask_files: n files that the class maps are read from; empty if they are not files.
+        mask_digests: (n, 32) uint8, SHA-256 of the mask files that the class maps were made from, from formats that
+            store them.
         ignored: indices of the classes that no class map contains, because settings ignore their value.
         notes: what a person should know about the classes, one sentence each.
     """
 
     class_map: Callable[[int], np.ndarray]
     mask_files: Sequence[Path] = ()
+    mask_digests: np.ndarray | None = None
     ignored: frozenset[int] = frozenset()
     notes: tuple[str, ...] = ()
 
     def select(self, rows: np.ndarray) -> Self:
         """The images with these indices, ascending."""
         files = [self.mask_files[i] for i in rows] if self.mask_files else ()
-        return replace(super().select(rows), class_map=Selected(self.class_map, rows), mask_files=files)
+        digests = None if self.mask_digests is None else self.mask_digests[rows]
+        class_map = Selected(self.class_map, rows)
+        return replace(super().select(rows), class_map=class_map, mask_files=files, mask_digests=digests)
 
 
 def subset_indices(total: int, fraction: Fraction, seed: int | tuple[int, ...]) -> np.ndarray:

@@ -14,6 +14,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
 
 from backbones.errors import BadInput
+from data import stores
+from data.shards import local_copy
 
 _ADDRESS = re.compile(
     r"hf:/+(?:datasets/)?(?P<name>(?>[\w.-]+(?:/[\w.-]+)?))(?:@(?P<revision>refs/[\w-]+/[\w.-]+|[^/@]+))?(?:/(?P<folder>.+))?"
@@ -62,14 +64,15 @@ def address(root: str | Path, setting: str = "data.root") -> Address | None:
 def local_root(root: Path) -> Path:
     """The folder of a data set on this machine. A data set of the Hub is downloaded first, once for each process.
 
-    Without a network, a copy that was downloaded earlier is read, which is a warning. Other paths are returned as they
+    Of shards in an object store, only the index is copied to this machine, see `data.shards`. Without a network, a copy
+    of a data set of the Hub that was downloaded earlier is read, which is a warning. Other paths are returned as they
     are.
 
     Raises BadInput if there is no such data set, if it has no tables, or if it cannot be downloaded.
     """
     found = address(root)
     if found is None:
-        return root
+        return root if (url := stores.address(root)) is None else local_copy(url)
     return snapshot(found, "dataset", _wanted, [f"*{suffix}" for suffix in TABLES], "data.root") / found.folder
 
 

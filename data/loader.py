@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
-from backbones.errors import BadInput, UserError
+from backbones.errors import BadInput, StoreError, UserError
 from data.balance import draw_images
 from data.batch import Batch, Draw, Sample, collate
 from data.cores import available_cores
@@ -153,7 +153,7 @@ class EvalBatches(Sampler[list[int]]):
 
 
 class Loader(DataLoader[Batch]):
-    """A `DataLoader` that raises a `BadInput` of the data set unchanged, also if it occurred in a worker process.
+    """A `DataLoader` that raises errors that a user can cause unchanged, also if they occurred in a worker process.
 
     torch alone would put the worker's traceback into the message. `source` is the data set; `dataset` is its wrapper.
     """
@@ -164,7 +164,11 @@ class Loader(DataLoader[Batch]):
         self._yielded = 0  # batches of this epoch
 
     def __iter__(self) -> Any:
-        """Batches. Raises `BadInput` for an unreadable sample and RuntimeError if shared memory is full."""
+        """Batches.
+
+        Raises `BadInput` for an unreadable sample, StoreError if an object store does not answer, and RuntimeError if
+        shared memory is full.
+        """
         self._yielded = getattr(self.batch_sampler, "start_batch", 0)
         for batch in super().__iter__():
             if isinstance(batch, Exception):
@@ -183,7 +187,7 @@ class Loader(DataLoader[Batch]):
 
 
 class _ErrorsAsValues(Dataset[Any]):
-    """Returns a `BadInput` instead of raising it, so that it passes from a worker to the trainer unchanged."""
+    """Returns an error that a user can cause instead of raising it, so that it reaches the trainer unchanged."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
@@ -191,17 +195,31 @@ class _ErrorsAsValues(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, draw: int | Draw) -> Sample | BadInput:
+    def __getitem__(self, draw: int | Draw) -> Sample | UserError:
         try:
             return self.source[draw]
-        except BadInput as error:
+        except (BadInput, StoreError) as error:
             return error
 
+    def __getitems__(self, draws: list[int | Draw]) -> list[Sample | UserError]:
+        """The samples of a batch. torch calls this instead of `__getitem__`."""
+        if (prefetch := getattr(self.source, "prefetch", None)) is not None:
+            try:
+                prefetch([draw.index if isinstance(draw, Draw) else draw for draw in draws])
+            except (BadInput, StoreError) as error:
+                return [error]
+        samples: list[Sample | UserError] = []
+        for draw in draws:
+            samples.append(self[draw])
+            if isinstance(samples[-1], StoreError):
+                break  # each further image would wait as long
+        return samples
 
-def _collate(samples: list[Sample | BadInput]) -> Batch | Exception:
+
+def _collate(samples: list[Sample | UserError]) -> Batch | Exception:
     good = [sample for sample in samples if isinstance(sample, Sample)]
     if len(good) < len(samples):
-        return next(s for s in samples if isinstance(s, BadInput))
+        return next(s for s in samples if isinstance(s, UserError))
     batch = collate(good)
     if get_worker_info() is None:
         return batch

@@ -15,7 +15,7 @@ from scipy.sparse import csr_array, vstack
 from backbones.errors import BadInput
 from data.batch import IGNORE, Sample
 from data.class_names import match_names
-from data.columns import Kind, MaskColumns
+from data.columns import Kind, MaskColumns, prefetch
 from data.formats.mask_pairs import NO_IMAGE
 from data.mask_checks import check_scored_masks, check_training_masks
 from data.options import MaskOptions, ReadOptions
@@ -119,8 +119,11 @@ class MaskDataset(ImageReader):
     def _label_digest(self) -> bytes:
         """SHA-256 of class names, mask values and the contents of the mask files."""
         digest = hashlib.sha256(self.columns.label_digest)
+        if self.columns.mask_digests is not None:
+            digest.update(self.columns.mask_digests.tobytes())
+            return digest.digest()
         with ThreadPoolExecutor(THREADS) as pool:
-            for content in pool.map(_digest, self.columns.mask_files):
+            for content in pool.map(digest_of_mask, self.columns.mask_files):
                 digest.update(content)
         return digest.digest()
 
@@ -154,6 +157,11 @@ class MaskDataset(ImageReader):
                 f"{self.mask_name(index)} is {width} x {height}: the sizes must be equal"
             )
         return self._labelled(index, image, mask)
+
+    def prefetch(self, indices: Sequence[int]) -> None:
+        """Request the images and masks that are read next, if a store holds them."""
+        super().prefetch(indices)
+        prefetch(self.columns.class_map, indices)
 
     def mask_name(self, index: int) -> str:
         """The file of the mask, or the source of the labels, for messages."""
@@ -190,8 +198,12 @@ class _Renumbered:
     def __call__(self, index: int) -> np.ndarray:
         return self.lookup[self.class_map(index)]
 
+    def prefetch(self, indices: Sequence[int]) -> None:
+        """See `data.columns.prefetch`."""
+        prefetch(self.class_map, indices)
 
-def _digest(file: Path) -> bytes:
+
+def digest_of_mask(file: Path) -> bytes:
     """SHA-256 of the content; empty for a file that cannot be read, which is reported when it is used."""
     try:
         return hashlib.sha256(file.read_bytes()).digest()

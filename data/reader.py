@@ -6,9 +6,8 @@ import copy
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -22,11 +21,13 @@ from backbones.errors import BadInput
 from data.batch import Draw, Sample
 from data.channels import Channels, measured
 from data.checks import left_out_files, repeated_files, shared_files, similar_classes
-from data.columns import Fraction, Kind
+from data.columns import Fraction, Kind, prefetch
 from data.findings import warn_or_raise
 from data.image_checks import further_bands, unclear_orientations
 from data.images import decode_image, orientation, upright
 from data.levels import measure_levels
+from data.manifest import Files, Visits, listed, state_of
+from data.names import Names
 from data.open import held_out, read_split, read_train_val
 from data.options import ReadOptions
 from data.scan import Headers, sample_of, scan
@@ -126,11 +127,12 @@ class ImageReader:
         self.folder: Path = columns.folder
         self.image_ids: np.ndarray = columns.image_ids
         self.classes: tuple[str, ...] = columns.classes
-        self._names = np.array([os.fsencode(name) for name in columns.names])
+        self._names = Names.of(columns.names)
         # One byte per image in shared memory, so that `skip_bad` counts the unreadable images of all workers together.
         self._bad = torch.zeros(len(columns) if skip_bad else 0, dtype=torch.uint8).share_memory_()
-        if columns.content is None:
-            self._check_files(bool(getattr(options, "follow_links", None)))
+        self._bytes: np.ndarray | None = columns.bytes_of_files
+        if columns.content is None and self._bytes is None:
+            self._bytes = self._check_files(bool(getattr(options, "follow_links", None)))
 
     @classmethod
     def open(
@@ -271,13 +273,17 @@ class ImageReader:
         except (OSError, ValueError) as error:
             raise BadInput(f"cannot read image {path}: {getattr(error, 'strerror', None) or error}") from error
 
+    def prefetch(self, indices: Sequence[int]) -> None:
+        """Request the images that are read next, if a store holds them. The loader calls this for each batch."""
+        prefetch(self.columns.content, indices)
+
     def path(self, index: int) -> Path:
         """The image file."""
-        return self.folder / os.fsdecode(self._names[index])
+        return self.folder / self._names[index]
 
     def name(self, index: int) -> str:
         """The image file relative to its folder, with slashes."""
-        return Path(os.fsdecode(self._names[index])).as_posix()
+        return Path(self._names[index]).as_posix()
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -293,16 +299,12 @@ class ImageReader:
 
         `names` of the images, `sizes` in bytes of their files, and `labels`. Moving the data changes none of them.
         """
-        names, sizes = hashlib.sha256(), hashlib.sha256()
-        folder = os.fsencode(self.folder) + os.fsencode(os.sep)
-        for name in self._names.tolist():
-            length = -1  # of absent files, and of images that are not files of their own
-            if self.columns.content is None:
-                with suppress(FileNotFoundError):
-                    length = os.stat(folder + name).st_size
-            names.update(b"%s\0" % name)
-            sizes.update(b"%d\0" % length)
-        return {"names": names.hexdigest(), "sizes": sizes.hexdigest(), "labels": self._label_digest().hex()}
+        sizes = [-1] * len(self) if self._bytes is None else self._bytes.tolist()  # -1: images that are not files
+        return {
+            "names": self._names.digest.hexdigest(),
+            "sizes": hashlib.sha256("".join(f"{size}\0" for size in sizes).encode()).hexdigest(),
+            "labels": self._label_digest().hex(),
+        }
 
     def _label_digest(self) -> bytes:
         """SHA-256 of the labels."""
@@ -346,32 +348,45 @@ class ImageReader:
             message = f"{count} images cannot be read, more than `skip_bad={self.skip_bad}`; the last: {error}"
             raise BadInput(message, settings=("data.skip_bad", *error.settings))
 
-    def _check_files(self, follow_links: bool) -> None:
-        """Raise BadInput for links that lead out of the folder, and for missing images. Lists each folder once."""
-        folder, existing, linked = self.folder.resolve(), set(), set()
-        names = self._names.tolist()
-        for parent in {name.rpartition(b"/")[0] for name in names}:
-            path = self.folder / os.fsdecode(parent)
-            if not follow_links and not Path(os.path.realpath(path)).is_relative_to(folder):
-                raise self._leads_out(path)
-            if not path.is_dir():
-                continue
-            prefix = parent + b"/" if parent else b""
-            for entry in os.scandir(path):
-                name = prefix + os.fsencode(entry.name)
-                existing.add(name)
-                if not follow_links and entry.is_symlink():
-                    target = Path(os.path.realpath(entry.path))  # Path.resolve raises an error for a link to itself
-                    if not target.is_relative_to(folder):
-                        linked.add(name)
-        if linked and (refused := sorted(linked.intersection(names))):
-            raise self._leads_out(self.folder / os.fsdecode(refused[0]))
-        missing = [os.fsdecode(name) for name in names if name not in existing]
-        if len(missing) > self.skip_bad:
-            examples = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-            raise BadInput(
-                f"{len(missing)} of {len(self)} images of {self.columns.source} are not in {self.folder}: {examples}"
-            )
+    def _check_files(self, follow_links: bool) -> np.ndarray:
+        """(n,) int64, bytes of each image file; -1 for missing and unreadable files. Lists each folder once.
+
+        Raises BadInput for links that lead out of the folder, and for missing images.
+        """
+        folder, names = self.folder.resolve(), self._names
+
+        def find(visits: Visits) -> Files:
+            every = list(names)
+            states: dict[str, tuple[int, int]] = {}
+            wanted = set(every)
+            for parent in {name.rpartition("/")[0] for name in wanted}:
+                path = self.folder / parent
+                if not follow_links and not Path(os.path.realpath(path)).is_relative_to(folder):
+                    raise self._leads_out(path)
+                if not path.is_dir():
+                    continue
+                prefix = parent + "/" if parent else ""
+                for entry in visits.entries(parent):
+                    if (name := prefix + entry.name) not in wanted:
+                        continue
+                    # Path.resolve would raise an error for a link to itself.
+                    if not follow_links and entry.is_symlink():
+                        target = Path(os.path.realpath(entry.path))
+                        if not target.is_relative_to(folder):
+                            raise self._leads_out(self.folder / name)
+                    states[name] = state_of(entry)
+            missing = [name for name in every if name not in states]
+            if len(missing) > self.skip_bad:
+                examples = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+                raise BadInput(
+                    f"{len(missing)} of {len(self)} images of {self.columns.source} are not in {self.folder}: "
+                    f"{examples}"
+                )
+            found = np.array([states.get(name, (-1, -1)) for name in every], np.int64).reshape(-1, 2)
+            return Files(names, found[:, 0].copy(), found[:, 1].copy())
+
+        key = b"named, %d, %d, %s" % (follow_links, self.skip_bad, names.digest.digest())
+        return listed(self.folder, key, find).sizes
 
     def _leads_out(self, path: Path) -> BadInput:
         return BadInput(

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -67,14 +68,21 @@ def scan(columns: Columns, indices: Sequence[int] | np.ndarray) -> Headers:
     """Read the headers of these images. An image that cannot be read has size 0: the reader reports it later."""
 
     def header(index: int) -> tuple[int, ...]:
-        content = columns.content(index) if columns.content is not None else columns.folder / columns.names[index]
-        try:
-            found = read_header(content)
-        except BadInput:
-            return 0, 0, 1, 8, 3, 0
-        return found.height, found.width, found.orientation, found.bits, found.bands, int(found.kind == "TIFF")
+        return row_of(columns.content(index) if columns.content is not None else columns.folder / columns.names[index])
 
-    with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
-        rows = np.array(list(pool.map(header, (int(i) for i in indices))), np.int64).reshape(-1, 6)
+    if columns.headers is not None:
+        rows = columns.headers[np.asarray(indices, np.int64)].astype(np.int64)
+    else:
+        with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
+            rows = np.array(list(pool.map(header, (int(i) for i in indices))), np.int64).reshape(-1, 6)
     orientation, bits, bands, is_tiff = rows[:, 2:].T
     return Headers(np.asarray(indices), rows[:, :2], orientation, bits, bands, is_tiff.astype(bool))
+
+
+def row_of(content: bytes | Path) -> tuple[int, int, int, int, int, int]:
+    """Height, width, EXIF orientation, bits, bands, and whether it is TIFF, of an image. Size 0 if it is unreadable."""
+    try:
+        found = read_header(content)
+    except BadInput:
+        return 0, 0, 1, 8, 3, 0
+    return found.height, found.width, found.orientation, found.bits, found.bands, int(found.kind == "TIFF")

@@ -3,6 +3,7 @@
     python -m data.convert ROOT --to yolo OUT                       boxes of any layout
     python -m data.convert boxes.json:photos --to voc OUT           an annotation file and its images
     python -m data.convert ROOT --to coco OUT --data.scale_boxes true
+    python -m data.convert ROOT --to shards OUT                     labels of any kind, in a few large files
 
 All splits are read and written; images are copied. What the layout cannot hold is listed.
 """
@@ -18,7 +19,8 @@ from typing import Any
 import yaml
 
 from backbones.errors import UserError, discard_output, with_flags
-from data.convert.runner import OPTIONS, WRITERS, convert
+from data.convert.runner import OPTIONS, WRITERS, convert, kind_to_write
+from data.options import ReadOptions
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -40,12 +42,13 @@ def main(arguments: list[str] | None = None) -> int:
         parser.add_argument(f"--data.{name}", f"--{name}", dest=name, type=yaml.safe_load, metavar="VALUE",
                             help=argparse.SUPPRESS, **several, **optional)  # fmt: skip
     settings = parser.parse_args(arguments)
-    kind = WRITERS[settings.to][0]
     values = {name: value for name in known if (value := getattr(settings, name)) is not None}
-    options = OPTIONS[kind]
-    if unknown := sorted(set(values) - {field.name for field in fields(options)}):
-        parser.error(f"--data.{unknown[0]} does not apply to {settings.to}")
     try:
+        named = ReadOptions(**{field.name: values[field.name] for field in fields(ReadOptions) if field.name in values})
+        kind = kind_to_write(settings.root, settings.to, named)
+        options = OPTIONS[kind]
+        if unknown := sorted(set(values) - {field.name for field in fields(options)}):
+            parser.error(f"--data.{unknown[0]} does not apply to {settings.to}")
         report = convert(settings.root, settings.to, settings.out, options(**values))
         for name, (images, labels) in report.splits.items():
             print(f"{name:10} {images} images, {labels} {'boxes' if kind == 'boxes' else 'labels'}")

@@ -17,8 +17,17 @@ import numpy as np
 from backbones.errors import BadInput
 from data.columns import ClassColumns, digest_of
 from data.formats import ALIASES, Format, Sniffed, Split
-from data.formats.listing import entries, folders, has_class_folders, has_images, images_in, is_image_name
+from data.formats.listing import (
+    NO_IMAGE,
+    entries,
+    folders,
+    has_class_folders,
+    has_images,
+    is_image_name,
+    list_images,
+)
 from data.images import IMAGE_SUFFIXES
+from data.names import Names
 from data.options import ClassOptions
 
 DEVKIT = "ILSVRC2012_validation_ground_truth.txt"
@@ -80,19 +89,22 @@ def read(split: Split, options: ClassOptions) -> ClassColumns:
     follow = bool(options.follow_links)
     left_out: dict[str, list[str]] = {}
     class_folders = [path.name for path in folders(folder)]
-    if (label_file.is_file() and has_images(folder)) or not class_folders:
-        found = [name for name in images_in(folder, "", follow, left_out) if os.sep not in name]
-        class_of = _label_file(folder, found, label_file)
-        names = sorted(class_of)
+    is_flat = (label_file.is_file() and has_images(folder)) or not class_folders
+    files = list_images(folder, [""] if is_flat else class_folders, follow)
+    if others := list(Names.unpack(files.further["left_out"])):
+        left_out[NO_IMAGE] = others
+    names: Sequence[str] = files.names
+    sizes: np.ndarray | None = files.sizes
+    if is_flat:
+        class_of = _label_file(folder, [name for name in names if os.sep not in name], label_file)
+        names, sizes = sorted(class_of), None
         classes, labels, numbered = indexed([class_of[name] for name in names])
     else:
-        boundary = folder.resolve()
-        files = [images_in(folder, name, follow, left_out, boundary) for name in class_folders]
-        _refuse_nested(folder, files)
+        counts = files.further["counts"]
+        _refuse_nested(folder, files.names, counts)
         if stray := sorted(entry.name for entry in entries(folder) if is_image_name(entry.name)):
             left_out[STRAY] = stray
-        names = [name for own in files for name in own]
-        labels = np.repeat(np.arange(len(files)), [len(own) for own in files])
+        labels = np.repeat(np.arange(len(counts)), counts)
         classes, numbered = tuple(class_folders), False
         if not names:
             raise BadInput(f"no class folder in {folder} has an image: expected {', '.join(IMAGE_SUFFIXES)} files")
@@ -104,6 +116,7 @@ def read(split: Split, options: ClassOptions) -> ClassColumns:
         classes=classes,
         label_digest=digest_of(classes, labels),
         left_out=left_out,
+        bytes_of_files=sizes,
         label=labels,
         numbered=numbered,
     )
@@ -192,11 +205,10 @@ def _nested(root: Path, inner: list[Path]) -> BadInput:
     )
 
 
-def _refuse_nested(folder: Path, files: list[list[str]]) -> None:
+def _refuse_nested(folder: Path, files: Names, counts: np.ndarray) -> None:
     """Raise BadInput if the only folder with images is not a class but contains the class folders."""
-    with_images = [own for own in files if own]
-    if len(with_images) == 1 and all(name.count(os.sep) > 1 for name in with_images[0]):
-        name = with_images[0][0].split(os.sep)[0]
+    if np.count_nonzero(counts) == 1 and all(name.count(os.sep) > 1 for name in files):
+        name = files[0].split(os.sep)[0]
         inner = folder / name
         others = [path / name for path in folders(folder.parent) if path != folder and (path / name).is_dir()]
         raise BadInput(

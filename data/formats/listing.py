@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from backbones.errors import BadInput
 from data.formats.folder_cache import unless_changed
 from data.formats.image_files import is_file, is_folder
 from data.images import IMAGE_SUFFIXES
 from data.listings import remembered
+from data.manifest import Files, Visits, listed, state_of
+from data.names import Names
 
 NO_IMAGE = "their suffix is not that of an image"
 ENOUGH = 50  # entries of a folder that are inspected to recognise the layout
@@ -56,35 +60,65 @@ def has_class_folders(folder: Path) -> bool:
     return any(has_images(child) for child in folders(folder)[:_FEW])
 
 
-def images_in(
-    folder: Path, subfolder: str, follow: bool, left_out: dict[str, list[str]], boundary: Path | None = None
-) -> list[str]:
-    """Sorted names, relative to `folder`, of the images in `subfolder` and the folders below it.
+def list_images(folder: Path, subfolders: Sequence[str], follow: bool) -> Files:
+    """The images in some subfolders and the folders below them, sorted by name within each subfolder.
+
+    The list of a large folder is stored, see `data.manifest`.
 
     Args:
-        folder: folder of the images.
-        subfolder: name of a folder in it, or "" for all of it.
-        follow: whether links may lead out of `boundary`.
-        left_out: names of other files are added to it, under the reason.
-        boundary: resolved path of the folder that links may not leave; `folder` by default.
+        folder: the names are relative to it. Links may not lead out of it.
+        subfolders: all folders in it; or only "", for the whole folder.
+        follow: whether links may lead out of `folder` nevertheless.
 
-    Raises BadInput for a link that forms a cycle or, unless `follow`, leads out of `boundary`.
+    Returns:
+        The images. Its `further` has `counts`, (len(subfolders),) images in each subfolder, and `left_out`, the packed
+        names of files whose suffix is not that of an image.
+
+    Raises BadInput for a link that forms a cycle or, unless `follow`, leads out of `folder`.
     """
-    boundary = boundary or folder.resolve()
-    if subfolder and os.path.islink(folder / subfolder):
-        check_link(folder / subfolder, boundary, follow)
-    names = []
-    for entry in entries(folder / subfolder):
-        name = os.path.join(subfolder, entry.name)
+    boundary = folder.resolve()
+
+    def find(visits: Visits) -> Files:
+        visits.entries("")  # a new subfolder changes it
+        found: list[tuple[str, int, int]] = []
+        left_out: list[str] = []
+        counts = []
+        for name in subfolders:
+            if name and os.path.islink(folder / name):
+                check_link(folder / name, boundary, follow)
+            own = sorted(_images_below(visits, name, follow, boundary, left_out))
+            counts.append(len(own))
+            found += own
+        names, sizes, times = zip(*found, strict=True) if found else ((), (), ())
+        further = {"counts": np.array(counts, np.int64), "left_out": Names.of(left_out).packed}
+        return Files(Names.of(names), np.array(sizes, np.int64), np.array(times, np.int64), further)
+
+    return listed(folder, f"images, {'whole' if list(subfolders) == [''] else 'by subfolder'}, {follow}", find)
+
+
+def _images_below(
+    visits: Visits, subfolder: str, follow: bool, boundary: Path, left_out: list[str]
+) -> Iterator[tuple[str, int, int]]:
+    """Name, size and time of each image in a subfolder and the folders below it. Adds other files to `left_out`."""
+    try:
+        found = visits.entries(subfolder)
+    except OSError as error:
+        raise BadInput(f"cannot list {visits.top / subfolder}: {error.strerror}") from error
+    prefix = subfolder + os.sep if subfolder else ""
+    for entry in found:
+        if _is_hidden(entry.name):
+            continue
+        name = prefix + entry.name
         if is_folder(entry):
-            names += images_in(folder, name, follow, left_out, boundary)
+            if entry.is_symlink():
+                check_link(Path(entry.path), boundary, follow)
+            yield from _images_below(visits, name, follow, boundary, left_out)
         elif is_image_name(entry.name):
             if entry.is_symlink():
                 check_link(Path(entry.path), boundary, follow)
-            names.append(name)
+            yield (name, *state_of(entry))
         else:
-            left_out.setdefault(NO_IMAGE, []).append(name)
-    return sorted(names)
+            left_out.append(name)
 
 
 def check_link(path: Path, boundary: Path, follow: bool) -> None:

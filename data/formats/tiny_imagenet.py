@@ -14,8 +14,9 @@ from backbones.errors import BadInput
 from data.columns import ClassColumns, digest_of
 from data.formats import Format, Sniffed, Split, folders
 from data.formats.folders import indexed
-from data.formats.listing import NO_IMAGE, has_images, images_in
+from data.formats.listing import NO_IMAGE, has_images, list_images
 from data.formats.tables import read_table
+from data.names import Names
 from data.options import ClassOptions
 
 LABELS = "val_annotations.txt"
@@ -49,8 +50,8 @@ def read(split: Split, options: ClassOptions) -> ClassColumns:
     if table.width < 2:
         raise BadInput(f"{file} has no classes: expected lines with a file, its class and its box")
     class_of = dict(zip(table.column(0), table.column(1), strict=True))
-    left_out: dict[str, list[str]] = {}
-    names = images_in(folder, "", bool(options.follow_links), left_out)
+    files = list_images(folder, [""], bool(options.follow_links))
+    names, others = files.names, list(Names.unpack(files.further["left_out"]))
     if missing := [name for name in names if name not in class_of]:
         raise BadInput(f"{file} does not name {len(missing)} of the images in {folder}, such as {missing[0]}")
     classes, label, _ = indexed([class_of[name] for name in names])
@@ -61,7 +62,7 @@ def read(split: Split, options: ClassOptions) -> ClassColumns:
         image_ids=np.arange(1, len(names) + 1),
         classes=classes,
         label_digest=digest_of(classes, label),
-        left_out=left_out,
+        left_out={NO_IMAGE: others} if others else {},
         label=label,
     )
 

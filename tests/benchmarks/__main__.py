@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import subprocess
+import sys
 from datetime import date
 from pathlib import Path
 
@@ -52,6 +54,8 @@ def main() -> None:
         "How cost grows": ["| | |", "|---|---|", *limits.throughput(), *pipeline.growth()],
     }
     options.output.write_text("\n".join(page(rows, rates, sections)) + "\n")
+    # It forks, which is not safe in a process that has used torch's threads.
+    subprocess.run([sys.executable, "-m", "tests.benchmarks.shards", "--output", str(options.output)], check=True)
     print(f"written to {options.output}")
 
 
