@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from backbones.errors import BadInput, UserError
 from data.channels import Channels
 from data.image_header import ORIENTATION
-from data.images import Levels, read_image, to_rgb, upright
+from data.images import MAX_PIXELS, Levels, check_pixels, decode_image, orientation, read_image, to_rgb, upright
 from engine.checkpoint import RunInfo, find_checkpoint, is_run, read_run
 from engine.predictor import Predictor
 from engine.task import Task
@@ -50,6 +50,9 @@ class Run:
         self.info = info
         self.classes: tuple[str, ...] = tuple(info.classes)
         self.preprocessing = info.preprocessing
+        # How images are read: the values of 16-bit images that became 0 and 255, and channels that are not 8-bit RGB.
+        self._levels: Levels | None = info.preprocessing.get("levels")
+        self._channels = Channels.stored(info.preprocessing)
         self._load = load
         self.model: nn.Module = load().model.eval()
 
@@ -85,21 +88,51 @@ class Run:
         Raises BadInput for a file that cannot be read and for a folder, TypeError for anything that is not an image,
         UserError for another value of `exif`.
         """
-        if exif not in get_args(Exif):
-            raise UserError(f"`exif` must be apply or ignore, not {exif!r}")
+        applied = _applies(exif)
         if isinstance(images, Iterable) and not isinstance(images, _SINGLE):
-            return [self._predict(image, exif == "apply") for image in images]
-        return self._predict(images, exif == "apply")  # type: ignore[arg-type]
+            return [self._predict(image, applied)[0] for image in images]
+        return self._predict(images, applied)[0]  # type: ignore[arg-type]
 
-    def _predict(self, source: ImageLike, exif: bool) -> Result:
-        channels = self._predictor.channels
-        image = as_array(source, exif, self._predictor.levels) if channels is None else as_bands(source, exif, channels)
-        return self._predictor.task.result(image, self._predictor(self._predictor.prepare(image)))
+    def predict_with_records(self, image: ImageLike, *, exif: Exif = "apply") -> tuple[Result, list[dict[str, Any]]]:
+        """As `predict` for one image, with the predictions as the `predict` command writes them to predictions.json.
+
+        The records have the image id 0, and no fields about the file.
+        """
+        return self._predict(image, _applies(exif))
+
+    def decode(self, data: bytes, name: str, *, exif: Exif = "apply", max_pixels: int = MAX_PIXELS) -> np.ndarray:
+        """The content of an image file as an array that `predict` takes, read as the training images were.
+
+        Args:
+            data: content of the file.
+            name: of the file, for messages.
+            exif: see `predict`.
+            max_pixels: largest number of pixels, read from the header, before memory is allocated.
+
+        Raises BadInput for anything but a complete image of the run's channels with at most `max_pixels`.
+        """
+        if self._channels is None:
+            return decode_image(data, name, exif=_applies(exif), levels=self._levels, max_pixels=max_pixels)
+        check_pixels(data, name, max_pixels)
+        return upright(self._channels.decode(data, name), orientation(data) if _applies(exif) else 1)
+
+    def _predict(self, source: ImageLike, exif: bool) -> tuple[Result, list[dict[str, Any]]]:
+        channels = self._channels
+        image = as_array(source, exif, self._levels) if channels is None else as_bands(source, exif, channels)
+        predictions = self._predictor(self._predictor.prepare(image))
+        task = self._predictor.task
+        return task.result(image, predictions), task.prediction_records(predictions, 0)
 
     @cached_property
     def _predictor(self) -> Predictor:
         task: Task = self._load()  # a second model, since prediction replaces it by a folded copy
         return Predictor(task, torch.device("cpu"))
+
+
+def _applies(exif: str) -> bool:
+    if exif not in get_args(Exif):
+        raise UserError(f"`exif` must be apply or ignore, not {exif!r}")
+    return exif == "apply"
 
 
 # Types of one image, or of one wrong argument: iterating over that would produce a misleading message.
