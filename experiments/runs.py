@@ -50,9 +50,6 @@ class Run:
         self.info = info
         self.classes: tuple[str, ...] = tuple(info.classes)
         self.preprocessing = info.preprocessing
-        # How images are read: the values of 16-bit images that became 0 and 255, and channels that are not 8-bit RGB.
-        self._levels: Levels | None = info.preprocessing.get("levels")
-        self._channels = Channels.stored(info.preprocessing)
         self._load = load
         self.model: nn.Module = load().model.eval()
 
@@ -90,15 +87,17 @@ class Run:
         """
         applied = _applies(exif)
         if isinstance(images, Iterable) and not isinstance(images, _SINGLE):
-            return [self._predict(image, applied)[0] for image in images]
-        return self._predict(images, applied)[0]  # type: ignore[arg-type]
+            return [self._predictor.task.result(*self._predict(image, applied)) for image in images]
+        return self._predictor.task.result(*self._predict(images, applied))  # type: ignore[arg-type]
 
     def predict_with_records(self, image: ImageLike, *, exif: Exif = "apply") -> tuple[Result, list[dict[str, Any]]]:
         """As `predict` for one image, with the predictions as the `predict` command writes them to predictions.json.
 
         The records have the image id 0, and no fields about the file.
         """
-        return self._predict(image, _applies(exif))
+        array, predictions = self._predict(image, _applies(exif))
+        task = self._predictor.task
+        return task.result(array, predictions), task.prediction_records(predictions, 0)
 
     def decode(self, data: bytes, name: str, *, exif: Exif = "apply", max_pixels: int = MAX_PIXELS) -> np.ndarray:
         """The content of an image file as an array that `predict` takes, read as the training images were.
@@ -111,17 +110,17 @@ class Run:
 
         Raises BadInput for anything but a complete image of the run's channels with at most `max_pixels`.
         """
-        if self._channels is None:
-            return decode_image(data, name, exif=_applies(exif), levels=self._levels, max_pixels=max_pixels)
+        channels = self._predictor.channels
+        if channels is None:
+            return decode_image(data, name, exif=_applies(exif), levels=self._predictor.levels, max_pixels=max_pixels)
         check_pixels(data, name, max_pixels)
-        return upright(self._channels.decode(data, name), orientation(data) if _applies(exif) else 1)
+        return upright(channels.decode(data, name), orientation(data) if _applies(exif) else 1)
 
-    def _predict(self, source: ImageLike, exif: bool) -> tuple[Result, list[dict[str, Any]]]:
-        channels = self._channels
-        image = as_array(source, exif, self._levels) if channels is None else as_bands(source, exif, channels)
-        predictions = self._predictor(self._predictor.prepare(image))
-        task = self._predictor.task
-        return task.result(image, predictions), task.prediction_records(predictions, 0)
+    def _predict(self, source: ImageLike, exif: bool) -> tuple[np.ndarray, Any]:
+        """The image as an array, and the task's predictions."""
+        channels = self._predictor.channels
+        image = as_array(source, exif, self._predictor.levels) if channels is None else as_bands(source, exif, channels)
+        return image, self._predictor(self._predictor.prepare(image))
 
     @cached_property
     def _predictor(self) -> Predictor:
