@@ -34,8 +34,8 @@ from data.reader import ImageReader, LabelledDataset
 from engine import distributed
 from engine.checkpoint import RunInfo, describe_data, values_of
 from engine.config import parse_size, random_neck
+from engine.execution import device_of
 from engine.task import Task
-from engine.trainer import device_of
 
 # The decay is in discrete steps, as in tensorflow/tpu models/official/efficientnet/utils.py.
 DECAY, DECAY_EPOCHS = 0.97, 2.4

@@ -33,7 +33,7 @@ from engine.checkpoint import (
 from engine.config import EvalConfig, TrainConfig
 from engine.console import err, log_to_terminal, out, silence
 from engine.error_files import write_errors
-from engine.execution import execution_for
+from engine.execution import device_of, execution_for
 from engine.launch import adopt_srun, devices_of, launch, raise_unless_launchable
 from engine.leaderboard import print_leaderboard, read_records
 from engine.plots import curves
@@ -42,7 +42,7 @@ from engine.restore import restore_task
 from engine.resume import check_data, check_resume, if_stopped
 from engine.spec import TaskSpec
 from engine.task import Task
-from engine.trainer import device_of, fit, seed_everything, training_device
+from engine.trainer import fit, seed_everything, training_device
 
 PICTURES = 8  # validation images to draw after training
 MAX_LISTED = 10  # class weights to print

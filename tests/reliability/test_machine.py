@@ -16,7 +16,8 @@ import torch
 from detection import eval as eval_command
 from detection import train as train_command
 from detection.task import DetectionTask
-from engine.checkpoint import AtomicCheckpointIO, sweep
+from engine.checkpoint import sweep
+from engine.checkpoint_io import AtomicCheckpointIO
 from engine.record import write_json
 from tests.commands import fails, run
 from tests.reliability.conftest import environment, fill
