@@ -6,10 +6,9 @@ import csv
 import math
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from scipy.sparse import csr_array
 from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
@@ -36,6 +35,9 @@ from engine.checkpoint import RunInfo, describe_data, values_of
 from engine.config import parse_size, random_neck
 from engine.execution import device_of
 from engine.task import Task
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 # The decay is in discrete steps, as in tensorflow/tpu models/official/efficientnet/utils.py.
 DECAY, DECAY_EPOCHS = 0.97, 2.4

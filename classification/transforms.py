@@ -21,7 +21,8 @@ from torchvision.transforms import InterpolationMode, v2
 from backbones.provenance import Provenance
 from data.batch import Sample
 from data.channels import Channels
-from data.transforms import AREA_BELOW, Color, Fill, color_matrix, flip, resize
+from data.color import Color, color_matrix
+from data.resizing import AREA_BELOW, Fill, flip, resize
 from engine.config import parse_size
 
 Policy = Literal["none", "randaugment", "autoaugment"]

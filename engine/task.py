@@ -24,7 +24,7 @@ from data.findings import warn_or_raise
 from data.loader import draw_seed
 from data.open import read_scored, read_split
 from data.reader import ImageReader, LabelledDataset, Transform
-from data.transforms import Fill
+from data.resizing import Fill
 from engine import distributed
 from engine.checkpoint import RunInfo
 from engine.compat import BatchNorm
