@@ -207,8 +207,7 @@ def latest_run(task: str) -> Path:
 
 def is_run(file: Path) -> bool:
     """Whether the file is a checkpoint of a run of this package. Raises BadInput if it cannot be read."""
-    content = read_file(file)
-    return isinstance(content, dict) and isinstance(content.get("run"), dict) and "state_dict" in content
+    return _is_run(read_file(file))
 
 
 def read_run(path: str | Path) -> tuple[RunInfo, dict[str, torch.Tensor]]:
@@ -217,12 +216,27 @@ def read_run(path: str | Path) -> tuple[RunInfo, dict[str, torch.Tensor]]:
     Raises BadInput if `path` is not a run, or a run of a newer version of this package.
     """
     file = find_checkpoint(path)
-    if not is_run(file):
+    found = run_in(file)
+    if found is None:
         raise BadInput(f"{file} is not a checkpoint of this package: it contains no run description")
+    return found
+
+
+def run_in(file: Path) -> tuple[RunInfo, dict[str, torch.Tensor]] | None:
+    """What `read_run` returns for a file, which is read once; None for a file of another kind.
+
+    Raises BadInput if it cannot be read, or is a run of a newer version of this package.
+    """
     checkpoint = read_file(file)
+    if not _is_run(checkpoint):
+        return None
     prefix = "model."
     state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
     try:
         return RunInfo(**run_fields(checkpoint["run"], file)), merged_state(state)
     except TypeError as error:
         raise BadInput(f"{file} contains a run description that this version cannot read ({error})") from error
+
+
+def _is_run(content: Any) -> bool:
+    return isinstance(content, dict) and isinstance(content.get("run"), dict) and "state_dict" in content

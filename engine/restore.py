@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from backbones.errors import BadInput
-from engine.checkpoint import find_checkpoint, is_run, latest_run, read_run
+from engine.checkpoint import find_checkpoint, latest_run, run_in
 from engine.config import ScoreConfig, parse_size
 from engine.console import err
 from engine.spec import TaskSpec
@@ -24,8 +24,9 @@ def restore_task(spec: TaskSpec, config: ScoreConfig) -> Task:
         if config.checkpoint is None:
             err.print(f"using the latest run, {place}")
         file = find_checkpoint(place)
-        if is_run(file):
-            info, state = read_run(file)
+        run = run_in(file)
+        if run is not None:
+            info, state = run
             if info.task != spec.name:
                 raise BadInput(f"{file} is a {info.task} run: use `python -m {info.task}.eval` or `.predict`")
             task = task_class.from_run(info, state, config)

@@ -16,7 +16,7 @@ from backbones.errors import BadInput, UserError
 from data.channels import Channels
 from data.image_header import ORIENTATION
 from data.images import MAX_PIXELS, Levels, check_pixels, decode_image, orientation, read_image, to_rgb, upright
-from engine.checkpoint import RunInfo, find_checkpoint, is_run, read_run
+from engine.checkpoint import RunInfo, find_checkpoint, run_in
 from engine.predictor import Predictor
 from engine.task import Task
 from experiments.tasks import TASKS
@@ -144,14 +144,15 @@ def load_run(path: str | os.PathLike[str]) -> Run:
     Raises BadInput if there is no checkpoint, if it cannot be read, and for weight files of other kinds.
     """
     file = find_checkpoint(os.fspath(path))
-    if not is_run(file):
+    run = run_in(file)
+    if run is None:
         raise BadInput(
             f"{file} is not a run's checkpoint. If it is a weight file, build a model with it: "
             f"detection.create_detector(NAME, CLASSES, pretrained={str(file)!r}), "
             "segmentation.create_segmenter, classification.create_classifier or backbones.create_backbone. The command "
             "detection.predict accepts published detectors in effdet's format directly."
         )
-    info, state = read_run(file)
+    info, state = run
     if info.task not in TASKS:
         raise BadInput(f"{path} holds a run of an unknown task, '{info.task}'")
     spec = TASKS[info.task]
