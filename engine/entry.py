@@ -32,9 +32,9 @@ def eval_command(spec: TaskSpec, description: str | None) -> Callable[..., None]
 
     def run(config: Any) -> Any:
         with without_collection():
-            from engine import commands
+            from engine.evaluation import evaluate
 
-        return commands.evaluate(spec, config)
+        return evaluate(spec, config)
 
     return command(f"{spec.name}.eval", spec.eval_config, run, description or "")
 

@@ -14,8 +14,8 @@ from rich.progress import track
 from rich.table import Table
 
 from backbones.base import blank_images
-from engine.commands import err, out
 from engine.config import parse_size
+from engine.console import err, out
 from engine.execution import device_of
 from engine.record import synchronize
 from experiments.compare.tuning import finalists, trial_cell

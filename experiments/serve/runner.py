@@ -8,8 +8,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from backbones.errors import UserError
-from engine.commands import out
-from engine.console import log_to_terminal
+from engine.console import log_to_terminal, out
 from engine.execution import execution_for
 from experiments.serve.answers import Runs
 from experiments.serve.config import LOOPBACK, ServeConfig
