@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
 from backbones.errors import BadInput, UserError
@@ -24,7 +23,6 @@ from classification.model import Classifier
 from classification.prediction import ClassificationResult
 from classification.transforms import EvalCrop, TrainCrop, preprocessing
 from classification.weight_imprinting import imprint
-from data.augment import augmentation
 from data.balance import class_balanced
 from data.batch import Batch, Sample
 from data.class_dataset import ClassDataset
@@ -109,6 +107,8 @@ class ClassificationTask(Task):
 
     def datasets(self, train: ClassDataset, val: ClassDataset) -> tuple[ClassDataset, ClassDataset]:
         """Add the transforms: random crops in training, the published crop in validation."""
+        from data.augment import augmentation  # here, since importing albumentations takes a second
+
         config, provenance = self.config, self.model.provenance
         recipe = TrainCrop(
             parse_size(config.image_size) if config.image_size else provenance.input_size,
@@ -129,6 +129,8 @@ class ClassificationTask(Task):
     def _new_model(cls, config: TrainConfig, train: ClassDataset) -> Classifier:
         """The model to train. With `class_layer="published"`, its class layer is the published one or made from it."""
         pretrained = False if config.protocol == "scratch" else config.pretrained
+        from timm.models import get_pretrained_cfg
+
         published = get_pretrained_cfg(config.backbone)
         imprints = pretrained is True and config.neck is None and config.class_layer == "published"
         outputs = published.num_classes if imprints and published is not None else len(train.classes)
@@ -180,6 +182,8 @@ class ClassificationTask(Task):
 
     @classmethod
     def _from_weights(cls, name: str, pretrained: bool | str) -> ClassificationTask:
+        from timm.models import get_pretrained_cfg
+
         published = get_pretrained_cfg(name)
         outputs = published.num_classes if published is not None else 1000
         model = create_classifier(name, outputs, pretrained)
