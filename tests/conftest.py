@@ -26,6 +26,7 @@ CASES = {
     "R16": "`../`, absolute paths and links out of the data set: refused, nothing touched outside",
     "R17": "Hostile YAML: read as data only. HTML in names: shown as text",
     "R18": "No network: every test passes; the error for missing weights says where to put them",
+    "serve": "`serve`: bombs, 100 MB and text named .jpg are refused; memory does not grow; no request is lost",
     "resume": "`--resume` refuses settings that contradict the run's, and changed data; it accepts data that moved",
     "seed": "The same seed leads to the same numbers, with any number of loader processes",
     "geometry": "Boxes stay inside, flips and letterbox invert, masks and boxes move together",

@@ -101,6 +101,7 @@ def bomb():
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
+@pytest.mark.case("serve")
 @pytest.mark.parametrize(
     ("data", "status", "message"),
     [
@@ -120,6 +121,7 @@ def test_files_that_are_refused(server, data, status, message):
     assert "\n" not in detail
 
 
+@pytest.mark.case("serve")
 @pytest.mark.parametrize("with_length", [True, False])
 def test_a_body_of_100_mb_is_refused(server, with_length):
     pieces, headers = [opening(), *[bytes(1_000_000)] * 100], form(b"")[1]
@@ -128,6 +130,7 @@ def test_a_body_of_100_mb_is_refused(server, with_length):
     assert (answer.status, answer.json["detail"]) == (413, "the upload is larger than the limit of 32 MB")
 
 
+@pytest.mark.case("serve")
 def test_a_large_body_is_not_kept():
     """Reading stops at the limit: the pieces after it are not asked for."""
     pieces = 0
@@ -177,6 +180,7 @@ def test_requests_that_are_refused(server, method, path, body, headers, status, 
     assert (answer.status, message in answer.json["detail"]) == (status, True)
 
 
+@pytest.mark.case("serve")
 @pytest.mark.parametrize(
     ("headers", "status"),
     [
@@ -323,6 +327,7 @@ def resident_mb(process):
     return int(re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{process}/status").read_text())[1]) / 1000
 
 
+@pytest.mark.case("serve")
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads memory from /proc")
 @pytest.mark.parametrize(("stop", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
