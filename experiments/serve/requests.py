@@ -18,13 +18,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-HOSTS = ("127.0.0.1", "localhost", "::1")
+from experiments.serve.config import LOOPBACK
+
 UPLOAD_SECONDS = 60.0  # an upload that takes longer is refused
 DISCARD_SECONDS = 10.0  # how long the rest of a refused upload is read
 RETRY_SECONDS = 2  # when a client may try again
 HEADERS = {
     # The page loads nothing from elsewhere. Its pictures are data: addresses, and no other page may embed it.
-    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "cross-origin-resource-policy": "same-origin",
     "referrer-policy": "no-referrer",
@@ -105,7 +106,7 @@ class OwnPages:
 
 def _names_this_machine(host: str) -> bool:
     try:
-        return urlsplit(f"//{host}").hostname in HOSTS
+        return urlsplit(f"//{host}").hostname in LOOPBACK
     except ValueError:
         return False
 
