@@ -40,7 +40,7 @@ def imported(module, *arguments, with_torch=True):
     """Packages that a command imports, without the standard library; if `with_torch`, without those of torch too."""
     code = CODE.format(module=module, with_torch=with_torch)
     done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr.strip()) == (0, "")
     return set(done.stdout.splitlines()[-1].split())
 
 
