@@ -62,7 +62,7 @@ def write_run(spec, folder):
         preprocessing={"mean": [0.5] * 3, "std": [0.5] * 3, "size": [64, 64], "interpolation": "bicubic",
                        "crop_pct": 0.875, "crop_mode": "center"},
         provenance={"source": "random"},
-        extra={"neck": neck, "phi": "lite0", "category_ids": [1, 2], "anchor_scale": 4.0},
+        extra={"neck": neck, "phi": "lite0", "category_ids": [1, 2], "anchor_scale": 4.0, "crop": [64, 64]},
     )  # fmt: skip
     task = spec.load_task()(spec.build_model(config, 2), config, info)
     checkpoint = {"state_dict": {f"model.{key}": value for key, value in task.model.state_dict().items()}}
