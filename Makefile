@@ -62,7 +62,7 @@ lock: install
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv $(LOCK) --upgrade --extra test --extra lint --output-file requirements.lock
 	$(BIN)/uv $(LOCK) --upgrade --extra bench --extra track --extra docs --extra formats --extra formats-test \
-		--extra slurm --extra export --extra s3 --extra s3-test --constraints requirements.lock \
+		--extra slurm --extra export --extra s3 --extra s3-test --extra serve --constraints requirements.lock \
 		--output-file requirements-extras.lock
 
 # Installs the additional packages for benchmarks, trackers, Hugging Face data sets and the documentation site.
@@ -76,7 +76,8 @@ extras: .venv/extras
 test-extras: extras
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/engine/test_loggers.py tests/data/test_hub.py \
 		tests/engine/test_export.py tests/experiments/test_deployed.py tests/experiments/test_slurm.py \
-		tests/data/test_shards_s3.py $(wildcard tests/data/formats/test_huggingface*.py)
+		tests/experiments/test_serve.py tests/data/test_shards_s3.py \
+		$(wildcard tests/data/formats/test_huggingface*.py)
 
 # Runs the tests, or those named in TESTS, on the lowest versions that pyproject.toml allows, in a separate environment.
 LOWEST := .venv-lowest/bin

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import timm
 import torch
-from timm.layers import DropPath
 from torch import Tensor, nn
 
 from backbones.amoebanet import LISTED, AmoebaNet, is_amoebanet
@@ -20,7 +18,9 @@ from backbones.efficientnet import EfficientNet
 from backbones.errors import UserError, unknown_name
 from backbones.extractors import extractor_levels, fitted, padded, size_multiple
 from backbones.names import is_custom, split_tag
-from backbones.plain import PlainBackbone, is_plain
+
+if TYPE_CHECKING:
+    from backbones.plain import PlainBackbone
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -56,6 +56,8 @@ class TimmBackbone(Backbone):
         input_channels: int = 3,
         stochastic_depth: float | None = None,
     ) -> None:
+        import timm  # here, since networks of this package do not need it
+
         super().__init__()
         if not timm.is_model(name):
             raise unknown_name("backbone", name, [*timm.list_models(), *LISTED])
@@ -91,6 +93,8 @@ class TimmBackbone(Backbone):
 
     def published_names(self) -> dict[str, str]:
         """Keys of this module's state dict -> keys of the whole timm network, which published weight files use."""
+        import timm
+
         with torch.device("meta"):
             whole = timm.create_model(self.name).state_dict()
         return {f"network.{key}": name for key, name in whole_network_keys(self.network.state_dict(), whole).items()}
@@ -115,6 +119,8 @@ def build_backbone(
         return own(name if is_custom(name) else architecture, strides, input_channels)
     if is_efficientnet(architecture):
         return EfficientNet(architecture, strides, stochastic_depth or 0.0, input_channels=input_channels)
+    from backbones.plain import is_plain  # imports timm
+
     if is_plain(architecture):
         return _plain(architecture, strides, input_channels, stochastic_depth)
     return TimmBackbone(architecture, strides, input_channels, stochastic_depth)
@@ -130,6 +136,8 @@ def backbone_names(pattern: str = "*") -> list[str]:
 
     AmoebaNet exists in any size: two sizes are listed, and another one only if `pattern` is its exact name.
     """
+    import timm
+
     unsuitable = {name for module in UNSUITABLE_MODULES for name in timm.list_models(module=module)} | UNSUITABLE
     amoebanets = {pattern} if is_amoebanet(pattern) else set(fnmatch.filter(LISTED, pattern))
     return sorted((set(timm.list_models(pattern)) - unsuitable) | amoebanets)
@@ -144,6 +152,8 @@ def _create(name: str, **options: Any) -> nn.Module:
 
 
 def _plain(name: str, strides: Sequence[int], input_channels: int, stochastic_depth: float | None) -> PlainBackbone:
+    from backbones.plain import PlainBackbone
+
     if not stochastic_depth:
         return PlainBackbone(name, strides, input_channels)
     return _dropping(name, stochastic_depth, lambda options: PlainBackbone(name, strides, input_channels, options))
@@ -151,6 +161,8 @@ def _plain(name: str, strides: Sequence[int], input_channels: int, stochastic_de
 
 def _dropping(name: str, rate: float, build: Callable[[dict[str, Any]], Network]) -> Network:
     """The network that `build` creates with timm's option for stochastic depth. Raises UserError if it has none."""
+    from timm.layers import DropPath
+
     try:
         network = build({"drop_path_rate": rate})
     except TypeError as error:

@@ -37,13 +37,26 @@ class Backbone(nn.Module):
         name: the name it was created with.
         input_channels: C, the number of channels of the images.
         levels: channels and stride of each map, finest first.
-        provenance: where its weights come from.
+        provenance: where its weights come from. By default random weights, with the normalisation that timm states for
+            the network.
     """
 
     name: str
     input_channels: int = 3
     levels: tuple[Level, ...]
-    provenance: Provenance
+    _provenance: Provenance | None = None
+
+    @property
+    def provenance(self) -> Provenance:
+        if self._provenance is None:
+            from backbones.provenance import random_provenance  # imports timm
+
+            self._provenance = random_provenance(self.name)
+        return self._provenance
+
+    @provenance.setter
+    def provenance(self, provenance: Provenance) -> None:
+        self._provenance = provenance
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, C, H, W) -> [(B, channels, ceil(H / stride), ceil(W / stride)) for each level]."""

@@ -4,6 +4,8 @@ Names with a leading underscore are private, and so are modules and attributes t
 list. A release may change them without notice. `tests/backbones/test_compat.py` checks each function here. Its failure
 messages name what to look at in the new release. No other module of this package uses such parts, except `positions`,
 which overrides methods of timm's transformers.
+
+The functions import timm when they are called, which takes a second the first time.
 """
 
 from __future__ import annotations
@@ -14,18 +16,15 @@ import sys
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import timm
 import torch
-from timm.layers import Format
-from timm.layers.pos_embed_rel import gen_relative_log_coords
-from timm.models import PretrainedCfg, group_parameters
-from timm.models._hub import get_cache_dir
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves, tree_map_only
-from torch.utils.flop_counter import FlopCounterMode
+
+if TYPE_CHECKING:
+    from timm.models import PretrainedCfg
 
 
 def tensors_in(values: Any) -> list[Tensor]:
@@ -52,6 +51,8 @@ def multiply_adds(network: nn.Module, images: Tensor) -> int:
     operations per multiply-add, and counts nothing in kernels that it does not know. Attention is therefore computed by
     matrix products here, whichever kernel it uses otherwise.
     """
+    from torch.utils.flop_counter import FlopCounterMode
+
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -119,6 +120,8 @@ def create_features(name: str, **options: Any) -> nn.Module:
     Passes `strict_img_size=False` to networks with a fixed input size. Swin, for example, then accepts images of any
     size. The option is undocumented and not every network has it; those that do not are created without it.
     """
+    import timm
+
     config = pretrained_config(name)
     if config is not None and config.fixed_input_size:
         with contextlib.suppress(TypeError):
@@ -133,6 +136,8 @@ def create_dynamic(name: str, **options: Any) -> nn.Module | None:
     each call, and images are padded to a multiple of the patch. The options are undocumented, and not every network has
     them.
     """
+    import timm
+
     try:
         return timm.create_model(name, dynamic_img_size=True, dynamic_img_pad=True, **options)
     except TypeError:
@@ -166,6 +171,8 @@ def relative_log_coordinates(size: tuple[int, int], pretrained_size: tuple[int, 
 
     Uses `timm.layers.pos_embed_rel.gen_relative_log_coords`, which the documentation does not list.
     """
+    from timm.layers.pos_embed_rel import gen_relative_log_coords
+
     return gen_relative_log_coords(size, pretrained_size, mode)
 
 
@@ -183,6 +190,8 @@ def architecture_of_extractor(extractor: nn.Module) -> str | None:
 
     Reads the key `architecture` of the undocumented attribute `pretrained_cfg`, a dictionary.
     """
+    import timm
+
     config = getattr(extractor, "pretrained_cfg", None)
     name = config.get("architecture") if isinstance(config, dict) else None
     return name if isinstance(name, str) and timm.is_model(name) else None
@@ -193,6 +202,8 @@ def returns_channels_last(extractor: nn.Module) -> bool:
 
     Reads the undocumented attribute `output_fmt`, which extractors of (B, C, H, W) maps may lack.
     """
+    from timm.layers import Format
+
     return getattr(extractor, "output_fmt", None) == Format.NHWC
 
 
@@ -227,6 +238,8 @@ def layer_groups(network: nn.Module) -> dict[str, int] | None:
     matcher = getattr(network, "group_matcher", None)
     if matcher is None:
         return None
+    from timm.models import group_parameters
+
     try:
         return group_parameters(network, matcher(coarse=False), reverse=True)
     except (TypeError, ValueError, AttributeError):
@@ -257,6 +270,8 @@ def pretrained_config(name: str) -> PretrainedCfg | None:
     The documentation names the class, but few of its fields. This package reads `tag`, `url`, `hf_hub_id`, `license`,
     `has_weights`, `fixed_input_size`, `input_size`, `mean`, `std`, `interpolation` and `crop_pct`.
     """
+    import timm
+
     return timm.get_pretrained_cfg(name)
 
 
@@ -265,6 +280,8 @@ def weights_folder() -> Path:
 
     Uses `timm.models._hub.get_cache_dir`. timm has no public function for it.
     """
+    from timm.models._hub import get_cache_dir
+
     return Path(get_cache_dir())
 
 

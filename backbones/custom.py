@@ -7,7 +7,6 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -71,6 +70,8 @@ class CustomBackbone(Backbone):
         name = architecture_of_extractor(self.network) if self._is_extractor else None
         if name is None:
             return set()
+        import timm
+
         own = {unflattened(key).split(".")[0] for key in self.network.state_dict()}
         with torch.device("meta"):
             whole = timm.create_model(name).state_dict()

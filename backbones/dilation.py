@@ -10,18 +10,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import timm
 from torch import nn
 
 from backbones.adapter import TimmBackbone, build_backbone, timm_channels
+from backbones.architecture import is_efficientnet
 from backbones.base import Backbone, Level
 from backbones.compat import feature_indices
 from backbones.efficientnet import EfficientNet
 from backbones.errors import UserError
-from backbones.factory import create_backbone
+from backbones.factory import create_backbone, set_weights
 from backbones.names import split_tag
-from backbones.plain import is_plain
-from backbones.weights import load_weights
 
 COARSEST, STRIDE = 32, 16  # stride of the last map, before and after
 
@@ -39,7 +37,7 @@ def create_dilated(
 
     Arguments and errors are those of `create_backbone`. Also raises UserError for a network that cannot be dilated.
     """
-    if is_plain(split_tag(name)[0]):  # has a map at stride 16
+    if _is_plain(split_tag(name)[0]):  # has a map at stride 16
         return create_backbone(name, pretrained, (*strides, STRIDE), channels, stochastic_depth)
     backbone = build_backbone(name, (*strides, COARSEST), channels, stochastic_depth)
     last = backbone.levels[-1]
@@ -53,8 +51,16 @@ def create_dilated(
             "this is implemented for EfficientNet and networks of timm only"
         )
     backbone.levels = (*backbone.levels[:-1], Level(last.channels, STRIDE))
-    backbone.provenance = load_weights(backbone, name, pretrained)
+    set_weights(backbone, name, pretrained)
     return backbone
+
+
+def _is_plain(architecture: str) -> bool:
+    if is_efficientnet(architecture):
+        return False
+    from backbones.plain import is_plain  # imports timm
+
+    return is_plain(architecture)
 
 
 def _dilate(network: EfficientNet) -> None:
@@ -76,6 +82,8 @@ def _dilated_by_timm(backbone: TimmBackbone, stochastic_depth: float | None) -> 
     options: dict[str, Any] = {"drop_path_rate": stochastic_depth} if stochastic_depth else {}
     options |= {"out_indices": feature_indices(backbone.network), **timm_channels(backbone.input_channels)}
     try:
+        import timm
+
         network = timm.create_model(backbone.name, features_only=True, output_stride=STRIDE, **options)
     except (TypeError, AssertionError, RuntimeError, ValueError, NotImplementedError) as error:
         raise _no_dilated_version(backbone.name) from error

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from backbones.adapter import backbone_names, build_backbone
 from backbones.base import Backbone
-from backbones.weights import load_weights
+from backbones.names import split_tag
 
 
 def create_backbone(
@@ -36,8 +36,20 @@ def create_backbone(
     never replace them silently.
     """
     backbone = build_backbone(name, strides, channels, stochastic_depth)
-    backbone.provenance = load_weights(backbone, name, pretrained)
+    set_weights(backbone, name, pretrained)
     return backbone
+
+
+def set_weights(backbone: Backbone, name: str, pretrained: bool | str | Path) -> None:
+    """Load weights into the backbone `name` and record their provenance, see `backbones.weights.load_weights`.
+
+    That module imports timm, which takes a second. A backbone with random weights needs neither.
+    """
+    if pretrained is False and split_tag(name)[1] is None:
+        return
+    from backbones.weights import load_weights
+
+    backbone.provenance = load_weights(backbone, name, pretrained)
 
 
 def list_backbones(pattern: str = "*") -> list[str]:

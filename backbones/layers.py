@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterable
 from fnmatch import fnmatch
 
-import timm
 import torch
 from torch import nn
 
@@ -20,7 +19,6 @@ from backbones.compat import layer_groups, undecayed_names, whole_network_keys
 from backbones.custom import CustomBackbone
 from backbones.lora import unparametrised
 from backbones.names import split_tag
-from backbones.plain import is_plain
 
 # Tokens and position tables that some networks of timm do not list in `no_weight_decay`, such as `rel_pos_h` of SAM.
 POSITIONS = re.compile(r"(?:^|\.)(?:(?:cls|reg|dist)_token|pos_embed|rel_pos|relative_position)\w*$")
@@ -74,6 +72,8 @@ def early_parameters(network: nn.Module, stride: int, name: str) -> list[nn.Para
     Raises ValueError if the network has no map at that stride.
     """
     trunk = trunk_of(network)
+    from backbones.plain import is_plain  # imports timm
+
     if is_plain(split_tag(name)[0]):
         early = _thirds(trunk, stride)
         return [p for key, p in trunk.named_parameters() if key in early and p.requires_grad]
@@ -132,6 +132,8 @@ def _published(network: nn.Module) -> tuple[nn.Module, dict[str, str]]:
         return network.network, {name: key.removeprefix("network.") for name, key in own.items()}
     if not isinstance(network, TimmBackbone):
         return network, own
+    import timm
+
     with torch.device("meta"):
         whole = timm.create_model(network.name)
     inner = {name: key.removeprefix("network.") for name, key in own.items()}

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
-
-import timm
+from typing import TYPE_CHECKING, Any
 
 from backbones.compat import pretrained_config
+from backbones.errors import unknown_name
 from backbones.names import split_tag
+from backbones.pretraining import RANDOM
 from backbones.pretraining_rules import DATA
+
+if TYPE_CHECKING:
+    from timm.models import PretrainedCfg
 
 # Published ImageNet-1k accuracy of single centre crops, as fractions. Sources: for Lite, tensorflow/tpu
 # `efficientnet/lite/README.md`, FP32; for B0-B7, arXiv:1905.11946v5, table 2; for a1 and Noisy Student, timm; for tv,
@@ -89,10 +92,46 @@ class Provenance:
 
 def published_tags(architecture: str) -> list[str]:
     """Tags of a network's weights in timm: the default first, then the others by name."""
+    import timm
+
     tags = [tag for name in timm.list_pretrained(f"{architecture}.*") if (tag := split_tag(name)[1])]
     config = pretrained_config(architecture)
     default = None if config is None else config.tag
     return sorted(tags, key=lambda tag: (tag != default, tag))
+
+
+def random_provenance(name: str) -> Provenance:
+    """The provenance of random weights, with the normalisation that published weights of `name` expect.
+
+    Raises UserError for an unknown tag.
+    """
+    config = published_config(*split_tag(name))
+    return Provenance(
+        source="random",
+        tag=None,
+        recipe=None,
+        data=None,
+        top1=None,
+        mean=tuple(config.mean),
+        std=tuple(config.std),
+        interpolation=config.interpolation,
+        crop_pct=config.crop_pct,
+        input_size=config.input_size[1:],
+        sha256=None,
+        license=None,
+        group=RANDOM,
+    )
+
+
+def published_config(architecture: str, tag: str | None) -> PretrainedCfg:
+    """Facts about a network's published weights in timm: normalisation, input size and URL. Raises UserError."""
+    from timm.models import PretrainedCfg
+
+    tags = published_tags(architecture)
+    if tag and tag not in tags:
+        raise unknown_name("published weights", f"{architecture}.{tag}", [f"{architecture}.{known}" for known in tags])
+    # For a network that timm does not have: timm's defaults, ImageNet's mean and standard deviation and no weights.
+    return pretrained_config(f"{architecture}.{tag}" if tag else architecture) or PretrainedCfg()
 
 
 def licence_of(architecture: str, tag: str) -> str | None:

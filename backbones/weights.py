@@ -25,13 +25,20 @@ from torch import Tensor, nn
 
 from backbones.adapter import TimmBackbone, build_backbone
 from backbones.base import Backbone
-from backbones.compat import pretrained_config, weights_folder
+from backbones.compat import weights_folder
 from backbones.custom import CustomBackbone
-from backbones.errors import BadInput, NoPublishedWeights, unknown_name
+from backbones.errors import BadInput, NoPublishedWeights
 from backbones.names import split_tag
 from backbones.plain import PlainBackbone, is_plain
-from backbones.pretraining import RANDOM, UNKNOWN, pretraining_of
-from backbones.provenance import TOP1, Provenance, licence_of, published_tags, recipe_and_data
+from backbones.pretraining import UNKNOWN, pretraining_of
+from backbones.provenance import (
+    TOP1,
+    Provenance,
+    licence_of,
+    published_config,
+    random_provenance,
+    recipe_and_data,
+)
 from backbones.transformer_weights import load_pyramid, locate_transformer
 from backbones.weight_facts import sha256, weight_facts
 from backbones.weight_files import read_state, weight_file
@@ -59,8 +66,8 @@ def load_weights(network: nn.Module, name: str, pretrained: bool | str | Path) -
     Raises UserError for an unknown tag, BadInput if weights are absent, unreadable or those of another network.
     """
     architecture, tag = split_tag(name)
-    config = _config(architecture, tag)
-    random = _random(config)
+    config = published_config(architecture, tag)
+    random = random_provenance(name)
     if pretrained is False:
         return random
     if pretrained is not True:
@@ -96,37 +103,9 @@ def provenance_of_file(name: str, path: str | Path, file_format: str) -> Provena
     """
     facts = weight_facts(path)
     source = f"{'file' if facts.run is None else 'run'}:{facts.file}"
-    random = _random(_config(*split_tag(name)))
+    random = random_provenance(name)
     known = {"group": UNKNOWN} | facts.known
     return replace(random, source=source, recipe=file_format, sha256=sha256(facts.file), **known)
-
-
-def _random(config: PretrainedCfg) -> Provenance:
-    """The provenance of random weights, with the normalisation that published weights of the network expect."""
-    return Provenance(
-        source="random",
-        tag=None,
-        recipe=None,
-        data=None,
-        top1=None,
-        mean=tuple(config.mean),
-        std=tuple(config.std),
-        interpolation=config.interpolation,
-        crop_pct=config.crop_pct,
-        input_size=config.input_size[1:],
-        sha256=None,
-        license=None,
-        group=RANDOM,
-    )
-
-
-def _config(architecture: str, tag: str | None) -> PretrainedCfg:
-    """Facts about a network's published weights in timm: normalisation, input size and URL. Raises UserError."""
-    tags = published_tags(architecture)
-    if tag and tag not in tags:
-        raise unknown_name("published weights", f"{architecture}.{tag}", [f"{architecture}.{known}" for known in tags])
-    # For a network that timm does not have: timm's defaults, ImageNet's mean and standard deviation and no weights.
-    return pretrained_config(f"{architecture}.{tag}" if tag else architecture) or PretrainedCfg()
 
 
 def _packaged(architecture: str) -> tuple[Path, str]:

@@ -10,11 +10,9 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import timm
 import torch
-from timm.layers import DropPath
 from torch import Tensor, nn
 
 from backbones import create_backbone
@@ -28,13 +26,13 @@ from backbones.errors import BadInput, UserError
 from backbones.mbconv import StochasticDepth
 from backbones.names import is_custom, split_tag
 from backbones.necks import create_neck
-from backbones.plain import PlainBackbone, create_plain, is_plain
-from backbones.provenance import Provenance
 from backbones.scaling import scale_of
 from backbones.weight_facts import weight_facts
 from backbones.weight_files import read_state
-from backbones.weights import adapt_first_convolution, load_weights, provenance_of_file
 from classification.model import NECK_STRIDES, Classifier, ConvHead, LinearHead, PyramidHead
+
+if TYPE_CHECKING:
+    from backbones.provenance import Provenance
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +122,7 @@ def _with_neck(
     neck_module = create_neck(neck, levels, **options)
     head = PyramidHead(sum(level.channels for level in neck_module.levels), num_classes)
     _zero(head.classifier)
-    return Classifier(backbone, head, backbone.provenance, neck_module, channels)
+    return Classifier(backbone, head, None, neck_module, channels)
 
 
 def _efficientnet(name: str, num_classes: int, pretrained: bool | str | Path, channels: int) -> Classifier:
@@ -132,12 +130,18 @@ def _efficientnet(name: str, num_classes: int, pretrained: bool | str | Path, ch
     architecture = split_tag(name)[0]
     network = EfficientNetClassifier(architecture, num_classes, input_channels=channels)
     _zero(network.classifier)
-    provenance = load_weights(network, name, pretrained)
-    with torch.device("meta"):
+    provenance = None
+    if pretrained is not False or split_tag(name)[1] is not None:
+        from backbones.weights import load_weights  # imports timm, which takes a second
+
+        provenance = load_weights(network, name, pretrained)
+    # Its parameters are replaced. On the meta device, drawing them would import torch's compiler, which takes a second.
+    with torch.random.fork_rng(devices=[]):
         backbone = EfficientNet(architecture, input_channels=channels)
     backbone.conv_stem, backbone.bn1, backbone.blocks = network.conv_stem, network.bn1, network.blocks
-    backbone.provenance = provenance
-    return Classifier(backbone, ConvHead(network), provenance, input_channels=channels)
+    if provenance is not None:
+        backbone.provenance = provenance
+    return Classifier(backbone, ConvHead(network), input_channels=channels)
 
 
 def _pooled(
@@ -147,13 +151,17 @@ def _pooled(
     backbone = create_backbone(name, pretrained, channels=channels, stochastic_depth=stochastic_depth)
     head = PyramidHead(backbone.levels[-1].channels, num_classes)
     _zero(head.classifier)
-    return Classifier(backbone, head, backbone.provenance, input_channels=channels)
+    return Classifier(backbone, head, input_channels=channels)
 
 
 def _timm(
     name: str, num_classes: int, pretrained: bool | str | Path, stochastic_depth: float | None, channels: int
 ) -> Classifier:
     """A network of timm. All layers before its class layer are the backbone."""
+    import timm
+
+    from backbones.plain import create_plain, is_plain
+
     architecture = split_tag(name)[0]
     with torch.device("meta"):  # raises for networks that cannot be backbones, as in the other tasks
         build_backbone(architecture, input_channels=channels)
@@ -190,6 +198,9 @@ def _load(network: nn.Module, name: str, pretrained: bool | str | Path, channels
 
     Such runs name some parameters as timm's feature extractors do, not as in the published network.
     """
+    from backbones.plain import PlainBackbone
+    from backbones.weights import load_weights
+
     state = {} if isinstance(pretrained, bool) else read_state(pretrained)
     if not any(key.startswith(f"{RUN}backbone.network.") for key in state):
         return load_weights(network, name, pretrained)
@@ -209,6 +220,8 @@ def _load_run(model: Classifier, state: dict[str, Tensor], name: str, path: str,
 
     Raises BadInput if other parameters have another shape.
     """
+    from backbones.weights import adapt_first_convolution, provenance_of_file
+
     own, facts = model.state_dict(), weight_facts(path)
     stored = (facts.run or {}).get("classes")
     advice = adapt_first_convolution(own, state, {key: key for key in own}, path)
@@ -229,8 +242,11 @@ def _set_stochastic_depth(model: Classifier, name: str, rate: float) -> None:
     Raises UserError for a positive rate on a network without residual branches.
     """
     branches = [module for module in model.modules() if isinstance(module, StochasticDepth)]
-    if rate and not branches and not any(isinstance(module, DropPath) for module in model.modules()):
-        raise no_stochastic_depth(name, rate)
+    if rate and not branches:
+        from timm.layers import DropPath
+
+        if not any(isinstance(module, DropPath) for module in model.modules()):
+            raise no_stochastic_depth(name, rate)
     for index, branch in enumerate(branches):
         branch.rate = rate * index / len(branches)
 

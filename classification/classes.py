@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from timm.data import ImageNetInfo, infer_imagenet_subset
-
 from backbones.errors import BadInput
 
 SYNSET = re.compile(r"n\d{8}")
@@ -77,6 +75,8 @@ def match(classes: Sequence[str], outputs: int) -> list[int]:
 
 @lru_cache
 def _info(outputs: int) -> Any:
+    from timm.data import ImageNetInfo, infer_imagenet_subset
+
     subset = infer_imagenet_subset({"num_classes": outputs})
     if subset is None:
         raise BadInput(f"there is no list of names for a published network with {outputs} classes")

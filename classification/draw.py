@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 from data.bands import displayable
@@ -75,6 +73,9 @@ def draw_confusion(counts: np.ndarray, names: Sequence[str], file: Path) -> None
         names: of the K classes.
         file: image file to write.
     """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     classes, columns = counts.shape
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     side = min(14.0, 3.2 + 0.36 * classes) if classes <= MAX_LABELS else 9.0

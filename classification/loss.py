@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.transforms import v2
 
 from classification.transforms import seeded
 from engine import distributed
@@ -30,11 +29,15 @@ class ClassificationLoss(nn.Module):
         super().__init__()
         self.label_smoothing = label_smoothing
         self.register_buffer("class_weights", None, persistent=False)
-        self._mixes = [
-            mix(alpha=alpha, num_classes=num_classes)
-            for mix, alpha in ((v2.MixUp, mixup), (v2.CutMix, cutmix))
-            if alpha
-        ]
+        self._mixes = []
+        if mixup or cutmix:
+            from torchvision.transforms import v2  # takes a second to import
+
+            self._mixes = [
+                mix(alpha=alpha, num_classes=num_classes)
+                for mix, alpha in ((v2.MixUp, mixup), (v2.CutMix, cutmix))
+                if alpha
+            ]
 
     @property
     def mixes(self) -> bool:

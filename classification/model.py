@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,9 @@ from torch import Tensor, nn
 from backbones.base import CachedFeatures, select, trunk_of
 from backbones.efficientnet import EfficientNetClassifier
 from backbones.memory_efficient import norm_act, spatial_mean
-from backbones.provenance import Provenance
+
+if TYPE_CHECKING:
+    from backbones.provenance import Provenance
 
 NECK_STRIDES = (8, 16, 32)
 DROPOUT = 0.2  # before the class layer of a pooled pyramid, as in EfficientNet-B0
@@ -26,7 +29,7 @@ class Classifier(nn.Module):
         backbone: the part that the protocol "frozen" freezes, and that other tasks load from a run.
         head: computes logits from the feature maps of the neck, or of the backbone without a neck. Its last layer is
             `head.classifier`.
-        provenance: origin of the backbone's weights.
+        provenance: origin of the backbone's weights; by default that of `backbone.provenance`.
         neck: fuses the backbone's feature maps at strides 8, 16 and 32.
         input_channels: number of channels of the images, C.
 
@@ -40,7 +43,7 @@ class Classifier(nn.Module):
         self,
         backbone: nn.Module,
         head: nn.Module,
-        provenance: Provenance,
+        provenance: Provenance | None = None,
         neck: nn.Module | None = None,
         input_channels: int = 3,
     ):
@@ -49,7 +52,16 @@ class Classifier(nn.Module):
         self.backbone = backbone
         self.neck = neck
         self.head = head
-        self.provenance = provenance
+        self._provenance = provenance
+
+    @property
+    def provenance(self) -> Provenance:
+        """Origin of the backbone's weights."""
+        return self.backbone.provenance if self._provenance is None else self._provenance  # type: ignore[return-value]
+
+    @provenance.setter
+    def provenance(self, provenance: Provenance) -> None:
+        self._provenance = provenance
 
     def forward(self, images: Tensor | CachedFeatures) -> Tensor:
         """Normalised images (B, C, H, W) float -> logits (B, K)."""

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from scipy.sparse import csr_array
 
 from classification.config import METRIC
 from classification.metrics import classification_scores
@@ -41,6 +40,8 @@ def results_of_labels(
         correct: (n,) bool, whether the prediction is right.
         metric: see `classification_results`.
     """
+    from scipy.sparse import csr_array
+
     shape = len(keys), int(truth.max(initial=-1)) + 1
     every, known = np.arange(len(keys)), np.flatnonzero((predicted >= 0) & (predicted < shape[1]))
     right = csr_array((correct.astype(np.int64), (every, truth)), shape=shape)

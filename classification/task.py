@@ -7,12 +7,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
-from scipy.sparse import csr_array
-from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
 from backbones.errors import BadInput, UserError
@@ -27,7 +25,6 @@ from classification.model import Classifier
 from classification.prediction import ClassificationResult
 from classification.transforms import EvalCrop, TrainCrop, preprocessing
 from classification.weight_imprinting import imprint
-from data.augment import augmentation
 from data.balance import class_balanced
 from data.batch import Batch, Sample
 from data.class_dataset import ClassDataset
@@ -36,9 +33,12 @@ from data.reader import ImageReader, LabelledDataset
 from engine import distributed
 from engine.checkpoint import RunInfo, describe_data, values_of
 from engine.config import parse_size, random_neck
+from engine.execution import device_of
 from engine.micro_batches import shares
 from engine.task import Task
-from engine.trainer import device_of
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 # The decay is in discrete steps, as in tensorflow/tpu models/official/efficientnet/utils.py.
 DECAY, DECAY_EPOCHS = 0.97, 2.4
@@ -111,6 +111,8 @@ class ClassificationTask(Task):
 
     def datasets(self, train: ClassDataset, val: ClassDataset) -> tuple[ClassDataset, ClassDataset]:
         """Add the transforms: random crops in training, the published crop in validation."""
+        from data.augment import augmentation  # here, since importing albumentations takes a second
+
         config, provenance = self.config, self.model.provenance
         recipe = TrainCrop(
             parse_size(config.image_size) if config.image_size else provenance.input_size,
@@ -131,6 +133,8 @@ class ClassificationTask(Task):
     def _new_model(cls, config: TrainConfig, train: ClassDataset) -> Classifier:
         """The model to train. With `class_layer="published"`, its class layer is the published one or made from it."""
         pretrained = False if config.protocol == "scratch" else config.pretrained
+        from timm.models import get_pretrained_cfg
+
         published = get_pretrained_cfg(config.backbone)
         imprints = pretrained is True and config.neck is None and config.class_layer == "published"
         outputs = published.num_classes if imprints and published is not None else len(train.classes)
@@ -183,6 +187,8 @@ class ClassificationTask(Task):
 
     @classmethod
     def _from_weights(cls, name: str, pretrained: bool | str) -> ClassificationTask:
+        from timm.models import get_pretrained_cfg
+
         published = get_pretrained_cfg(name)
         outputs = published.num_classes if published is not None else 1000
         model = create_classifier(name, outputs, pretrained)

@@ -4,30 +4,33 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from timm.data import create_transform
-from timm.models import get_pretrained_cfg
-from torchvision.transforms import InterpolationMode, v2
 
-from backbones.provenance import Provenance
 from data.batch import Sample
 from data.channels import Channels
-from data.transforms import AREA_BELOW, Color, Fill, color_matrix, flip, resize
+from data.color import Color, color_matrix
+from data.resizing import AREA_BELOW, Fill, flip, resize
 from engine.config import parse_size
+
+if TYPE_CHECKING:
+    from torchvision.transforms import v2
+
+    from backbones.provenance import Provenance
 
 Policy = Literal["none", "randaugment", "autoaugment"]
 
 # torchvision's references/classification: 2 operations of magnitude 9 of 30, as in arXiv:1909.13719 for ResNet-50.
 RANDAUGMENT = {"num_ops": 2, "magnitude": 9}
+FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 TRIES, ASPECT = 10, (3 / 4, 4 / 3)  # for random crops; aspect is width / height
 
 
@@ -56,8 +59,14 @@ class EvalCrop:
         if channels is not None:
             self._bands = BandsCrop(size, crop_pct, interpolation, crop_mode, channels.fill)
             return
+        self._steps: list[Callable[[Any], Any]] = []
+        if crop_mode == "center" and size[0] == size[1] and crop_pct <= 1 and interpolation in FILTERS:
+            self._steps.append(CentreCrop(size[0], math.floor(size[0] / crop_pct), FILTERS[interpolation]))
+            return
+        from timm.data import create_transform  # takes seconds to import
+
         # Without the last step, which converts the image to a tensor.
-        self._steps = create_transform(
+        self._steps += create_transform(
             size, interpolation=interpolation, crop_pct=crop_pct, crop_mode=crop_mode, mean=mean, normalize=False
         ).transforms[:-1]
 
@@ -81,6 +90,28 @@ class EvalCrop:
         for step in self._steps:
             image = step(image)
         return replace(sample, image=np.asarray(image))
+
+
+class CentreCrop:
+    """The square crop of timm and torchvision, by the same calls of Pillow.
+
+    Args:
+        side: of the crop, px.
+        shorter: side of the resized image, px, at least as large.
+        interpolation: filter of Pillow.
+    """
+
+    def __init__(self, side: int, shorter: int, interpolation: Image.Resampling) -> None:
+        self.side, self.shorter, self.interpolation = side, shorter, interpolation
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """The centre of the resized image."""
+        longer = int(self.shorter * max(image.size) / min(image.size))
+        size = (self.shorter, longer) if image.width <= image.height else (longer, self.shorter)
+        if image.size != size:
+            image = image.resize(size, self.interpolation)
+        left, top = (round((length - self.side) / 2) for length in size)
+        return image.crop((left, top, left + self.side, top + self.side))
 
 
 class BandsCrop:
@@ -153,8 +184,12 @@ class TrainCrop:
         self.size, self.min_crop, self.vflip = size, min_crop, vflip
         self._interpolation = cv2.INTER_CUBIC if interpolation == "bicubic" else cv2.INTER_LINEAR
         self._color = Color(color, color, color, hue=0.0) if color else None
-        policy: dict[str, Any] = {"interpolation": InterpolationMode.BILINEAR, "fill": list(fill)}
         self._policy: v2.Transform | None = None
+        if augment == "none":
+            return
+        from torchvision.transforms import InterpolationMode, v2  # takes a second to import
+
+        policy: dict[str, Any] = {"interpolation": InterpolationMode.BILINEAR, "fill": list(fill)}
         if augment == "randaugment":
             self._policy = v2.RandAugment(**RANDAUGMENT, **policy)
         elif augment == "autoaugment":
@@ -213,6 +248,8 @@ def preprocessing(name: str, provenance: Provenance, image_size: int | str | Non
     Returns:
         mean, std, size (height, width), interpolation, crop_pct and crop_mode, see `EvalCrop`.
     """
+    from timm.models import get_pretrained_cfg
+
     published = get_pretrained_cfg(name)
     return {
         "mean": list(provenance.mean),

@@ -6,8 +6,12 @@ image. Labels are the image's class, its boxes, or its pixels.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from scipy.sparse import csr_array
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 # Cui et al., arXiv:1901.05555, try 0.9 to 0.9999. This value distinguishes counts up to some thousands.
 BETA = 0.999

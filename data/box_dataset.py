@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
-from scipy.sparse import csr_array
 
 from backbones.errors import BadInput
 from data.batch import Sample
@@ -19,6 +18,9 @@ from data.columns import BoxColumns, Kind
 from data.findings import warn_or_raise
 from data.options import BoxOptions, ReadOptions
 from data.reader import ImageReader, Transform
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,8 @@ class BoxDataset(ImageReader):
 
     def label_counts(self) -> csr_array:
         """(n, K) number of training boxes of each class in each image."""
+        from scipy.sparse import csr_array
+
         image, _ = self.boxes_by_image()
         entries = np.ones(len(image), np.int64), (image, self._labels)
         return csr_array(entries, shape=(len(self), len(self.classes)))

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
-from scipy.sparse import csr_array
 
 from backbones.errors import BadInput
 from data.batch import Sample
@@ -17,6 +16,9 @@ from data.columns import ClassColumns, Kind
 from data.findings import warn_or_raise
 from data.options import ClassOptions, ReadOptions
 from data.reader import ImageReader, Transform
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 BLANK = (224, 224)  # height and width of the black image that replaces an unreadable one, px
 
@@ -85,6 +87,8 @@ class ClassDataset(ImageReader):
 
     def label_counts(self) -> csr_array:
         """(n, K) number of labels of each class in each image, one per image."""
+        from scipy.sparse import csr_array
+
         entries = np.ones(len(self), np.int64), (np.arange(len(self)), self.labels)
         return csr_array(entries, shape=(len(self), len(self.classes)))
 

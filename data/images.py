@@ -64,12 +64,17 @@ def read_image(
 
 
 def decode_image(
-    data: bytes, name: str | os.PathLike[str], *, exif: bool = False, levels: Levels | None = None
+    data: bytes,
+    name: str | os.PathLike[str],
+    *,
+    exif: bool = False,
+    levels: Levels | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> np.ndarray:
     """As `read_image`, from the content of a file. `name` is for messages."""
     if not data:
         raise BadInput(f"image {name} is empty (0 bytes)")
-    return _read(data, _header(data), name, MAX_PIXELS, exif, levels)
+    return _read(data, _header(data), name, max_pixels, exif, levels)
 
 
 def decode_values(data: bytes, name: str | os.PathLike[str]) -> np.ndarray:
@@ -174,6 +179,12 @@ def content_of(path: str | os.PathLike[str]) -> bytes:
     if not data:
         raise BadInput(f"image {path} is empty (0 bytes)")
     return data
+
+
+def check_pixels(data: bytes, name: str | os.PathLike[str], max_pixels: int) -> None:
+    """Raise BadInput if the header of an image file with this content states more than `max_pixels` pixels."""
+    if (header := _header(data)) is not None:
+        _check_size(header.width, header.height, name, max_pixels)
 
 
 def _header(data: bytes) -> ImageHeader | None:

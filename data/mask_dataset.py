@@ -7,10 +7,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
-from scipy.sparse import csr_array, vstack
 
 from backbones.errors import BadInput
 from data.batch import IGNORE, Sample
@@ -21,6 +20,9 @@ from data.mask_checks import check_scored_masks, check_training_masks
 from data.options import MaskOptions, ReadOptions
 from data.reader import ImageReader, Transform
 from data.scan import Headers
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 BLANK = (64, 64)  # height and width of the black image that replaces an unreadable image and mask, px
 THREADS = 8
@@ -132,6 +134,8 @@ class MaskDataset(ImageReader):
 
         A mask that cannot be read has no pixels if `skip_bad` allows unreadable images; otherwise raises BadInput.
         """
+        from scipy.sparse import csr_array, vstack
+
         classes = len(self.classes)
 
         def counts(index: int) -> csr_array:

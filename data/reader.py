@@ -11,11 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 import numpy as np
 import torch
-from scipy.sparse import csr_array
 
 from backbones.errors import BadInput
 from data.batch import Draw, Sample
@@ -31,6 +30,9 @@ from data.names import Names
 from data.open import held_out, read_split, read_train_val
 from data.options import ReadOptions
 from data.scan import Headers, sample_of, scan
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 log = logging.getLogger(__name__)
 

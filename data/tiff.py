@@ -13,12 +13,14 @@ import lzma
 import os
 import zlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from tifffile import TiffFile, TiffPage
 
 from backbones.errors import BadInput
+
+if TYPE_CHECKING:
+    from tifffile import TiffFile, TiffPage
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # damage that matters raises an error
 
@@ -62,6 +64,8 @@ def read_tiff(data: bytes, name: str | os.PathLike[str], limit: int) -> Pixels:
 
     Raises BadInput for damaged and truncated files, for larger images, and for pixels that are no measurements.
     """
+    from tifffile import TiffFile
+
     try:
         with TiffFile(io.BytesIO(data)) as file:
             pages = _bands(file)
@@ -89,6 +93,8 @@ def read_tiff(data: bytes, name: str | os.PathLike[str], limit: int) -> Pixels:
 
 def _bands(file: TiffFile) -> list[TiffPage]:
     """The page with all bands, or the pages with one band each."""
+    from tifffile import TiffPage
+
     found: list[Any] = [
         page
         for page in itertools.islice(file.pages, MOST_PAGES)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import albumentations as A
@@ -16,13 +16,11 @@ import cv2
 import numpy as np
 
 from data.batch import IGNORE, Sample
+from data.color import Color, color_matrix
 from data.compat import DualTransform, set_random_state
+from data.resizing import Fill, flip, interpolation_at, placed, resize
 
-AREA_BELOW = 0.5  # bilinear interpolation reads 2 x 2 pixels: below this scale it skips pixels, which causes aliasing
 MIN_SIDE = 1e-3  # px; thinner boxes have no area in float32, and albumentations fails on boxes without area
-
-Fill = tuple[float, ...]  # a value per channel
-AT_ONCE = 4  # channels that OpenCV resizes at once
 
 
 class ScaleJitterCrop(DualTransform):
@@ -59,8 +57,8 @@ class ScaleJitterCrop(DualTransform):
         height, width = params["shape"][:2]
         fit = min(self.size[0] / height, self.size[1] / width)
         scale = fit * draw.uniform(*self.jitter)
-        x1, x2, out_width = _axis(width, self.size[1], scale, draw.random())
-        y1, y2, out_height = _axis(height, self.size[0], scale, draw.random())
+        x1, x2, out_width = placed(width, self.size[1], scale, draw.random())
+        y1, y2, out_height = placed(height, self.size[0], scale, draw.random())
         return {
             "window": (x1, y1, x2, y2),
             "out": (out_height, out_width),
@@ -71,7 +69,7 @@ class ScaleJitterCrop(DualTransform):
 
     def apply(self, img: np.ndarray, *, scale: tuple[float, float], **params: Any) -> np.ndarray:
         """(H, W, C) -> the same with the size `out`."""
-        return self._warp(img, cv2.INTER_AREA if min(scale) < AREA_BELOW else cv2.INTER_LINEAR, **params)
+        return self._warp(img, interpolation_at(scale), **params)
 
     def apply_to_mask(self, mask: np.ndarray, **params: Any) -> np.ndarray:
         """(H, W) class map, sampled at the nearest pixel centre -> the same with the size `out`."""
@@ -107,34 +105,10 @@ class ScaleJitterCrop(DualTransform):
         """(N, 4+) fractions of the source -> fractions of the output, outside of 0..1 where the window cuts a box."""
         x1, y1, x2, y2 = window
         boxes = bboxes.copy()
-        for axis, length, start, end, flip in ((0, shape[1], x1, x2, hflip), (1, shape[0], y1, y2, vflip)):
+        for axis, length, start, end, is_flipped in ((0, shape[1], x1, x2, hflip), (1, shape[0], y1, y2, vflip)):
             sides = (bboxes[:, [axis, axis + 2]] * length - start) / (end - start)
-            boxes[:, [axis, axis + 2]] = 1 - sides[:, ::-1] if flip else sides
+            boxes[:, [axis, axis + 2]] = 1 - sides[:, ::-1] if is_flipped else sides
         return boxes
-
-
-def _axis(length: int, limit: int, scale: float, position: float) -> tuple[int, int, int]:
-    """Along one axis: start and end of the window in source pixels, and its output length; `position` is in [0, 1)."""
-    window = min(length, max(1, round(limit / scale)))
-    out = limit if window < length else min(limit, max(1, round(length * scale)))
-    start = int(position * (length - window + 1))
-    return start, start + window, out
-
-
-def resize(array: np.ndarray, size: tuple[int, int], interpolation: int) -> np.ndarray:
-    """(H, W) or (H, W, C) of any number of channels -> the same with (height, width) `size`, by `cv2.resize`."""
-    if array.ndim == 2 or array.shape[2] == 3:
-        return cv2.resize(array, size[::-1], interpolation=interpolation)
-    parts = [
-        cv2.resize(np.ascontiguousarray(array[..., start : start + AT_ONCE]), size[::-1], interpolation=interpolation)
-        for start in range(0, array.shape[2], AT_ONCE)
-    ]
-    return np.concatenate([part if part.ndim == 3 else part[..., None] for part in parts], axis=2)
-
-
-def flip(array: np.ndarray, axis: int) -> np.ndarray:
-    """(H, W) or (H, W, C), flipped as `cv2.flip` does: 1 left to right, 0 top to bottom, -1 both."""
-    return cv2.flip(array, axis).reshape(array.shape)
 
 
 class Pad(DualTransform):
@@ -163,33 +137,6 @@ class Pad(DualTransform):
         boxes[:, [0, 2]] *= shape[1] / self.size[1]
         boxes[:, [1, 3]] *= shape[0] / self.size[0]
         return boxes
-
-
-@dataclass(frozen=True)
-class Color:
-    """Strength of the colour jitter: factors are drawn from 1 +- the value, hue rotations from +- `hue` degrees."""
-
-    brightness: float = 0.2
-    contrast: float = 0.2
-    saturation: float = 0.2
-    hue: float = 5.0
-
-
-# Saturation scales and hue rotates the chroma plane of YIQ (NTSC); luma does not change.
-_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
-_FROM_YIQ = np.linalg.inv(_TO_YIQ)
-
-
-def color_matrix(color: Color, draw: random.Random) -> np.ndarray:
-    """Random brightness, contrast (about 127.5), saturation and hue: one (3, 4) float32 matrix for `cv2.transform`."""
-    brightness, contrast, saturation = (
-        1 + draw.uniform(-strength, strength) for strength in (color.brightness, color.contrast, color.saturation)
-    )
-    angle = np.deg2rad(draw.uniform(-color.hue, color.hue))
-    cos, sin = saturation * np.cos(angle), saturation * np.sin(angle)
-    chroma = np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]])
-    shift = np.full((3, 1), 127.5 * (1 - contrast))
-    return np.hstack([brightness * contrast * _FROM_YIQ @ chroma @ _TO_YIQ, shift]).astype(np.float32)
 
 
 class ColorJitter(A.ImageOnlyTransform):

@@ -7,13 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from backbones.class_layers import fit_class_layer
 from backbones.errors import BadInput
 from backbones.scaling import SCALES
-from backbones.weights import adapt_first_convolution
 
 CLASS_LAYER = ("class_head.predict.pointwise.weight", "class_head.predict.pointwise.bias")
 
@@ -80,6 +78,8 @@ def normalisation(phi: int | str, file: str) -> tuple[tuple[float, ...], tuple[f
     """
     if "lite" in str(phi) or "_ap" in file:
         return (0.5,) * 3, (0.5,) * 3
+    from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
     return IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 
@@ -100,6 +100,8 @@ def load(
 
     Raises BadInput if other names or shapes differ.
     """
+    from backbones.weights import adapt_first_convolution  # imports timm
+
     current = detector.state_dict()
     loaded = convert(state) if any("class_net." in key for key in state) else _normalised_keys(state)
     advice = adapt_first_convolution(current, loaded, {key: key for key in current}, file)

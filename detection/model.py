@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from backbones import create_backbone
 from backbones.base import Backbone, select
 from backbones.errors import BadInput
+from backbones.factory import set_weights
 from backbones.memory_efficient import ACTIVATIONS
 from backbones.necks import create_neck
 from backbones.scaling import scale_of
 from backbones.weight_facts import weight_facts
 from backbones.weight_files import read_state
-from backbones.weights import load_weights, provenance_of_file
 from detection import effdet
 from detection.anchors import Anchors
 from detection.config import MAX_DETECTIONS
@@ -168,7 +168,7 @@ def create_detector(
         backbone = create_backbone(backbone, source, channels=channels, stochastic_depth=stochastic_depth)
         backbone.keep_levels((8, 16, 32))
     elif state is not None and not is_complete:
-        backbone.provenance = load_weights(backbone, backbone.name, pretrained)
+        set_weights(backbone, backbone.name, pretrained)
     if is_complete and state is not None:
         style = effdet.style_of(state)
     tensorflow = style == "tensorflow"
@@ -222,6 +222,8 @@ def _load(
             settings=tuple(wrong),
         ) from error
     recipe = "effdet" if is_published else "run checkpoint" if run else "state dict of a detector"
+    from backbones.weights import provenance_of_file  # imports timm
+
     provenance = provenance_of_file(detector.backbone.name, path, recipe)
     if is_published:
         mean, std = effdet.normalisation(own["phi"], facts.file.name)

@@ -6,7 +6,6 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torchvision.ops import nms
 
 from detection.anchors import decode
 from detection.config import MAX_CANDIDATES, MAX_DETECTIONS
@@ -109,6 +108,8 @@ def hard_nms(
     if (device := detections.boxes.device).type == "mps":  # it has no float64
         found = hard_nms(Detections(*(x.cpu() for x in detections)), max_detections, iou, score_threshold)
         return Detections(*(x.to(device) for x in found))
+    from torchvision.ops import nms  # here, since soft suppression does not need it: importing it takes a second
+
     index = torch.zeros(len(detections.boxes), max_detections, dtype=torch.long, device=device)
     scores = torch.zeros(index.shape, device=device)
     for i, (box, score, label) in enumerate(zip(*detections, strict=True)):

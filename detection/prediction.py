@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -42,6 +43,10 @@ class DetectionResult(ImageResult):
         return Image.fromarray(
             draw_boxes(self.image, self.boxes[selected], self.labels[selected], self.classes, self.scores[selected])
         )
+
+    def _scaled(self, width: int, height: int) -> dict[str, Any]:
+        x, y = width / self.image.shape[1], height / self.image.shape[0]
+        return {"boxes": self.boxes * np.array([x, y, x, y], np.float32)}
 
     def __repr__(self) -> str:
         """The objects with a score of at least `MIN_SCORE`, one per line, and the number of other objects."""

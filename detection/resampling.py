@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse import csr_array
 
 from detection.matching import ClassMatches
 from detection.run_matches import RunMatches
@@ -98,6 +97,8 @@ class PrecisionOfResamples:
     """
 
     def __init__(self, detections: ClassDetections) -> None:
+        from scipy.sparse import csr_array
+
         true_positive, images = detections.true_positive, detections.image.astype(np.int32)
         counted = true_positive | detections.false_positive
         at_every_iou = counted.all(0)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.sparse import csr_array
 
 from data.box_dataset import BoxDataset
 from detection.config import AR_DETECTIONS, METRIC, TrainConfig
@@ -105,6 +104,8 @@ def _average_precision(classes: list[ClassDetections]) -> Callable[[np.ndarray],
 
 
 def _average_recall(classes: list[ClassDetections]) -> Callable[[np.ndarray], np.ndarray]:
+    from scipy.sparse import csr_array
+
     found = csr_array(np.stack([each.recall_by_image() for each in classes], axis=1))
     objects = csr_array(np.stack([each.objects for each in classes], axis=1))
 
@@ -118,6 +119,8 @@ def _average_recall(classes: list[ClassDetections]) -> Callable[[np.ndarray], np
 
 def _score_at_threshold(classes: list[ClassDetections], metric: str) -> Callable[[np.ndarray], np.ndarray]:
     """The score of `ImageResults` for precision, recall or F1."""
+    from scipy.sparse import csr_array
+
     threshold = operating_point([each.at_one_iou() for each in classes]).threshold
     by_image = np.stack([each.counts_by_image(threshold) for each in classes], axis=2)
     counts_by_image = [csr_array(values) for values in by_image]  # 3 times (N, K)

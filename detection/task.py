@@ -16,12 +16,11 @@ from torch import Tensor, nn
 from backbones.errors import BadInput
 from backbones.scaling import scale_of
 from backbones.weight_files import read_state
-from data.augment import augmentation
 from data.batch import Batch, Sample
 from data.box_dataset import BoxDataset
 from data.columns import BoxColumns
+from data.letterbox import Letterbox
 from data.reader import ImageReader
-from data.transforms import Transform
 from detection import effdet
 from detection.anchors import fit_scale
 from detection.classes import COCO_CLASSES, COCO_OUTPUTS
@@ -43,7 +42,6 @@ from detection.model import Detector, create_detector, run_anchor_scale
 from detection.postprocess import Detections, to_original
 from detection.prediction import DetectionResult
 from detection.results import run_matches
-from detection.transforms import MILD, detection_train, letterbox
 from detection.truth import coco_document
 from engine import distributed
 from engine.checkpoint import RunInfo, describe_data, values_of
@@ -121,6 +119,9 @@ class DetectionTask(Task):
 
     def datasets(self, train: BoxDataset, val: BoxDataset) -> tuple[BoxDataset, BoxDataset]:
         """The data sets with their transforms: scale jitter, crops and flips in training; letterbox in validation."""
+        from data.augment import augmentation  # here, since importing albumentations takes a second
+        from detection.transforms import MILD, detection_train
+
         size, vflip = tuple(self.info.preprocessing["size"]), 0.5 if self.config.vflip else 0.0
         color = MILD if self.channels is None else None
         recipe = detection_train(size, self.config.jitter, self.fill, vflip=vflip, color=color)
@@ -223,8 +224,8 @@ class DetectionTask(Task):
         height, width = images.shape[-2:]
         return to_original(self.model.detections(logits, deltas, (height, width), sizes), batch.scales, batch.sizes)
 
-    def transform(self) -> Transform:
-        return letterbox(tuple(self.info.preprocessing["size"]), self.fill)
+    def transform(self) -> Letterbox:
+        return Letterbox(tuple(self.info.preprocessing["size"]), self.fill)
 
     def final_layer(self) -> list[nn.Module]:
         return [self.model.class_head.predict, self.model.box_head.predict]  # type: ignore[list-item]

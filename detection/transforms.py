@@ -1,22 +1,11 @@
-"""Transforms from images with boxes to the network's input, for evaluation and training."""
+"""The transform of training from images with boxes to the network's input."""
 
 from __future__ import annotations
 
-from data.transforms import Color, ColorJitter, Fill, ScaleJitterCrop, Transform
+from data.resizing import Fill
+from data.transforms import Color, ColorJitter, ScaleJitterCrop, Transform
 
 MILD = Color()
-
-
-def letterbox(size: tuple[int, int], fill: Fill) -> Transform:
-    """For evaluation: scales the image to fit into `size`, places it at the top left, and pads it. Nothing is random.
-
-    Predicted boxes in original pixels are `boxes / scale`.
-
-    Args:
-        size: (height, width) of the network's input, px.
-        fill: RGB in 0..255 of the padding; best the network's mean colour, which is zero after normalisation.
-    """
-    return Transform(ScaleJitterCrop(size), [], fill, min_visibility=0.0)
 
 
 def detection_train(

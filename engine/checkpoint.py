@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,9 +20,7 @@ from backbones.lora import merged_state
 from backbones.weight_files import read_file
 from data.lock import lock_or_warn
 from data.reader import ImageReader, LabelledDataset
-from engine.compat import TorchCheckpointIO
 from engine.schema import run_fields
-from engine.system_errors import loader_died
 
 log = logging.getLogger(__name__)
 
@@ -86,33 +82,6 @@ def values_of(train: ImageReader) -> dict[str, Any]:
     if train.channels is not None:
         return train.channels.preprocessing()
     return {} if train.levels is None else {"levels": list(train.levels)}
-
-
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Saves a checkpoint to a temporary file, flushes it to disk and renames it: a checkpoint is always complete."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write `checkpoint` to `path`. Raises BadInput if the disk is full or the folder is not writable."""
-        target = Path(path)
-        temporary = None
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
-                temporary = Path(file.name)
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(target)
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-            if temporary is not None:
-                temporary.unlink(missing_ok=True)
-            if loader_died(error):
-                raise
-            raise BadInput(
-                f"cannot write {target}: {_first_line(error)}. Earlier checkpoints are intact. Free some space, then "
-                "resume the run with `resume`, or start it again if it had no checkpoint.",
-                settings=("resume",),
-            ) from error
 
 
 def sweep(folder: Path) -> None:
@@ -240,8 +209,7 @@ def latest_run(task: str) -> Path:
 
 def is_run(file: Path) -> bool:
     """Whether the file is a checkpoint of a run of this package. Raises BadInput if it cannot be read."""
-    content = read_file(file)
-    return isinstance(content, dict) and isinstance(content.get("run"), dict) and "state_dict" in content
+    return _is_run(read_file(file))
 
 
 def read_run(path: str | Path) -> tuple[RunInfo, dict[str, torch.Tensor]]:
@@ -250,9 +218,20 @@ def read_run(path: str | Path) -> tuple[RunInfo, dict[str, torch.Tensor]]:
     Raises BadInput if `path` is not a run, or a run of a newer version of this package.
     """
     file = find_checkpoint(path)
-    if not is_run(file):
+    found = run_in(file)
+    if found is None:
         raise BadInput(f"{file} is not a checkpoint of this package: it contains no run description")
+    return found
+
+
+def run_in(file: Path) -> tuple[RunInfo, dict[str, torch.Tensor]] | None:
+    """What `read_run` returns for a file, which is read once; None for a file of another kind.
+
+    Raises BadInput if it cannot be read, or is a run of a newer version of this package.
+    """
     checkpoint = read_file(file)
+    if not _is_run(checkpoint):
+        return None
     prefix = "model."
     state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
     try:
@@ -261,5 +240,5 @@ def read_run(path: str | Path) -> tuple[RunInfo, dict[str, torch.Tensor]]:
         raise BadInput(f"{file} contains a run description that this version cannot read ({error})") from error
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def _is_run(content: Any) -> bool:
+    return isinstance(content, dict) and isinstance(content.get("run"), dict) and "state_dict" in content

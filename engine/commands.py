@@ -1,4 +1,4 @@
-"""The `train` and `eval` commands of all tasks. `predict` is in engine/predict.py."""
+"""The `train` command of all tasks. `eval` is in engine/evaluation.py, `predict` in engine/predict.py."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
-from rich.progress import track
-from rich.table import Table
 
 from backbones.errors import UserError
 from backbones.weight_files import weight_file
@@ -24,31 +22,25 @@ from engine import distributed
 from engine.cached_features import cached_features
 from engine.checkpoint import (
     begin_run,
-    find_checkpoint,
     has_checkpoint,
-    latest_run,
-    make_folder,
     new_run_folder,
 )
-from engine.config import EvalConfig, TrainConfig
+from engine.config import TrainConfig
 from engine.console import err, log_to_terminal, out, silence
 from engine.error_files import write_errors
+from engine.evaluation import percent, print_scores
 from engine.execution import execution_for
-from engine.hub import local_checkpoint
 from engine.launch import adopt_srun, devices_of, launch, raise_unless_launchable
-from engine.leaderboard import print_leaderboard, read_records
+from engine.leaderboard import print_leaderboard
 from engine.plots import curves
-from engine.record import command_line, write_json
-from engine.restore import data_root, restore_task
+from engine.record import command_line
 from engine.resume import check_data, check_resume, if_stopped
-from engine.runtimes.files import images_at_once
 from engine.spec import TaskSpec
 from engine.task import Task
-from engine.trainer import device_of, fit, seed_everything, training_device
+from engine.trainer import fit, seed_everything, training_device
 
 PICTURES = 8  # validation images to draw after training
 MAX_LISTED = 10  # class weights to print
-MAX_CLASSES = 25  # with more classes, the table of classes is not printed
 
 
 def train(spec: TaskSpec, config: TrainConfig, is_program: bool = False) -> dict[str, Any]:
@@ -154,14 +146,14 @@ def _train(
     for name, index in task.picture_indices(val_set, PICTURES).items():
         _picture(task, val_set, index, device).save(pictures / f"{name}.jpg", quality=90)
     curves(output / "metrics.csv", task.monitor, pictures / "curves.png")
-    _print_scores(task, record["metrics"])
+    print_scores(task, record["metrics"])
     best = record["best"]
     epoch = record["stopped_early"]
     waited = _count(config.patience, "evaluation")
     stopped = f"stopped early after epoch {epoch}, {waited} without a new best; " if epoch else ""
     features = f", features in {record['feature_seconds']:.0f} s" if config.data.cached_augmentations else ""
     out.print(
-        f"best {task.monitor} {_percent(best[task.monitor])} after epoch {best['epoch']} of {config.epochs}; {stopped}"
+        f"best {task.monitor} {percent(best[task.monitor])} after epoch {best['epoch']} of {config.epochs}; {stopped}"
         f"trained in {record['train_seconds']:.0f} s{features}; {record['params'] / 1e6:.2f} M parameters, "
         f"{record['macs'] / 1e9:.2f} G multiply-adds, {record['latency_ms']:.0f} ms per image\n"
         f"run folder {output}, pictures in {pictures}"
@@ -189,57 +181,6 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def evaluate(spec: TaskSpec, config: EvalConfig) -> dict[str, float]:
-    """Evaluate a run or published weights. Returns the metrics."""
-    log_to_terminal(spec.name)
-    device = device_of(config.device)
-    execution = execution_for(device.type, config.precision, "eval")
-    execution.begin()
-    task = restore_task(spec, config)
-    root = data_root(task, spec, config.data.root)
-    dataset = task.eval_dataset(root, config.data)
-    if task.runtime is None:
-        execution.place(task.to(device).eval().model)
-    loader = eval_loader(dataset, images_at_once(task.runtime, config.batch_size), config.data.workers)
-    tracked = track(loader, f"evaluating {len(dataset)} images", console=err, transient=True)
-    metrics = task.eval().evaluate(tracked, config.precision if task.runtime is None else "fp32")
-    ran_on = f"{device} ({execution})" if task.runtime is None else f"cpu ({task.runtime.name})"
-    out.print(f"{dataset.columns.source}, {len(dataset)} images; on {ran_on}")
-    _print_scores(task, metrics)
-    errors = task.what_went_wrong()
-    _print_errors(spec, errors)
-    _print_leaderboard(task, spec, config, dataset, metrics)
-    if config.output:
-        folder = make_folder(config.output)
-        write_json(folder / "metrics.json", metrics)
-        task.write_results(folder)
-        write_errors(folder, errors)
-        out.print(f"metrics.json and the results of each image in {folder}")
-    return metrics
-
-
-def _print_leaderboard(
-    task: Task, spec: TaskSpec, config: EvalConfig, dataset: LabelledDataset, metrics: dict[str, float]
-) -> None:
-    """Print the leaderboard.
-
-    It includes other runs if a run was evaluated on its own validation split. Otherwise it has published scores only.
-    """
-    is_run = task.runtime is None and not (config.backbone and not config.checkpoint)
-    folder = _run_folder(task, config) if is_run else None
-    record = next(iter(read_records([folder / "record.json"], spec.train_config)), None) if folder is not None else None
-    if record is None or record["dataset"]["fingerprint"]["val"] != dataset.fingerprint:
-        record, folder = {"task": task.name, "backbone": task.config.backbone}, None
-    scored = {"metrics": metrics, "config": asdict(task.config)}  # with the settings of `eval` that scores depend on
-    print_leaderboard(out, record | scored, spec, dataset.classes, folder)
-
-
-def _run_folder(task: Task, config: EvalConfig) -> Path:
-    """The folder of the evaluated run."""
-    place = local_checkpoint(config.checkpoint) if config.checkpoint else latest_run(task.name)
-    return find_checkpoint(place).parent.parent
-
-
 def _picture(task: Task, dataset: LabelledDataset, index: int, device: torch.device) -> Image.Image:
     """Draw ground truth and prediction of one image side by side."""
     sample = dataset.with_transform(None)[index]
@@ -249,38 +190,9 @@ def _picture(task: Task, dataset: LabelledDataset, index: int, device: torch.dev
     return Image.fromarray(task.picture(sample.image, predictions, truth=sample))
 
 
-def _print_scores(task: Task, metrics: dict[str, float]) -> None:
-    table = Table(*task.headline, title=f"{task.name}, percent", title_justify="left")
-    table.add_row(*(_percent(metrics[name]) for name in task.headline))
-    out.print(table)
-    by_class, rows = task.per_class(), task.class_table()
-    if 1 < len(rows) <= MAX_CLASSES:
-        columns = next(iter(rows.values()))
-        table = Table("class", *columns)
-        for name in sorted(rows, key=lambda name: -by_class[name] if by_class[name] == by_class[name] else 1):
-            table.add_row(name.replace("[", r"\["), *(_cell(value) for value in rows[name].values()))
-        out.print(table)
-
-
-def _print_errors(spec: TaskSpec, files: dict[str, dict[str, Any]]) -> None:
-    row = spec.error_row(files)
-    table = Table(*row, title=f"{spec.name}, {spec.error_title}, percent", title_justify="left")
-    table.add_row(*map(_percent, row.values()))
-    out.print(table)
-
-
-def _cell(value: float) -> str:
-    """A count as it is, or a fraction in percent."""
-    return str(value) if isinstance(value, int) else _percent(value)
-
-
 def _listed(values: Mapping[str, float]) -> str:
     """Some of the values by name, the smallest and largest among them."""
     ordered = sorted(values, key=lambda name: values[name])
     shown = ordered if len(ordered) <= MAX_LISTED else [*ordered[: MAX_LISTED // 2], *ordered[-MAX_LISTED // 2 :]]
     rest = f" and {len(ordered) - len(shown)} between them" if len(shown) < len(ordered) else ""
     return ", ".join(f"{name} {values[name]:.3g}" for name in shown) + rest
-
-
-def _percent(value: float | None) -> str:
-    return "--" if value is None or value != value else f"{100 * value:.1f}"

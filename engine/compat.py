@@ -10,15 +10,16 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.fabric.plugins.io import TorchCheckpointIO
-from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
-__all__ = ["BatchNorm", "TorchCheckpointIO", "copy_all_", "lerp_all_", "stop_without_lightning", "without_compilation"]
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
+
+__all__ = ["BatchNorm", "copy_all_", "lerp_all_", "stop_without_lightning", "without_compilation"]
 
 
 def lerp_all_(tensors: list[Tensor], ends: list[Tensor], weight: float) -> None:

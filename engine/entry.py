@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from engine.cli import command, demo_unless_root
@@ -15,7 +17,8 @@ def train_command(spec: TaskSpec, description: str | None) -> Callable[..., None
 
     def main(argv: Sequence[str] | None = None) -> None:
         def run(config: Any) -> Any:
-            from engine import commands
+            with without_collection():
+                from engine import commands
 
             return commands.train(spec, config, is_program=argv is None)
 
@@ -28,23 +31,31 @@ def train_command(spec: TaskSpec, description: str | None) -> Callable[..., None
 def eval_command(spec: TaskSpec, description: str | None) -> Callable[..., None]:
     """The `main` of `python -m TASK.eval`."""
 
-    def run(config: Any) -> Any:
-        from engine import commands
+    def main(argv: Sequence[str] | None = None) -> None:
+        def run(config: Any) -> Any:
+            with without_collection(for_good=argv is None):
+                from engine.evaluation import evaluate
 
-        return commands.evaluate(spec, config)
+            return evaluate(spec, config)
 
-    return command(f"{spec.name}.eval", spec.eval_config, run, description or "")
+        command(f"{spec.name}.eval", spec.eval_config, run, description or "")(argv)
+
+    return main
 
 
 def predict_command(spec: TaskSpec, description: str | None) -> Callable[..., None]:
     """The `main` of `python -m TASK.predict`."""
 
-    def run(config: Any) -> Any:
-        from engine.predict import predict
+    def main(argv: Sequence[str] | None = None) -> None:
+        def run(config: Any) -> Any:
+            with without_collection(for_good=argv is None):
+                from engine.predict import predict
 
-        return predict(spec, config)
+            return predict(spec, config)
 
-    return command(f"{spec.name}.predict", spec.predict_config, run, description or "")
+        command(f"{spec.name}.predict", spec.predict_config, run, description or "")(argv)
+
+    return main
 
 
 def export_command(spec: TaskSpec, description: str | None) -> Callable[..., None]:
@@ -56,3 +67,25 @@ def export_command(spec: TaskSpec, description: str | None) -> Callable[..., Non
         return export(spec, config)
 
     return command(f"{spec.name}.export", ExportConfig, run, description or "")
+
+
+@contextmanager
+def without_collection(for_good: bool = False) -> Iterator[None]:
+    """For imports: no garbage collection during the block.
+
+    Modules live as long as the process. Searching the 200,000 objects of torch's modules for garbage takes a quarter of
+    a second while they are imported, and as long again as Python exits.
+
+    Args:
+        for_good: whether to leave out what exists at the end of the block from all later collections, also as Python
+            exits. Not where the block imports Triton, as Lightning does: its bindings report what is not collected.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if for_good:
+            gc.freeze()
+        if was_enabled:
+            gc.enable()

@@ -98,3 +98,18 @@ def execution_for(device: str, precision: str, purpose: Purpose) -> Execution:
             settings=("precision", "device"),
         )
     return Execution(precision, *row[("train", "eval", "predict").index(purpose)])
+
+
+def device_of(name: str) -> torch.device:
+    """The device for "auto", "cpu", "cuda", "cuda:N" or "mps". Raises UserError if this machine has no such device."""
+    if name == "auto":
+        found = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        return torch.device(found)
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"`device={name}` is not available: {str(error).splitlines()[0]}", settings=("device",)
+        ) from error
+    return device

@@ -30,7 +30,8 @@ def backward_all_but_last(task: Any, images: Any, batch: Batch, seed: int) -> tu
         The loss of the last part, whose backward pass adds the rest of the gradient; and the losses of the batch by
         name, without gradients.
     """
-    task.optimizers(use_pl_optimizer=False).zero_grad()
+    for optimizer in task.trainer.optimizers:
+        optimizer.zero_grad()
     starts = range(0, len(batch), task.micro_batch)
     parts = [batch[start : start + task.micro_batch] for start in starts]
     share = torch.tensor([len(part) / len(batch) for part in parts], device=batch.labels.device)

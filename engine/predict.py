@@ -21,7 +21,7 @@ from data.images import read_frames, read_header
 from engine.checkpoint import make_folder
 from engine.config import PredictConfig
 from engine.console import err, log_to_terminal, out
-from engine.execution import execution_for
+from engine.execution import device_of, execution_for
 from engine.image_sources import ImageSource, find_images
 from engine.json_stream import JsonStream
 from engine.predictor import Predictor
@@ -29,7 +29,6 @@ from engine.restore import restore_task
 from engine.spec import TaskSpec
 from engine.system_errors import cannot_write
 from engine.task import Task
-from engine.trainer import device_of
 
 AHEAD = 4  # images to read in advance, and pictures that can wait to be written
 NAMED = 20  # unreadable images that the last message names

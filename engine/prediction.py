@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
 
+import cv2
 import numpy as np
+
+from data.bands import displayable
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -31,3 +35,17 @@ class ImageResult:
         """Width and height as text, such as "640 x 480 pixels"."""
         height, width = self.image.shape[:2]
         return f"{width} x {height} pixels"
+
+    def shrunk(self, side: int) -> Self:
+        """The result for a copy of the image whose longer side has at most `side` px, to draw large images fast."""
+        height, width = self.image.shape[:2]
+        scale = side / max(height, width)
+        if scale >= 1:
+            return self
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        image = cv2.resize(displayable(self.image), size, interpolation=cv2.INTER_AREA)
+        return replace(self, image=image, **self._scaled(*size))
+
+    def _scaled(self, width: int, height: int) -> dict[str, Any]:
+        """The fields in pixels, by name, for a copy of the image of this size."""
+        return {}

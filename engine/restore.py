@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from backbones.errors import BadInput, UserError
-from engine.checkpoint import RunInfo, find_checkpoint, is_run, latest_run, read_run
+from engine.checkpoint import RunInfo, find_checkpoint, latest_run, run_in
 from engine.config import ScoreConfig, parse_size
 from engine.console import err
 from engine.hub import local_checkpoint
@@ -33,8 +33,9 @@ def restore_task(spec: TaskSpec, config: ScoreConfig) -> Task:
         if exported is not None:
             return _restore_exported(spec, config, exported)
         file = find_checkpoint(place)
-        if is_run(file):
-            info, state = read_run(file)
+        run = run_in(file)
+        if run is not None:
+            info, state = run
             if info.task != spec.name:
                 raise _other_task(file, info.task)
             task = task_class.from_run(info, state, config)

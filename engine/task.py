@@ -8,12 +8,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningModule
-from scipy.sparse import csr_array
 from torch import Tensor, nn
 
 from backbones.base import CachedFeatures, trunk_of
@@ -26,7 +24,7 @@ from data.findings import warn_or_raise
 from data.loader import draw_seed
 from data.open import read_scored, read_split
 from data.reader import ImageReader, LabelledDataset, Transform
-from data.transforms import Fill
+from data.resizing import Fill
 from engine import distributed, micro_batches
 from engine.checkpoint import RunInfo
 from engine.compat import BatchNorm
@@ -52,6 +50,9 @@ from engine.schema import SCHEMA
 from engine.setting_files import in_order
 from engine.single_values import SingleValueNorms
 from engine.system_errors import out_of_memory
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 log = logging.getLogger(__name__)
 
@@ -87,8 +88,8 @@ class Evaluator(Protocol):
         """Replace the predictions by those of these states, in this order."""
 
 
-class Task(LightningModule):
-    """A model with its losses and its evaluator, for Lightning's Trainer.
+class Task(nn.Module):
+    """A model with its losses and its evaluator. `engine.lightning_module` passes it to Lightning's Trainer.
 
     Args:
         model: a network with the attribute `backbone`.
@@ -114,6 +115,7 @@ class Task(LightningModule):
         self._frozen_modules: list[nn.Module] = []
         self.step_losses = StepLosses()
         self._single_value_norms = SingleValueNorms(model)
+        self.trainer: Any = None  # Lightning's, once a training has begun
         self.with_errors = True  # whether this evaluation can be the last, whose errors are stored
         self._max_images = 0  # number of images that fit in memory in evaluation; 0 while no limit is known
         self.expected_draws: np.ndarray | None = None  # (N,) of each training image in an epoch; None: each once
@@ -125,6 +127,21 @@ class Task(LightningModule):
         for module in model.modules():
             if isinstance(module, BatchNorm):
                 module.momentum = config.norm_momentum
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    @property
+    def current_epoch(self) -> int:
+        """The epoch of the training, counted from 0."""
+        return 0 if self.trainer is None else self.trainer.current_epoch
+
+    @property
+    def global_step(self) -> int:
+        """Number of optimiser steps so far."""
+        return 0 if self.trainer is None else self.trainer.global_step
 
     # --- building a task: for a new run, from a run, from published weights
 
@@ -430,9 +447,7 @@ class Task(LightningModule):
         if not self._has_gradients:
             optimizer.zero_grad()
 
-    def configure_gradient_clipping(
-        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
-    ) -> None:
+    def configure_gradient_clipping(self, optimizer: Any) -> None:
         """Clip the gradient norm to `config.clip`.
 
         Raises Diverged for a loss or a gradient that is not finite, before it changes the weights.
@@ -445,9 +460,6 @@ class Task(LightningModule):
         self.step_losses.check(norm, self.global_step, scaled=scaler is not None)
         if self.config.clip:
             nn.utils.clip_grads_with_norm_(trained, self.config.clip, norm)
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self.score(batch)
 
     def score(self, batch: Batch) -> None:
         """Predict a batch and pass the predictions to the evaluator.
@@ -513,9 +525,6 @@ class Task(LightningModule):
         self.scores, error = distributed.from_first((getattr(self, "scores", {}), error))
         if error is not None:
             raise error
-
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        return batch.to(device, non_blocking=True)
 
     def train(self, mode: bool = True) -> Task:
         """Set training mode, except in frozen modules, whose batch norm statistics must not change."""

@@ -10,15 +10,14 @@ import logging
 import unicodedata
 from collections.abc import Sequence
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib
-from matplotlib import font_manager
-from matplotlib.ft2font import FT2Font
 from PIL import ImageFont
 
-DEFAULT = Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")
+# Part of matplotlib, which is imported only where a text has other characters than ASCII: that takes half a second.
+DEFAULT = Path(str(find_spec("matplotlib").origin)).parent / "mpl-data/fonts/ttf/DejaVuSans.ttf"  # type: ignore[union-attr]
 # Parts of file names. Fonts with only boxes, empty glyphs or bitmaps in one size:
 UNUSABLE = ("lastresort", "adobeblank", "emoji", "keycaps")
 PREFERRED = ("sans", "gothic", "hei", "msyh", "malgun")  # the usual style of labels; msyh is Microsoft YaHei
@@ -42,6 +41,8 @@ def legible(text: str) -> Legible:
     Line breaks and other control characters become spaces. A warning names the first transliterated text.
     """
     text = "".join(" " if unicodedata.category(c) in ("Cc", "Zl", "Zp") else c for c in text)
+    if text.isascii():
+        return Legible(text, DEFAULT)
     needed = {c for c in text if not _is_invisible(c)}
     best, covered = DEFAULT, _coverage(DEFAULT, text)
     for path in () if needed <= covered else _system_fonts():
@@ -64,6 +65,8 @@ def font_of(text: str, size: int) -> tuple[str, ImageFont.FreeTypeFont]:
 
 def plot_labels(texts: Sequence[str]) -> tuple[list[str], list[str]]:
     """The texts to draw with matplotlib, without mathematical notation, and the `fontfamily` that has their letters."""
+    from matplotlib import font_manager
+
     shown = [legible(text) for text in texts]
     families = [font_manager.FontProperties(fname=DEFAULT).get_name()]
     for path in {item.font for item in shown} - {DEFAULT}:
@@ -80,6 +83,8 @@ def _pillow_font(path: Path, size: int) -> ImageFont.FreeTypeFont:
 @cache
 def _system_fonts() -> tuple[Path, ...]:
     """Font files of the system, plain sans-serif ones first. Matplotlib's own list misses fonts installed since."""
+    from matplotlib import font_manager
+
     names = [Path(file) for file in font_manager.findSystemFonts()]
     usable = [path for path in names if not any(part in path.name.lower() for part in UNUSABLE)]
     return tuple(sorted(usable, key=_rank))
@@ -92,6 +97,8 @@ def _rank(path: Path) -> tuple[bool, int, str]:
 
 def _coverage(path: Path, text: str) -> set[str]:
     """The characters of a text that a font has. A font that FreeType cannot read has none."""
+    from matplotlib.ft2font import FT2Font
+
     try:
         characters = FT2Font(str(path)).get_charmap()
     except (OSError, RuntimeError):

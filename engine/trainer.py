@@ -25,15 +25,17 @@ from backbones.errors import UserError
 from backbones.lora import merge_low_rank
 from data.loader import Loader
 from engine import distributed
-from engine.checkpoint import AtomicCheckpointIO, find_checkpoint, occupied, read_run, sweep
+from engine.checkpoint import find_checkpoint, occupied, read_run, sweep
 from engine.checkpoint_callback import BestCheckpoint, LastCheckpoint
+from engine.checkpoint_io import AtomicCheckpointIO
 from engine.compat import copy_all_, lerp_all_
 from engine.config import TrainConfig
 from engine.console import err
 from engine.draws import draw_for_whole_batch
 from engine.early_stopping import EarlyStopping
-from engine.execution import execution_for
+from engine.execution import device_of, execution_for
 from engine.history import History
+from engine.lightning_module import TaskModule
 from engine.loggers import Trackers
 from engine.memory_fit import divisors, images_that_fit
 from engine.progress import TrainingProgress
@@ -73,21 +75,6 @@ def seed_everything(seed: int) -> None:
     """
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     pl.seed_everything(seed, workers=True, verbose=False)
-
-
-def device_of(name: str) -> torch.device:
-    """The device for "auto", "cpu", "cuda", "cuda:N" or "mps". Raises UserError if this machine has no such device."""
-    if name == "auto":
-        found = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        return torch.device(found)
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(
-            f"`device={name}` is not available: {str(error).splitlines()[0]}", settings=("device",)
-        ) from error
-    return device
 
 
 def training_device(config: TrainConfig) -> torch.device:
@@ -224,7 +211,7 @@ def fit(
                 if settings_file.read_text() != settings:  # the data have moved; in place, because this file is locked
                     settings_file.write_text(settings)
                 sweep(checkpoints)
-            trainer.fit(task, train_loader, val_loader, ckpt_path=stored, weights_only=True)
+            trainer.fit(TaskModule(task), train_loader, val_loader, ckpt_path=stored, weights_only=True)
     except SystemExit as stop:  # Lightning raises it after Ctrl-C
         saved = last_checkpoint.file.exists()
         message = if_interrupted if saved else "stopped before the first checkpoint: nothing is saved"

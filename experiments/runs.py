@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from backbones.errors import BadInput, UserError
 from data.channels import Channels
 from data.image_header import ORIENTATION
-from data.images import Levels, read_image, to_rgb, upright
-from engine.checkpoint import RunInfo, find_checkpoint, is_run, read_run
+from data.images import MAX_PIXELS, Levels, check_pixels, decode_image, orientation, read_image, to_rgb, upright
+from engine.checkpoint import RunInfo, find_checkpoint, run_in
 from engine.hub import local_checkpoint
 from engine.predictor import Predictor
 from engine.restore import restore_task
@@ -91,16 +91,42 @@ class Run:
         Raises BadInput for a file that cannot be read and for a folder, TypeError for anything that is not an image,
         UserError for another value of `exif`.
         """
-        if exif not in get_args(Exif):
-            raise UserError(f"`exif` must be apply or ignore, not {exif!r}")
+        applied = _applies(exif)
         if isinstance(images, Iterable) and not isinstance(images, _SINGLE):
-            return [self._predict(image, exif == "apply") for image in images]
-        return self._predict(images, exif == "apply")  # type: ignore[arg-type]
+            return [self._predictor.task.result(*self._predict(image, applied)) for image in images]
+        return self._predictor.task.result(*self._predict(images, applied))  # type: ignore[arg-type]
 
-    def _predict(self, source: ImageLike, exif: bool) -> Result:
+    def predict_with_records(self, image: ImageLike, *, exif: Exif = "apply") -> tuple[Result, list[dict[str, Any]]]:
+        """As `predict` for one image, with the predictions as the `predict` command writes them to predictions.json.
+
+        The records have the image id 0, and no fields about the file.
+        """
+        array, predictions = self._predict(image, _applies(exif))
+        task = self._predictor.task
+        return task.result(array, predictions), task.prediction_records(predictions, 0)
+
+    def decode(self, data: bytes, name: str, *, exif: Exif = "apply", max_pixels: int = MAX_PIXELS) -> np.ndarray:
+        """The content of an image file as an array that `predict` takes, read as the training images were.
+
+        Args:
+            data: content of the file.
+            name: of the file, for messages.
+            exif: see `predict`.
+            max_pixels: largest number of pixels, read from the header, before memory is allocated.
+
+        Raises BadInput for anything but a complete image of the run's channels with at most `max_pixels`.
+        """
+        channels = self._predictor.channels
+        if channels is None:
+            return decode_image(data, name, exif=_applies(exif), levels=self._predictor.levels, max_pixels=max_pixels)
+        check_pixels(data, name, max_pixels)
+        return upright(channels.decode(data, name), orientation(data) if _applies(exif) else 1)
+
+    def _predict(self, source: ImageLike, exif: bool) -> tuple[np.ndarray, Any]:
+        """The image as an array, and the task's predictions."""
         channels = self._predictor.channels
         image = as_array(source, exif, self._predictor.levels) if channels is None else as_bands(source, exif, channels)
-        return self._predictor.task.result(image, self._predictor(self._predictor.prepare(image)))
+        return image, self._predictor(self._predictor.prepare(image))
 
     @cached_property
     def _predictor(self) -> Predictor:
@@ -120,6 +146,12 @@ class Computed(nn.Module):
         return outputs if len(outputs) > 1 else outputs[0]
 
 
+def _applies(exif: str) -> bool:
+    if exif not in get_args(Exif):
+        raise UserError(f"`exif` must be apply or ignore, not {exif!r}")
+    return exif == "apply"
+
+
 # Types of one image, or of one wrong argument: iterating over that would produce a misleading message.
 _SINGLE = (str, os.PathLike, Image.Image, np.ndarray, Tensor, bytes, bytearray, dict)
 
@@ -137,14 +169,15 @@ def load_run(path: str | os.PathLike[str]) -> Run:
         spec = _spec_of(info, path)
         return Run(info, lambda: restore_task(spec, spec.predict_config(checkpoint=str(exported))))
     file = find_checkpoint(path)
-    if not is_run(file):
+    run = run_in(file)
+    if run is None:
         raise BadInput(
             f"{file} is not a run's checkpoint. If it is a weight file, build a model with it: "
             f"detection.create_detector(NAME, CLASSES, pretrained={str(file)!r}), "
             "segmentation.create_segmenter, classification.create_classifier or backbones.create_backbone. The command "
             "detection.predict accepts published detectors in effdet's format directly."
         )
-    info, state = read_run(file)
+    info, state = run
     spec = _spec_of(info, path)
     return Run(info, lambda: spec.load_task().from_run(info, state, spec.predict_config()))
 

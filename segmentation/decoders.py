@@ -18,16 +18,6 @@ from backbones.bifpn import BiFPN, BiFPNLayer, SeparableConv, batch_norm, init_n
 from backbones.errors import unknown_name
 from backbones.memory_efficient import ACTIVATIONS
 from backbones.scaling import Scale
-from segmentation.compat import (
-    DeepLabV3PlusDecoder,
-    FPNDecoder,
-    PSPDecoder,
-    SegformerDecoder,
-    UnetDecoder,
-    UPerNetDecoder,
-    initialize_decoder,
-    initialize_head,
-)
 
 # EfficientDet for segmentation, arXiv:1911.09070, section 5.2: on D4, BiFPN has 128 channels and 3 layers instead of
 # the detector's 224 and 7, because P2 has four times the pixels of P3. The head has 256 channels and 3 layers.
@@ -63,33 +53,61 @@ class Spec:
     dilated: bool = False
 
 
+# smp imports timm and torchvision, which takes seconds: its classes are imported when a decoder is built.
+
+
+def _unet(channels: list[int]) -> nn.Module:
+    from segmentation.compat import UnetDecoder
+
+    return UnetDecoder(channels, (256, 128, 64, 32, 16))
+
+
+def _fpn(channels: list[int]) -> nn.Module:
+    from segmentation.compat import FPNDecoder
+
+    return FPNDecoder(channels)
+
+
+def _deeplabv3plus(channels: list[int]) -> nn.Module:
+    from segmentation.compat import DeepLabV3PlusDecoder
+
+    return DeepLabV3PlusDecoder(
+        channels,
+        encoder_depth=5,
+        out_channels=256,
+        atrous_rates=(12, 24, 36),
+        output_stride=16,
+        aspp_separable=True,
+        aspp_dropout=0.5,
+    )
+
+
+def _pspnet(channels: list[int]) -> nn.Module:
+    from segmentation.compat import PSPDecoder
+
+    return PSPDecoder(channels)
+
+
+def _upernet(channels: list[int]) -> nn.Module:
+    from segmentation.compat import UPerNetDecoder
+
+    return UPerNetDecoder(channels)
+
+
+def _segformer(channels: list[int]) -> nn.Module:
+    from segmentation.compat import SegformerDecoder
+
+    return SegformerDecoder(channels)
+
+
 DECODERS: dict[str, Spec] = {
     "bifpn": Spec((4, 8, 16, 32), corners=False),
-    "unet": Spec(
-        (2, 4, 8, 16, 32),
-        stride=1,
-        build=lambda channels: UnetDecoder(channels, (256, 128, 64, 32, 16)),
-        channels=16,
-        kernel=3,
-    ),
-    "fpn": Spec((4, 8, 16, 32), build=FPNDecoder, channels=128),
-    "deeplabv3plus": Spec(
-        (4, 16),
-        build=lambda channels: DeepLabV3PlusDecoder(
-            channels,
-            encoder_depth=5,
-            out_channels=256,
-            atrous_rates=(12, 24, 36),
-            output_stride=16,
-            aspp_separable=True,
-            aspp_dropout=0.5,
-        ),
-        multiple=16,
-        dilated=True,
-    ),
-    "pspnet": Spec((8,), stride=8, build=PSPDecoder, channels=512, kernel=3, multiple=8),
-    "upernet": Spec((4, 8, 16, 32), build=UPerNetDecoder),
-    "segformer": Spec((2, 4, 8, 16, 32), build=SegformerDecoder),
+    "unet": Spec((2, 4, 8, 16, 32), stride=1, build=_unet, channels=16, kernel=3),
+    "fpn": Spec((4, 8, 16, 32), build=_fpn, channels=128),
+    "deeplabv3plus": Spec((4, 16), build=_deeplabv3plus, multiple=16, dilated=True),
+    "pspnet": Spec((8,), stride=8, build=_pspnet, channels=512, kernel=3, multiple=8),
+    "upernet": Spec((4, 8, 16, 32), build=_upernet),
+    "segformer": Spec((2, 4, 8, 16, 32), build=_segformer),
 }
 
 
@@ -161,6 +179,8 @@ class SmpDecoder(nn.Module):
         self._no_half = levels[0].stride != 2
         self.network = spec.build([3, *([0] if self._no_half else []), *(level.channels for level in levels)])
         if not spec.dilated:  # smp keeps PyTorch's initialisation for DeepLab
+            from segmentation.compat import initialize_decoder
+
             initialize_decoder(self.network)
 
     def forward(self, size: tuple[int, int], maps: Sequence[Tensor]) -> Tensor:
@@ -181,5 +201,7 @@ def last_layer(spec: Spec, features: int, classes: int) -> nn.Conv2d:
         nn.init.normal_(layer.weight, std=LAST_STD)
         nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
     elif not spec.dilated:
+        from segmentation.compat import initialize_head
+
         initialize_head(layer)
     return layer

@@ -15,10 +15,10 @@ from backbones.base import Backbone, select
 from backbones.class_layers import fit_class_layer
 from backbones.dilation import create_dilated
 from backbones.errors import BadInput, UserError
+from backbones.factory import set_weights
 from backbones.scaling import scale_of
 from backbones.weight_facts import weight_facts
 from backbones.weight_files import read_state
-from backbones.weights import load_weights
 from segmentation.decoders import PyramidDecoder, SmpDecoder, Spec, last_layer, spec_of
 
 logger = logging.getLogger(__name__)
@@ -109,7 +109,7 @@ def create_segmenter(
     if isinstance(backbone, str):
         backbone = _backbone(backbone, spec, pretrained, channels, stochastic_depth)
     elif not isinstance(pretrained, bool):
-        backbone.provenance = load_weights(backbone, backbone.name, pretrained)
+        set_weights(backbone, backbone.name, pretrained)
     levels = [backbone.levels[i] for i in select(backbone.levels, _available(backbone, spec))]
     network = PyramidDecoder(levels, scale) if spec.build is None else SmpDecoder(spec, levels)
     segmenter = Segmenter(backbone, network, last_layer(spec, network.channels, num_classes), spec)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -41,6 +42,11 @@ class SegmentationResult(ImageResult):
         return Image.fromarray(
             beside([picture, legend([self.class_map.ravel()], self.classes, palette, picture.shape[0])])
         )
+
+    def _scaled(self, width: int, height: int) -> dict[str, Any]:
+        rows = (np.arange(height) + 0.5) * self.image.shape[0] / height
+        columns = (np.arange(width) + 0.5) * self.image.shape[1] / width
+        return {"class_map": self.class_map[rows.astype(int)[:, None], columns.astype(int)]}
 
     def __repr__(self) -> str:
         """The classes that occur, the largest first, with their share of the image."""

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.sparse import csr_array, sparray
 
 from engine.image_results import ImageResults
 from segmentation.config import METRIC
 from segmentation.metrics import segmentation_scores
 
+if TYPE_CHECKING:
+    from scipy.sparse import sparray
+
 
 def segmentation_results(file: Path, metric: str = METRIC) -> ImageResults:
     """Read the results in an `images.npy`. The file has no rows of ignored classes. See `results_of_counts`."""
+    from scipy.sparse import csr_array
+
     ids, classes, *counts_by_row = np.load(file, allow_pickle=False).T
     keys, image = np.unique(ids, return_inverse=True)
     shape = len(keys), int(classes.max(initial=0)) + 1

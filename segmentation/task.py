@@ -6,18 +6,17 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
-from scipy.sparse import csr_array
 from torch import Tensor, nn
 
 from backbones.errors import UserError
 from backbones.scaling import scale_of
-from data.augment import augmentation
 from data.balance import median_frequency_weights
 from data.batch import IGNORE, Batch, Sample
+from data.letterbox import ImageLetterbox, Letterbox
 from data.mask_dataset import MaskDataset
 from data.reader import ImageReader, LabelledDataset
 from engine import distributed
@@ -33,8 +32,10 @@ from segmentation.evaluator import SegmentationEvaluator
 from segmentation.loss import SegmentationLoss
 from segmentation.model import Segmenter, create_segmenter
 from segmentation.prediction import SegmentationResult
-from segmentation.transforms import STRONG, ImageLetterbox, letterbox, segmentation_train
 from segmentation.tta import TTA, ClassMap, CoarseNetwork, class_maps, in_original_pixels
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 log = logging.getLogger(__name__)
 
@@ -113,10 +114,13 @@ class SegmentationTask(Task):
 
     def datasets(self, train: MaskDataset, val: MaskDataset) -> tuple[MaskDataset, MaskDataset]:
         """Add the transforms: random crops in training, whole images in validation."""
+        from data.augment import augmentation  # here, since importing albumentations takes a second
+        from segmentation.transforms import STRONG, segmentation_train
+
         config, crop, vflip = self.config, tuple(self.info.extra["crop"]), 0.5 if self.config.vflip else 0.0
         color = STRONG if self.channels is None else None
         recipe = segmentation_train(crop, config.jitter, self.fill, 0.5, vflip, config.max_share, color)
-        augment = augmentation(config.data.augment, recipe, letterbox(crop, self.fill), "masks", self.channels)
+        augment = augmentation(config.data.augment, recipe, Letterbox(crop, self.fill), "masks", self.channels)
         return train.with_transform(augment), val.with_transform(self.transform())
 
     def automatic_weights(self, labels: csr_array) -> np.ndarray:

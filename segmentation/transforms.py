@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from data.batch import IGNORE, Sample
-from data.transforms import Color, ColorJitter, Fill, ScaleJitterCrop, Transform
+from data.batch import IGNORE
+from data.resizing import Fill
+from data.transforms import Color, ColorJitter, ScaleJitterCrop, Transform
 
 STRONG = Color(0.3, 0.3, 0.3, 10.0)
 
@@ -43,27 +43,6 @@ class MixedCrop(ScaleJitterCrop):
             if counts.sum() and counts.max() <= self.max_share * counts.sum():
                 break
         return crop
-
-
-class ImageLetterbox(Transform):
-    """`letterbox` for the image only. The mask stays in original pixels, because predictions are scored there."""
-
-    def __init__(self, size: tuple[int, int], fill: Fill) -> None:
-        super().__init__(ScaleJitterCrop(size), [], fill, min_visibility=0.0)
-
-    def __call__(self, sample: Sample, seed: int) -> Sample:
-        """Transform image and boxes to network pixels. Nothing is random."""
-        return replace(super().__call__(replace(sample, mask=None), seed), mask=sample.mask)
-
-
-def letterbox(size: tuple[int, int], fill: Fill) -> Transform:
-    """Scale image and mask to fit into `size`, place them at the top left and pad them. Nothing is random.
-
-    Args:
-        size: (height, width) in pixels.
-        fill: RGB in 0..255 outside the image. The mask is `IGNORE` there.
-    """
-    return Transform(ScaleJitterCrop(size), [], fill, min_visibility=0.0)
 
 
 def segmentation_train(

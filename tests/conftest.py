@@ -30,6 +30,7 @@ CASES = {
     "R21": "Signals to one or all processes of a distributed training: the same, resumed with any number of processes",
     "R22": "A worker of a cluster is lost in a comparison: its training runs elsewhere, scores equal a serial run's",
     "compare": "`compare` stopped at any time: exit code 130, and the same command ends with the same results",
+    "serve": "`serve`: bombs, 100 MB and text named .jpg are refused; memory does not grow; no request is lost",
     "resume": "`--resume` refuses settings that contradict the run's, and changed data; it accepts data that moved",
     "seed": "The same seed leads to the same numbers, with any number of loader processes",
     "geometry": "Boxes stay inside, flips and letterbox invert, masks and boxes move together",

@@ -12,7 +12,7 @@ from rich.progress import track
 from rich.table import Table
 
 from backbones.errors import BadInput
-from engine.commands import err, out
+from engine.console import err, out
 from engine.record import write_text
 from experiments.claims import accuracy, size_and_speed
 from experiments.claims.config import ClaimsConfig

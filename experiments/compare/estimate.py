@@ -14,10 +14,10 @@ from rich.progress import track
 from rich.table import Table
 
 from backbones.base import blank_images
-from engine.commands import err, out
 from engine.config import parse_size
+from engine.console import err, out
+from engine.execution import device_of
 from engine.record import synchronize
-from engine.trainer import device_of
 from experiments.compare.tuning import finalists, trial_cell
 from experiments.jobs.cell import Cell
 from experiments.jobs.checkpoints import Keep, checkpoint_bytes, kept

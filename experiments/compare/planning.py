@@ -11,7 +11,7 @@ from rich.table import Table
 
 from backbones.errors import BadInput, UserError
 from engine.checkpoint import RUNS
-from engine.commands import out
+from engine.console import out
 from experiments.jobs.progress import duration
 from experiments.report.results import FinishedRun
 from experiments.statistics.planning import MOST_SEEDS, POWER, Pilot

@@ -17,7 +17,7 @@ from rich.progress import track
 
 from backbones.errors import BadInput, UserError
 from backbones.pretraining import group_of_record
-from engine.commands import err
+from engine.console import err
 from engine.record import command_line, write_json
 from engine.schema import SCHEMA
 from experiments.compare.cells import comparison_cells, shared_settings, tuned_cells

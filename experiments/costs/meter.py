@@ -9,8 +9,8 @@ from torch import nn
 
 from backbones.base import blank_images
 from backbones.compat import multiply_adds
+from engine.execution import device_of
 from engine.record import cost
-from engine.trainer import device_of
 from experiments.jobs.cell import Cell
 from experiments.tasks import task_spec
 

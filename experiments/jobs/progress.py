@@ -8,7 +8,7 @@ from typing import Self
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from engine.commands import err
+from engine.console import err
 
 
 class ProgressDisplay:

@@ -11,9 +11,9 @@ import torch
 from rich.progress import track
 
 from backbones.errors import UserError
-from engine.commands import err
+from engine.console import err
+from engine.execution import device_of
 from engine.record import cost, write_json
-from engine.trainer import device_of
 
 log = logging.getLogger(__name__)
 

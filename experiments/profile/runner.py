@@ -20,12 +20,11 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from engine.commands import err, out
 from engine.config import parse_size
-from engine.execution import execution_for
+from engine.console import err, out
+from engine.execution import device_of, execution_for
 from engine.published import classifier_of
 from engine.record import device_name, synchronize
-from engine.trainer import device_of
 from experiments.costs.counts import classifier_counts
 from experiments.profile.config import ProfileConfig
 from experiments.report.formatting import billions, millions

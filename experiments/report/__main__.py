@@ -15,7 +15,7 @@ DESCRIPTION = (
 
 def run(config: ReportConfig) -> None:
     """The command."""
-    from engine.commands import out
+    from engine.console import out
     from experiments.report.against import print_against
     from experiments.report.export import export
     from experiments.report.writer import write_report

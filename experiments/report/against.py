@@ -8,7 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from backbones.errors import BadInput
-from engine.commands import out
+from engine.console import out
 from experiments.report.formatting import difference_text, score_text
 from experiments.report.results import Comparison
 from experiments.statistics import Difference, compare_to_baseline

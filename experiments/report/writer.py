@@ -12,7 +12,7 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from engine.commands import out
+from engine.console import out
 from experiments.report.budgets import budget_sentences, budgets_csv
 from experiments.report.formatting import (
     about_intervals,

@@ -15,7 +15,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from backbones.architecture import VARIANTS
-from engine.commands import out
+from engine.console import out
 from engine.record import write_text
 from experiments.costs.coefficients import DIMENSIONS, Coefficients, fits
 from experiments.report.formatting import billions, difference_text, millions, percent

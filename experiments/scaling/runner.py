@@ -11,7 +11,7 @@ from rich.table import Table
 
 from backbones.architecture import Architecture
 from backbones.errors import BadInput, UserError
-from engine.commands import out
+from engine.console import out
 from engine.record import write_json
 from experiments.costs.coefficients import DIMENSIONS, Coefficients, candidates
 from experiments.jobs.cell import HOLDOUT

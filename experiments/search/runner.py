@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from backbones.architecture import architecture_of
 from backbones.errors import BadInput
-from engine.commands import out
+from engine.console import out
 from experiments.costs.meter import Meter
 from experiments.jobs.cell import HOLDOUT, Cell
 from experiments.jobs.checkpoints import trim

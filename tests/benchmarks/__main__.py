@@ -21,8 +21,9 @@ WHY = {
     "takes as long as the two separately. In bf16, convolutions take 63% and swish 24%. torch.compile with frozen "
     "weights saves little (67 ms instead of 69 ms in fp32, 51 ms instead of 56 ms in bf16) and compiles for 20 to "
     "50 s, so it is not used.",
-    "D0 predict": "the network takes less than two thirds of the time. Importing torch, torchvision, timm, Lightning "
-    "and albumentations takes 5 s, and their shutdown takes 1.5 s.",
+    "D0 predict": "the network takes less than two thirds of the time. When this was measured, importing torch, "
+    "torchvision, timm, Lightning and albumentations took 5 s, and their shutdown 1.5 s. Now `predict` imports neither "
+    "Lightning nor albumentations, and timm and torchvision only for weights that are not those of a run.",
     "detector training": "on both sides, torch's kernels compute forward and backward of the same layers. Only memory "
     "format, saved tensors, memory allocation and the loss differ. The backward pass takes half of the time in "
     "convolutions and a tenth in batch norms.",

@@ -18,11 +18,12 @@ from backbones import create_backbone
 from data.batch import normalise
 from data.box_dataset import BoxDataset
 from data.demo.writer import demo_root
+from data.letterbox import Letterbox
 from data.loader import eval_loader, train_loader
 from detection.config import TrainConfig
 from detection.evaluator import CocoEvaluator
 from detection.postprocess import Detections, to_original
-from detection.transforms import detection_train, letterbox
+from detection.transforms import detection_train
 from engine.optimization import warmup_cosine
 
 NAME, BACKBONE = "tf_efficientdet_lite0", "tf_efficientnet_lite0"
@@ -45,7 +46,7 @@ def main() -> None:
     size = (options.image_size, options.image_size)
     root = options.root or demo_root("detection")
     train = BoxDataset.open(root, "train", detection_train(size, TrainConfig().jitter, FILL))
-    val = BoxDataset.open(root, "val", letterbox(size, FILL))
+    val = BoxDataset.open(root, "val", Letterbox(size, FILL))
     model = create_model(
         NAME, bench_task="train", num_classes=len(train.classes), pretrained=False, pretrained_backbone=False,
         bench_labeler=True, image_size=size,

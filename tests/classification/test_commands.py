@@ -22,6 +22,7 @@ from classification.loss import ClassificationLoss
 from classification.task import ClassificationTask
 from data.loader import train_loader
 from detection import eval as detection_eval
+from engine.lightning_module import TaskModule
 from tests.commands import fails, loads, run
 
 TINY = ["--image_size", "64", "--epochs", "2", "--batch_size", "6", "--device", "cpu"]
@@ -178,7 +179,7 @@ def test_interrupted_run_resumes_to_the_same_weights(trained, folders, tmp_path,
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(ClassificationTask, "on_train_epoch_start", stop)
+        patch.setattr(TaskModule, "on_train_epoch_start", stop)
         fails(capsys, 130, train_command, "--data.root", folders, "--output", output, *TINY, *MIXED)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning leaves SIGINT ignored
     run(train_command, "--resume", output)

@@ -19,8 +19,9 @@ import data
 from backbones.errors import BadInput, UserError
 from data.batch import Batch, Draw, Sample
 from data.box_dataset import BoxDataset
+from data.letterbox import Letterbox
 from data.loader import EvalBatches, Loader, TrainBatches, default_workers, draw_seed, eval_loader, train_loader
-from detection.transforms import detection_train, letterbox
+from detection.transforms import detection_train
 
 IMAGES, SIDE = 7, 48
 
@@ -203,7 +204,7 @@ def test_loaders_have_the_part_of_their_process() -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_evaluation_is_in_order_and_repeatable(root: Path, workers: int) -> None:
-    dataset = BoxDataset.open(root, "train", letterbox((32, 40), (124, 116, 104)))
+    dataset = BoxDataset.open(root, "train", Letterbox((32, 40), (124, 116, 104)))
     loader = eval_loader(dataset, 3, workers=workers)
     first = list(loader)
     assert [i for batch in first for i in batch.image_ids.tolist()] == list(range(1, IMAGES + 1))
@@ -226,7 +227,7 @@ def test_skip_bad_counts_the_images_of_all_workers(root: Path, tmp_path: Path) -
     subprocess.run(["cp", "-r", root, copy], check=True)
     for ident in (1, 6):
         os.truncate(copy / "train" / f"{ident}.png", 30)
-    transform = letterbox((32, 32), (0, 0, 0))
+    transform = Letterbox((32, 32), (0, 0, 0))
     allowed = BoxDataset.open(copy, "train", transform, skip_bad=2)
     batches = list(eval_loader(allowed, 1, workers=2))
     assert [batch.readable.item() for batch in batches] == [False, True, True, True, True, False, True]

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from data.batch import Sample
+from data.letterbox import Letterbox
 from data.transforms import IGNORE, Color, ColorJitter, ScaleJitterCrop, Transform
-from detection.transforms import detection_train, letterbox
+from detection.transforms import detection_train
 
 FILL = (10, 20, 30)
 
@@ -33,7 +34,7 @@ def scene(height: int, width: int, boxes: list[list[float]], mask: bool = False)
 
 def test_letterbox_by_hand() -> None:
     # 480 x 640 into 320 x 512: the scale is min(320 / 480, 512 / 640) = 2 / 3, so 320 rows and round(426.67) columns.
-    out = letterbox((320, 512), FILL)(scene(480, 640, [[64, 48, 320, 240]]), seed=0)
+    out = Letterbox((320, 512), FILL)(scene(480, 640, [[64, 48, 320, 240]]), seed=0)
     assert out.image.shape == (320, 512, 3)
     assert out.image.dtype == np.uint8
     assert out.scale == (427 / 640, 320 / 480)
@@ -45,10 +46,10 @@ def test_letterbox_by_hand() -> None:
 
 
 def test_letterbox_enlarges_and_handles_narrow_images() -> None:
-    out = letterbox((8, 8), FILL)(scene(2, 4, [[1, 0, 2, 1]]), seed=0)
+    out = Letterbox((8, 8), FILL)(scene(2, 4, [[1, 0, 2, 1]]), seed=0)
     assert out.boxes.tolist() == [[2, 0, 4, 2]]
     assert (out.image[4:] == FILL).all()
-    narrow = letterbox((8, 8), FILL)(scene(1, 1000, []), seed=0)
+    narrow = Letterbox((8, 8), FILL)(scene(1, 1000, []), seed=0)
     assert narrow.image.shape == (8, 8, 3)
     assert narrow.scale == (8 / 1000, 1.0)
     assert narrow.boxes.shape == (0, 4)
@@ -64,14 +65,14 @@ def test_letterbox_inverts_within_a_thousandth_pixel(size: tuple[int, int]) -> N
         corners = np.sort(draw.uniform(0, 1, (20, 2, 2)), axis=1) * [width, height]
         boxes = corners.reshape(-1, 4).astype(np.float32)
         boxes[:, 2:] = np.minimum(boxes[:, 2:] + 1, [width, height])
-        out = letterbox(size, FILL)(scene(height, width, boxes.tolist()), seed=0)
+        out = Letterbox(size, FILL)(scene(height, width, boxes.tolist()), seed=0)
         back = out.boxes / np.array(out.scale * 2)
         assert len(back) == len(boxes)
         np.testing.assert_allclose(back, boxes, atol=1e-3)
 
 
 def test_letterbox_keeps_tiny_boxes() -> None:
-    out = letterbox((64, 64), FILL)(scene(2000, 2000, [[100, 100, 101, 101]]), seed=0)
+    out = Letterbox((64, 64), FILL)(scene(2000, 2000, [[100, 100, 101, 101]]), seed=0)
     np.testing.assert_allclose(out.boxes, [[3.2, 3.2, 3.232, 3.232]], atol=1e-4)
 
 
@@ -173,7 +174,7 @@ def test_shrinking_does_not_alias() -> None:
     source = scene(256, 256, [])
     source.image[:] = 0
     source.image[:, ::8] = 255
-    out = letterbox((32, 32), FILL)(source, 0)
+    out = Letterbox((32, 32), FILL)(source, 0)
     assert np.abs(out.image.astype(int) - 32).max() <= 1
 
 

@@ -24,8 +24,8 @@ from detection import predict as predict_command
 from detection import train as train_command
 from detection.config import METRICS, PRESETS, TrainConfig
 from detection.results import read_image_results
-from detection.task import DetectionTask
 from engine.cli import parse
+from engine.lightning_module import TaskModule
 from tests.commands import fails, loads, run
 
 TINY = ["--image_size", "64", "--epochs", "2", "--batch_size", "4", "--device", "cpu"]
@@ -147,7 +147,7 @@ def test_interrupted_run_resumes_to_the_same_weights(trained, coco_root, tmp_pat
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(DetectionTask, "on_train_epoch_start", stop)
+        patch.setattr(TaskModule, "on_train_epoch_start", stop)
         message = fails(capsys, 130, train_command, "--data.root", coco_root, "--output", output, *TINY)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning disables it when it exits
     assert f"--resume {output}" in message

@@ -109,6 +109,7 @@ def known_flags():
     others = {
         "experiments.audit": ["ROOT"],
         "experiments.report": ["FOLDER"],
+        "experiments.serve": ["--runs", "RUN"],
         "experiments.compare_results": ["--task", "detection", "--truth", "TRUTH", "--results", "a=A", "b=B"],
         "backbones.doctor": ["NAME"],
         "data.demo": [],

@@ -86,6 +86,8 @@ def _check(words, block):
             assert set(targets) <= set(known), place
         case ["export", *variables]:
             assert all(re.fullmatch(r"SBATCH_[A-Z_]+=\S+", variable) for variable in variables), place
+        case ["curl", "-F", "image=@photo.jpg", "http://127.0.0.1:8000/predict"]:
+            pass  # tests/experiments/test_serve.py sends such forms
         case ["tensorboard", "--logdir", _] | ["source", ".venv/bin/activate"]:
             pass
         case _:

@@ -10,9 +10,9 @@ import torch
 from backbones.base import CachedFeatures, trunk_of
 from classification import train as train_classifier
 from classification.build import create_classifier
-from classification.task import ClassificationTask
 from data.atomic_directory import CACHE_VARIABLE
 from detection import train as train_detector
+from engine.lightning_module import TaskModule
 from segmentation import train as train_segmenter
 from tests.classification.conftest import folders  # noqa: F401
 from tests.commands import fails, run
@@ -115,7 +115,7 @@ def test_a_resumed_training_uses_the_same_augmentations(folders, tmp_path, cache
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(ClassificationTask, "on_train_epoch_start", stop)
+        patch.setattr(TaskModule, "on_train_epoch_start", stop)
         fails(capsys, 130, train_classifier, *flags, "--output", tmp_path / "stopped")
     signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning leaves SIGINT ignored
     run(train_classifier, "--resume", tmp_path / "stopped")

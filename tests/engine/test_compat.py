@@ -1,10 +1,11 @@
 """The parts of torch and Lightning that engine/compat.py uses. A failure message names the code to look at."""
 
 import torch
+from lightning.fabric.plugins.io import TorchCheckpointIO
 from torch import nn
 
 from engine import compat
-from engine.checkpoint import AtomicCheckpointIO
+from engine.checkpoint_io import AtomicCheckpointIO
 
 
 def test_all_norms_over_a_batch_have_one_base():
@@ -27,9 +28,9 @@ def test_averages_of_many_tensors_equal_those_of_each():
 
 
 def test_checkpoints_are_written_and_read_through_the_plugin(tmp_path):
-    message = "engine/checkpoint.py overrides save_checkpoint of lightning.fabric.plugins.io.TorchCheckpointIO"
+    message = "engine/checkpoint_io.py overrides save_checkpoint of lightning.fabric.plugins.io.TorchCheckpointIO"
     plugin = AtomicCheckpointIO()
-    assert isinstance(plugin, compat.TorchCheckpointIO), message
+    assert isinstance(plugin, TorchCheckpointIO), message
     plugin.save_checkpoint({"epoch": 3}, tmp_path / "some" / "last.ckpt")
     assert plugin.load_checkpoint(tmp_path / "some" / "last.ckpt", weights_only=True) == {"epoch": 3}, message
     assert [file.name for file in (tmp_path / "some").iterdir()] == ["last.ckpt"], message

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from engine import record, trainer
+from engine import execution, record
 from engine.divergence import Diverged, StepLosses
+from engine.execution import device_of
 from engine.task import Task
-from engine.trainer import device_of
 
 
 def trained(scaler, steps=20):
@@ -68,8 +68,8 @@ def test_a_loss_or_gradient_that_is_not_finite_ends_the_training():
     ("available", "expected"), [((True, True), "cuda"), ((False, True), "mps"), ((False,) * 2, "cpu")]
 )
 def test_auto_is_the_fastest_device(monkeypatch, available, expected):
-    monkeypatch.setattr(trainer.torch.cuda, "is_available", lambda: available[0])
-    monkeypatch.setattr(trainer.torch.backends.mps, "is_available", lambda: available[1])
+    monkeypatch.setattr(execution.torch.cuda, "is_available", lambda: available[0])
+    monkeypatch.setattr(execution.torch.backends.mps, "is_available", lambda: available[1])
     assert device_of("auto").type == expected
 
 

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from backbones.errors import UserError
-from engine.checkpoint import AtomicCheckpointIO, RunInfo, sweep
+from engine.checkpoint import RunInfo, sweep
+from engine.checkpoint_io import AtomicCheckpointIO
 from engine.config import TrainConfig, parse_size
 from engine.optimization import parameter_groups, warmup_cosine
 from engine.record import cost, write_json

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from detection.spec import SPEC
-from engine import commands
+from engine import evaluation
 
 
 @pytest.mark.parametrize(
@@ -15,5 +15,5 @@ from engine import commands
 )
 def test_it_is_the_data_of_the_training_if_only_its_files_were_named(root, train, expected):
     info = SimpleNamespace(config={"data": {"root": root, "train": train}}, dataset={"root": expected})
-    assert commands._data_root(SimpleNamespace(info=info), SPEC, None) == Path(expected)
-    assert commands._data_root(SimpleNamespace(info=info), SPEC, "named") == Path("named")
+    assert evaluation._data_root(SimpleNamespace(info=info), SPEC, None) == Path(expected)
+    assert evaluation._data_root(SimpleNamespace(info=info), SPEC, "named") == Path("named")

@@ -10,9 +10,9 @@ import torch
 
 from backbones import create_backbone
 from classification import train as train_classifier
-from classification.task import ClassificationTask
 from detection import train as train_detector
 from engine.checkpoint import read_run
+from engine.lightning_module import TaskModule
 from tests.classification.conftest import write_folders
 from tests.commands import fails, run
 from tests.detection.conftest import write_coco
@@ -90,7 +90,7 @@ def test_a_stopped_training_of_updates_resumes_to_the_same_weights(weights, tmp_
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(ClassificationTask, "on_train_epoch_start", stop)
+        patch.setattr(TaskModule, "on_train_epoch_start", stop)
         fails(capsys, 130, train_classifier, "--data.root", root, "--output", tmp_path / "stopped", "--backbone",
               BACKBONE, "--pretrained", weights, *TINY, *flags)  # fmt: skip
     signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning leaves SIGINT ignored

@@ -16,7 +16,9 @@ import torch
 from detection import eval as eval_command
 from detection import train as train_command
 from detection.task import DetectionTask
-from engine.checkpoint import AtomicCheckpointIO, sweep
+from engine.checkpoint import sweep
+from engine.checkpoint_io import AtomicCheckpointIO
+from engine.lightning_module import TaskModule
 from engine.record import write_json
 from tests.commands import fails, run
 from tests.reliability.conftest import environment, fill
@@ -58,7 +60,7 @@ def test_kill_9_while_a_checkpoint_is_written(tmp_path, amount, measured):
 def test_disk_full_while_training(small_disk, coco_root, monkeypatch, capsys, measured):
     disk = small_disk(400)
     output, last = disk / "run", disk / "run" / "checkpoints" / "last.ckpt"
-    before = DetectionTask.on_train_epoch_start
+    before = TaskModule.on_train_epoch_start
     contents = []
 
     def hook(self):
@@ -68,7 +70,7 @@ def test_disk_full_while_training(small_disk, coco_root, monkeypatch, capsys, me
         return before(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(DetectionTask, "on_train_epoch_start", hook)
+        patch.setattr(TaskModule, "on_train_epoch_start", hook)
         message = fails(capsys, 3, train_command, "--data.root", coco_root, "--output", output, *TINY)
     assert "disk is full" in message or "No space left" in message or "cannot write" in message
     assert last.read_bytes() == contents[0]

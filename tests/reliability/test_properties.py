@@ -7,10 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.batch import IGNORE, Sample
+from data.letterbox import Letterbox
 from data.transforms import ScaleJitterCrop, Transform
 from detection.anchors import Anchors, decode, encode
 from detection.postprocess import Detections, to_original
-from detection.transforms import detection_train, letterbox
+from detection.transforms import detection_train
 from segmentation.transforms import segmentation_train
 
 pytestmark = pytest.mark.case("geometry")
@@ -61,7 +62,7 @@ def test_a_flip_twice_changes_nothing(sample, horizontally, vertically):
 @settings(max_examples=150, deadline=None)
 @given(scenes(), sides, sides)
 def test_letterbox_and_its_inverse(sample, height, width):
-    out = letterbox((height, width), FILL)(sample, 0)
+    out = Letterbox((height, width), FILL)(sample, 0)
     np.testing.assert_allclose(out.boxes / np.array(out.scale * 2), sample.boxes, atol=1e-3)
     scales, sizes = torch.tensor([out.scale], dtype=torch.float32), torch.tensor([sample.size])
     boxes = torch.from_numpy(out.boxes)[None]
@@ -79,7 +80,7 @@ def test_masks_and_boxes_move_together(sample, height, width, seed, kind):
     transform = {
         "detection": lambda: detection_train(size, (0.5, 2.0), FILL, vflip=0.5, color=None, min_visibility=0.0),
         "segmentation": lambda: segmentation_train(size, (0.5, 2.0), FILL, vflip=0.5, color=None),
-        "letterbox": lambda: letterbox(size, FILL),
+        "letterbox": lambda: Letterbox(size, FILL),
     }[kind]()
     out = transform(sample, seed)
     inside = out.mask != IGNORE

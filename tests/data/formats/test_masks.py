@@ -12,10 +12,11 @@ from backbones.errors import BadInput, UserError
 from data.batch import IGNORE, Draw, collate
 from data.demo.writer import Plan, demo_root
 from data.formats import ade20k
+from data.letterbox import ImageLetterbox
 from data.mask_dataset import MaskDataset
 from data.mask_files import read_mask
 from data.options import MaskOptions
-from segmentation.transforms import ImageLetterbox, segmentation_train
+from segmentation.transforms import segmentation_train
 
 NAMES = ("sky", "road", "car")
 

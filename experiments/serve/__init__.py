@@ -1,0 +1,1 @@
+"""`python -m experiments.serve`: predictions of runs in a browser and over HTTP."""
