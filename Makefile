@@ -62,7 +62,7 @@ lock: install
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv $(LOCK) --upgrade --extra test --extra lint --output-file requirements.lock
 	$(BIN)/uv $(LOCK) --upgrade --extra bench --extra track --extra docs --extra formats --extra formats-test \
-		--extra slurm --extra export --extra s3 --extra s3-test --extra serve --constraints requirements.lock \
+		--extra slurm --extra export --extra serve --constraints requirements.lock \
 		--output-file requirements-extras.lock
 
 # Installs the additional packages for benchmarks, trackers, Hugging Face data sets and the documentation site.

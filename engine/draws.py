@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
-from timm.layers import DropPath
 from torch import Tensor, nn
 
 from backbones.mbconv import StochasticDepth
 from engine import distributed
+
+if TYPE_CHECKING:
+    from timm.layers import DropPath
 
 
 @dataclass
@@ -39,6 +42,8 @@ def draw_for_whole_batch(model: nn.Module) -> Part:
 
     Returns the part that the layers use, for micro-batches to set.
     """
+    from timm.layers import DropPath  # importing timm takes a second, which prediction does not need
+
     part = Part()
     for module in model.modules():
         if isinstance(module, StochasticDepth):

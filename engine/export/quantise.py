@@ -35,7 +35,7 @@ def quantised(graphs: Graphs, dataset: Any, max_drop: float | None, before: floa
     Raises UserError if NNCF is not installed, BadInput if the training images cannot be read.
     """
     if find_spec("nncf") is None:
-        raise UserError("`int8` needs nncf: python -m pip install 'backbone-swap[export]'", settings=("int8",))
+        raise UserError("`int8` needs nncf: python -m pip install 'backbone-swap[int8]'", settings=("int8",))
     import nncf
 
     nncf.set_log_level(logging.ERROR)

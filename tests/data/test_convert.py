@@ -279,4 +279,4 @@ def test_command(root, tmp_path, capsys):
         with pytest.raises(SystemExit) as stopped:
             main([str(root), str(tmp_path / "other"), *arguments])
         assert stopped.value.code == 2
-    assert set(WRITERS) == {"coco", "folders", "masks", "voc", "yolo"}
+    assert set(WRITERS) == {"coco", "folders", "masks", "shards", "voc", "yolo"}

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from detection.spec import SPEC
-from engine import evaluation
+from engine import restore
 
 
 @pytest.mark.parametrize(
@@ -15,5 +15,5 @@ from engine import evaluation
 )
 def test_it_is_the_data_of_the_training_if_only_its_files_were_named(root, train, expected):
     info = SimpleNamespace(config={"data": {"root": root, "train": train}}, dataset={"root": expected})
-    assert evaluation._data_root(SimpleNamespace(info=info), SPEC, None) == Path(expected)
-    assert evaluation._data_root(SimpleNamespace(info=info), SPEC, "named") == Path("named")
+    assert restore.data_root(SimpleNamespace(info=info), SPEC, None) == Path(expected)
+    assert restore.data_root(SimpleNamespace(info=info), SPEC, "named") == Path("named")

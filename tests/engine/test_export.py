@@ -19,8 +19,8 @@ pytest.importorskip("openvino")
 from backbones.errors import BadInput
 from data.batch import Sample, collate, normalise
 from data.demo import demo_root
+from data.letterbox import Letterbox
 from detection.postprocess import Detections, hard_nms
-from detection.transforms import letterbox as evaluation_letterbox
 from engine.export.build import describe, onnx_model
 from engine.export.check import TOLERANCE, compare_outputs, some_images
 from engine.export.onnx_steps import letterbox, step
@@ -219,7 +219,7 @@ def test_letterbox(scale):
     )
     images, found_scale, size = session.run(None, {"photo": photo})
     sample = Sample(photo, 0, (height, width), (1.0, 1.0), np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
-    expected = evaluation_letterbox((96, 128), fill)(sample, 0)
+    expected = Letterbox((96, 128), fill)(sample, 0)
     np.testing.assert_allclose(found_scale, expected.scale, rtol=1e-6)
     assert size.tolist() == [height, width]
     values = normalise(collate([expected]).images, mean, std).numpy()

@@ -55,10 +55,8 @@ def gradients(task, batch, size):
     """Losses and gradients of a batch in micro-batches of this size."""
     task.micro_batch = size
     optimizer = torch.optim.SGD(task.parameters(), lr=1.0)
-    task.optimizers = lambda use_pl_optimizer: optimizer
-    task._trainer = SimpleNamespace(
-        strategy=SimpleNamespace(backward=lambda loss, _: loss.backward()), global_step=0, current_epoch=0
-    )
+    strategy = SimpleNamespace(backward=lambda loss, _: loss.backward())
+    task.trainer = SimpleNamespace(optimizers=[optimizer], strategy=strategy, global_step=0, current_epoch=0)
     torch.manual_seed(7)
     images, mixed = task.mixed(task.normalised(batch), batch)
     loss, losses = backward_all_but_last(task, images, mixed, seed=7)

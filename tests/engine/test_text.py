@@ -6,6 +6,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib import font_manager
 from matplotlib.ft2font import FT2Font
 
 from engine import text
@@ -86,7 +87,7 @@ def test_plain_sans_serif_fonts_come_first():
 def test_fonts_without_real_glyphs_are_left_out(monkeypatch):
     monkeypatch.undo()
     monkeypatch.setattr(
-        text.font_manager, "findSystemFonts", lambda: ["/x/LastResort.otf", "/x/NotoColorEmoji.ttf", "/x/good.ttf"]
+        font_manager, "findSystemFonts", lambda: ["/x/LastResort.otf", "/x/NotoColorEmoji.ttf", "/x/good.ttf"]
     )
     text._system_fonts.cache_clear()
     assert text._system_fonts() == (Path("/x/good.ttf"),)
