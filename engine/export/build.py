@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import onnx
 from torch.export import ExportedProgram
 
 from engine.export.graphs import Graphs
 from engine.export.onnx_steps import joined, step
 from engine.export.trace import to_onnx, trace
 from engine.runtimes.description import Description, Dynamic
+
+if TYPE_CHECKING:
+    import onnx
 
 
 def describe(graphs: Graphs, dynamic: Dynamic, preprocess: bool, postprocess: bool) -> Description:

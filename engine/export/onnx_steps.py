@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import onnx
-from onnx import compose, parser
+if TYPE_CHECKING:  # an extra, which other formats do not need
+    import onnx
 
 OPSET = 20  # torch's exporter writes it, and onnxruntime and OpenVINO read it; antialiased resizing needs 18
 IR_VERSION = 10
@@ -16,6 +16,9 @@ AREA_BELOW = 0.5  # as `data.transforms`: below this scale an image is averaged,
 
 def step(text: str) -> onnx.ModelProto:
     """The model of an ONNX text, which starts with the name of its graph."""
+    import onnx
+    from onnx import parser
+
     model = parser.parse_model(f"{HEADER}\n{text}")
     onnx.checker.check_model(model)
     return model
@@ -30,6 +33,8 @@ def joined(network: onnx.ModelProto, before: str | None, after: str | None, thro
         after: ONNX text whose inputs are outputs of the network and of `before`, or None.
         through: outputs of `before` that `after` takes.
     """
+    from onnx import compose
+
     model = network
     model.ir_version = IR_VERSION
     if before is not None:

@@ -16,7 +16,6 @@ from backbones.plain import is_plain
 from data.batch import collate
 from engine.export.check import score
 from engine.export.graphs import Graphs
-from engine.runtimes.openvino_network import OpenVinoNetwork
 
 CALIBRATION = 300  # training images, NNCF's default
 
@@ -37,6 +36,8 @@ def quantised(graphs: Graphs, dataset: Any, max_drop: float | None, before: floa
     if find_spec("nncf") is None:
         raise UserError("`int8` needs nncf: python -m pip install 'backbone-swap[int8]'", settings=("int8",))
     import nncf
+
+    from engine.runtimes.openvino_network import OpenVinoNetwork
 
     nncf.set_log_level(logging.ERROR)
     images = _calibration_images(graphs)

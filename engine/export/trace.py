@@ -8,8 +8,8 @@ import logging
 import re
 import warnings
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
-import onnx
 import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
@@ -17,6 +17,9 @@ from torch.export import Dim, ExportedProgram
 from backbones.errors import UserError
 from engine.export.onnx_steps import OPSET
 from engine.runtimes.description import Dynamic
+
+if TYPE_CHECKING:
+    import onnx
 
 TRACED_BATCH = 2  # torch.export takes a size of 1 for a constant
 MAX_BATCH, MAX_SIDE = 1024, 8192  # of open dimensions
