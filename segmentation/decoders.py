@@ -189,8 +189,8 @@ class SmpDecoder(nn.Module):
         `size` is the images' (H, W), multiples of `spec.multiple`.
         """
         height, width = size
-        image = maps[0].new_zeros(1, 1, 1, 1).expand(len(maps[0]), 3, height, width)  # smp uses only its size
-        half = [maps[0].new_empty(len(maps[0]), 0, -(-height // 2), -(-width // 2))]
+        image = maps[0].new_zeros(1, 1, 1, 1).expand(maps[0].shape[0], 3, height, width)  # smp uses only its size
+        half = [maps[0].new_empty(maps[0].shape[0], 0, -(-height // 2), -(-width // 2))]
         return self.network([image, *(half if self._no_half else []), *maps])
 
 
