@@ -56,8 +56,8 @@ class Server:
         self.app.add_api_route("/page.js", self.file)
         self.app.add_api_route("/runs", self.list_runs)
         self.app.add_api_route("/predict", self.predict, methods=["POST"])
-        self.app.add_exception_handler(HTTPException, self._refuse)  # type: ignore[arg-type]
-        self.app.add_exception_handler(RequestValidationError, self._refuse_value)  # type: ignore[arg-type]
+        self.app.exception_handler(HTTPException)(self._refuse)
+        self.app.exception_handler(RequestValidationError)(self._refuse_value)
         self.app.add_exception_handler(ClientDisconnect, _ignore)
         self.app.add_middleware(OwnPages, origins=config.origins)
 
