@@ -72,6 +72,11 @@ def _flag(setting: str, mention: re.Match[str]) -> str:
     return f"--{setting} {typed}"
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or the name of its class if it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     """The error for a name that is not one of `known`. Its message suggests similar names. The caller raises it."""
     known = sorted(known)

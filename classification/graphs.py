@@ -10,6 +10,7 @@ from torch import Tensor
 from backbones.errors import UserError
 from classification.task import ClassificationTask
 from engine.export.graphs import Graphs
+from engine.export.onnx_steps import normalisation
 
 CUBIC = 'mode = "cubic", cubic_coeff_a = -0.5'  # Pillow's bicubic filter
 LINEAR = 'mode = "linear"'
@@ -46,7 +47,6 @@ class ClassificationGraphs(Graphs[ClassificationTask]):
             )
         resized = math.floor(height / values["crop_pct"]), math.floor(width / values["crop_pct"])
         mode = CUBIC if values["interpolation"] == "bicubic" else LINEAR
-        mean, std = values["mean"], values["std"]
         if values["crop_mode"] == "squash":
             out = "out = Identity(wanted)"
         else:  # the shorter side has the wanted length; the other one is rounded down
@@ -59,9 +59,7 @@ class ClassificationGraphs(Graphs[ClassificationTask]):
         <int64[1] zero = {{0}}, int64[1] two = {{2}}, int64[2] wanted = {{{resized[0]}, {resized[1]}}},
          int64[2] batch_and_channels = {{1, 3}}, double[2] crop = {{{height}.0, {width}.0}}, double[1] half = {{0.5}},
          int64[2] crop_size = {{{height}, {width}}}, int64[2] axes = {{2, 3}}, int64[2] none = {{0, 0}},
-         float low = {{0.0}}, float high = {{255.0}},
-         float[1, 3, 1, 1] factor = {{{", ".join(repr(1 / (255 * s)) for s in std)}}},
-         float[1, 3, 1, 1] shift = {{{", ".join(repr(-m / s) for m, s in zip(mean, std, strict=True))}}}>
+         {normalisation(values)}>
         {{
           shape = Shape(photo)
           size = Slice(shape, zero, two)

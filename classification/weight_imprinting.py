@@ -13,6 +13,7 @@ from classification.transforms import EvalCrop
 from data.batch import collate
 from data.channels import normalised
 from data.class_dataset import ClassDataset
+from data.scan import evenly_spaced
 
 PER_CLASS, TOTAL = 16, 256  # largest numbers of images to use; each class has at least one
 BATCH_SIZE = 16
@@ -58,4 +59,4 @@ def imprint(model: Classifier, dataset: ClassDataset, crop: EvalCrop, settings: 
 
 def _spread(members: np.ndarray, count: int) -> list[int]:
     """Up to `count` evenly spaced elements of `members`."""
-    return members[np.linspace(0, len(members) - 1, min(count, len(members))).round().astype(int)].tolist()
+    return members[evenly_spaced(len(members), count)].tolist()

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -26,6 +27,7 @@ import numpy as np
 
 from data.atomic_directory import CACHE_VARIABLE, cache_folder
 from data.names import Names
+from data.scan import evenly_spaced
 
 VERSION = 1  # raise it if stored lists get another content
 MANY = 20_000  # files; to list as many takes about a second
@@ -96,21 +98,13 @@ def listed(folder: Path, wanted: str | bytes, find: Callable[[Visits], Files]) -
 def stats(paths: Iterable[str | bytes]) -> np.ndarray:
     """(n, 2) int64, size in bytes and modification time in ns of each file; -1 for files that cannot be read."""
     with ThreadPoolExecutor(THREADS) as pool:
-        return np.array(list(pool.map(_size_and_time, paths)), np.int64).reshape(-1, 2)
+        return np.array(list(pool.map(lambda path: state_of(partial(os.stat, path)), paths)), np.int64).reshape(-1, 2)
 
 
-def state_of(entry: os.DirEntry[str]) -> tuple[int, int]:
-    """Size in bytes and modification time in ns of a file; -1 if it cannot be read, such as a broken link."""
+def state_of(stat: Callable[[], os.stat_result]) -> tuple[int, int]:
+    """Size in bytes and modification time in ns of a file by its `stat`; -1 if it fails, as for a broken link."""
     try:
-        found = entry.stat()
-    except OSError:
-        return -1, -1
-    return found.st_size, found.st_mtime_ns
-
-
-def _size_and_time(path: str | bytes) -> tuple[int, int]:
-    try:
-        found = os.stat(path)
+        found = stat()
     except OSError:
         return -1, -1
     return found.st_size, found.st_mtime_ns
@@ -151,8 +145,7 @@ def _is_current(files: Files, folder: Path, folders: Names, stamps: np.ndarray) 
     with ThreadPoolExecutor(THREADS) as pool:
         if not all(pool.map(has_stamp, range(len(names)))):
             return False
-    count = len(files.names)
-    sample = np.unique(np.linspace(0, count - 1, min(count, CHECKED)).round().astype(np.int64))
+    sample = evenly_spaced(len(files.names), CHECKED)
     now = stats(os.path.join(folder, files.names[i]) for i in sample.tolist())
     return bool((now == np.stack([files.sizes[sample], files.times[sample]], axis=1)).all())
 

@@ -25,6 +25,7 @@ from backbones.errors import BadInput
 from data.legend import NO_COLOR, UNKNOWN, Legend
 from data.mask_diagnosis import Found, lossy, unknown_colors, unknown_values
 from data.mask_files import MaskContent, StoredMask, color_codes, read_mask
+from data.scan import evenly_spaced
 
 SAMPLE = 64  # masks of a split that decide how values are read and what unknown ones mean
 FAR = 64  # smallest difference of values that lossy compression does not confuse
@@ -191,7 +192,7 @@ class MaskFiles:
 def sample_masks(files: Sequence[Path], most: int = SAMPLE, content: Content | None = None) -> list[MaskContent]:
     """The content of up to `most` masks, evenly spaced, without unreadable ones. `content`: see `MaskFiles`."""
     contents = []
-    for index in np.unique(np.linspace(0, len(files) - 1, min(most, len(files))).round().astype(int)).tolist():
+    for index in evenly_spaced(len(files), most).tolist():
         try:
             data = content(index) if content is not None else None
             contents.append(MaskContent.of(read_mask(files[index], data)))

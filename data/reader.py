@@ -376,7 +376,7 @@ class ImageReader:
                         target = Path(os.path.realpath(entry.path))
                         if not target.is_relative_to(folder):
                             raise self._leads_out(self.folder / name)
-                    states[name] = state_of(entry)
+                    states[name] = state_of(entry.stat)
             missing = [name for name in every if name not in states]
             if len(missing) > self.skip_bad:
                 examples = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")

@@ -59,9 +59,14 @@ class Headers:
         return np.where(self.turned[:, None], self.sizes[:, ::-1], self.sizes)
 
 
+def evenly_spaced(total: int, most: int) -> np.ndarray:
+    """At most `most` of the indices below `total`, evenly spaced, the first and the last among them: int64."""
+    return np.unique(np.linspace(0, total - 1, min(most, total)).round().astype(np.int64))
+
+
 def sample_of(columns: Columns, most: int = SAMPLE) -> np.ndarray:
     """Evenly spaced indices of at most `most` images."""
-    return np.unique(np.linspace(0, len(columns) - 1, min(most, len(columns))).round().astype(np.int64))
+    return evenly_spaced(len(columns), most)
 
 
 def scan(columns: Columns, indices: Sequence[int] | np.ndarray) -> Headers:

@@ -62,15 +62,21 @@ class Anchors:
         """(A, 4) xyxy px for an input of `size` (height, width), ordered by level, row, column, size, shape."""
         return self._cached(tuple(size), torch.device(device))
 
-    def _build(self, size: tuple[int, int], device: torch.device) -> Tensor:
+    def boxes(self, height: int, width: int) -> Tensor:
+        """The same on the CPU, not cached. Can be traced with open sizes."""
         boxes = []
         for stride in self.strides:
             sides = self.scale * stride * 2.0 ** (np.arange(self.octaves) / self.octaves)
-            half = (sides[:, None, None] * np.array(self.ratios) / 2).reshape(-1, 2)
-            x, y = (np.arange(math.ceil(side / stride)) * stride + stride / 2 for side in (size[1], size[0]))
-            centres = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 1, 2)
-            boxes.append(np.concatenate([centres - half, centres + half], axis=-1).reshape(-1, 4))
-        return torch.from_numpy(np.concatenate(boxes)).float().to(device)
+            half = torch.from_numpy((sides[:, None, None] * np.array(self.ratios) / 2).reshape(-1, 2))
+            x, y = (
+                torch.arange(-(-side // stride), dtype=torch.float64) * stride + stride / 2 for side in (width, height)
+            )
+            centres = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).reshape(-1, 1, 2)
+            boxes.append(torch.cat([centres - half, centres + half], dim=-1).reshape(-1, 4))
+        return torch.cat(boxes).float()
+
+    def _build(self, size: tuple[int, int], device: torch.device) -> Tensor:
+        return self.boxes(*size).to(device)
 
 
 def encode(boxes: Tensor, anchors: Tensor) -> Tensor:

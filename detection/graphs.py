@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from detection.anchors import Anchors, decode
+from detection.anchors import decode
 from detection.config import MAX_CANDIDATES
 from detection.draw import above_score
 from detection.model import Detector
@@ -32,21 +31,9 @@ class DecodedDetector(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         logits, deltas = self.detector(images)
         height, width = images.shape[-2:]
-        boxes = decode(deltas, anchor_boxes(self.detector.anchors, height, width))
+        boxes = decode(deltas, self.detector.anchors.boxes(height, width))
         x, y = boxes[..., 0::2].clamp(min=0, max=width), boxes[..., 1::2].clamp(min=0, max=height)
         return torch.stack([x, y], dim=-1).flatten(-2), logits.sigmoid()
-
-
-def anchor_boxes(anchors: Anchors, height: int, width: int) -> Tensor:
-    """`anchors((height, width))` by operations that can be traced with open sizes."""
-    boxes = []
-    for stride in anchors.strides:
-        sides = anchors.scale * stride * 2.0 ** (np.arange(anchors.octaves) / anchors.octaves)
-        half = torch.from_numpy((sides[:, None, None] * np.array(anchors.ratios) / 2).reshape(-1, 2)).float()
-        y, x = ((torch.arange(-(-side // stride)) + 0.5) * stride for side in (height, width))
-        centres = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).reshape(-1, 1, 2)
-        boxes.append(torch.cat([centres - half, centres + half], dim=-1).reshape(-1, 4))
-    return torch.cat(boxes)
 
 
 class DetectionGraphs(Graphs[DetectionTask]):

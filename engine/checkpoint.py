@@ -207,11 +207,6 @@ def latest_run(task: str) -> Path:
     return found[-1].parent.parent
 
 
-def is_run(file: Path) -> bool:
-    """Whether the file is a checkpoint of a run of this package. Raises BadInput if it cannot be read."""
-    return _is_run(read_file(file))
-
-
 def read_run(path: str | Path) -> tuple[RunInfo, dict[str, torch.Tensor]]:
     """A run's description, and the weights that it was evaluated with.
 

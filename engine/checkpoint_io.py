@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 
-from backbones.errors import BadInput
+from backbones.errors import BadInput, first_line
 from engine.system_errors import loader_died
 
 
@@ -35,11 +35,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             if loader_died(error):
                 raise
             raise BadInput(
-                f"cannot write {target}: {_first_line(error)}. Earlier checkpoints are intact. Free some space, then "
+                f"cannot write {target}: {first_line(error)}. Earlier checkpoints are intact. Free some space, then "
                 "resume the run with `resume`, or start it again if it had no checkpoint.",
                 settings=("resume",),
             ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -20,11 +20,7 @@ from data.loader import Source, default_workers, eval_loader, train_loader
 from data.reader import LabelledDataset
 from engine import distributed
 from engine.cached_features import cached_features
-from engine.checkpoint import (
-    begin_run,
-    has_checkpoint,
-    new_run_folder,
-)
+from engine.checkpoint import begin_run, has_checkpoint, new_run_folder
 from engine.config import TrainConfig
 from engine.console import err, log_to_terminal, out, silence
 from engine.error_files import write_errors

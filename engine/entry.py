@@ -31,42 +31,56 @@ def train_command(spec: TaskSpec, description: str | None) -> Callable[..., None
 def eval_command(spec: TaskSpec, description: str | None) -> Callable[..., None]:
     """The `main` of `python -m TASK.eval`."""
 
-    def main(argv: Sequence[str] | None = None) -> None:
-        def run(config: Any) -> Any:
-            with without_collection(for_good=argv is None):
-                from engine.evaluation import evaluate
+    def load() -> Callable[..., Any]:
+        from engine.evaluation import evaluate
 
-            return evaluate(spec, config)
+        return evaluate
 
-        command(f"{spec.name}.eval", spec.eval_config, run, description or "")(argv)
-
-    return main
+    return _command(spec, "eval", spec.eval_config, load, description)
 
 
 def predict_command(spec: TaskSpec, description: str | None) -> Callable[..., None]:
     """The `main` of `python -m TASK.predict`."""
 
-    def main(argv: Sequence[str] | None = None) -> None:
-        def run(config: Any) -> Any:
-            with without_collection(for_good=argv is None):
-                from engine.predict import predict
+    def load() -> Callable[..., Any]:
+        from engine.predict import predict
 
-            return predict(spec, config)
+        return predict
 
-        command(f"{spec.name}.predict", spec.predict_config, run, description or "")(argv)
-
-    return main
+    return _command(spec, "predict", spec.predict_config, load, description)
 
 
 def export_command(spec: TaskSpec, description: str | None) -> Callable[..., None]:
     """The `main` of `python -m TASK.export`."""
 
-    def run(config: Any) -> Any:
+    def load() -> Callable[..., Any]:
         from engine.exporting import export
 
-        return export(spec, config)
+        return export
 
-    return command(f"{spec.name}.export", ExportConfig, run, description or "")
+    # It imports Triton, see `without_collection`.
+    return _command(spec, "export", ExportConfig, load, description, for_good=False)
+
+
+def _command(
+    spec: TaskSpec,
+    name: str,
+    config: type,
+    load: Callable[[], Callable[..., Any]],
+    description: str | None,
+    for_good: bool = True,
+) -> Callable[..., None]:
+    """The `main` of a command of a task. `load` imports what the command needs and returns its function."""
+
+    def main(argv: Sequence[str] | None = None) -> None:
+        def run(settings: Any) -> Any:
+            with without_collection(for_good=for_good and argv is None):
+                function = load()
+            return function(spec, settings)
+
+        command(f"{spec.name}.{name}", config, run, description or "")(argv)
+
+    return main
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from engine.hub import local_checkpoint
 from engine.leaderboard import print_leaderboard, read_records
 from engine.record import write_json
 from engine.restore import data_root, restore_task
-from engine.runtimes.files import images_at_once
+from engine.runtimes.files import images_at_once, ran_on
 from engine.spec import TaskSpec
 from engine.task import Task
 
@@ -41,8 +41,7 @@ def evaluate(spec: TaskSpec, config: EvalConfig) -> dict[str, float]:
     loader = eval_loader(dataset, images_at_once(task.runtime, config.batch_size), config.data.workers)
     tracked = track(loader, f"evaluating {len(dataset)} images", console=err, transient=True)
     metrics = task.eval().evaluate(tracked, config.precision if task.runtime is None else "fp32")
-    ran_on = f"{device} ({execution})" if task.runtime is None else f"cpu ({task.runtime.name})"
-    out.print(f"{dataset.columns.source}, {len(dataset)} images; on {ran_on}")
+    out.print(f"{dataset.columns.source}, {len(dataset)} images; on {ran_on(task.runtime, device, execution)}")
     print_scores(task, metrics)
     errors = task.what_went_wrong()
     _print_errors(spec, errors)

@@ -22,7 +22,7 @@ from engine.export.build import describe
 from engine.export.config import ExportConfig
 from engine.export.graphs import Graphs
 from engine.export.quantise import quantised
-from engine.export.write import described, write_file
+from engine.export.write import TORCH, described, write_file
 from engine.hub import local_checkpoint, model_card, push, save_run
 from engine.record import command_line, surroundings, write_json, write_text
 from engine.restore import data_root, restore_task
@@ -59,7 +59,7 @@ def export(spec: TaskSpec, config: ExportConfig) -> dict[str, Any]:
     description = describe(graphs, config.dynamic, config.preprocess, postprocess)
     quantise = None
     if config.int8:
-        quantise = partial(quantised, graphs, dataset, config.max_drop, before[task.metric])
+        quantise = partial(quantised, graphs, dataset, config.max_drop)
     err.print(f"exporting {task.config.backbone} to {folder / FILES[config.format]}", markup=False)
     make_folder(folder)
     if config.format == "safetensors":
@@ -106,7 +106,7 @@ class _Restored:
 
     def __init__(self, task: Task, description: Description) -> None:
         self.description = description
-        self.name = f"torch {torch.__version__.split('+')[0]}, fp32"
+        self.name = TORCH
         self._task = task.eval()
 
     @torch.inference_mode()

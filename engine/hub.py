@@ -11,7 +11,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import nn
 
-from backbones.errors import BadInput, UserError
+from backbones.errors import BadInput, UserError, first_line
 from backbones.weight_files import RUN_KEY
 from data.hub import Address, address, snapshot
 from engine.checkpoint import RunInfo
@@ -80,7 +80,7 @@ def push(folder: Path, name: str, private: bool) -> str:
             ) from error
         raise _not_uploaded(folder, name, error) from error
     except ValueError as error:  # a malformed name
-        raise UserError(f"`push={name}` is not OWNER/NAME: {_first_line(error)}", settings=("push",)) from error
+        raise UserError(f"`push={name}` is not OWNER/NAME: {first_line(error)}", settings=("push",)) from error
     except Exception as error:  # errors of the network have the types of whichever HTTP library the client uses
         raise _not_uploaded(folder, name, error) from error
     return f"hf://{repository.repo_id}"
@@ -137,10 +137,6 @@ def _cell(value: object) -> str:
 def _not_uploaded(folder: Path, name: str, error: Exception) -> BadInput:
     """The error for a failed upload. The caller raises it."""
     return BadInput(
-        f"{folder} could not be uploaded to {name}: {_first_line(error)}. The files are complete; to try again, run "
+        f"{folder} could not be uploaded to {name}: {first_line(error)}. The files are complete; to try again, run "
         f"`hf upload {name} {folder}`"
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
-from backbones.errors import UserError
+from backbones.errors import UserError, first_line
 from engine.history import History
 from engine.schema import flat
 
@@ -94,7 +94,7 @@ def _mlflow(folder: Path, task: str, settings: dict[str, Any], step: int) -> Log
         else:
             logger.experiment.update_run(known, status="RUNNING")
     except MlflowException as error:
-        raise UserError(f"--logger mlflow fails at {mlflow.get_tracking_uri()}: {_first_line(error)}") from error
+        raise UserError(f"--logger mlflow fails at {mlflow.get_tracking_uri()}: {first_line(error)}") from error
     return logger
 
 
@@ -108,7 +108,7 @@ def _wandb(folder: Path, task: str, settings: dict[str, Any], step: int) -> Logg
         (folder / "wandb.id").write_text(f"{logger.experiment.id}\n")
     except wandb.Error as error:
         raise UserError(
-            f"--logger wandb cannot start: {_first_line(error)}. Run `wandb login`, or set WANDB_MODE=offline."
+            f"--logger wandb cannot start: {first_line(error)}. Run `wandb login`, or set WANDB_MODE=offline."
         ) from error
     if known is None:
         logger.log_hyperparams(settings)
@@ -124,7 +124,3 @@ _LOGGERS: dict[str, Callable[[Path, str, dict[str, Any], int], Logger]] = {
 
 def _id(file: Path) -> str | None:
     return file.read_text().strip() if file.is_file() else None
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

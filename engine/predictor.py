@@ -11,6 +11,7 @@ import torch
 from data.batch import Sample, collate
 from data.images import Levels
 from engine.execution import execution_for
+from engine.runtimes.files import ran_on
 from engine.task import Task
 
 
@@ -26,11 +27,11 @@ class Predictor:
     def __init__(self, task: Task, device: torch.device, precision: str = "fp32") -> None:
         self.execution = execution_for(device.type, precision, "predict")
         self.execution.begin()
-        self.device = device if task.runtime is None else torch.device("cpu")
-        self.ran_on = f"{device} ({self.execution})" if task.runtime is None else f"cpu ({task.runtime.name})"
+        self.ran_on = ran_on(task.runtime, device, self.execution)
         self.task = task.eval()
         if task.runtime is None:
             self.task.model = self.execution.place(task.to(device).model)
+        self.device = task.device
         self._transform = task.input_transform()
         # Stored values of 16-bit images that became 0 and 255 in training, or None.
         self.levels: Levels | None = task.info.preprocessing.get("levels")

@@ -13,7 +13,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -48,9 +48,18 @@ def write_class_table(path: Path, table: Mapping[str, Mapping[str, float]]) -> N
 
 def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` atomically: after a crash the file has either its old or its new content."""
+    _replaced(path, lambda file: file.write_text(text))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """The same for bytes."""
+    _replaced(path, lambda file: file.write_bytes(content))
+
+
+def _replaced(path: Path, write: Callable[[Path], object]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_text(text)
+        write(temporary)
         temporary.replace(path)
     except OSError:
         temporary.unlink(missing_ok=True)

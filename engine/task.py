@@ -25,6 +25,7 @@ from data.loader import draw_seed
 from data.open import read_scored, read_split
 from data.reader import ImageReader, LabelledDataset, Transform
 from data.resizing import Fill
+from data.scan import evenly_spaced
 from engine import distributed, micro_batches
 from engine.checkpoint import RunInfo
 from engine.compat import BatchNorm
@@ -130,8 +131,8 @@ class Task(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
-        return next(self.model.parameters()).device
+        """Where the model is, or where its runtime computes: on the CPU."""
+        return next(self.model.parameters()).device if self.runtime is None else torch.device("cpu")
 
     @property
     def current_epoch(self) -> int:
@@ -370,8 +371,7 @@ class Task(nn.Module):
 
     def picture_indices(self, dataset: LabelledDataset, count: int) -> dict[str, int]:
         """File name -> index, for `count` validation images to draw after training. By default evenly spaced."""
-        indices = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int).tolist()
-        return {f"val-{index:05d}": index for index in indices}
+        return {f"val-{index:05d}": index for index in evenly_spaced(len(dataset), count).tolist()}
 
     def save(self, predictions: Any, path: Path) -> None:
         """Write further files that `predict` saves for one image. `path` has no suffix. By default none."""
@@ -493,10 +493,9 @@ class Task(nn.Module):
         self.eval()
         self.evaluator.reset()
         self.with_errors = True
-        device = self.device if self.runtime is None else torch.device("cpu")
-        with execution_for(device.type, precision, "eval").arithmetic(device.type):
+        with execution_for(self.device.type, precision, "eval").arithmetic(self.device.type):
             for batch in loader:
-                self.score(batch.to(device))
+                self.score(batch.to(self.device))
         self._compute_scores()
         return self.scores
 

@@ -84,13 +84,6 @@ class CoarseNetwork(NamedTuple):
     spec: Spec
 
 
-def label_maps(
-    model: Segmenter | CoarseNetwork, images: Tensor, scales: Tensor, sizes: Tensor, tta: TTA
-) -> list[Tensor]:
-    """The class maps of `class_maps` alone: B tensors (height, width) uint8."""
-    return [each.labels for each in class_maps(model, images, scales, sizes, tta)]
-
-
 def class_maps(
     model: Segmenter | CoarseNetwork,
     images: Tensor,

@@ -116,7 +116,7 @@ def _images_below(
         elif is_image_name(entry.name):
             if entry.is_symlink():
                 check_link(Path(entry.path), boundary, follow)
-            yield (name, *state_of(entry))
+            yield (name, *state_of(entry.stat))
         else:
             left_out.append(name)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor
 from data.batch import Batch, collate
 from data.loader import eval_loader
 from data.reader import LabelledDataset
+from data.scan import evenly_spaced
 from engine.export.graphs import Graphs
 from engine.export.trace import traced_size
 from engine.runtimes.files import Network, images_at_once
@@ -60,7 +61,7 @@ def compare_results(graphs: Graphs, network: Network, dataset: LabelledDataset) 
     """How many results differ for some validation images, see `Graphs.differing`. Sets no state of the task."""
     task = graphs.task
     differ = total = 0
-    for index in _spread(len(dataset), IMAGES):
+    for index in evenly_spaced(len(dataset), IMAGES).tolist():
         with torch.inference_mode():
             task.runtime = None
             expected = _predict(task, dataset, index)
@@ -108,7 +109,7 @@ def milliseconds(calls: Mapping[str, Callable[[], Any]], rounds: int = ROUNDS) -
 
 def some_images(dataset: LabelledDataset, count: int = IMAGES) -> Batch:
     """A batch of evenly spaced images, as the network takes them."""
-    return collate([dataset[index] for index in _spread(len(dataset), count)])
+    return collate([dataset[index] for index in evenly_spaced(len(dataset), count).tolist()])
 
 
 def _predict(task: Task, dataset: LabelledDataset, index: int) -> Any:
@@ -134,7 +135,3 @@ def _difference(found: Tensor, expected: Tensor) -> float:
         return float("inf")
     difference = float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-9))
     return difference if difference == difference else float("inf")
-
-
-def _spread(total: int, count: int) -> Iterable[int]:
-    return np.linspace(0, total - 1, min(count, total)).round().astype(int).tolist()

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from data.resizing import AREA_BELOW
+
 if TYPE_CHECKING:  # an extra, which other formats do not need
     import onnx
 
 OPSET = 20  # torch's exporter writes it, and onnxruntime and OpenVINO read it; antialiased resizing needs 18
 IR_VERSION = 10
 HEADER = f'<ir_version: {IR_VERSION}, opset_import: ["" : {OPSET}]>'
-AREA_BELOW = 0.5  # as `data.transforms`: below this scale an image is averaged, else interpolated
 
 
 def step(text: str) -> onnx.ModelProto:
@@ -65,32 +66,30 @@ def _renamed_inputs(model: onnx.ModelProto, names: Mapping[str, str]) -> onnx.Mo
     return model
 
 
-def floats(values: Sequence[float]) -> str:
-    """Values as the ONNX text of a constant (N,) float32."""
-    return f"float[{len(values)}] {{{', '.join(repr(float(value)) for value in values)}}}"
-
-
-def integers(values: Sequence[int]) -> str:
-    """Values as the ONNX text of a constant (N,) int64."""
-    return f"int64[{len(values)}] {{{', '.join(str(int(value)) for value in values)}}}"
+def normalisation(preprocessing: Mapping[str, Any]) -> str:
+    """Initialisers of an ONNX text: `low` and `high`, the range of pixels, and `factor` and `shift` of `normalise`."""
+    mean, std = preprocessing["mean"], preprocessing["std"]
+    factors = ", ".join(repr(1 / (255 * s)) for s in std)
+    shifts = ", ".join(repr(-m / s) for m, s in zip(mean, std, strict=True))
+    return (
+        "float low = {0.0}, float high = {255.0}, "
+        f"float[1, 3, 1, 1] factor = {{{factors}}}, float[1, 3, 1, 1] shift = {{{shifts}}}"
+    )
 
 
 def letterbox(size: tuple[int, int], fill: Sequence[float], preprocessing: Mapping[str, Any]) -> str:
-    """ONNX text of `data.transforms`' letterbox with the normalisation.
+    """ONNX text of `data.letterbox` with the normalisation.
 
     OpenCV averages areas below a scale of 0.5, for which ONNX has no operator: antialiased linear interpolation
     replaces that. At larger scales, both interpolate linearly, and values differ by OpenCV's rounding.
     """
     height, width = size
-    mean, std = preprocessing["mean"], preprocessing["std"]
     return f"""
     letterbox (uint8[H, W, 3] photo) => (float[1, 3, {height}, {width}] images, float[2] scale, int64[2] size)
     <float[1] area_below = {{{AREA_BELOW}}}, double[1] one = {{1.0}}, double[2] target = {{{height}.0, {width}.0}},
-     int64[2] target_size = {integers(size).split("]", 1)[1]}, int64[1] zero = {{0}}, int64[1] two = {{2}},
+     int64[2] target_size = {{{height}, {width}}}, int64[1] zero = {{0}}, int64[1] two = {{2}},
      int64[2] batch_and_channels = {{1, 3}}, int64[4] nothing = {{0, 0, 0, 0}}, int64[2] nothing2 = {{0, 0}},
-     float[1, 3, 1, 1] fill = {{{", ".join(str(float(v)) for v in fill)}}}, float low = {{0.0}}, float high = {{255.0}},
-     float[1, 3, 1, 1] factor = {{{", ".join(repr(1 / (255 * s)) for s in std)}}},
-     float[1, 3, 1, 1] shift = {{{", ".join(repr(-m / s) for m, s in zip(mean, std, strict=True))}}}>
+     float[1, 3, 1, 1] fill = {{{", ".join(str(float(v)) for v in fill)}}}, {normalisation(preprocessing)}>
     {{
       shape = Shape(photo)
       size = Slice(shape, zero, two)

@@ -14,21 +14,21 @@ from backbones.errors import BadInput, UserError
 from backbones.names import split_tag
 from backbones.plain import is_plain
 from data.batch import collate
+from data.scan import evenly_spaced
 from engine.export.check import score
 from engine.export.graphs import Graphs
 
 CALIBRATION = 300  # training images, NNCF's default
 
 
-def quantised(graphs: Graphs, dataset: Any, max_drop: float | None, before: float, model: Any) -> Any:
+def quantised(graphs: Graphs, dataset: Any, max_drop: float | None, model: Any) -> Any:
     """An OpenVINO model with 8-bit integers.
 
     Args:
         graphs: of the task. Its training images are the calibration set.
         dataset: validation images.
-        max_drop: keep layers in floating point until the headline metric is at most this much below `before`.
-            None to quantise all layers that NNCF can.
-        before: the headline metric of the checkpoint, in 0..1.
+        max_drop: keep layers in floating point until the headline metric is at most this much below that
+            of the model in float32. None to quantise all layers that NNCF can.
         model: the model in float32.
 
     Raises UserError if NNCF is not installed, BadInput if the training images cannot be read.
@@ -67,5 +67,5 @@ def _calibration_images(graphs: Graphs) -> list[np.ndarray]:
         raise BadInput("the training images of these weights are not known, which `int8` needs", settings=("int8",))
     train, _ = task.read(task.config, Path(task.info.dataset["root"]))
     train = train.with_transform(task.transform())
-    indices = np.linspace(0, len(train) - 1, min(CALIBRATION, len(train))).round().astype(int)
-    return [task.normalised(collate([train[i]])).numpy() for i in indices.tolist()]
+    indices = evenly_spaced(len(train), CALIBRATION).tolist()
+    return [task.normalised(collate([train[index]])).numpy() for index in indices]

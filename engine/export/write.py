@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
-import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,10 +16,15 @@ from backbones.errors import UserError
 from engine.export.build import describe, onnx_model, traced
 from engine.export.graphs import Graphs
 from engine.export.trace import quiet
+from engine.record import write_bytes
 from engine.runtimes.description import KEY, Description
 from engine.runtimes.files import FILES, Format, Network, open_exported
 from engine.system_errors import cannot_write
 
+if TYPE_CHECKING:
+    import onnx
+
+TORCH = f"torch {torch.__version__.split('+')[0]}, fp32"  # as a runtime
 MAX_BYTES = 2**31  # a protobuf message cannot be larger
 
 
@@ -27,7 +33,7 @@ class TracedNetwork:
 
     def __init__(self, file: Path, description: Description) -> None:
         self.description = description
-        self.name = f"torch {torch.__version__.split('+')[0]}, fp32"
+        self.name = TORCH
         self._run = torch.export.load(file).module()
 
     @torch.inference_mode()
@@ -42,6 +48,7 @@ def write_file(
     format: Format,
     folder: Path,
     quantise: Callable[[Any], Any] | None = None,
+    precision: str = "fp32",
 ) -> tuple[Path, Network]:
     """Write the file of a task's network to a folder and open it.
 
@@ -51,6 +58,7 @@ def write_file(
         format: of the file.
         folder: exists.
         quantise: converts the OpenVINO model before it is written.
+        precision: to open it with.
 
     Raises UserError if the network cannot be exported, BadInput if the file cannot be written.
     """
@@ -65,12 +73,12 @@ def write_file(
         if model.ByteSize() >= MAX_BYTES:
             raise UserError("this network has more than 2 GB of weights, which one ONNX file cannot hold")
         if format == "onnx":
-            _write(file, model.SerializeToString())
+            write_bytes(file, model.SerializeToString())
         else:
             save_openvino(model, description, file, quantise)
     except OSError as error:
         raise cannot_write(str(file), error) from error
-    return file, open_exported(file)
+    return file, open_exported(file, precision)
 
 
 def converted(graphs: Graphs, runtime: str, precision: str) -> Network:
@@ -99,21 +107,37 @@ def save_openvino(model: Any, description: Description, file: Path, quantise: Ca
 
 def as_openvino(model: Any, description: Description) -> Any:
     """Convert an ONNX model to OpenVINO's, with the description."""
-    import io
-
     import openvino
 
+    from engine.runtimes.openvino_network import last_line
+
     try:
-        result = openvino.convert_model(io.BytesIO(model.SerializeToString()))
+        result = openvino.convert_model(io.BytesIO(_folded(model)))
     except RuntimeError as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise UserError(
-            f"OpenVINO cannot convert this graph: {lines[-1] if lines else error}. Use `format='onnx'`, or leave "
+            f"OpenVINO cannot convert this graph: {last_line(error)}. Use `format='onnx'`, or leave "
             "`preprocess` and `postprocess` out",
             settings=("format", "preprocess", "postprocess"),
         ) from error
     add_metadata(result, description)
     return result
+
+
+def _folded(model: onnx.ModelProto) -> bytes:
+    """The ONNX file of a model whose constant parts are computed, by onnxruntime.
+
+    Position embeddings of transformers are resized in the graph, by bicubic interpolation with antialiasing. OpenVINO
+    computes that operator without antialiasing.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC  # ONNX's own operators only
+    options.log_severity_level = 3
+    with tempfile.TemporaryDirectory() as folder:
+        options.optimized_model_filepath = str(Path(folder) / "folded.onnx")
+        onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return Path(options.optimized_model_filepath).read_bytes()
 
 
 def add_metadata(model: Any, description: Description) -> None:
@@ -122,16 +146,6 @@ def add_metadata(model: Any, description: Description) -> None:
 
     for key, text in description.metadata().items():
         model.set_rt_info(text, [INFO, key])
-
-
-def _write(file: Path, content: bytes) -> None:
-    """Write a file that is complete or absent."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def described(description: Description) -> dict[str, Any]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import torch
 from torch import Tensor
 
 from backbones.errors import BadInput, UserError
@@ -15,10 +16,8 @@ from engine.runtimes.description import Description
 Format = Literal["onnx", "openvino", "torch", "safetensors"]
 GRAPHS = {"onnx": "model.onnx", "openvino": "model.xml", "torch": "model.pt2"}
 FILES = GRAPHS | {"safetensors": "model.safetensors"}
-PACKAGES: dict[str, tuple[str, ...]] = {
-    "onnx": ("onnx", "onnxscript", "onnxruntime"),
-    "openvino": ("onnx", "onnxscript", "openvino"),
-}
+READERS = {"onnx": ("onnx", "onnxruntime"), "openvino": ("openvino",)}  # the packages that open a file
+WRITERS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("onnx", "onnxscript", "onnxruntime", "openvino")}
 
 
 class Network(Protocol):
@@ -42,9 +41,14 @@ def images_at_once(network: Network | None, batch_size: int) -> int:
     return 1 if one else batch_size
 
 
-def raise_unless_installed(format: str) -> None:
+def ran_on(network: Network | None, device: torch.device, execution: object) -> str:
+    """For people: where and how a network runs. None: in PyTorch, on `device`, by `execution`."""
+    return f"{device} ({execution})" if network is None else f"cpu ({network.name})"
+
+
+def raise_unless_installed(format: str, packages: Mapping[str, tuple[str, ...]] = WRITERS) -> None:
     """Raise UserError if a package that the format needs is missing."""
-    missing = [name for name in PACKAGES.get(format, ()) if find_spec(name) is None]
+    missing = [name for name in packages.get(format, ()) if find_spec(name) is None]
     if missing:
         raise UserError(f"{format} needs {' and '.join(missing)}: python -m pip install 'backbone-swap[export]'")
 
@@ -75,12 +79,12 @@ def open_exported(file: Path, precision: str = "fp32") -> Network:
 
 def _opener(file: Path) -> Callable[[Path, str], Any]:
     if file.suffix == ".onnx":
-        raise_unless_installed("onnx")
+        raise_unless_installed("onnx", READERS)
         from engine.runtimes.onnx_network import OnnxNetwork
 
         return OnnxNetwork
     if file.suffix == ".xml":
-        raise_unless_installed("openvino")
+        raise_unless_installed("openvino", READERS)
         from engine.runtimes.openvino_network import OpenVinoNetwork
 
         return OpenVinoNetwork

@@ -14,7 +14,7 @@ from typing import Any
 import onnx
 from google.protobuf.message import DecodeError
 
-from backbones.errors import BadInput
+from backbones.errors import BadInput, first_line
 
 # Largest number of values of a constant that a few bytes can describe: more than the largest map of a 2048 px image.
 MAX_FILLED = 2**28
@@ -30,7 +30,7 @@ def read_onnx(file: Path) -> onnx.ModelProto:
     try:
         model = onnx.load(str(file), load_external_data=False)
     except (DecodeError, ValueError, OSError, RecursionError) as error:
-        raise BadInput(f"{file} is not a complete ONNX file ({_first_line(error)}): export it again") from error
+        raise BadInput(f"{file} is not a complete ONNX file ({first_line(error)}): export it again") from error
     if not model.graph.node:
         raise BadInput(f"{file} is not a complete ONNX file (it has no graph): export it again")
     if model.functions:
@@ -80,7 +80,3 @@ def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
     for node in graph.node:
         for attribute in node.attribute:
             yield from (attribute.t, *attribute.tensors)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

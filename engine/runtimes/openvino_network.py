@@ -47,7 +47,7 @@ class OpenVinoNetwork:
         try:
             self._compiled = core.compile_model(model, DEVICE, hints)
         except RuntimeError as error:
-            raise BadInput(f"OpenVINO cannot run {file}: {_last_line(error)}") from error
+            raise BadInput(f"OpenVINO cannot run {file}: {last_line(error)}") from error
         integer = " int8" if is_quantised(model) else ""
         self.name = f"OpenVINO {openvino.__version__.split('-')[0]},{integer} {precision}"
 
@@ -90,9 +90,9 @@ def _read(core: openvino.Core, file: Path) -> openvino.Model:
     try:
         return core.read_model(str(file), str(weights))
     except RuntimeError as error:
-        raise BadInput(f"{file} is not a complete OpenVINO file: {_last_line(error)}") from error
+        raise BadInput(f"{file} is not a complete OpenVINO file: {last_line(error)}") from error
 
 
-def _last_line(error: BaseException) -> str:
+def last_line(error: BaseException) -> str:
     """The line of OpenVINO's message that states the cause: the last one, after the places in its source."""
     return ([line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__])[-1]

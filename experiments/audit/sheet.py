@@ -14,6 +14,7 @@ from data.bands import displayable
 from data.batch import Sample
 from data.columns import Kind
 from data.images import decode_image
+from data.scan import evenly_spaced
 from detection.draw import draw_boxes
 from engine.colors import class_colors
 from engine.text import font_of
@@ -58,7 +59,7 @@ def draw_sheet(opened: Opened, file: Path) -> Path | None:
 def choose(split: AuditedSplit, kind: Kind, count: int) -> np.ndarray:
     """Indices of images: those that add a class to the chosen ones first, the others evenly spaced."""
     total = len(split.columns)
-    candidates = np.unique(np.linspace(0, total - 1, min(CANDIDATES, total)).round().astype(np.int64))
+    candidates = evenly_spaced(total, CANDIDATES)
     if kind == "masks" or split.dataset is None:
         return candidates[np.unique(np.linspace(0, len(candidates) - 1, count).round().astype(int))]
     has_class = split.dataset.label_counts()[candidates].toarray() > 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import multiprocessing
 import tempfile
 import time
@@ -20,8 +19,7 @@ from rich.box import SIMPLE_HEAD
 from rich.progress import Progress
 from rich.table import Table
 
-from engine.commands import err, out
-from engine.console import log_to_terminal
+from engine.console import err, log_to_terminal, out
 from engine.execution import execution_for
 from engine.export.build import describe
 from engine.export.check import score, some_images
@@ -30,9 +28,10 @@ from engine.export.write import write_file
 from engine.predictor import Predictor
 from engine.record import peak_memory_mb
 from engine.restore import data_root, restore_task
-from engine.runtimes.files import Network, open_exported, raise_unless_installed
+from engine.runtimes.files import Network, raise_unless_installed
 from engine.task import Task
 from experiments.profile.config import ProfileConfig
+from experiments.profile.files import write_costs
 from experiments.runs import load_run
 from experiments.tasks import task_spec
 
@@ -93,14 +92,7 @@ def profile_runs(config: ProfileConfig) -> list[Deployed]:
         rows = _timed(prepared, config.repeats)
     title = f"{torch.get_num_threads()} threads, one image, {config.repeats} interleaved rounds, times in ms"
     _print(rows, title)
-    target = Path(config.output)
-    target.mkdir(parents=True, exist_ok=True)
-    with (target / "deployed.csv").open("w", newline="") as file:
-        table = csv.DictWriter(file, list(asdict(rows[0])), lineterminator="\n")
-        table.writeheader()
-        table.writerows(asdict(row) for row in rows)
-    draw(rows, title, target / "deployed.png")
-    out.print(f"{target / 'deployed.csv'} and {target / 'deployed.png'}")
+    write_costs(rows, Path(config.output), "deployed", partial(draw, rows, title))
     return rows
 
 
@@ -121,10 +113,9 @@ class _Prepared:
         place = run
         if runtime != "torch":
             description = describe(graphs, "batch", preprocess=False, postprocess=False)
-            quantise = partial(quantised, graphs, dataset, None, 0.0) if kind == "int8" else None
+            quantise = partial(quantised, graphs, dataset, None) if kind == "int8" else None
             folder.mkdir()
-            file, _ = write_file(graphs, description, runtime, folder, quantise)  # type: ignore[arg-type]
-            self.network = open_exported(file, precision)
+            file, self.network = write_file(graphs, description, runtime, folder, quantise, precision)  # type: ignore[arg-type]
             self.file_mb = sum(part.stat().st_size for part in folder.iterdir()) / 1e6
             place = str(file)
         self.score = score(self.task, self.network, dataset, BATCH, lambda loader: loader)[self.task.metric]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from engine.published import classifier_of
 from engine.record import device_name, synchronize
 from experiments.costs.counts import classifier_counts
 from experiments.profile.config import ProfileConfig
+from experiments.profile.files import write_costs
 from experiments.report.formatting import billions, millions
 from experiments.tasks import task_spec
 
@@ -81,14 +82,7 @@ def profile(config: ProfileConfig) -> list[PartCost]:
     out.print("MACs: multiply-adds of convolutions and matrix products per image; stored: for the backward pass")
     for backbone in config.backbones:
         out.print(_against_published(backbone))
-    folder = Path(config.output)
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "profile.csv").open("w", newline="") as file:
-        table = csv.DictWriter(file, list(asdict(costs[0])), lineterminator="\n")
-        table.writeheader()
-        table.writerows(asdict(cost) for cost in costs)
-    _draw(costs, title, folder / "profile.png")
-    out.print(f"{folder / 'profile.csv'} and {folder / 'profile.png'}")
+    write_costs(costs, Path(config.output), "profile", partial(_draw, costs, title))
     return costs
 
 

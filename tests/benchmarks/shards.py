@@ -15,15 +15,10 @@ import json
 import os
 import re
 import shutil
-import socket
-import subprocess
-import sys
 import tempfile
 import time
 import traceback
-import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -36,6 +31,7 @@ from data.convert import shards as writer
 from data.formats import Split, shards
 from data.hub import local_root
 from data.options import ReadOptions
+from tests.data.s3_server import s3_server
 
 COUNTS = (20_000, 40_000, 80_000)  # images: n, 2n, 4n
 CLASSES = 100
@@ -100,7 +96,7 @@ def layouts(base: Path) -> list[str]:
         "| layout | local disk | S3 | memory, local | memory, S3 | random access in S3 |",
         "|---|---|---|---|---|---|",
     ]
-    with _server() as port:
+    with s3_server() as port:
         for name, layout in LAYOUTS.items():
             try:
                 for module in layout.needs:
@@ -327,26 +323,6 @@ def _write_folders(folder: Path, count: int) -> None:
         own.mkdir(parents=True)
         for index in range(label, count, CLASSES):
             os.link(originals / f"{index // LINKS}.jpg", own / f"image_{index:07d}.jpg")
-
-
-@contextmanager
-def _server() -> Iterator[int]:
-    """The port of an S3 server on this machine."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        for _ in range(1200):
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/moto-api/", timeout=5).close()
-                break
-            except OSError:
-                time.sleep(0.1)
-        yield port
-    finally:
-        process.terminate()
-        process.wait()
 
 
 def _upload(folder: Path, name: str, port: int) -> None:

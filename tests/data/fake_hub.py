@@ -2,9 +2,15 @@
 
 import base64
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 from typing import Any
+
+import pytest
+from huggingface_hub import constants
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -117,3 +123,18 @@ class Hub:
     def files(self, name: str, revision: str) -> dict[str, bytes] | None:
         revisions = self.repositories.get(name, {})
         return revisions.get("main" if revision == COMMIT else revision)
+
+
+@contextmanager
+def connected(running: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """Have the Hub's client use this server and an empty cache. The server ends with the block."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(constants, "ENDPOINT", running.endpoint)
+    template = running.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
+    yield running
+    running.server.shutdown()
+    running.server.server_close()

@@ -4,16 +4,14 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-import huggingface_hub
 import pytest
-from huggingface_hub import constants
 
 from backbones.errors import BadInput
 from data import hub
 from data.hub import Address, address, local_root
 from data.open import read_split, read_train_val
 from data.options import ClassOptions
-from tests.data.fake_hub import COMMIT, Hub
+from tests.data.fake_hub import COMMIT, Hub, connected
 
 
 def parquet(first: int, tmp_path: Path) -> bytes:
@@ -35,18 +33,10 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     }
     script = {"main": {"README.md": b"", "set.py": b"raise SystemExit('executed')"}, "refs/convert/parquet": files}
     running = Hub({"me/pets": {"main": files, "v1": files}, "me/script": script})
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(constants, "ENDPOINT", running.endpoint)
-    template = running.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
     local_root.cache_clear()
-    yield running
+    with connected(running, tmp_path / "cache", monkeypatch):
+        yield running
     local_root.cache_clear()
-    running.server.shutdown()
-    running.server.server_close()
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,8 @@
 """Shards in S3: a server on this machine, with missing buckets, wrong keys, and connections that break."""
 
 import os
-import signal
 import socket
-import subprocess
-import sys
 import threading
-import time
-import urllib.request
 
 import pytest
 
@@ -22,6 +17,7 @@ from data.box_dataset import BoxDataset
 from data.convert import shards as writer
 from data.convert.runner import convert
 from data.loader import train_loader
+from tests.data.s3_server import s3_server
 from tests.detection.conftest import write_coco
 
 
@@ -63,23 +59,8 @@ class Proxy:
 
 @pytest.fixture(scope="module")
 def server():
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        for _ in range(600):
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/moto-api/", timeout=5).close()
-                break
-            except OSError:
-                time.sleep(0.1)
+    with s3_server() as port:
         yield port
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait()
 
 
 @pytest.fixture(scope="module")

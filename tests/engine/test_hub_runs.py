@@ -4,7 +4,6 @@ import json
 
 import huggingface_hub
 import pytest
-from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
 from backbones.errors import BadInput
@@ -15,7 +14,7 @@ from engine.hub import local_checkpoint
 from experiments import load_run
 from tests.classification.conftest import write_folders
 from tests.commands import fails, run
-from tests.data.fake_hub import Hub
+from tests.data.fake_hub import Hub, connected
 
 
 @pytest.fixture(scope="module")
@@ -29,19 +28,12 @@ def trained(tmp_path_factory):
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     running = Hub({"me/pickles": {"main": {"pytorch_model.bin": b"pickle"}}})
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("HF_TOKEN", "hf_test")
-    monkeypatch.setattr(constants, "ENDPOINT", running.endpoint)
     monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", running.endpoint)
-    template = running.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     local_checkpoint.cache_clear()
-    yield running
+    with connected(running, tmp_path / "cache", monkeypatch):
+        yield running
     local_checkpoint.cache_clear()
-    running.server.shutdown()
-    running.server.server_close()
 
 
 def test_upload_and_download(trained, hub, tmp_path):
