@@ -9,11 +9,9 @@ from torch import Tensor
 
 from backbones.errors import UserError
 from classification.task import ClassificationTask
+from engine.export import resampling
 from engine.export.graphs import Graphs
 from engine.export.onnx_steps import normalisation
-
-CUBIC = 'mode = "cubic", cubic_coeff_a = -0.5'  # Pillow's bicubic filter
-LINEAR = 'mode = "linear"'
 
 
 class ClassificationGraphs(Graphs[ClassificationTask]):
@@ -32,10 +30,7 @@ class ClassificationGraphs(Graphs[ClassificationTask]):
         return 128 if self.task.config.has_neck() else 32
 
     def before(self) -> str:
-        """ONNX text of timm's evaluation crop, see `EvalCrop`, with the normalisation.
-
-        Pillow resizes rows and columns one after the other and rounds in between; ONNX rounds once.
-        """
+        """ONNX text of timm's evaluation crop, see `EvalCrop`, with the normalisation."""
         self.raise_unless_rgb()
         values = self.task.info.preprocessing
         height, width = self.size
@@ -46,7 +41,7 @@ class ClassificationGraphs(Graphs[ClassificationTask]):
                 settings=("preprocess",),
             )
         resized = math.floor(height / values["crop_pct"]), math.floor(width / values["crop_pct"])
-        mode = CUBIC if values["interpolation"] == "bicubic" else LINEAR
+        pixels = resampling.pillow("bicubic" if values["interpolation"] == "bicubic" else "bilinear")
         if values["crop_mode"] == "squash":
             out = "out = Identity(wanted)"
         else:  # the shorter side has the wanted length; the other one is rounded down
@@ -56,26 +51,19 @@ class ClassificationGraphs(Graphs[ClassificationTask]):
           out = Div(products, shorter)"""
         return f"""
         crop (uint8[H, W, 3] photo) => (float[1, 3, {height}, {width}] images, float[2] scale, int64[2] size)
-        <int64[1] zero = {{0}}, int64[1] two = {{2}}, int64[2] wanted = {{{resized[0]}, {resized[1]}}},
-         int64[2] batch_and_channels = {{1, 3}}, double[2] crop = {{{height}.0, {width}.0}}, double[1] half = {{0.5}},
-         int64[2] crop_size = {{{height}, {width}}}, int64[2] axes = {{2, 3}}, int64[2] none = {{0, 0}},
-         {normalisation(values)}>
+        <int64[2] wanted = {{{resized[0]}, {resized[1]}}}, double[2] crop = {{{height}.0, {width}.0}},
+         double[1] half = {{0.5}}, int64[2] crop_size = {{{height}, {width}}}, int64[2] axes = {{1, 2}},
+         int64[2] none = {{0, 0}}, {resampling.CONSTANTS}, {normalisation(values)}>
         {{
           shape = Shape(photo)
-          size = Slice(shape, zero, two)
+          size = Slice(shape, first, third)
           {out}
           sides = Cast<to = 1>(size)
           out_sides = Cast<to = 1>(out)
           yx = Div(out_sides, sides)
           y, x = Split<num_outputs = 2>(yx)
           scale = Concat<axis = 0>(x, y)
-          values = Cast<to = 1>(photo)
-          channels_first = Transpose<perm = [2, 0, 1]>(values)
-          image = Unsqueeze(channels_first, zero)
-          out_shape = Concat<axis = 0>(batch_and_channels, out)
-          resized = Resize<{mode}, antialias = 1>(image, , , out_shape)
-          whole = Round(resized)
-          pixels = Clip(whole, low, high)
+          {pixels}
           exact = Cast<to = 11>(out)
           margin = Sub(exact, crop)
           halves = Mul(margin, half)
@@ -83,8 +71,9 @@ class ClassificationGraphs(Graphs[ClassificationTask]):
           offset = Cast<to = 7>(rounded)
           start = Max(offset, none)
           end = Add(start, crop_size)
-          cropped = Slice(pixels, start, end, axes)
-          scaled = Mul(cropped, factor)
+          cropped = Slice(pillow_pixels, start, end, axes)
+          image = Unsqueeze(cropped, first)
+          scaled = Mul(image, factor)
           images = Add(scaled, shift)
         }}"""
 

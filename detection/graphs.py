@@ -91,7 +91,8 @@ class DetectionGraphs(Graphs[DetectionTask]):
           count = Min(anchors, most)
           best_scores, index = TopK(best, count)
           index3 = Unsqueeze(index, two)
-          kept_boxes = GatherND<batch_dims = 1>(anchor_boxes, index3)
+          {"kept_boxes" if not photograph else "within_input"} = GatherND<batch_dims = 1>(anchor_boxes, index3)
+          {_WITHIN_PHOTOGRAPH if photograph else ""}
           kept_scores = GatherND<batch_dims = 1>(anchor_scores, index3)
           by_class = Transpose<perm = [0, 2, 1]>(kept_scores)
           selected = NonMaxSuppression(kept_boxes, by_class, limit, iou, threshold)
@@ -117,11 +118,20 @@ class DetectionGraphs(Graphs[DetectionTask]):
         }}"""
 
 
+# The photograph is at the top left of the input, and padding follows.
+_WITHIN_PHOTOGRAPH = """
+          sides = Cast<to = 1>(size)
+          high, wide = Split<num_outputs = 2>(sides)
+          x, y = Split<num_outputs = 2>(scale)
+          right_exact = Mul(wide, x)
+          bottom_exact = Mul(high, y)
+          right = Round(right_exact)
+          bottom = Round(bottom_exact)
+          corner = Concat<axis = 0>(right, bottom, right, bottom)
+          kept_boxes = Min(within_input, corner)"""
 _IN_NETWORK_PIXELS = "found = Identity(placed)"
 _IN_ORIGINAL_PIXELS = """
           scale4 = Concat<axis = 0>(scale, scale)
           original = Div(placed, scale4)
-          sides = Cast<to = 1>(size)
-          high, wide = Split<num_outputs = 2>(sides)
           limits = Concat<axis = 0>(wide, high, wide, high)
           found = Min(original, limits)"""

@@ -179,11 +179,12 @@ def test_photographs(trained, tmp_path, task):
     )
     if task == "detection":
         assert len(first) == len(second) == 100
-        assert np.abs(np.subtract(first[0]["bbox"], second[0]["bbox"])).max() < 1
+        boxes, others = (np.array([each["bbox"] for each in result]) for result in (first, second))
+        assert np.abs(boxes[:, None] - others[None]).max(-1).min(1).max() < 1  # scores are close, so the order differs
     elif task == "segmentation":
-        assert first[0]["share"] == pytest.approx(second[0]["share"], abs=0.02)
+        assert first[0]["share"] == pytest.approx(second[0]["share"], abs=0.002)
     else:
-        assert first[0]["probability"] == pytest.approx(second[0]["probability"], abs=0.05)
+        assert first[0]["probability"] == pytest.approx(second[0]["probability"], abs=0.005)
 
 
 def test_script_of_the_docs(trained, tmp_path):
@@ -203,17 +204,16 @@ def test_script_of_the_docs(trained, tmp_path):
     corners = np.array([(x, y, x + width, y + height) for x, y, width, height in (each["bbox"] for each in expected)])
     found = np.array([[int(number) for number in re.findall(r"-?\d+", line)[-4:]] for line in lines])[:, [0, 2, 1, 3]]
     distances = np.abs(found[:, None] - corners[None]).max(-1)
-    # Printed as integers. After one epoch, neighbouring anchors have nearly equal scores, and rounding decides some.
-    assert np.mean(distances.min(1) <= 1.5) > 0.7
+    assert distances.min(1).max() <= 1.5  # printed as integers
     assert (tmp_path / "objects.jpg").is_file()
 
 
-@pytest.mark.parametrize("scale", [1.6, 1.0, 0.8, 0.55])
-def test_letterbox(scale):
-    """The graph's letterbox equals that of evaluation, up to OpenCV's rounding to whole values."""
+@pytest.mark.parametrize(("scale", "differing"), [(1.6, 0), (1.0, 0), (0.8, 0), (0.55, 0), (0.45, 0.01), (0.17, 0.01)])
+def test_letterbox(scale, differing):
+    """The graph's letterbox is that of evaluation. Below half size, a few values are rounded to the other side."""
     mean, std, fill = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), (124, 116, 104)
     height, width = round(96 / scale), round(100 / scale)
-    photo = cv2.resize(np.random.default_rng(0).integers(0, 256, (12, 12, 3), np.uint8), (width, height))
+    photo = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     session = onnxruntime.InferenceSession(
         step(letterbox((96, 128), fill, {"mean": mean, "std": std})).SerializeToString()
     )
@@ -223,7 +223,8 @@ def test_letterbox(scale):
     np.testing.assert_allclose(found_scale, expected.scale, rtol=1e-6)
     assert size.tolist() == [height, width]
     values = normalise(collate([expected]).images, mean, std).numpy()
-    assert np.abs(images - values).max() <= 1.01 / (255 * min(std))
+    assert np.abs(images - values).max() <= (1.01 / (255 * min(std)) if differing else 1e-5)
+    assert (np.abs(images - values) > 1e-5).mean() <= differing
 
 
 def test_suppression_equals_torchvision(trained):
