@@ -199,7 +199,7 @@ def test_protocols(protocol, coco_root, tmp_path):
     assert (record["pretrained"]["source"] == "random") == (protocol == "scratch")
 
 
-@pytest.mark.parametrize("neck", ["fpn", "panet"])
+@pytest.mark.parametrize("neck", ["fpn", pytest.param("panet", marks=pytest.mark.slow)])
 def test_backbone_and_neck_are_one_flag_each(neck, coco_root, tmp_path):
     output = tmp_path / neck
     run(train_command, "--data.root", coco_root, "--output", output, "--backbone", "resnet18", "--neck", neck,

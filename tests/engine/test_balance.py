@@ -122,6 +122,7 @@ def test_trainings_store_what_they_used(command, root, flags, request, tmp_path,
     assert "balanced sampling draws each image " in printed
 
 
+@pytest.mark.slow
 def test_the_content_of_a_file_is_stored_and_resumed(unequal, tmp_path, monkeypatch, capsys):
     """The run resumes without the file and ends as a run that was not stopped."""
     file = tmp_path / "weights.csv"

@@ -70,6 +70,7 @@ def test_one_cached_augmentation_per_epoch_changes_nothing(protocol, folders, tm
     assert list((tmp_path / "2" / "pictures").glob("*.jpg"))
 
 
+@pytest.mark.slow
 def test_trainings_of_the_same_backbone_share_features(folders, tmp_path, cache):  # noqa: F811
     def train(name, *flags):
         run(train_classifier, "--data.root", folders, *TINY, "linear", "--data.cached_augmentations", 2, "--output",

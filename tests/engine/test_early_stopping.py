@@ -54,8 +54,8 @@ def read(folder):
     [
         (2, [0.5, 0.6, 0.6, 0.4, 0.9], 4, 2),  # an equal score is no improvement
         pytest.param(1, [0.5, 0.6, 0.7, 0.1], 4, 3, marks=pytest.mark.slow),
-        (3, [0.5, 0.4, 0.3, 0.6, 0.5, 0.5, 0.5], 7, 4),
-        (2, [NAN, 0.1, NAN, NAN], 4, 2),
+        pytest.param(3, [0.5, 0.4, 0.3, 0.6, 0.5, 0.5, 0.5], 7, 4, marks=pytest.mark.slow),
+        pytest.param(2, [NAN, 0.1, NAN, NAN], 4, 2, marks=pytest.mark.slow),
         pytest.param(0, [0.5] * 12, None, 1, marks=pytest.mark.slow),
         pytest.param(11, [0.5] * 12, None, 1, marks=pytest.mark.slow),  # the last epoch is the last one anyway
     ],
@@ -78,6 +78,7 @@ def test_a_training_stops_after_evaluations_without_a_new_best(
     assert last["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"] == (epoch or 12)
 
 
+@pytest.mark.slow
 def test_epochs_without_an_evaluation_do_not_count(scripted, folders, tmp_path):  # noqa: F811
     scripted(0.6, 0.5, 0.5)
     flags = [*FLAGS[:-1], "--eval_every", "3", "--patience", "2"]
@@ -86,6 +87,7 @@ def test_epochs_without_an_evaluation_do_not_count(scripted, folders, tmp_path):
     assert (record["stopped_early"], scored) == (9, [2, 5, 8])
 
 
+@pytest.mark.slow
 @pytest.mark.case("R1")
 def test_a_resumed_training_stops_in_the_same_epoch(scripted, folders, tmp_path, monkeypatch, capsys):  # noqa: F811
     values = [0.5, 0.6, 0.6, 0.4, 0.9]
@@ -103,6 +105,7 @@ def test_a_resumed_training_stops_in_the_same_epoch(scripted, folders, tmp_path,
         assert whole[0][name] == resumed[0][name]
 
 
+@pytest.mark.slow
 @pytest.mark.case("R1")
 def test_a_stopped_training_that_was_killed_before_its_record_trains_no_further(
     scripted, folders, tmp_path, monkeypatch  # noqa: F811

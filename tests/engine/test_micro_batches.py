@@ -141,6 +141,7 @@ def test_the_trial_changes_nothing(limit, expected, tmp_path, out_of_memory):
     )
 
 
+@pytest.mark.slow
 def test_attempts_release_the_memory_of_the_one_before(monkeypatch):
     """The same code as on a GPU, whose error names CUDA."""
     task, batch, alive = SimpleNamespace(), [None] * 6, []
@@ -182,6 +183,7 @@ def test_running_out_of_memory_on_a_cpu(monkeypatch):
     assert found == [0, 1, 2, 2, 12]
 
 
+@pytest.mark.slow
 def test_growth_is_measured():
     """Also of memory that a function before has freed, and that the process keeps."""
     for megabytes in (50, 20):
@@ -213,6 +215,7 @@ TINY = ("--backbone", "mobilenetv3_small_050", "--pretrained", "false", "--proto
         "--batch_size", 6, "--epochs", 2, "--device", "cpu", "--data.workers", 0)  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_choice_is_printed_recorded_and_kept(tmp_path, monkeypatch, capsys):
     """A stopped run resumes with its number, whatever fits then."""
     root = write_folders(tmp_path / "data")

@@ -29,7 +29,14 @@ def scripted(monkeypatch):
     monkeypatch.setattr(AccuracyEvaluator, "compute", compute)
 
 
-@pytest.mark.parametrize(("monitor", "epoch", "stopped"), [(None, 1, 3), ("top1", 1, 3), ("F1", 3, 5)])
+@pytest.mark.parametrize(
+    ("monitor", "epoch", "stopped"),
+    [
+        pytest.param(None, 1, 3, marks=pytest.mark.slow),
+        pytest.param("top1", 1, 3, marks=pytest.mark.slow),
+        ("F1", 3, 5),
+    ],
+)
 def test_the_monitor_selects_the_best_epoch(scripted, folders, tmp_path, capsys, monitor, epoch, stopped):  # noqa: F811
     flags = [*FLAGS, "--patience", "2", *(["--monitor", monitor] if monitor else [])]
     run(train_classifier, "--data.root", folders, "--output", tmp_path / "run", *flags)

@@ -154,7 +154,9 @@ def found_in(root: Path, output: Path, quick: bool) -> list[Finding]:
         return []
 
 
-@pytest.mark.parametrize("build", [coco, yolo, voc, masks, folders, table])
+@pytest.mark.parametrize(
+    "build", [coco, *(pytest.param(each, marks=pytest.mark.slow) for each in (yolo, voc, masks, folders, table))]
+)
 def test_damaged_data_sets(build: Callable[[Path], None], tmp_path: Path) -> None:
     whole = tmp_path / "whole"
     build(whole)

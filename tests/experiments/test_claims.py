@@ -14,6 +14,7 @@ from experiments.costs.isolated_timing import IsolatedCost, measure_isolated
 from tests.commands import fails, run
 
 
+@pytest.mark.slow
 def test_counted_claims_hold() -> None:
     """The networks of this package have the sizes that the paper states."""
     assert size_and_speed.b7_and_gpipe_size().verdict == "holds"

@@ -52,6 +52,7 @@ def test_every_table_and_figure_is_written(folder, tmp_path, capsys):
     assert (tmp_path / "paper" / "results.csv").read_text() == (folder / "results.csv").read_text()
 
 
+@pytest.mark.slow
 def test_files_do_not_depend_on_when_they_are_written(folder, tmp_path):
     for name in ("first", "second"):
         export(folder, tmp_path / name)

@@ -211,6 +211,7 @@ def test_the_best_of_the_grid_is_compared(root, tmp_path, capsys, simulated, mon
     assert "family of other coefficients" in other
 
 
+@pytest.mark.slow
 def test_two_trainings_at_a_time_give_the_same_tables(root, tmp_path, simulated) -> None:
     outputs = [tmp_path / "one", tmp_path / "two"]
     run(scaling, *command(root, outputs[0]))

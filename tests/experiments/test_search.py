@@ -221,6 +221,7 @@ def test_a_search_reports_its_networks_and_resumes_with_more_trials(monkeypatch,
     assert searched("--trials", "2") == again
 
 
+@pytest.mark.slow
 def test_several_trainings_at_a_time(monkeypatch, searched, capsys):
     """As many networks as one after the other, none of them twice, and the base first."""
     calls, together = itertools.count(), threading.Barrier(2, timeout=60)
@@ -238,6 +239,7 @@ def test_several_trainings_at_a_time(monkeypatch, searched, capsys):
     assert "[7/7]" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_other_settings_are_an_error(monkeypatch, searched, capsys):
     SimulatedRun(monkeypatch, lambda number: 0.5)
     searched("--trials", "1")
@@ -317,6 +319,7 @@ def test_trials_below_the_median_are_pruned(monkeypatch, searched):
     assert float(found[5]["score"]) == pytest.approx(0.1 * 2 / 3)
 
 
+@pytest.mark.slow
 def test_a_repeated_network_is_not_trained_again(monkeypatch, searched, tmp_path):
     simulated = SimulatedRun(monkeypatch, lambda number: "broken" if number == 1 else 0.5)
     searched("--trials", "2")

@@ -180,6 +180,7 @@ def test_changed_annotations_are_refused(moved, capsys, change, words):
         assert text in message
 
 
+@pytest.mark.slow
 @pytest.mark.case("resume")
 def test_data_that_moved_are_the_same(moved, folders_run):
     """The run ends as one that was not stopped, and remembers the new place. Loader processes may differ too."""
@@ -198,6 +199,7 @@ def test_data_that_moved_are_the_same(moved, folders_run):
     assert record["dataset"]["root"] == record["config"]["data"]["root"] == str(data)
 
 
+@pytest.mark.slow
 @pytest.mark.case("resume")
 def test_a_complete_run_names_the_way_to_train_more(moved, capsys):
     data, folder = moved("folders_run")
@@ -225,12 +227,18 @@ def spoil(root):
 @pytest.mark.parametrize(
     ("command", "write", "arguments", "exists"),
     [
-        (train_classifier, write_folders, [], False),
-        (train_classifier, write_folders, [], True),
-        (train_detector, write_coco, [], False),
-        (train_segmenter, write_masks, ["--data.ignore_index", UNLABELLED], False),
+        pytest.param(train_classifier, write_folders, [], False, id="classification"),
+        pytest.param(train_classifier, write_folders, [], True, id="existing folder", marks=pytest.mark.slow),
+        pytest.param(train_detector, write_coco, [], False, id="detection", marks=pytest.mark.slow),
+        pytest.param(
+            train_segmenter,
+            write_masks,
+            ["--data.ignore_index", UNLABELLED],
+            False,
+            id="segmentation",
+            marks=pytest.mark.slow,
+        ),
     ],
-    ids=["classification", "existing folder", "detection", "segmentation"],
 )
 def test_the_corrected_command_can_use_the_same_folder(tmp_path, capsys, command, write, arguments, exists):
     """Data that fail in the first batch leave no files. A folder that existed stays."""

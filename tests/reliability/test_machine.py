@@ -176,6 +176,7 @@ def unshared(*flags):
     return words
 
 
+@pytest.mark.slow
 @pytest.mark.case("R13")
 def test_shared_memory_full(coco_root, tmp_path):
     command = f"mount -t tmpfs -o size=64k tmpfs /dev/shm && exec {sys.executable} -m detection.train " + " ".join(
@@ -219,6 +220,7 @@ def limited(command, hook, megabytes, *arguments):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.case("R14")
 @pytest.mark.skipif(sys.platform != "linux", reason="limits address space as Linux does")
 def test_training_that_does_not_fit(coco_root, tmp_path):

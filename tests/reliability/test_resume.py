@@ -79,7 +79,7 @@ def stopped_at(epoch, batch, task=DetectionTask):
     ("epoch", "batch"),
     [
         pytest.param(0, 0, id="between accumulated batches", marks=pytest.mark.slow),
-        pytest.param(0, 2, id="last batch"),
+        pytest.param(0, 2, id="last batch", marks=pytest.mark.slow),
         pytest.param(1, 0, id="second epoch", marks=pytest.mark.slow),
         pytest.param(1, 1, id="within the second epoch"),
     ],

@@ -147,6 +147,7 @@ def test_predicted_masks_are_valid_ground_truth(trained, mask_root, tmp_path, ca
     assert json.loads((tmp_path / "s" / "metrics.json").read_text())["pixel_accuracy"] == 1
 
 
+@pytest.mark.slow
 def test_same_seed_same_weights(trained, mask_root, tmp_path):
     """Two trainings on the CPU, with different numbers of loader processes."""
     run(train_command, "--data.root", mask_root, "--output", tmp_path / "again", "--losses", "ce", "dice=0.5",
@@ -196,7 +197,7 @@ def test_pretrained_accepts_a_run_for_the_same_and_another_decoder(trained, mask
     assert all(torch.equal(third[key], first[key]) for key in frozen)
 
 
-@pytest.mark.parametrize("decoder", ["unet", "deeplabv3plus"])
+@pytest.mark.parametrize("decoder", ["unet", pytest.param("deeplabv3plus", marks=pytest.mark.slow)])
 def test_any_backbone_with_any_decoder(decoder, mask_root, tmp_path):
     output = tmp_path / decoder
     run(train_command, "--data.root", mask_root, "--output", output, "--backbone", "resnet18", "--decoder", decoder,
