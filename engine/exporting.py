@@ -56,7 +56,7 @@ def export(spec: TaskSpec, config: ExportConfig) -> dict[str, Any]:
     dataset = task.eval_dataset(data_root(task, spec, config.data.root), config.data)
     before = check.score(task.eval(), None, dataset, BATCH, _progress("scoring the checkpoint", len(dataset)))
     graphs = spec.load_graphs()(task)
-    description = describe(graphs, config.dynamic, config.preprocess, postprocess)
+    description = describe(graphs, config.open_dimensions, config.preprocess, postprocess)
     quantise = None
     if config.int8:
         quantise = partial(quantised, graphs, dataset, config.max_drop)

@@ -9,6 +9,7 @@ from typing import Literal
 
 from backbones.errors import UserError
 from engine.config import Precision, Protocol
+from experiments.costs.deployed import DeployedFormat
 from experiments.jobs.checkpoints import Keep
 from experiments.jobs.runners import RunnerName, check_slots
 from experiments.tasks import TASKS
@@ -72,6 +73,9 @@ class CompareConfig:
     test_split: str | None = None
     """Split to score all finished trainings on at the end, such as test, after every choice was made on the validation
     split. The report shows both. Each training is scored on it once."""
+    formats: list[DeployedFormat] = field(default_factory=list)
+    """Runtimes to measure in the end, such as torch onnx openvino: score, latency, memory and file size of the first
+    training of each backbone. Other runtimes than torch need the extra `export`."""
     dry_run: bool = False
     """Only list the trainings, with their estimated time, and how many seeds and images a difference takes."""
     pilot: str | None = None
@@ -117,6 +121,10 @@ class CompareConfig:
             raise UserError(
                 f"--tune {self.tune} chooses settings on held-out training images, which --resplit scores on: use one"
             )
+        for name in self.formats:
+            from engine.runtimes.files import raise_unless_installed  # imports torch
+
+            raise_unless_installed(name.partition("-")[0])
         check_slots(self.slots)
         if self.seeds < 1:
             raise UserError(f"--seeds {self.seeds} is too small: it must be at least 1")

@@ -22,6 +22,7 @@ from engine.record import command_line, write_json
 from engine.schema import SCHEMA
 from experiments.compare.cells import comparison_cells, shared_settings, tuned_cells
 from experiments.compare.config import CompareConfig
+from experiments.compare.deployment import measure_formats
 from experiments.jobs.arguments import SharedSettings, shared_arguments
 from experiments.jobs.cell import Cell
 from experiments.jobs.checkpoints import kept, trim
@@ -154,6 +155,8 @@ class ComparisonRunner:
                 self.write_page()
         self.check_data(entries)
         time_alone([cell.folder_in(self.folder / "cells") for cell in self.finished_cells(entries)])
+        if self.config.formats:
+            measure_formats(self.finished_cells(entries), self.folder, self.config.formats)
         unscored = self.score_test_split(entries)
         for cell in self.finished_cells(entries):
             trim(cell.folder_in(self.folder / "cells"), kept(self.config.keep))
@@ -230,9 +233,10 @@ class ComparisonRunner:
         return outcome
 
     def needed_later(self) -> set[str]:
-        """Checkpoints that are needed until the end, to measure the latency alone or to score the test split."""
+        """Checkpoints that are needed until the end, to measure costs or to score the test split."""
         config = self.config
-        return {"last"} if config.test_split or config.slots > 1 or config.runner != "local" else set()
+        needed = config.test_split or config.formats or config.slots > 1 or config.runner != "local"
+        return {"last"} if needed else set()
 
     def tune(
         self, cells: Sequence[tuple[Cell, int | None]], display: ProgressDisplay

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 from backbones.errors import UserError
 from engine.config import Precision, parse_size
+from experiments.costs.deployed import DeployedFormat
 from experiments.tasks import TASKS
 
 
@@ -18,9 +18,7 @@ class ProfileConfig:
     """Networks to measure: names that `python -m backbones` lists, or module:function for your own."""
     runs: list[str] = field(default_factory=list)
     """Finished runs to measure in the runtimes of --formats, instead of networks with random weights."""
-    formats: list[Literal["torch", "onnx", "openvino", "openvino-bf16", "openvino-int8"]] = field(
-        default_factory=lambda: ["torch"]
-    )
+    formats: list[DeployedFormat] = field(default_factory=lambda: ["torch"])
     """With --runs: runtimes to measure them in."""
     tasks: list[str] = field(default_factory=lambda: ["detection"])
     """Tasks to build models for: any of classification, detection and segmentation."""

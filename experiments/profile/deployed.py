@@ -6,7 +6,6 @@ import multiprocessing
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,48 +27,16 @@ from engine.export.write import write_file
 from engine.predictor import Predictor
 from engine.record import peak_memory_mb
 from engine.restore import data_root, restore_task
-from engine.runtimes.files import Network, raise_unless_installed
+from engine.runtimes.description import Dynamic
+from engine.runtimes.files import Network, images_at_once, raise_unless_installed
 from engine.task import Task
+from experiments.costs.deployed import BATCH, COLUMNS, Deployed, best_trades
 from experiments.profile.config import ProfileConfig
 from experiments.profile.files import write_costs
 from experiments.runs import load_run
 from experiments.tasks import task_spec
 
-WARM_UP, BATCH = 3, 8
-COLUMNS = {
-    "run": "run", "format": "format", "score": "score", "network_p50_ms": "network p50", "network_p95_ms": "p95",
-    "network_p99_ms": "p99", "call_p50_ms": "whole call p50", "images_per_second": f"images/s, batch {BATCH}",
-    "peak_memory_mb": "memory, MiB", "file_mb": "file, MB",
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Deployed:
-    """One run in one runtime.
-
-    Attributes:
-        run, backbone, format: folder, network and a name of `FORMATS`.
-        metric, score: the headline metric on the validation images, in 0..1.
-        network_p50_ms, network_p95_ms, network_p99_ms: time of the network alone for one image.
-        call_p50_ms: time from the pixels of an image to its predictions.
-        images_per_second: of the network alone, with several images at once.
-        peak_memory_mb: most memory of a process that loads the file and predicts, with Python and its packages,
-            in MiB.
-        file_mb: size of the file; for torch, of the network's parameters in float32.
-    """
-
-    run: str
-    backbone: str
-    format: str
-    metric: str
-    score: float
-    network_p50_ms: float
-    network_p95_ms: float
-    network_p99_ms: float
-    call_p50_ms: float
-    images_per_second: float
-    peak_memory_mb: float
-    file_mb: float
+WARM_UP = 3
 
 
 def profile_runs(config: ProfileConfig) -> list[Deployed]:
@@ -112,7 +79,8 @@ class _Prepared:
         self.file_mb = sum(p.numel() for p in self.task.model.parameters()) * 4 / 1e6
         place = run
         if runtime != "torch":
-            description = describe(graphs, "batch", preprocess=False, postprocess=False)
+            dynamic: Dynamic = "none" if kind == "int8" else "batch"
+            description = describe(graphs, dynamic, preprocess=False, postprocess=False)
             quantise = partial(quantised, graphs, dataset, None) if kind == "int8" else None
             folder.mkdir()
             file, self.network = write_file(graphs, description, runtime, folder, quantise, precision)  # type: ignore[arg-type]
@@ -128,8 +96,9 @@ class _Prepared:
         self.predictor = Predictor(self.task, torch.device("cpu"))
 
     def compute(self, count: int) -> Any:
-        """The outputs for some images."""
-        return self.task.computed(self.images[:count])
+        """The outputs for some images, computed at once if the file takes several."""
+        size = images_at_once(self.network, count)
+        return [self.task.computed(self.images[start : start + size]) for start in range(0, count, size)]
 
     def predict(self) -> Any:
         """The predictions for one image."""
@@ -156,7 +125,7 @@ def _timed(prepared: Sequence[_Prepared], repeats: int) -> list[Deployed]:
         row = Deployed(
             each.run, each.task.config.backbone, each.format, each.task.metric, each.score, p50, p95, p99,
             1000 * float(np.median(call[id(each)])), len(each.images) / float(np.median(several[id(each)])),
-            each.peak_memory_mb, each.file_mb,
+            each.peak_memory_mb, each.file_mb, torch.get_num_threads(),
         )  # fmt: skip
         rows.append(row)
     return rows
@@ -187,20 +156,9 @@ def _print(rows: Sequence[Deployed], title: str) -> None:
     for heading in COLUMNS.values():
         table.add_column(heading, justify="left" if heading in ("run", "format") else "right")
     for row in rows:
-        values = asdict(row) | {"run": f"{row.backbone}, {Path(row.run).name}", "score": f"{100 * row.score:.1f}"}
-        cells = (values[name] if isinstance(values[name], str) else f"{values[name]:.1f}" for name in COLUMNS)
-        table.add_row(*(cell.replace("[", r"\[") for cell in cells))
+        texts = row.texts(f"{row.backbone}, {Path(row.run).name}")
+        table.add_row(*(text.replace("[", r"\[") for text in texts))
     out.print(table)
-
-
-def best_trades(rows: Sequence[Deployed]) -> list[Deployed]:
-    """The rows that no other row beats in time and score, fastest first."""
-    ordered = sorted(rows, key=lambda row: (row.network_p50_ms, -row.score))
-    found: list[Deployed] = []
-    for row in ordered:
-        if not found or row.score > found[-1].score:
-            found.append(row)
-    return found
 
 
 def draw(rows: Sequence[Deployed], title: str, file: Path) -> None:

@@ -15,6 +15,7 @@ from PIL import Image
 from experiments.records import scores_by_epoch
 from experiments.report import svg as charts
 from experiments.report.budgets import budget_sentences, epochs_of
+from experiments.report.deployed import deployed_section
 from experiments.report.errors import what_went_wrong
 from experiments.report.formatting import (
     COST_AXES,
@@ -89,6 +90,7 @@ def _task(comparison: Comparison, task: str) -> dict[str, Any]:
         "budgets": _budgets(comparison, task),
         "weights": {"headings": WEIGHTS_HEADINGS, "rows": weights_rows(rows)},
         "tuning": _tuning(comparison, task),
+        "deployed": deployed_section(comparison.folder, task, TASKS[task].metric),
         "curves": Markup(charts.curves(curves, f"{comparison.metric(task)}, %")),
         "classes": _classes(comparison, finished),
         "errors": what_went_wrong(finished, comparison.baseline, not any(row.pending for row in rows)),
