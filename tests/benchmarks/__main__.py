@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from tests.benchmarks import accuracy, cached_augmentations, limits, networks, pipeline, settings
+from tests.benchmarks import accuracy, cached_augmentations, exported, limits, networks, pipeline, settings
 from tests.benchmarks.common import Row, machine
 
 # Reasons why a goal may be missed, by the start of the work's name. torch.profiler measured the shares, on two cores.
@@ -41,6 +41,7 @@ def main() -> None:
     rates = limits.rates()
     rows = [
         *networks.inference(),
+        *exported.inference(),
         pipeline.predicting(),
         *networks.training(),
         *pipeline.loading(),
