@@ -24,10 +24,14 @@ from classification.transforms import TrainCrop
 from data.batch import Sample, collate
 from data.formats import coco_json
 from data.images import read_image
-from detection.config import COCO_METRICS
+from detection.config import COCO_METRICS, PredictConfig
 from detection.evaluator import CocoEvaluator
+from detection.graphs import DetectionGraphs
 from detection.postprocess import Detections, soft_nms
+from detection.task import DetectionTask
 from detection.transforms import detection_train
+from engine.export.build import describe
+from engine.export.write import write_file
 from tests.benchmarks.common import Row, compare, timed
 
 BOXES = [[10, 10, 200, 200], [300, 100, 500, 400]]
@@ -217,7 +221,7 @@ with torch.no_grad():
 """
 
 
-def predicting(count: int = 200) -> Row:
+def predicting(runtime: str = "torch", count: int = 200) -> Row:
     """JPEG files to boxes, start of the process included, D0 with the same weights; hard NMS in both."""
     from effdet import create_model
 
@@ -227,21 +231,30 @@ def predicting(count: int = 200) -> Row:
         photographs(images, count)
         weights = Path(folder, "efficientdet_d0.pth")
         torch.save(create_model("efficientdet_d0", pretrained=False, pretrained_backbone=False).state_dict(), weights)
-        ours = [sys.executable, "-m", "detection.predict", "--checkpoint", weights, "--images", images, "--output",
+        checkpoint = weights if runtime == "torch" else exported(weights, runtime, Path(folder))
+        ours = [sys.executable, "-m", "detection.predict", "--checkpoint", checkpoint, "--images", images, "--output",
                 Path(folder, "out"), "--pictures", "false", "--nms", "hard"]  # fmt: skip
         theirs = [sys.executable, "-W", "ignore", "-c", PEER, weights, images]
 
         def call(command):
             return lambda: subprocess.run([str(c) for c in command], check=True, capture_output=True)
 
-        row = Row(
-            f"D0 predict, JPEG to boxes, whole process, {count} images", "effdet with torchvision NMS", 3.0, 0, 0, 0
-        )
+        where = "" if runtime == "torch" else f", in {runtime}"
+        work = f"D0 predict, JPEG to boxes, whole process, {count} images{where}"
+        row = Row(work, "effdet with torchvision NMS", 3.0, 0, 0, 0)
         pairs = [(timed(call(theirs)), timed(call(ours))) for _ in range(2)]
         row.ratio = float(np.median([a / b for a, b in pairs]))
         row.theirs, row.ours = (float(np.median(column)) for column in zip(*pairs, strict=True))
         print(f"{row.work}: {row.ours:.1f} s against {row.theirs:.1f} s, {row.ratio:.2f}x", flush=True)
         return row
+
+
+def exported(weights: Path, runtime: str, folder: Path) -> Path:
+    """The file of a detector's weights for a runtime."""
+    task = DetectionTask.from_published(weights, PredictConfig(checkpoint=str(weights))).eval()
+    graphs = DetectionGraphs(task)
+    description = describe(graphs, "batch", preprocess=False, postprocess=False)
+    return write_file(graphs, description, runtime, folder)[0]
 
 
 def growth() -> list[str]:
