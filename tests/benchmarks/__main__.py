@@ -16,12 +16,14 @@ from tests.benchmarks.common import Row, machine
 
 # Reasons why a goal may be missed, by the start of the work's name. torch.profiler measured the shares, on two cores.
 WHY = {
-    "D0 512 px inference, network": "if the network took the sum of both times above, the ratio would be about the goal. A network of "
-    "many small operations cannot be that fast. In fp32, convolutions take three quarters of the time, at nearly the "
-    "rate of one large product. Swish takes 14%. It is arithmetic too, so a fused convolution with swish in oneDNN "
-    "takes as long as the two separately. In bf16, convolutions take 63% and swish 24%. torch.compile with frozen "
-    "weights saves little (67 ms instead of 69 ms in fp32, 51 ms instead of 56 ms in bf16) and compiles for 20 to "
-    "50 s, so it is not used.",
+    "D0 512 px inference, network": (
+        "if the network took the sum of both times above, the ratio would be about the goal. A network of many small "
+        "operations cannot be that fast. In fp32, convolutions take three quarters of the time, at nearly the rate of "
+        "one large product. Swish takes 14%. It is arithmetic too, so a fused convolution with swish in oneDNN takes as"
+        " long as the two separately. In bf16, convolutions take 63% and swish 24%. torch.compile with frozen weights "
+        "saves little (67 ms instead of 69 ms in fp32, 51 ms instead of 56 ms in bf16) and compiles for 20 to 50 s, so "
+        "it is not used."
+    ),
     "D0 512 px inference in OpenVINO, bf16": "OpenVINO computes the same operations as in fp32, with half the "
     "bytes. Weighted sums of BiFPN, resizing and the conversion to float32 remain.",
     "D0 predict": "the network takes less than two thirds of the time. The start takes 1.8 s, of which `import torch` "
