@@ -1,0 +1,21 @@
+"""One backbone and one neck with several heads: train, evaluate, predict, export, compare with single-task networks.
+
+It is an experiment and no fourth task: it composes the three task packages, and a task has one data set, one headline
+metric and one kind of result.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+__all__ = ["JointNetwork", "create_joint"]
+
+if TYPE_CHECKING:
+    from experiments.joint.network import JointNetwork, create_joint
+else:
+
+    def __getattr__(name: str) -> object:
+        if name not in __all__:
+            raise AttributeError(f"module 'experiments.joint' has no attribute '{name}'")
+        return getattr(import_module("experiments.joint.network"), name)
