@@ -87,4 +87,4 @@ def check_data(task: Task, folder: Path, root: Path) -> None:
             "To resume, restore the data, or name the folder of the unchanged data with --data.root. To train on the "
             f"changed data, start a new run from the weights of this one with --pretrained {folder}."
         )
-    task.info.provenance = stored.provenance  # of the weights at its start; their file may have changed since
+    task.take_over(stored)  # the file of the weights at its start may have changed since

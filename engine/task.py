@@ -278,6 +278,10 @@ class Task(nn.Module):
         """What differs between this task's data and those of a stored run, in words."""
         return data_changes(stored, self.info)
 
+    def take_over(self, stored: RunInfo) -> None:
+        """Take from a stored run, which is resumed, what this task cannot know: the origin of its initial weights."""
+        self.info.provenance = stored.provenance
+
     def mixed(self, images: Any, batch: Batch) -> tuple[Any, Batch]:
         """Normalised images and their batch, with images combined as in MixUp. By default they are unchanged."""
         return images, batch

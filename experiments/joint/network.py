@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from classification.model import Classifier
 from detection.config import MAX_DETECTIONS
 from detection.model import Detector, create_detector
 from detection.postprocess import Suppression
+from experiments.joint.norms import NormStatistics
 from segmentation.decoders import new_neck
 from segmentation.model import Segmenter, create_segmenter
 
@@ -53,6 +55,8 @@ class JointNetwork(nn.Module):
             assert neck_of(network) is self.neck, f"{name} has another neck"
         self.networks = nn.ModuleDict(networks)
         self._inputs = neck_inputs(self.backbone, self.neck)
+        self.norms: NormStatistics | None = None
+        self.groups: list[list[str]] = []
 
     def forward(self, images: Tensor) -> dict[str, Any]:
         """Normalised images (B, C, H, W) of any size -> the outputs of each head by name, from one pass.
@@ -62,14 +66,46 @@ class JointNetwork(nn.Module):
         with zeros to multiples of 32.
         """
         size = images.shape[-2], images.shape[-1]
-        pyramid = self.pyramid(images)
-        return {name: head_outputs(network, pyramid, size) for name, network in self.heads()}
+        found = {}
+        for names in self.passes():
+            pyramid = self.pyramid(images)
+            found |= {name: head_outputs(self.networks[name], pyramid, size) for name in names}  # type: ignore[arg-type]
+        return {name: found[name] for name in self.networks}
 
     def pyramid(self, images: Tensor) -> list[Tensor]:
         """The neck's maps of images (B, C, H, W), which are padded with zeros to multiples of 32."""
         height, width = images.shape[-2:]
         maps = self.backbone(F.pad(images, (0, -width % MULTIPLE, 0, -height % MULTIPLE)))
         return self.neck([maps[i] for i in self._inputs])
+
+    # --- statistics of batch norm for each data set
+
+    def use_own_norms(self, groups: Sequence[Sequence[str]]) -> None:
+        """Give each of several groups of heads, which have data of their own, statistics of batch norm of its own.
+
+        A pass for all heads becomes a pass for each group.
+        """
+        if len(groups) > 1:
+            self.groups = [list(group) for group in groups]
+            self.norms = NormStatistics((self.backbone, self.neck), len(groups))
+
+    def passes(self) -> Iterator[list[str]]:
+        """The heads of each pass, with the statistics of batch norm for it in use."""
+        if self.norms is None:
+            yield list(self.networks)
+            return
+        for number, names in enumerate(self.groups):
+            self.norms.use(number)
+            yield names
+
+    def use_norms_of(self, name: str) -> None:
+        """Use the statistics of batch norm of a head's data."""
+        if self.norms is not None:
+            self.norms.use(next(i for i, group in enumerate(self.groups) if name in group))
+
+    def trained_on(self, group: int) -> AbstractContextManager[None]:
+        """The context of a training pass on the data of a group."""
+        return nullcontext() if self.norms is None else self.norms.of(group)
 
     def heads(self) -> Iterator[tuple[str, Head]]:
         """The networks by name."""

@@ -1,0 +1,84 @@
+"""A joint training is the training of its heads: weight for weight where there is one, or where one counts."""
+
+import csv
+import json
+
+import pytest
+import torch
+
+from classification import train as train_classification
+from detection import train as train_detection
+from engine.checkpoint import read_run
+from experiments.joint import eval as evaluate
+from experiments.joint import train
+from segmentation import train as train_segmentation
+from tests.classification.conftest import write_folders
+from tests.commands import run
+from tests.detection.conftest import write_coco
+from tests.segmentation.conftest import write_masks
+
+TINY = ("--backbone", "test_efficientnet", "--pretrained", "false", "--epochs", 2, "--batch_size", 4,
+        "--image_size", 64, "--data.workers", 0, "--device", "cpu", "--logger", "tensorboard")  # fmt: skip
+SINGLE = {
+    "detection": (train_detection, ()),
+    "segmentation": (train_segmentation, ()),
+    "classification": (train_classification, ("--neck", "bifpn")),
+}
+
+
+@pytest.fixture(scope="module")
+def roots(tmp_path_factory):
+    """The same photographs with boxes and with masks, and others with classes."""
+    folder = tmp_path_factory.mktemp("joint")
+    found = {
+        "detection": write_coco(folder / "boxes"),
+        "segmentation": write_masks(folder / "masks"),
+        "classification": write_folders(folder / "classes"),
+    }
+    return {name: ("--data.root", root) for name, root in found.items()}
+
+
+def of_heads(roots, *names):
+    return [word for name in names for word in (f"--data.{name}.root", roots[name][1])]
+
+
+def weights(folder):
+    return read_run(folder)[1]
+
+
+def losses(folder, column="loss"):
+    with (folder / "metrics.csv").open(newline="") as file:
+        return [float(row[column]) for row in csv.DictReader(file)]
+
+
+@pytest.mark.parametrize("kind", SINGLE)
+def test_one_head_trains_as_its_task(kind, roots, tmp_path):
+    command, own = SINGLE[kind]
+    run(command, *TINY, *own, *roots[kind], "--output", tmp_path / "alone")
+    run(train, *TINY, "--heads", kind, *of_heads(roots, kind), "--output", tmp_path / "joint")
+    assert losses(tmp_path / "alone") == losses(tmp_path / "joint")
+    expected, found = weights(tmp_path / "alone"), weights(tmp_path / "joint")
+    for key, value in expected.items():
+        shared = key.startswith(("backbone.", "neck.", "decoder.neck."))
+        own = key.removeprefix("decoder.") if shared else f"networks.{kind}.{key}"
+        assert torch.equal(found[own], value), key
+    alone, joint = (json.loads((tmp_path / name / "record.json").read_text()) for name in ("alone", "joint"))
+    assert {name.removeprefix(f"{kind}."): v for name, v in joint["metrics"].items() if name != "score"} == alone[
+        "metrics"
+    ]
+    of_head = json.loads((tmp_path / "joint" / "heads" / kind / "record.json").read_text())
+    assert of_head["metrics"] == alone["metrics"]
+    assert (of_head["dataset"], of_head["preprocessing"]) == (alone["dataset"], alone["preprocessing"])
+
+
+def test_heads_with_weight_0_change_nothing(roots, tmp_path):
+    """Boxes, masks and other boxes of the same photographs; detection alone counts, on the same neck."""
+    own = of_heads(roots, "detection")
+    run(train, *TINY, *own, "--heads", "detection", "--finest", 4, "--output", tmp_path / "one")
+    run(train, *TINY, *own, *of_heads(roots, "segmentation"), "--data.cells.root", roots["detection"][1],
+        "--heads", "detection", "segmentation", "cells=detection", "--loss_weights", "segmentation=0", "cells=0",
+        "--together", "detection", "segmentation", "cells", "--output", tmp_path / "three")  # fmt: skip
+    one, three = weights(tmp_path / "one"), weights(tmp_path / "three")
+    assert [key for key, value in one.items() if not torch.equal(three[key], value)] == []
+    assert losses(tmp_path / "one") == losses(tmp_path / "three")
+    assert losses(tmp_path / "three", "loss_segmentation.ce")[0] > 0
