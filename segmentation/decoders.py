@@ -136,7 +136,7 @@ class PyramidDecoder(nn.Module):
         self.neck = new_neck(levels, scale) if neck is None else neck
         if neck is None:
             # Only P2 of the last layer is used. Its bottom-up path, which computes P3 to P7, is not needed.
-            final = self.neck.layers[-1]  # type: ignore[union-attr, index, operator]
+            final = self.neck.layers[-1]  # type: ignore[index]
             assert isinstance(final, BiFPNLayer)
             del final.bottom_up[:], final.project_up[:]
         width = self.neck.levels[0].channels

@@ -14,7 +14,8 @@ DESCRIPTION = (
     "Train every backbone on every task with one recipe, and report the score and cost of each. Pass settings of one "
     "task as --TASK.FLAG VALUE, such as --detection.epochs 12 or --segmentation.config camvid, and its data as "
     "--data.TASK.root FOLDER. To resume after an interruption, run the same command: finished trainings in --output "
-    "are kept."
+    "are kept. With --joint, one network with a head for each task is compared with single-task networks: see "
+    "--joint --help."
 )
 
 
@@ -26,7 +27,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         return compare(config, by_task)
 
-    own, by_task = split_by_task(sys.argv[1:] if argv is None else argv)
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if "--joint" in arguments:
+        from experiments.joint.compare import main as compare_joint
+
+        arguments.remove("--joint")
+        compare_joint(arguments)
+        return
+    own, by_task = split_by_task(arguments)
     command("experiments.compare", CompareConfig, run, DESCRIPTION)(own)
 
 

@@ -28,7 +28,7 @@ class JointTrainConfig(engine.TrainConfig):
     phi: int | str | None = None
     """Compound coefficient of neck and heads, 0 to 7, 7x or lite0 to lite4. By default that of the first head."""
     finest: int | None = None
-    """Stride of the neck's finest map, 4 or 8. By default 4 with segmentation, else 8. Detection uses maps from 8 on."""
+    """Stride of the neck's finest map, 4 or 8. By default 4 with segmentation, else 8. Only segmentation uses 4."""
     together: list[str] | None = None
     """Heads that train on the same photographs, matched by file name, with one pass for all of them. By default those
     whose training images have the same names and sizes; none: each head has batches of its own."""

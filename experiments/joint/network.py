@@ -66,7 +66,7 @@ class JointNetwork(nn.Module):
         with zeros to multiples of 32.
         """
         size = images.shape[-2], images.shape[-1]
-        found = {}
+        found: dict[str, Any] = {}
         for names in self.passes():
             pyramid = self.pyramid(images)
             found |= {name: head_outputs(self.networks[name], pyramid, size) for name in names}  # type: ignore[arg-type]

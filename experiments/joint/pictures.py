@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -14,9 +14,6 @@ from engine.colors import class_colors
 from engine.text import font_of
 from segmentation.draw import overlay, palette_of
 
-if TYPE_CHECKING:
-    from experiments.joint.task import JointTask
-
 LONGER = 720  # px: images with a shorter longer side are enlarged to it
 PANEL, PAD = 250, 14  # px: width of the panel, and its margins
 SIZE, ROW = 14, 22  # px: text, and lines of the panel
@@ -25,7 +22,7 @@ MOST = 3  # classes of a classifier that are listed
 INK, GRAY, BAR, TRACK = (30, 34, 40), (110, 116, 124), (36, 104, 176), (226, 229, 233)
 
 
-def draw(image: np.ndarray, task: JointTask, predictions: dict[str, Any], config: Any = None) -> np.ndarray:
+def draw(image: np.ndarray, task: Any, predictions: dict[str, Any], config: Any = None) -> np.ndarray:
     """The image with class map and boxes, next to a panel with the names of the classes.
 
     Classes of the same name have the same colour in all heads.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import Any
 
 from torch import Tensor
 
@@ -13,16 +13,13 @@ from backbones.errors import BadInput
 from engine.checkpoint import RunInfo, find_checkpoint, read_run
 from experiments.joint.config import pairs
 
-if TYPE_CHECKING:
-    from experiments.joint.task import JointTask
-
 log = logging.getLogger(__name__)
 
 # Lists of a BiFPN's layer that have one entry for each level.
 BY_LEVEL = re.compile(r"^(layers\.\d+\.(?:top_down|bottom_up|project_down|project_up)\.)(\d+)(\..*)$")
 
 
-def load_parts(task: JointTask) -> None:
+def load_parts(task: Any) -> None:
     """Load the parts that the setting `init` names into a new network.
 
     Raises BadInput for a run of another backbone, task or size.
@@ -58,7 +55,7 @@ def split(info: RunInfo, state: Mapping[str, Tensor], name: str, place: str, kin
     return parts
 
 
-def _load_shared(task: JointTask, info: RunInfo, parts: Mapping[str, Mapping[str, Tensor]], place: str) -> None:
+def _load_shared(task: Any, info: RunInfo, parts: Mapping[str, Mapping[str, Tensor]], place: str) -> None:
     from backbones.weights import provenance_of_file  # imports timm
 
     network = task.model
@@ -92,7 +89,7 @@ def _next_level(key: str) -> str:
     return key if found is None else f"{found[1]}{int(found[2]) + 1}{found[3]}"
 
 
-def _load_head(task: JointTask, name: str, head: Mapping[str, Tensor], place: str, info: RunInfo) -> None:
+def _load_head(task: Any, name: str, head: Mapping[str, Tensor], place: str, info: RunInfo) -> None:
     network = task.model.networks[name]
     own = network.state_dict()
     shared = ("backbone.", "neck.", "decoder.neck.")

@@ -28,6 +28,7 @@ from experiments.joint.config import METRIC, NAME, SHARED_PARTS, JointTrainConfi
 from experiments.joint.conflict import ConflictLog
 from experiments.joint.groups import GroupBatch, GroupSource, check_group, group_heads, leader, without_labels
 from experiments.joint.network import MULTIPLE, JointNetwork, create_joint, head_outputs
+from experiments.joint.records import train_size
 from experiments.tasks import TASKS
 from segmentation.model import Segmenter
 
@@ -59,6 +60,7 @@ class JointTask(Task):
         super().__init__(model, config, info)
         self.tasks = dict(tasks)  # no modules of this one: their model would have a second name
         self.groups = groups
+        self.images_per_epoch: list[int] = []  # of each group, in training
         self.criterion = nn.ModuleDict({name: task.criterion for name, task in tasks.items()})
         self.balance_of_heads = Balance(config.balance, config.weights)
         if config.norms == "per_dataset":
@@ -88,7 +90,7 @@ class JointTask(Task):
         groups = group_heads({name: train for name, (train, _) in read.items()}, kinds, config.together)
         for group in groups:
             first = tasks[leader(group, kinds)].info
-            size = _train_size(first)
+            size = train_size(first)
             check_group(group, configs, size)
             for name in group:
                 if len(group) > 1:
@@ -201,7 +203,11 @@ class JointTask(Task):
             name: eval_loader(data, self.tasks[name].config.batch_size, workers, rank, world)
             for name, data in val.by_head.items()
         }
-        return JointLoader(loaders, self.groups, config.seed), EvalLoader(scored)
+        steps = JointLoader(loaders, self.groups, config.seed)
+        self.images_per_epoch = [
+            len(steps) * self.tasks[leader(group, kinds)].config.batch_size for group in self.groups
+        ]
+        return steps, EvalLoader(scored)
 
     def data_changes(self, stored: RunInfo) -> list[str]:
         """What differs between the data of each head and those of a stored run."""
@@ -401,9 +407,11 @@ class JointTask(Task):
 
     def write_results(self, folder: Path) -> None:
         """Write the results of each head to `heads/NAME`, see `experiments.joint.records`."""
-        from experiments.joint.records import write_heads
+        from experiments.joint.records import write_heads, write_training_cost
 
         write_heads(self, folder)
+        if self.images_per_epoch:
+            write_training_cost(self, folder)
 
     # --- prediction in one pass
 
@@ -500,12 +508,6 @@ class _Computed:
 
     def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
         return self._outputs
-
-
-def _train_size(info: RunInfo) -> tuple[int, int]:
-    """(height, width) of a head's training images."""
-    height, width = info.extra.get("crop") or info.preprocessing["size"]
-    return height, width
 
 
 def _neutral(kind: str, config: Any) -> Any:

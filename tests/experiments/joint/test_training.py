@@ -9,7 +9,6 @@ import torch
 from classification import train as train_classification
 from detection import train as train_detection
 from engine.checkpoint import read_run
-from experiments.joint import eval as evaluate
 from experiments.joint import train
 from segmentation import train as train_segmentation
 from tests.classification.conftest import write_folders
@@ -21,7 +20,7 @@ TINY = ("--backbone", "test_efficientnet", "--pretrained", "false", "--epochs", 
         "--image_size", 64, "--data.workers", 0, "--device", "cpu", "--logger", "tensorboard")  # fmt: skip
 SINGLE = {
     "detection": (train_detection, ()),
-    "segmentation": (train_segmentation, ()),
+    "segmentation": (train_segmentation, ("--data.ignore_index", 9)),
     "classification": (train_classification, ("--neck", "bifpn")),
 }
 
@@ -55,7 +54,8 @@ def losses(folder, column="loss"):
 def test_one_head_trains_as_its_task(kind, roots, tmp_path):
     command, own = SINGLE[kind]
     run(command, *TINY, *own, *roots[kind], "--output", tmp_path / "alone")
-    run(train, *TINY, "--heads", kind, *of_heads(roots, kind), "--output", tmp_path / "joint")
+    options = ("--data.segmentation.ignore_index", 9) if kind == "segmentation" else ()
+    run(train, *TINY, *options, "--heads", kind, *of_heads(roots, kind), "--output", tmp_path / "joint")
     assert losses(tmp_path / "alone") == losses(tmp_path / "joint")
     expected, found = weights(tmp_path / "alone"), weights(tmp_path / "joint")
     for key, value in expected.items():
@@ -75,7 +75,8 @@ def test_heads_with_weight_0_change_nothing(roots, tmp_path):
     """Boxes, masks and other boxes of the same photographs; detection alone counts, on the same neck."""
     own = of_heads(roots, "detection")
     run(train, *TINY, *own, "--heads", "detection", "--finest", 4, "--output", tmp_path / "one")
-    run(train, *TINY, *own, *of_heads(roots, "segmentation"), "--data.cells.root", roots["detection"][1],
+    run(train, *TINY, *own, *of_heads(roots, "segmentation"), "--data.segmentation.ignore_index", 9,
+        "--data.cells.root", roots["detection"][1],
         "--heads", "detection", "segmentation", "cells=detection", "--loss_weights", "segmentation=0", "cells=0",
         "--together", "detection", "segmentation", "cells", "--output", tmp_path / "three")  # fmt: skip
     one, three = weights(tmp_path / "one"), weights(tmp_path / "three")
