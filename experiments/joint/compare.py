@@ -29,8 +29,8 @@ class JointCompareConfig:
     seeds: int = 1
     """Number of trainings of each network, with seeds 0, 1, ... A verdict needs at least 2."""
     budgets: list[Literal["epochs", "macs"]] = field(default_factory=lambda: ["epochs", "macs"])
-    """What is equal: the number of epochs; or the cost of training (macs), in multiply-adds of forward passes. The joint
-    network then gets the epochs that all single trainings together cost."""
+    """What is equal: the number of epochs, or the cost of training as multiply-adds of forward passes (macs): the joint
+    network then gets the epochs that all single trainings cost together."""
     output: str = "runs/joint-compare"
     """Folder for trainings, tables and report."""
     dry_run: bool = False
