@@ -18,8 +18,7 @@ from engine.cli import INTERRUPTED
 from engine.console import err, log_to_terminal
 from engine.record import command_line, write_json
 from experiments.jobs.local import failure_reason
-from experiments.joint.compare import JointCompareConfig
-from experiments.joint.config import JointTrainConfig, kinds_of
+from experiments.joint.config import JointCompareConfig, JointTrainConfig, kinds_of
 from experiments.joint.records import HEADS
 from experiments.joint.settings import SHARED, resolved, split_by_head
 from experiments.records import read_record

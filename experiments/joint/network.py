@@ -114,7 +114,7 @@ class JointNetwork(nn.Module):
     def own_parts(self, name: str) -> dict[str, nn.Module]:
         """The modules that only one head has, by their name in its network."""
         network = self.networks[name]
-        parts = dict(network.named_children())  # type: ignore[union-attr]
+        parts = dict(network.named_children())
         if isinstance(network, Segmenter):
             parts["decoder"] = network.decoder.head  # type: ignore[assignment]
         return {key: part for key, part in parts.items() if part is not self.backbone and part is not self.neck}

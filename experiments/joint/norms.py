@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,22 +35,33 @@ class NormStatistics(nn.Module):
                 bank.register_buffer(f"value_{number}", value.detach().clone())
             self.banks.append(bank)
 
-    def _in_use(self) -> list[Tensor]:
+    def _norms(self) -> list[Any]:
         modules = [module for part in self._parts for module in part.modules()]
-        norms = [m for m in modules if isinstance(m, BatchNorm) and m.running_mean is not None]
-        return [value for norm in norms for value in (norm.running_mean, norm.running_var)]  # type: ignore[misc]
+        return [m for m in modules if isinstance(m, BatchNorm) and m.running_mean is not None]
+
+    def _in_use(self) -> list[Tensor]:
+        return [value for norm in self._norms() for value in (norm.running_mean, norm.running_var)]
 
     @torch.no_grad()
     def use(self, dataset: int) -> None:
-        """Set the network's statistics to those of a data set."""
+        """Set the network's statistics to those of a data set, for evaluation."""
         for value, stored in zip(self._in_use(), self.banks[dataset].buffers(), strict=True):
             value.copy_(stored)
 
     @contextmanager
     def of(self, dataset: int) -> Iterator[None]:
-        """In this context, a training pass uses and updates the statistics of a data set."""
-        self.use(dataset)
-        yield
-        with torch.no_grad():
-            for value, stored in zip(self._in_use(), self.banks[dataset].buffers(), strict=True):
-                stored.copy_(value)
+        """In this context, a training pass uses and updates the statistics of a data set.
+
+        The tensors themselves are exchanged: the backward pass of one data set must not find values of another one.
+        """
+        norms, own, stored = self._norms(), self._in_use(), list(self.banks[dataset].buffers())
+        _set(norms, stored)
+        try:
+            yield
+        finally:
+            _set(norms, own)
+
+
+def _set(norms: list[Any], values: list[Tensor]) -> None:
+    for norm, mean, variance in zip(norms, values[::2], values[1::2], strict=True):
+        norm.running_mean, norm.running_var = mean, variance

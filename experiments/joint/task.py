@@ -301,9 +301,10 @@ class JointTask(Task):
         every = config.conflict_every
         is_due = bool(every) and step % every == 0 and batch_idx % config.batches_per_step == 0
         self.balance_of_heads.correction = []
-        if len(by_head) < 2 or not (is_due or config.balance == "pcgrad"):
+        shared = self._shared_parameters()
+        if len(by_head) < 2 or not shared or not (is_due or config.balance == "pcgrad"):
             return
-        gradients = self.balance_of_heads.gradients(by_head, self._shared_parameters())
+        gradients = self.balance_of_heads.gradients(by_head, shared)
         if is_due:
             self.conflicts.add(step, self.model, gradients)
         if config.balance == "pcgrad":

@@ -9,10 +9,11 @@ import torch
 from classification import train as train_classification
 from detection import train as train_detection
 from engine.checkpoint import read_run
-from experiments.joint import train
+from experiments.joint import eval as evaluate
+from experiments.joint import predict, train
 from segmentation import train as train_segmentation
 from tests.classification.conftest import write_folders
-from tests.commands import run
+from tests.commands import fails, run
 from tests.detection.conftest import write_coco
 from tests.segmentation.conftest import write_masks
 
@@ -83,3 +84,48 @@ def test_heads_with_weight_0_change_nothing(roots, tmp_path):
     assert [key for key, value in one.items() if not torch.equal(three[key], value)] == []
     assert losses(tmp_path / "one") == losses(tmp_path / "three")
     assert losses(tmp_path / "three", "loss_segmentation.ce")[0] > 0
+
+
+def test_parts_of_a_run_give_its_score(roots, tmp_path, capsys):
+    """A head that starts from a single-task run has its score, alone and beside another head."""
+    run(train_detection, *TINY, *roots["detection"], "--output", tmp_path / "alone")
+    common = ("--lr", 1e-12, "--epochs", 1, "--ema_decay", 0, "--norm_momentum", 0, "--init",
+              f"detection={tmp_path / 'alone'}")  # fmt: skip
+    run(train, *TINY, *common, "--heads", "detection", *of_heads(roots, "detection"), "--output", tmp_path / "one")
+    alone, one = (json.loads((tmp_path / name / "record.json").read_text()) for name in ("alone", "one"))
+    assert {f"detection.{name}": value for name, value in alone["metrics"].items()}.items() <= one["metrics"].items()
+    assert one["pretrained"]["run"] is not None
+    run(train, *TINY, *common, "--freeze", "backbone", "neck", "detection", "--heads", "detection", "classification",
+        *of_heads(roots, "detection", "classification"), "--output", tmp_path / "two")  # fmt: skip
+    state, two = weights(tmp_path / "alone"), weights(tmp_path / "two")
+    for key, value in state.items():
+        own = key if key.startswith(("backbone.", "neck.")) else f"networks.detection.{key}"
+        assert torch.equal(two[own], value), key
+    again = json.loads((tmp_path / "two" / "record.json").read_text())["metrics"]
+    assert {f"detection.{name}": value for name, value in alone["metrics"].items()}.items() <= again.items()
+    message = fails(capsys, 3, train, *TINY, "--backbone", "resnet10t", *common, "--heads", "detection",
+                    *of_heads(roots, "detection"), "--output", tmp_path / "three")  # fmt: skip
+    assert "is a run of another backbone, test_efficientnet" in message
+
+
+def test_predict_and_eval_of_a_run_with_three_heads(roots, tmp_path, capsys):
+    folder = tmp_path / "run"
+    masks = ("--data.segmentation.ignore_index", 9, "--together", "detection", "segmentation")
+    run(train, *TINY, *of_heads(roots, *SINGLE), *masks, "--heads", *SINGLE, "--norms", "per_dataset", "--balance",
+        "pcgrad", "--conflict_every", 1, "--output", folder)  # fmt: skip
+    record = json.loads((folder / "record.json").read_text())
+    rows = list(csv.DictReader((folder / "gradients.csv").open(newline="")))
+    assert len({row["heads"] for row in rows}) == 3
+    assert (folder / "pictures" / "gradients.png").is_file()
+    (folder / "record.json").unlink()  # as if killed between the last epoch and the record
+    run(train, "--resume", folder)
+    assert json.loads((folder / "record.json").read_text())["metrics"] == record["metrics"]
+    run(evaluate, "--checkpoint", folder, "--data.workers", 0, "--output", tmp_path / "scores")
+    scores = json.loads((tmp_path / "scores" / "metrics.json").read_text())
+    assert scores == pytest.approx(record["metrics"], abs=1e-6, nan_ok=True)
+    photo = next((roots["detection"][1] / "val").glob("*.png"))
+    run(predict, "--checkpoint", folder, "--images", photo, "--output", tmp_path / "predictions")
+    found = json.loads((tmp_path / "predictions" / "predictions.json").read_text())
+    assert {entry["head"] for entry in found} == set(SINGLE)
+    files = {file.name for file in (tmp_path / "predictions").iterdir()}
+    assert files == {"predictions.json", "images.json", f"{photo.stem}.jpg", f"{photo.stem}-segmentation.png"}
