@@ -10,6 +10,7 @@ from rich.progress import track
 
 from data.loader import eval_loader
 from engine.checkpoint import make_folder
+from engine.config import EvalData
 from engine.console import err, log_to_terminal, out
 from engine.evaluation import print_scores
 from engine.execution import device_of, execution_for
@@ -19,6 +20,15 @@ from experiments.joint.batches import EvalLoader
 from experiments.joint.config import JointEvalConfig
 from experiments.joint.spec import SPEC
 from experiments.tasks import TASKS
+
+
+def head_dataset(task: Any, name: str, data: EvalData) -> Any:
+    """The images that a head is scored on, with its transform: those of its training, or of `data.root`."""
+    head = task.head(name)
+    spec = TASKS[head.info.task]
+    own = spec.eval_config().data
+    common = {key: value for key, value in vars(data).items() if hasattr(own, key) and value is not None}
+    return head.eval_dataset(Path(data_root(head, spec, data.root)), replace(own, **common))
 
 
 def evaluate(config: JointEvalConfig) -> dict[str, float]:
@@ -34,11 +44,7 @@ def evaluate(config: JointEvalConfig) -> dict[str, float]:
     execution.place(task.to(device).eval().model)
     loaders = {}
     for name in task.tasks:
-        head = task.head(name)
-        root = data_root(head, TASKS[head.info.task], config.data.root)
-        kind = TASKS[head.info.task].eval_config().data
-        common = {key: value for key, value in vars(config.data).items() if hasattr(kind, key) and value is not None}
-        dataset = head.eval_dataset(Path(root), replace(kind, **common))
+        dataset = head_dataset(task, name, config.data)
         loaders[name] = eval_loader(dataset, config.batch_size, config.data.workers)
         out.print(f"{name}: {dataset.columns.source}, {len(dataset)} images", markup=False)
     loader = EvalLoader(loaders)
