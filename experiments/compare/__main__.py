@@ -14,8 +14,7 @@ DESCRIPTION = (
     "Train every backbone on every task with one recipe, and report the score and cost of each. Pass settings of one "
     "task as --TASK.FLAG VALUE, such as --detection.epochs 12 or --segmentation.config camvid, and its data as "
     "--data.TASK.root FOLDER. To resume after an interruption, run the same command: finished trainings in --output "
-    "are kept. With --joint, one network with a head for each task is compared with single-task networks: see "
-    "--joint --help."
+    "are kept."
 )
 
 

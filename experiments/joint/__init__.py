@@ -9,13 +9,15 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-__all__ = ["JointNetwork", "create_joint"]
+__all__ = ["JointNetwork", "create_joint", "load_run"]
 
 if TYPE_CHECKING:
     from experiments.joint.network import JointNetwork, create_joint
+    from experiments.joint.runs import load_run
 else:
+    _MODULES = {"load_run": "experiments.joint.runs"}
 
     def __getattr__(name: str) -> object:
         if name not in __all__:
             raise AttributeError(f"module 'experiments.joint' has no attribute '{name}'")
-        return getattr(import_module("experiments.joint.network"), name)
+        return getattr(import_module(_MODULES.get(name, "experiments.joint.network")), name)

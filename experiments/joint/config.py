@@ -95,7 +95,7 @@ class JointTrainConfig(engine.TrainConfig):
             raise UserError(f"--conflict_every {self.conflict_every} must be at least 0")
         if self.balance == "pcgrad" and (self.precision == "fp16" or self.batches_per_step > 1):
             raise UserError("--balance pcgrad needs --precision fp32 or bf16, and --accumulate 1")
-        for name in kinds:
+        for name in self.settings:
             self.head_config(name).check()
 
 

@@ -75,8 +75,8 @@ def export(config: ExportConfig) -> dict[str, Any]:
     write_json(folder / "export.json", document)
     if failed:
         raise BadInput(
-            f"outputs differ from those of the checkpoint by {largest:.2g} of the largest value; {check.TOLERANCE:g} is "
-            f"allowed. Do not use the file, kept as {document['file']}"
+            f"outputs differ from those of the checkpoint by {largest:.2g} of the largest value; {check.TOLERANCE:g} "
+            f"is allowed. Do not use the file, kept as {document['file']}"
         )
     out.print(
         f"{file} and export.json in {folder}\nlargest difference of outputs: {largest:.1g} of the largest value; "

@@ -10,7 +10,7 @@ from classification import train as train_classification
 from detection import train as train_detection
 from engine.checkpoint import read_run
 from experiments.joint import eval as evaluate
-from experiments.joint import predict, train
+from experiments.joint import load_run, predict, train
 from segmentation import train as train_segmentation
 from tests.classification.conftest import write_folders
 from tests.commands import fails, run
@@ -127,5 +127,8 @@ def test_predict_and_eval_of_a_run_with_three_heads(roots, tmp_path, capsys):
     run(predict, "--checkpoint", folder, "--images", photo, "--output", tmp_path / "predictions")
     found = json.loads((tmp_path / "predictions" / "predictions.json").read_text())
     assert {entry["head"] for entry in found} == set(SINGLE)
+    results = load_run(folder).predict(photo)
+    assert results["segmentation"].image.shape[:2] == (96, 128)
+    assert results["classification"].classes == ("blue <b>", "green", "red")
     files = {file.name for file in (tmp_path / "predictions").iterdir()}
     assert files == {"predictions.json", "images.json", f"{photo.stem}.jpg", f"{photo.stem}-segmentation.png"}
