@@ -51,6 +51,7 @@ def losses(folder, column="loss"):
         return [float(row[column]) for row in csv.DictReader(file)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", SINGLE)
 def test_one_head_trains_as_its_task(kind, roots, tmp_path):
     command, own = SINGLE[kind]
@@ -72,6 +73,7 @@ def test_one_head_trains_as_its_task(kind, roots, tmp_path):
     assert (of_head["dataset"], of_head["preprocessing"]) == (alone["dataset"], alone["preprocessing"])
 
 
+@pytest.mark.slow
 def test_heads_with_weight_0_change_nothing(roots, tmp_path):
     """Boxes, masks and other boxes of the same photographs; detection alone counts, on the same neck."""
     own = of_heads(roots, "detection")
@@ -86,6 +88,7 @@ def test_heads_with_weight_0_change_nothing(roots, tmp_path):
     assert losses(tmp_path / "three", "loss_segmentation.ce")[0] > 0
 
 
+@pytest.mark.slow
 def test_parts_of_a_run_give_its_score(roots, tmp_path, capsys):
     """A head that starts from a single-task run has its score, alone and beside another head."""
     run(train_detection, *TINY, *roots["detection"], "--output", tmp_path / "alone")
@@ -108,6 +111,7 @@ def test_parts_of_a_run_give_its_score(roots, tmp_path, capsys):
     assert "is a run of another backbone, test_efficientnet" in message
 
 
+@pytest.mark.slow
 def test_predict_and_eval_of_a_run_with_three_heads(roots, tmp_path, capsys):
     folder = tmp_path / "run"
     masks = ("--data.segmentation.ignore_index", 9, "--together", "detection", "segmentation")
@@ -132,3 +136,15 @@ def test_predict_and_eval_of_a_run_with_three_heads(roots, tmp_path, capsys):
     assert results["classification"].classes == ("blue <b>", "green", "red")
     files = {file.name for file in (tmp_path / "predictions").iterdir()}
     assert files == {"predictions.json", "images.json", f"{photo.stem}.jpg", f"{photo.stem}-segmentation.png"}
+
+
+def test_train_and_predict(roots, tmp_path):
+    photo = next((roots["detection"][1] / "val").glob("*.png"))
+    run(train, *TINY, "--epochs", 1, "--heads", "detection", "cells=detection", *of_heads(roots, "detection"),
+        "--data.cells.root", roots["detection"][1], "--output", tmp_path / "run")  # fmt: skip
+    assert json.loads((tmp_path / "run" / "training_cost.json").read_text())["groups"][0]["heads"] == [
+        "detection",
+        "cells",
+    ]
+    run(predict, "--checkpoint", tmp_path / "run", "--images", photo, "--output", tmp_path / "found")
+    assert (tmp_path / "found" / f"{photo.stem}.jpg").is_file()
