@@ -15,9 +15,13 @@ if TYPE_CHECKING:
     from experiments.joint.network import JointNetwork, create_joint
     from experiments.joint.runs import load_run
 else:
-    _MODULES = {"load_run": "experiments.joint.runs"}
+    _MODULES = {
+        "JointNetwork": "experiments.joint.network",
+        "create_joint": "experiments.joint.network",
+        "load_run": "experiments.joint.runs",
+    }
 
     def __getattr__(name: str) -> object:
-        if name not in __all__:
+        if name not in _MODULES:
             raise AttributeError(f"module 'experiments.joint' has no attribute '{name}'")
-        return getattr(import_module(_MODULES.get(name, "experiments.joint.network")), name)
+        return getattr(import_module(_MODULES[name]), name)

@@ -96,7 +96,17 @@ class JointTrainConfig(engine.TrainConfig):
         if self.balance == "pcgrad" and (self.precision == "fp16" or self.batches_per_step > 1):
             raise UserError("--balance pcgrad needs --precision fp32 or bf16, and --accumulate 1")
         for name in self.settings:
-            self.head_config(name).check()
+            head = self.head_config(name)
+            head.check()
+            if head.data.channels is not None or head.data.bands is not None:
+                raise UserError(
+                    "`data.channels` and `data.bands` are not available for several heads: images are 8-bit RGB",
+                    settings=("data.channels", "data.bands"),
+                )
+            if getattr(head, "style", "pytorch") != "pytorch":
+                raise UserError("`style='tensorflow'` is not available for several heads", settings=("style",))
+            if (neck := getattr(head, "decoder", getattr(head, "neck", "bifpn"))) != "bifpn":
+                raise UserError(f"heads share a BiFPN: leave `{neck}` out", settings=("neck", "decoder"))
 
 
 @dataclass

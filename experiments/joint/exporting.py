@@ -42,7 +42,7 @@ def export(config: ExportConfig) -> dict[str, Any]:
     task: Any = restore_task(SPEC, selected)
     dataset = head_dataset(task, next(iter(task.tasks)), config.data).with_transform(task.transform())
     graphs = JointGraphs(task)
-    description = describe(graphs, config.dynamic, preprocess=False, postprocess=False)
+    description = describe(graphs, config.dynamic or "batch", preprocess=False, postprocess=False)
     err.print(f"exporting {task.config.backbone} to {folder}", markup=False)
     make_folder(folder)
     file, network = write_file(graphs, description, config.format, folder)

@@ -3,37 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbones.weight_files import weight_file
-from data.batch import Batch, Sample, collate
-from data.letterbox import Letterbox
 from data.loader import eval_loader, train_loader
-from data.scan import evenly_spaced
 from engine import distributed
 from engine.checkpoint import RunInfo
-from engine.optimization import by_block, by_depth, parameter_groups
+from engine.execution import execution_for
 from engine.task import Task
 from experiments.joint.balance import Balance
 from experiments.joint.batches import EvalLoader, HeadBatch, HeadSets, JointBatch, JointLoader
-from experiments.joint.config import METRIC, NAME, SHARED_PARTS, JointTrainConfig, pairs
+from experiments.joint.build import describe, new_network, stored_network, stored_tasks
+from experiments.joint.config import METRIC, NAME, SHARED_PARTS, JointTrainConfig
 from experiments.joint.conflict import ConflictLog
 from experiments.joint.groups import GroupBatch, GroupSource, check_group, group_heads, leader, without_labels
-from experiments.joint.network import MULTIPLE, JointNetwork, create_joint, head_outputs
-from experiments.joint.records import train_size
+from experiments.joint.network import JointNetwork, head_outputs
+from experiments.joint.prediction import OnePass
+from experiments.joint.rates import joint_groups
+from experiments.joint.records import train_size, write_heads, write_training_cost
+from experiments.joint.start import load_parts
 from experiments.tasks import TASKS
-from segmentation.model import Segmenter
 
 
-class JointTask(Task):
+class JointTask(OnePass):
     """Trains a joint network. Losses, predictions, scores, results and pictures are those of the tasks of its heads.
 
     Args:
@@ -81,7 +77,7 @@ class JointTask(Task):
         classes: dict[str, Any] = {name: TASKS[kind].load_task() for name, kind in kinds.items()}
         roots = {name: TASKS[kind].data_root(configs[name]) for name, kind in kinds.items()}
         read = {name: classes[name].read(configs[name], roots[name]) for name in kinds}
-        model = cls._new_model(config, {name: len(train.classes) for name, (train, _) in read.items()}, read)
+        model = new_network(config, {name: train for name, (train, _) in read.items()})
         tasks: dict[str, Task] = {}
         for name in kinds:
             train, val = read[name]
@@ -95,75 +91,17 @@ class JointTask(Task):
             for name in group:
                 if len(group) > 1:
                     tasks[name].info.preprocessing["size"] = list(size)
-        task = cls(model, config, cls._describe(config, tasks, groups), tasks, groups)
-        from experiments.joint.start import load_parts
-
+        task = cls(model, config, describe(config, tasks, groups), tasks, groups)
         load_parts(task)
         return task, *task.datasets(*({name: pair[i] for name, pair in read.items()} for i in (0, 1)))
-
-    @classmethod
-    def _new_model(cls, config: JointTrainConfig, classes: Mapping[str, int], read: Mapping[str, Any]) -> JointNetwork:
-        kinds = config.kinds
-        runs = pairs(config.init, "init", kinds)
-        scales, first = {}, None
-        for name, kind in kinds.items():
-            if kind == "detection":
-                first = config.head_config(name)
-                if name in runs:
-                    first.pretrained = str(weight_file(runs[name]))  # its heads know these anchors
-                scales[name] = TASKS[kind].load_task().anchor_scale_of(first, read[name][0])  # type: ignore[attr-defined]
-        return create_joint(
-            config.backbone,
-            {name: (kind, classes[name]) for name, kind in kinds.items()},
-            config.phi or 0,
-            False if config.protocol == "scratch" else config.pretrained,
-            anchor_scales=scales,
-            finest=config.finest,
-            stochastic_depth=config.stochastic_depth,
-            **({"nms": first.nms, "max_detections": first.max_detections} if first else {}),
-        )
-
-    @staticmethod
-    def _describe(config: JointTrainConfig, tasks: Mapping[str, Task], groups: list[list[str]]) -> RunInfo:
-        infos = {name: task.info for name, task in tasks.items()}
-        first = infos[leader(groups[0], config.kinds)]
-        values = first.preprocessing
-        return RunInfo(
-            task=NAME,
-            dataset={"root": ", ".join(dict.fromkeys(info.dataset["root"] for info in infos.values()))},
-            config=asdict(config),
-            classes=[],
-            preprocessing={"mean": values["mean"], "std": values["std"], "size": list(values["size"])},
-            provenance=first.provenance,
-            extra={
-                "neck": "bifpn",
-                "phi": str(config.phi),
-                "heads": {name: vars(info) for name, info in infos.items()},
-                "groups": groups,
-            },
-        )
 
     @classmethod
     def from_run(cls, info: RunInfo, state: dict[str, Tensor] | None, config: Any, model: Any = None) -> JointTask:
         """The task of a finished run."""
         stored = JointTrainConfig.of(info.config)
         infos = {name: RunInfo(**values) for name, values in info.extra["heads"].items()}
-        kinds = stored.kinds
-        scales = {name: head.extra["anchor_scale"] for name, head in infos.items() if kinds[name] == "detection"}
-        limits = [stored.head_config(name) for name in scales]
-        model = create_joint(
-            stored.backbone,
-            {name: (kind, len(infos[name].classes)) for name, kind in kinds.items()},
-            info.extra["phi"],
-            anchor_scales=scales,
-            finest=stored.finest,
-            **({"nms": limits[0].nms, "max_detections": limits[0].max_detections} if limits else {}),
-        )
-        tasks: dict[str, Task] = {
-            name: TASKS[kind].load_task().from_run(infos[name], None, _neutral(kind, config), model.networks[name])
-            for name, kind in kinds.items()
-        }
-        task = cls(model, stored, info, tasks, info.extra["groups"])
+        model = stored_network(stored, infos, info.extra["phi"])
+        task = cls(model, stored, info, stored_tasks(infos, model), info.extra["groups"])
         if state is not None:
             model.load_state_dict(state)
         return task
@@ -225,12 +163,6 @@ class JointTask(Task):
             task.info.provenance = stored.extra["heads"][name]["provenance"]
 
     # --- training
-
-    def head(self, name: str) -> Task:
-        """The task of a head, with the present network and trainer."""
-        task = self.tasks[name]
-        task.model, task.trainer = self.model.networks[name], self.trainer
-        return task
 
     def freeze_parts(self) -> None:
         """Freeze what `protocol`, `freeze_stride` and `freeze` do not train, and set training mode."""
@@ -320,39 +252,12 @@ class JointTask(Task):
         super().configure_gradient_clipping(optimizer)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Parameters with their learning rate and weight decay.
-
-        A head has the learning rates of its own settings. Those of backbone and neck are the means over the heads,
-        weighted by the heads' loss weights.
-        """
-        config, weights = self.config, self.config.weights
-        settings = {name: task.config for name, task in self.tasks.items()}
-
-        def mean(values: Mapping[str, float]) -> float:
-            return sum(weights[name] * values[name] for name in weights) / sum(weights.values())
-
-        shared = mean({name: own.lr for name, own in settings.items()})
-        factor = mean({name: own.lr * own.backbone_lr for name, own in settings.items()}) / shared
-        used = [name for name, weight in weights.items() if weight]
-        if len(used) == 1:
-            factor = settings[used[0]].backbone_lr  # without the rounding of the quotient
-        factor = factor if self.info.provenance["source"] != "random" else 1.0
-        rates = {
-            id(p): settings[name].lr
-            for name in settings
-            for part in self.model.own_parts(name).values()
-            for p in part.parameters()
-        }
-        groups = []
-        for group in parameter_groups(self.model, shared, factor, config.weight_decay):
-            found: dict[float, list[Any]] = {}
-            for parameter in group["params"]:
-                found.setdefault(rates.get(id(parameter), group["lr"]), []).append(parameter)
-            groups += [group | {"params": params, "lr": rate} for rate, params in found.items()]
-        if config.first_layer_lr != 1:
-            groups = list(by_depth(groups, by_block(self.model.backbone), config.first_layer_lr))
+        """Parameters with their learning rate and weight decay, see `joint_groups`, and those of learned weights."""
+        heads = {name: task.config for name, task in self.tasks.items()}
+        pretrained = self.info.provenance["source"] != "random"
+        groups, rate = joint_groups(self.model, self.config, heads, pretrained)
         learned = list(self.balance_of_heads.parameters())
-        return [*groups, *([{"params": learned, "lr": shared, "weight_decay": 0.0}] if learned else [])]
+        return [*groups, *([{"params": learned, "lr": rate, "weight_decay": 0.0}] if learned else [])]
 
     # --- evaluation
 
@@ -386,8 +291,6 @@ class JointTask(Task):
     @torch.inference_mode()
     def evaluate(self, loader: Iterable[Any], precision: str = "fp32") -> dict[str, float]:
         """Score all batches of an `EvalLoader`. Returns the scores by `NAME.METRIC`, and their mean."""
-        from engine.execution import execution_for
-
         self.eval()
         for task in self.tasks.values():
             task.evaluator.reset()
@@ -408,109 +311,6 @@ class JointTask(Task):
 
     def write_results(self, folder: Path) -> None:
         """Write the results of each head to `heads/NAME`, see `experiments.joint.records`."""
-        from experiments.joint.records import write_heads, write_training_cost
-
         write_heads(self, folder)
         if self.images_per_epoch:
             write_training_cost(self, folder)
-
-    # --- prediction in one pass
-
-    @property
-    def outputs(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Names of `network_outputs`: HEAD_OUTPUT."""
-        return tuple(f"{name}_{output}" for name, task in self.tasks.items() for output in task.outputs)
-
-    def network_outputs(self, images: Tensor) -> tuple[Tensor, ...]:
-        """The outputs of all heads, one after the other, as their tasks' `network_outputs`."""
-        found: dict[str, tuple[Tensor, ...]] = {}
-        for names in self.model.passes():
-            pyramid = self.model.pyramid(images)
-            for name in names:
-                network: Any = self.model.networks[name]
-                if isinstance(network, Segmenter):
-                    found[name] = (network.coarse_outputs(pyramid),)
-                else:
-                    outputs = network.outputs(pyramid)
-                    found[name] = outputs if isinstance(outputs, tuple) else (outputs,)
-        return tuple(output for name in self.tasks for output in found[name])
-
-    def predictions(self, images: Tensor, batch: Batch) -> dict[str, Any]:
-        """The predictions of each head by name, in original pixels, from one pass."""
-        height, width = images.shape[-2:]
-        images = F.pad(images, (0, -width % MULTIPLE, 0, -height % MULTIPLE))
-        outputs = iter(self.computed(images))
-        found = {}
-        for name in self.tasks:
-            task = self.head(name)
-            own = tuple(next(outputs) for _ in task.outputs)
-            task.runtime = _Computed(own)  # type: ignore[assignment]
-            try:
-                found[name] = task.predictions(images, batch)
-            finally:
-                task.runtime = None
-        return found
-
-    def transform(self) -> Letterbox:
-        height, width = self.info.preprocessing["size"]
-        return Letterbox((height, width), self.fill)
-
-    def result(self, image: np.ndarray, predictions: Any) -> dict[str, Any]:
-        """The result object of each head by name."""
-        return {name: self.head(name).result(image, predictions[name]) for name in self.tasks}
-
-    def prediction_records(self, predictions: Any, image_id: int) -> list[dict[str, Any]]:
-        """The records of all heads, each with the name of its head."""
-        return [
-            {"head": name} | record
-            for name in self.tasks
-            for record in self.head(name).prediction_records(predictions[name], image_id)
-        ]
-
-    def picture(
-        self, image: np.ndarray, predictions: Any, truth: Sample | None = None, config: Any = None
-    ) -> np.ndarray:
-        """Draw classes, boxes and class map of all heads in one picture."""
-        from experiments.joint.pictures import draw
-
-        return draw(image, self, predictions, config)
-
-    def pictures(self, dataset: Any, count: int) -> Iterator[tuple[str, np.ndarray]]:
-        """Pictures of evenly spaced validation images of the first head, with the predictions of all heads.
-
-        Then those of each head as its task draws them, with the ground truth: NAME-KEY.
-        """
-        data = next(iter(dataset.by_head.values()))
-        for index in evenly_spaced(len(data), count).tolist():
-            plain = data.with_transform(None)[index].image
-            empty = Sample(plain, index, plain.shape[:2], (1.0, 1.0), np.zeros((0, 4), np.float32), np.zeros(0, int))
-            batch = collate([self.transform()(empty, 0)]).to(self.device)
-            with torch.inference_mode():
-                predictions = self.predictions(self.normalised(batch), batch)
-            yield f"val-{index:05d}", self.picture(plain, predictions)
-        for name, data in dataset.by_head.items():
-            self.model.use_norms_of(name)
-            yield from ((f"{name}-{key}", picture) for key, picture in self.head(name).pictures(data, count // 2))
-
-    def save(self, predictions: Any, path: Path) -> None:
-        """Write the further files of each head as `NAME-HEAD`."""
-        for name in self.tasks:
-            self.head(name).save(predictions[name], path.with_name(f"{path.name}-{name}"))
-
-
-class _Computed:
-    """Outputs that are computed already, in the place of a runtime."""
-
-    class description:
-        preprocess = postprocess = False
-
-    def __init__(self, outputs: tuple[Tensor, ...]) -> None:
-        self._outputs = outputs
-
-    def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
-        return self._outputs
-
-
-def _neutral(kind: str, config: Any) -> Any:
-    """Settings of a task's prediction that change nothing."""
-    return TASKS[kind].predict_config()
