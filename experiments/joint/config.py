@@ -43,6 +43,10 @@ class JointTrainConfig(engine.TrainConfig):
     """Statistics of batch norm in the shared parts: one for all data, or one for each data set (per_dataset)."""
     init: list[str] = field(default_factory=list)
     """Runs to start from, as NAME=RUN: the head NAME from each run, backbone and neck from the first one."""
+    distill: list[str] = field(default_factory=list)
+    """Runs whose outputs heads learn in addition to the labels, as NAME=RUN with a run of the head's task."""
+    distill_weight: float = 1.0
+    """Factor on the losses of --distill."""
     freeze: list[str] = field(default_factory=list)
     """Parts that are not trained: names of heads, backbone, neck."""
     settings: dict[str, Any] = field(default_factory=dict)
@@ -80,7 +84,9 @@ class JointTrainConfig(engine.TrainConfig):
         """Raise UserError for values out of range and for settings that contradict each other."""
         super().check()
         kinds = self.kinds
-        _ = self.weights, pairs(self.init, "init", kinds)
+        _ = self.weights, pairs(self.init, "init", kinds), pairs(self.distill, "distill", kinds)
+        if not 0 <= self.distill_weight < math.inf:
+            raise UserError(f"--distill_weight {self.distill_weight} must be at least 0")
         for name in self.freeze:
             if name not in (*kinds, *SHARED_PARTS):
                 raise unknown_name("part", name, (*kinds, *SHARED_PARTS))

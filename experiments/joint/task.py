@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from data.batch import Batch
 from data.loader import eval_loader, train_loader
 from engine import distributed
 from engine.checkpoint import RunInfo
@@ -18,8 +19,9 @@ from engine.task import Task
 from experiments.joint.balance import Balance
 from experiments.joint.batches import EvalLoader, HeadBatch, HeadSets, JointBatch, JointLoader
 from experiments.joint.build import describe, new_network, stored_network, stored_tasks
-from experiments.joint.config import METRIC, NAME, SHARED_PARTS, JointTrainConfig
+from experiments.joint.config import METRIC, NAME, SHARED_PARTS, JointTrainConfig, pairs
 from experiments.joint.conflict import ConflictLog
+from experiments.joint.distillation import Teacher
 from experiments.joint.groups import GroupBatch, GroupSource, check_group, group_heads, leader, without_labels
 from experiments.joint.network import JointNetwork, head_outputs
 from experiments.joint.prediction import OnePass
@@ -61,6 +63,7 @@ class JointTask(OnePass):
         self.balance_of_heads = Balance(config.balance, config.weights)
         if config.norms == "per_dataset":
             model.use_own_norms(groups)
+        self.teachers: dict[str, Teacher] = {}  # no modules of this task, so that checkpoints do not have them
         self.conflicts = ConflictLog(list(tasks), info.extra.setdefault("gradients", []))
         scores = [f"{name}.{task.metric}" for name, task in tasks.items()]
         self.headline = (METRIC, *scores)  # type: ignore[misc]
@@ -93,6 +96,8 @@ class JointTask(OnePass):
                     tasks[name].info.preprocessing["size"] = list(size)
         task = cls(model, config, describe(config, tasks, groups), tasks, groups)
         load_parts(task)
+        for name, place in pairs(config.distill, "distill", kinds).items():
+            task.teachers[name] = Teacher(name, place, tasks[name])
         return task, *task.datasets(*({name: pair[i] for name, pair in read.items()} for i in (0, 1)))
 
     @classmethod
@@ -197,7 +202,12 @@ class JointTask(OnePass):
         if len(names) == 1:
             task = self.head(names[0])
             images, batch = task.mixed(task.normalised(part.batch), part.batch)
-            return {names[0]: task.losses_at_once(images, batch)}
+            if names[0] not in self.teachers:
+                return {names[0]: task.losses_at_once(images, batch)}
+            with self._single_value_norms.in_evaluation_mode(images):
+                outputs = task.model(images)
+            size = images.shape[-2], images.shape[-1]
+            return {names[0]: task.losses_of(outputs, size, batch) | self._distilled(names[0], outputs, batch)}
         images = self.head(names[0]).normalised(part.batch)
         size = images.shape[-2], images.shape[-1]
         with self._single_value_norms.in_evaluation_mode(images):
@@ -218,7 +228,8 @@ class JointTask(OnePass):
             pyramid, batch = [maps[:1] for maps in pyramid], without_labels(batch, kind)
         elif rows is not None:
             pyramid, batch = [maps[rows] for maps in pyramid], batch[rows]  # type: ignore[index]
-        losses = task.losses_of(head_outputs(task.model, pyramid, size), size, batch)  # type: ignore[arg-type]
+        outputs = head_outputs(task.model, pyramid, size)  # type: ignore[arg-type]
+        losses = task.losses_of(outputs, size, batch) | self._distilled(name, outputs, batch)
         factor = 0.0 if nothing else 1.0
         if distributed.world() > 1 and kind == "classification" and name in self._partial:
             count = torch.tensor(0.0 if nothing else float(len(batch)), device=batch.labels.device)
@@ -226,6 +237,12 @@ class JointTask(OnePass):
             share = count * distributed.world() / distributed.total(count).clamp(min=1)
             return {key: value * share for key, value in losses.items()}
         return {key: value * factor for key, value in losses.items()} if nothing else losses
+
+    def _distilled(self, name: str, outputs: Any, batch: Batch) -> dict[str, Tensor]:
+        """The loss `distillation` of a head that learns the outputs of a run."""
+        if name not in self.teachers:
+            return {}
+        return {"distillation": self.config.distill_weight * self.teachers[name].loss(outputs, batch)}
 
     def _compare_gradients(self, by_head: Mapping[str, Tensor], batch_idx: int) -> None:
         """Measure how far the heads' gradients agree, and prepare the correction of "pcgrad"."""
