@@ -56,9 +56,9 @@ def draw(image: np.ndarray, task: Any, predictions: dict[str, Any], config: Any 
         counts = np.bincount(labels.ravel(), minlength=len(palette))[: len(palette)]
         for index in np.argsort(-counts, kind="stable"):
             if counts[index]:
-                panel.key(
-                    classes[name][index], tuple(palette[index].tolist()), f"{100 * counts[index] / labels.size:.0f}%"
-                )
+                percent = 100 * counts[index] / labels.size
+                share = f"{percent:.0f}%" if percent >= 0.5 else "< 1%"
+                panel.key(classes[name][index], tuple(palette[index].tolist()), share)
     for name in [name for name in kinds if kinds[name] == "detection"]:
         boxes, scores, labels = above_score(predictions[name], min_score)
         palette = np.array([colors[label] for label in classes[name]], np.uint8)
