@@ -69,7 +69,7 @@ def _load_shared(task: Any, info: RunInfo, parts: Mapping[str, Mapping[str, Tens
     network.backbone.load_state_dict(wanted | backbone)
     own = network.neck.state_dict()
     if info.task != "segmentation" and not _has_stride_4(info) and network.neck.levels[0].stride == 4:
-        neck = {_next_level(key): value for key, value in neck.items()}
+        neck = {next_level(key): value for key, value in neck.items()}
         log.warning("%s has no map at stride 4: what the neck computes for it starts from random weights", place)
     if any(key not in own or value.shape != own[key].shape for key, value in neck.items()):
         raise BadInput(f"{place} has a neck of another size or kind: use the same phi and bifpn", settings=("init",))
@@ -80,10 +80,12 @@ def _load_shared(task: Any, info: RunInfo, parts: Mapping[str, Mapping[str, Tens
 
 
 def _has_stride_4(info: RunInfo) -> bool:
-    return info.task == "joint" and any(kind["task"] == "segmentation" for kind in info.extra["heads"].values())
+    if info.task != "joint":
+        return False
+    return info.config["finest"] == 4 or any(head["task"] == "segmentation" for head in info.extra["heads"].values())
 
 
-def _next_level(key: str) -> str:
+def next_level(key: str) -> str:
     """The name of a tensor of a neck over P3 to P7 in a neck over P2 to P7."""
     found = BY_LEVEL.match(key)
     return key if found is None else f"{found[1]}{int(found[2]) + 1}{found[3]}"

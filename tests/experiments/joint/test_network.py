@@ -1,5 +1,7 @@
 """The joint network has the parameters, outputs and weights of the networks of the tasks."""
 
+import re
+
 import pytest
 import torch
 
@@ -8,6 +10,7 @@ from backbones.inference import prepare_for_inference
 from classification import create_classifier
 from detection import create_detector
 from experiments.joint import create_joint
+from experiments.joint.start import next_level
 from segmentation import create_segmenter
 
 TINY = "test_efficientnet"
@@ -90,3 +93,13 @@ def test_levels_follow_the_heads():
         create_joint(TINY, ALL, finest=8)
     with pytest.raises(UserError, match="kind of head"):
         create_joint(TINY, {"cells": 3})
+
+
+def test_the_neck_of_a_detector_fits_into_one_with_stride_4():
+    small, large = (create_joint(TINY, {"detection": 3}, finest=finest).neck.state_dict() for finest in (8, 4))
+    assert {next_level(key): value.shape for key, value in small.items()}.items() <= {
+        key: value.shape for key, value in large.items()
+    }.items()
+    new = large.keys() - {next_level(key) for key in small}
+    assert new
+    assert all(re.search(r"\.(top_down|bottom_up|project_down|project_up)\.0\.", key) for key in new)
