@@ -153,6 +153,17 @@ def select(levels: Sequence[Level], strides: Sequence[int]) -> list[int]:
     return [index[stride] for stride in strides]
 
 
+def pyramid_strides(neck: nn.Module) -> list[int]:
+    """Strides of a neck's output maps, finest first."""
+    return [level.stride for level in neck.levels]  # type: ignore[union-attr]
+
+
+def neck_inputs(backbone: nn.Module, neck: nn.Module) -> list[int]:
+    """Indices of the backbone's levels that a neck takes: those at the strides of its maps that the backbone has."""
+    coarsest = max(level.stride for level in backbone.levels)  # type: ignore[union-attr]
+    return select(backbone.levels, [s for s in pyramid_strides(neck) if s <= coarsest])  # type: ignore[arg-type]
+
+
 def trunk_of(backbone: nn.Module) -> nn.Module:
     """`Backbone.trunk`, or the network itself if it is not a Backbone, such as that of a classifier without a neck."""
     return backbone.trunk if isinstance(backbone, Backbone) else backbone

@@ -19,7 +19,7 @@ from backbones import create_backbone
 from backbones.adapter import TimmBackbone, build_backbone, no_stochastic_depth, timm_channels
 from backbones.amoebanet import is_amoebanet
 from backbones.architecture import is_efficientnet
-from backbones.base import select
+from backbones.base import Backbone, Neck, select
 from backbones.class_layers import fit_class_layer
 from backbones.efficientnet import EfficientNet, EfficientNetClassifier
 from backbones.errors import BadInput, UserError
@@ -119,10 +119,14 @@ def _with_neck(
     if neck.startswith("bifpn"):
         options["repeats"] = scale.neck_repeats
     levels = [backbone.levels[i] for i in select(backbone.levels, NECK_STRIDES)]
-    neck_module = create_neck(neck, levels, **options)
-    head = PyramidHead(sum(level.channels for level in neck_module.levels), num_classes)
+    return classifier_on(backbone, create_neck(neck, levels, **options), num_classes)
+
+
+def classifier_on(backbone: Backbone, neck: Neck, num_classes: int) -> Classifier:
+    """A classifier that pools the maps of a neck from stride 8 on. Other networks may share backbone and neck."""
+    head = PyramidHead(sum(level.channels for level in neck.levels if level.stride >= NECK_STRIDES[0]), num_classes)
     _zero(head.classifier)
-    return Classifier(backbone, head, None, neck_module, channels)
+    return Classifier(backbone, head, None, neck, backbone.input_channels)
 
 
 def _efficientnet(name: str, num_classes: int, pretrained: bool | str | Path, channels: int) -> Classifier:

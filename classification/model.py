@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from backbones.base import CachedFeatures, select, trunk_of
+from backbones.base import CachedFeatures, neck_inputs, pyramid_strides, trunk_of
 from backbones.efficientnet import EfficientNetClassifier
 from backbones.memory_efficient import norm_act, spatial_mean
 
@@ -30,7 +30,8 @@ class Classifier(nn.Module):
         head: computes logits from the feature maps of the neck, or of the backbone without a neck. Its last layer is
             `head.classifier`.
         provenance: origin of the backbone's weights; by default that of `backbone.provenance`.
-        neck: fuses the backbone's feature maps at strides 8, 16 and 32.
+        neck: fuses the backbone's feature maps at strides 8, 16 and 32. If it also has a map at stride 4, for other
+            networks, the head does not use it.
         input_channels: number of channels of the images, C.
 
     Attributes:
@@ -53,6 +54,9 @@ class Classifier(nn.Module):
         self.neck = neck
         self.head = head
         self._provenance = provenance
+        if neck is not None:
+            self._inputs = neck_inputs(backbone, neck)
+            self._pooled = [i for i, stride in enumerate(pyramid_strides(neck)) if stride >= NECK_STRIDES[0]]
 
     @property
     def provenance(self) -> Provenance:
@@ -66,7 +70,11 @@ class Classifier(nn.Module):
     def forward(self, images: Tensor | CachedFeatures) -> Tensor:
         """Normalised images (B, C, H, W) float -> logits (B, K)."""
         maps = self.maps(images)
-        return self.head(maps if self.neck is None else self.neck(maps))
+        return self.head(maps) if self.neck is None else self.outputs(self.neck(maps))
+
+    def outputs(self, pyramid: Sequence[Tensor]) -> Tensor:
+        """The neck's maps -> logits (B, K)."""
+        return self.head([pyramid[i] for i in self._pooled])
 
     def maps(self, images: Tensor | CachedFeatures) -> list[Tensor]:
         """The inputs of neck or head: feature maps (B, C, h, w), or (B, C) if the backbone includes the pooling."""
@@ -87,7 +95,7 @@ class Classifier(nn.Module):
             return [maps]
         if self.neck is None:
             return maps[-1:]
-        return [maps[i] for i in select(self.backbone.levels, NECK_STRIDES)]  # type: ignore[arg-type]
+        return [maps[i] for i in self._inputs]
 
 
 class ConvHead(nn.Module):

@@ -77,7 +77,9 @@ class ClassificationTask(Task):
         return train, val
 
     @classmethod
-    def build(cls, config: TrainConfig, root: Path, train: ClassDataset, val: ClassDataset) -> ClassificationTask:
+    def build(
+        cls, config: TrainConfig, root: Path, train: ClassDataset, val: ClassDataset, model: Classifier | None = None
+    ) -> ClassificationTask:
         """The task of a new run. Its class layer may be initialised from the training images, see `imprint`.
 
         Raises BadInput for a single class, UserError for a linear probe on a neck without trained weights.
@@ -92,7 +94,7 @@ class ClassificationTask(Task):
                 f"{train.folder} has a single class, '{train.classes[0]}'. A classifier needs at least two: add a "
                 "folder with images of everything else"
             )
-        model = cls._new_model(config, train)
+        model = model or cls._new_model(config, train)
         if config.protocol == "linear" and config.has_neck() and not model.neck_is_trained:
             raise random_neck()
         provenance = model.provenance
@@ -155,10 +157,16 @@ class ClassificationTask(Task):
 
     @classmethod
     def from_run(
-        cls, info: RunInfo, state: dict[str, Tensor] | None, config: EvalConfig | PredictConfig
+        cls,
+        info: RunInfo,
+        state: dict[str, Tensor] | None,
+        config: EvalConfig | PredictConfig,
+        model: Classifier | None = None,
     ) -> ClassificationTask:
         """The task of a finished run."""
         stored = TrainConfig.of(info.config)
+        if model is not None:
+            return cls(model, stored, info)
         channels = stored.data.input_channels
         model = create_classifier(stored.backbone, len(info.classes), neck=stored.neck, channels=channels)
         if state is not None:
@@ -234,8 +242,8 @@ class ClassificationTask(Task):
         images, probabilities = self.criterion.mix(images, batch.labels[:, 0], seed)
         return images, replace(batch, labels=probabilities)
 
-    def losses(self, images: Tensor, batch: Batch) -> dict[str, Tensor]:
-        return self.criterion(self.model(images), _targets(batch))
+    def losses_of(self, outputs: Any, size: tuple[int, int], batch: Batch) -> dict[str, Tensor]:
+        return self.criterion(outputs, _targets(batch))
 
     def loss_factors(self, parts: Sequence[Batch]) -> dict[str, Tensor]:
         """The loss is a mean, weighted with `class_weights`."""

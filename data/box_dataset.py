@@ -126,7 +126,11 @@ class BoxDataset(ImageReader):
     def read(self, index: int) -> Sample:
         """The labelled image in original pixels. Raises BadInput if it is unreadable or not of the annotated size."""
         height, width = (int(side) for side in self.sizes[index])
-        image = self.pixels(index, (height, width))
+        return self.labels_for(index, self.pixels(index, (height, width)))
+
+    def labels_for(self, index: int, image: np.ndarray) -> Sample:
+        """The image with its boxes. Raises BadInput if it is not of the annotated size."""
+        height, width = (int(side) for side in self.sizes[index])
         if image.shape[:2] != (height, width):
             raise BadInput(
                 f"image {self.path(index)} is {image.shape[1]} x {image.shape[0]} pixels, but {self.columns.source} "

@@ -135,7 +135,11 @@ class ClassDataset(ImageReader):
 
     def read(self, index: int) -> Sample:
         """The image with its class, in original pixels."""
-        return self._labelled(index, self.pixels(index, None))
+        return self.labels_for(index, self.pixels(index, None))
+
+    def labels_for(self, index: int, image: np.ndarray) -> Sample:
+        """The image with its class."""
+        return self._labelled(index, image)
 
     def blank(self, index: int) -> Sample:
         """A black image with the label."""

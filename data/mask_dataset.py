@@ -154,7 +154,14 @@ class MaskDataset(ImageReader):
         """Image and mask in original pixels. Raises BadInput if they differ in size or cannot be read."""
         mask = self.columns.class_map(index)
         height, width = mask.shape
-        image = self.pixels(index, (height, width))
+        return self._of_equal_size(index, self.pixels(index, (height, width)), mask)
+
+    def labels_for(self, index: int, image: np.ndarray) -> Sample:
+        """The image with its mask. Raises BadInput if they differ in size or the mask cannot be read."""
+        return self._of_equal_size(index, image, self.columns.class_map(index))
+
+    def _of_equal_size(self, index: int, image: np.ndarray, mask: np.ndarray) -> Sample:
+        height, width = mask.shape
         if image.shape[:2] != mask.shape:
             raise BadInput(
                 f"image {self.path(index)} is {image.shape[1]} x {image.shape[0]} pixels, but its mask "

@@ -223,6 +223,10 @@ class ImageReader:
         """The labelled image in original pixels. Raises BadInput naming the file."""
         raise NotImplementedError
 
+    def labels_for(self, index: int, image: np.ndarray) -> Sample:
+        """The sample of an image whose pixels were read already. Raises BadInput if its labels have another size."""
+        raise NotImplementedError
+
     def blank(self, index: int) -> Sample:
         """A black image with the labels of the image that cannot be read."""
         raise NotImplementedError

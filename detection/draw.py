@@ -25,6 +25,7 @@ def draw_boxes(
     names: Sequence[str],
     scores: np.ndarray | None = None,
     with_names: bool = True,
+    palette: np.ndarray | None = None,
 ) -> np.ndarray:
     """A copy of the image, uint8 RGB, with labelled boxes. Images with a longer side below 480 px are enlarged to that.
 
@@ -35,6 +36,7 @@ def draw_boxes(
         names: class names.
         scores: (N,) in 0..1, written in percent.
         with_names: whether to write class names and scores beside the boxes.
+        palette: (K, 3) uint8 RGB, colours of the classes; by default `engine.colors.class_colors`.
     """
     height, width = image.shape[:2]
     zoom = max(1.0, LEGIBLE / max(height, width))
@@ -43,10 +45,10 @@ def draw_boxes(
     )
     canvas = ImageDraw.Draw(picture)
     size = max(11, round(max(picture.size) / 55))
-    palette = class_colors(len(names)).tolist()
+    colors = (class_colors(len(names)) if palette is None else palette).tolist()
     for i in reversed(range(len(boxes))):
         x1, y1, x2, y2 = (float(v) * zoom for v in boxes[i])
-        color = tuple(palette[int(labels[i])])
+        color = tuple(colors[int(labels[i])])
         canvas.rectangle((x1, y1, max(x1, x2), max(y1, y2)), outline=color, width=max(2, size // 7))
         if not with_names:
             continue

@@ -10,12 +10,12 @@ from typing import Literal
 from torch import Tensor, nn
 
 from backbones import create_backbone
-from backbones.base import Backbone, select
+from backbones.base import Backbone, Neck, neck_inputs, pyramid_strides, select
 from backbones.errors import BadInput
 from backbones.factory import set_weights
 from backbones.memory_efficient import ACTIVATIONS
 from backbones.necks import create_neck
-from backbones.scaling import scale_of
+from backbones.scaling import Scale, scale_of
 from backbones.weight_facts import weight_facts
 from backbones.weight_files import read_state
 from detection import effdet
@@ -27,15 +27,13 @@ from detection.postprocess import Detections, Suppression, candidates, suppress
 
 Style = Literal["pytorch", "tensorflow"]
 
-COARSEST_STRIDE = 32  # of the backbone; the neck computes coarser levels
-
 
 class Detector(nn.Module):
     """Predicts class scores and a box for every anchor of an image.
 
     Args:
-        backbone: computes feature maps at least for the strides of `anchors` up to 32.
-        neck: fuses the maps of these strides into one map for each stride of `anchors`.
+        backbone: computes feature maps at least for the strides of the neck up to 32.
+        neck: fuses the maps of these strides into one map for each stride of `anchors`, and possibly others.
         class_head: computes (B, A, K) logits from the neck's maps.
         box_head: computes (B, A, 4) offsets from the neck's maps, see `anchors.encode`.
         anchors: anchors for the strides of the neck's maps.
@@ -69,11 +67,17 @@ class Detector(nn.Module):
         self.nms = nms
         self.style = style
         self.max_detections = max_detections
-        self._selected = select(backbone.levels, [stride for stride in anchors.strides if stride <= COARSEST_STRIDE])
+        self._selected = neck_inputs(backbone, neck)
+        strides = pyramid_strides(neck)
+        self._outputs = [strides.index(stride) for stride in anchors.strides]
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(B, C, H, W) normalised floats, any H and W -> logits (B, A, K), deltas (B, A, 4)."""
-        maps = self.neck(self.maps(images))
+        return self.outputs(self.neck(self.maps(images)))
+
+    def outputs(self, pyramid: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """The neck's maps -> logits (B, A, K), deltas (B, A, 4). The maps without anchors are not used."""
+        maps = [pyramid[i] for i in self._outputs]
         return self.class_head(maps), self.box_head(maps)
 
     def maps(self, images: Tensor) -> list[Tensor]:
@@ -127,7 +131,7 @@ def create_detector(
     backbone: str | Backbone,
     num_classes: int,
     phi: int | str = 0,
-    neck: str = "bifpn",
+    neck: str | Neck = "bifpn",
     pretrained: bool | str | Path = False,
     anchor_scale: float | None = None,
     nms: Suppression = "soft",
@@ -143,7 +147,8 @@ def create_detector(
         backbone: a name of `list_backbones()`, or a module.
         num_classes: number of classes, K.
         phi: determines neck, heads and anchors: 0..7, "7x", "lite0".."lite4". It does not change the backbone.
-        neck: a name of `backbones.necks.NECKS`. With "bifpn", `phi` determines the fusion.
+        neck: a name of `backbones.necks.NECKS`. With "bifpn", `phi` determines the fusion. Or a module for this
+            backbone whose maps include those of strides 8 to 128; it may be shared with other networks.
         pretrained: True for published weights of the backbone; or a file with weights of the backbone, or of a complete
             detector in effdet's format or ours; or the folder of a run. If the classes differ, the class layer is not
             loaded, and a warning is logged.
@@ -172,30 +177,38 @@ def create_detector(
     if is_complete and state is not None:
         style = effdet.style_of(state)
     tensorflow = style == "tensorflow"
-    levels = [backbone.levels[i] for i in select(backbone.levels, (8, 16, 32))]
     activation = ACTIVATIONS[scale.activation]
-    options: dict = {"channels": scale.width, "num_levels": scale.num_levels}
-    if neck.startswith("bifpn"):
-        options |= {
-            "repeats": scale.neck_repeats,
-            "activation": activation,
-            "same_padding": tensorflow,
-            "bias": tensorflow,
-        }
-    if neck == "bifpn":
-        options["fusion"] = scale.fusion
-    fusion = create_neck(neck, levels, **options)
-    anchors = Anchors([level.stride for level in fusion.levels], anchor_scale or scale.anchor_scale)
+    fusion = neck if isinstance(neck, Neck) else _new_neck(neck, backbone, scale, tensorflow)
+    strides = [8 * 2**i for i in range(scale.num_levels)]
+    anchors = Anchors(strides, anchor_scale or scale.anchor_scale)
+    width = fusion.levels[0].channels
 
     def head(outputs: int, prior: float | None = None) -> Head:
         return Head(
-            scale.width, outputs, anchors.per_cell, scale.num_levels, scale.head_repeats, activation, tensorflow, prior
+            width, outputs, anchors.per_cell, scale.num_levels, scale.head_repeats, activation, tensorflow, prior
         )
 
     detector = Detector(backbone, fusion, head(num_classes, PRIOR), head(4), anchors, nms, style, max_detections)
     if is_complete and state is not None:
-        _load(detector, state, str(pretrained), {"backbone": backbone.name, "phi": str(phi), "neck": neck}, classes)
+        settings = {"backbone": backbone.name, "phi": str(phi), "neck": str(neck)}
+        _load(detector, state, str(pretrained), settings, classes)
     return detector
+
+
+def _new_neck(name: str, backbone: Backbone, scale: Scale, tensorflow: bool) -> Neck:
+    """A neck over strides 8 to 32 with the sizes of `scale`."""
+    levels = [backbone.levels[i] for i in select(backbone.levels, (8, 16, 32))]
+    options: dict = {"channels": scale.width, "num_levels": scale.num_levels}
+    if name.startswith("bifpn"):
+        options |= {
+            "repeats": scale.neck_repeats,
+            "activation": ACTIVATIONS[scale.activation],
+            "same_padding": tensorflow,
+            "bias": tensorflow,
+        }
+    if name == "bifpn":
+        options["fusion"] = scale.fusion
+    return create_neck(name, levels, **options)
 
 
 def _load(

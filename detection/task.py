@@ -71,16 +71,17 @@ class DetectionTask(Task):
         self.criterion = DetectionLoss(config.assignment, config.box_loss)
 
     @classmethod
-    def build(cls, config: TrainConfig, root: Path, train: BoxDataset, val: BoxDataset) -> DetectionTask:
+    def build(
+        cls, config: TrainConfig, root: Path, train: BoxDataset, val: BoxDataset, model: Detector | None = None
+    ) -> DetectionTask:
         """The task of a new run.
 
         Without an anchor scale in the settings, it is that of the run in `pretrained`, whose heads know these anchors,
         or is fitted to the training boxes.
         """
         size = parse_size(config.image_size or scale_of(config.phi).size)
-        scale = config.anchor_scale or run_anchor_scale(config.pretrained, size)
-        scale = scale or fit_scale(network_sizes(train, size), pyramid_strides(config.phi))
-        model = create_detector(
+        scale = cls.anchor_scale_of(config, train) if model is None else model.anchors.scale
+        model = model or create_detector(
             config.backbone,
             len(train.classes),
             config.phi,
@@ -117,6 +118,13 @@ class DetectionTask(Task):
         task.score_on(val)
         return task
 
+    @staticmethod
+    def anchor_scale_of(config: TrainConfig, train: BoxDataset) -> float:
+        """The anchor scale for these settings and training boxes, see `build`."""
+        size = parse_size(config.image_size or scale_of(config.phi).size)
+        scale = config.anchor_scale or run_anchor_scale(config.pretrained, size)
+        return scale or fit_scale(network_sizes(train, size), pyramid_strides(config.phi))
+
     def datasets(self, train: BoxDataset, val: BoxDataset) -> tuple[BoxDataset, BoxDataset]:
         """The data sets with their transforms: scale jitter, crops and flips in training; letterbox in validation."""
         from data.augment import augmentation  # here, since importing albumentations takes a second
@@ -130,12 +138,18 @@ class DetectionTask(Task):
 
     @classmethod
     def from_run(
-        cls, info: RunInfo, state: dict[str, Tensor] | None, config: EvalConfig | PredictConfig
+        cls,
+        info: RunInfo,
+        state: dict[str, Tensor] | None,
+        config: EvalConfig | PredictConfig,
+        model: Detector | None = None,
     ) -> DetectionTask:
         """The task of a finished run."""
         check_max_detections(config.max_detections)
         stored = TrainConfig.of(info.config)
         stored = replace(stored, max_detections=config.max_detections or stored.max_detections)
+        if model is not None:
+            return cls(model, stored, info)
         model = create_detector(
             stored.backbone,
             len(info.classes),
@@ -193,8 +207,9 @@ class DetectionTask(Task):
 
     # --- hooks of the base task
 
-    def losses(self, images: Tensor, batch: Batch) -> dict[str, Tensor]:
-        return self.model.loss(images, batch.boxes, batch.labels, self.criterion)
+    def losses_of(self, outputs: Any, size: tuple[int, int], batch: Batch) -> dict[str, Tensor]:
+        logits, deltas = outputs
+        return self.criterion(logits, deltas, self.model.anchors, size, batch.boxes, batch.labels)
 
     def network_outputs(self, images: Tensor) -> tuple[Tensor, ...]:
         """Logits (B, A, K) and offsets (B, A, 4), see `Detector`."""

@@ -199,11 +199,14 @@ def find_checkpoint(path: str | Path, name: str = "last") -> Path:
     raise BadInput(f"{path} is neither a checkpoint nor a run folder with checkpoints/{name}.ckpt")
 
 
-def latest_run(task: str) -> Path:
-    """The folder of the task's run with the newest checkpoint. Raises BadInput if the task has no run."""
+def latest_run(task: str, program: str | None = None) -> Path:
+    """The folder of the task's run with the newest checkpoint. Raises BadInput if the task has no run.
+
+    `program`: the package of its commands; by default the task's name.
+    """
     found = sorted((RUNS / task).glob("*/checkpoints/last.ckpt"), key=lambda file: file.stat().st_mtime)
     if not found:
-        raise BadInput(f"{RUNS / task} contains no run: train one with `python -m {task}.train`")
+        raise BadInput(f"{RUNS / task} contains no run: train one with `python -m {program or task}.train`")
     return found[-1].parent.parent
 
 

@@ -10,13 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 
 from backbones.errors import UserError
 from backbones.weight_files import weight_file
-from data.batch import collate
-from data.loader import Source, default_workers, eval_loader, train_loader
+from data.loader import default_workers
 from data.reader import LabelledDataset
 from engine import distributed
 from engine.cached_features import cached_features
@@ -31,7 +29,7 @@ from engine.leaderboard import print_leaderboard
 from engine.plots import curves
 from engine.record import command_line
 from engine.resume import check_data, check_resume, if_stopped
-from engine.spec import TaskSpec
+from engine.spec import CommandSpec, TaskSpec
 from engine.task import Task
 from engine.trainer import fit, seed_everything, training_device
 
@@ -39,7 +37,7 @@ PICTURES = 8  # validation images to draw after training
 MAX_LISTED = 10  # class weights to print
 
 
-def train(spec: TaskSpec, config: TrainConfig, is_program: bool = False) -> dict[str, Any]:
+def train(spec: CommandSpec, config: TrainConfig, is_program: bool = False) -> dict[str, Any]:
     """Train a new run or resume one. Returns the record.
 
     Args:
@@ -68,7 +66,7 @@ def train(spec: TaskSpec, config: TrainConfig, is_program: bool = False) -> dict
         return _start(spec, config)
 
 
-def _start(spec: TaskSpec, config: TrainConfig) -> dict[str, Any]:
+def _start(spec: CommandSpec, config: TrainConfig) -> dict[str, Any]:
     """Train a new run or resume one, in this process of the training."""
     log_to_terminal(spec.name)
     config = config.with_files()
@@ -91,7 +89,7 @@ def _start(spec: TaskSpec, config: TrainConfig) -> dict[str, Any]:
     where = f"{distributed.world()} processes on {device.type}" if distributed.world() > 1 else str(device)
     err.print(
         f"{spec.name}: {config.backbone}, weights {task.info.provenance['source']}; {len(train_set)} training and "
-        f"{len(val_set)} validation images of {root}; {_count(config.epochs, 'epoch')} on {where} "
+        f"{len(val_set)} validation images of {task.info.dataset['root']}; {_count(config.epochs, 'epoch')} on {where} "
         f"({execution}) -> {output}"
     )
     with nullcontext() if config.resume or distributed.rank() else begin_run(output):
@@ -99,13 +97,13 @@ def _start(spec: TaskSpec, config: TrainConfig) -> dict[str, Any]:
 
 
 def _train(
-    spec: TaskSpec, task: Task, train_set: LabelledDataset, val_set: LabelledDataset, output: Path, resume: bool
+    spec: CommandSpec, task: Task, train_set: LabelledDataset, val_set: LabelledDataset, output: Path, resume: bool
 ) -> dict[str, Any]:
     """Train a task in the folder `output`, which exists, and write all results. Returns the record."""
     config = task.config
     device = training_device(config)
     rank, world = distributed.rank(), distributed.world()
-    command = f"python -m {spec.name}.train --resume {output}"
+    command = f"python -m {spec.program}.train --resume {output}"
     if task.channels is not None:
         err.print(str(task.channels), markup=False)
     if (weights_by_class := task.info.extra.get("class_weights")) is not None:
@@ -114,7 +112,7 @@ def _train(
         err.print(
             f"balanced sampling draws each image {draws.min():.2g} to {draws.max():.2g} times per epoch on average"
         )
-    sources: tuple[Source, Source] = (train_set, val_set)
+    sources: tuple[Any, Any] = (train_set, val_set)
     started = time.perf_counter()
     if config.data.cached_augmentations:
         for turn in range(min(world, 2)):  # the first process computes them, the others read them afterwards
@@ -124,8 +122,7 @@ def _train(
     workers = default_workers(distributed.local_processes()) if config.data.workers is None else config.data.workers
     record = fit(
         task,
-        train_loader(sources[0], config.batch_size, config.seed, workers, True, task.expected_draws, rank, world),
-        eval_loader(sources[1], config.batch_size, workers, rank, world),
+        *task.loaders(*sources, workers, rank, world),
         output,
         resume=resume,
         if_interrupted=f"stopped. To resume, run: {command}",
@@ -139,8 +136,8 @@ def _train(
     write_errors(output, task.what_went_wrong())
     pictures = output / "pictures"
     pictures.mkdir(exist_ok=True)
-    for name, index in task.picture_indices(val_set, PICTURES).items():
-        _picture(task, val_set, index, device).save(pictures / f"{name}.jpg", quality=90)
+    for name, picture in task.pictures(val_set, PICTURES):
+        Image.fromarray(picture).save(pictures / f"{name}.jpg", quality=90)
     curves(output / "metrics.csv", task.monitor, pictures / "curves.png")
     print_scores(task, record["metrics"])
     best = record["best"]
@@ -154,7 +151,8 @@ def _train(
         f"{record['macs'] / 1e9:.2f} G multiply-adds, {record['latency_ms']:.0f} ms per image\n"
         f"run folder {output}, pictures in {pictures}"
     )
-    print_leaderboard(out, record, spec, task.info.classes, output)
+    if isinstance(spec, TaskSpec):
+        print_leaderboard(out, record, spec, task.info.classes, output)
     return record
 
 
@@ -175,15 +173,6 @@ def _in_first(function: Callable[..., Any], *arguments: Any) -> Any:
 def _count(number: int, noun: str) -> str:
     """Such as "1 epoch" or "2 epochs"."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _picture(task: Task, dataset: LabelledDataset, index: int, device: torch.device) -> Image.Image:
-    """Draw ground truth and prediction of one image side by side."""
-    sample = dataset.with_transform(None)[index]
-    batch = collate([dataset[index]]).to(device)
-    with torch.inference_mode():
-        predictions = task.predictions(task.normalised(batch), batch)
-    return Image.fromarray(task.picture(sample.image, predictions, truth=sample))
 
 
 def _listed(values: Mapping[str, float]) -> str:

@@ -1,4 +1,4 @@
-"""Build the commands of a task from its `TaskSpec`, as in `main = train_command(SPEC, __doc__)`."""
+"""Build the commands of a task from its `CommandSpec`, as in `main = train_command(SPEC, __doc__)`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 from engine.cli import command, demo_unless_root
 from engine.export.config import ExportConfig
-from engine.spec import TaskSpec
+from engine.spec import CommandSpec
 
 
-def train_command(spec: TaskSpec, description: str | None) -> Callable[..., None]:
+def train_command(spec: CommandSpec, description: str | None) -> Callable[..., None]:
     """The `main` of `python -m TASK.train`."""
 
     def main(argv: Sequence[str] | None = None) -> None:
@@ -22,13 +22,13 @@ def train_command(spec: TaskSpec, description: str | None) -> Callable[..., None
 
             return commands.train(spec, config, is_program=argv is None)
 
-        name = f"{spec.name}.train"
+        name = f"{spec.program}.train"
         command(name, spec.train_config, run, description or "", spec.presets, demo_unless_root)(argv)
 
     return main
 
 
-def eval_command(spec: TaskSpec, description: str | None) -> Callable[..., None]:
+def eval_command(spec: CommandSpec, description: str | None) -> Callable[..., None]:
     """The `main` of `python -m TASK.eval`."""
 
     def load() -> Callable[..., Any]:
@@ -39,7 +39,7 @@ def eval_command(spec: TaskSpec, description: str | None) -> Callable[..., None]
     return _command(spec, "eval", spec.eval_config, load, description)
 
 
-def predict_command(spec: TaskSpec, description: str | None) -> Callable[..., None]:
+def predict_command(spec: CommandSpec, description: str | None) -> Callable[..., None]:
     """The `main` of `python -m TASK.predict`."""
 
     def load() -> Callable[..., Any]:
@@ -50,7 +50,7 @@ def predict_command(spec: TaskSpec, description: str | None) -> Callable[..., No
     return _command(spec, "predict", spec.predict_config, load, description)
 
 
-def export_command(spec: TaskSpec, description: str | None) -> Callable[..., None]:
+def export_command(spec: CommandSpec, description: str | None) -> Callable[..., None]:
     """The `main` of `python -m TASK.export`."""
 
     def load() -> Callable[..., Any]:
@@ -63,7 +63,7 @@ def export_command(spec: TaskSpec, description: str | None) -> Callable[..., Non
 
 
 def _command(
-    spec: TaskSpec,
+    spec: CommandSpec,
     name: str,
     config: type,
     load: Callable[[], Callable[..., Any]],
@@ -78,7 +78,7 @@ def _command(
                 function = load()
             return function(spec, settings)
 
-        command(f"{spec.name}.{name}", config, run, description or "")(argv)
+        command(f"{spec.program}.{name}", config, run, description or "")(argv)
 
     return main
 

@@ -45,7 +45,7 @@ def export(spec: TaskSpec, config: ExportConfig) -> dict[str, Any]:
     execution_for("cpu", "fp32", "eval").begin()
     if config.checkpoint is not None and exported_file(config.checkpoint) is not None:
         raise UserError(f"{config.checkpoint} is an exported file already: name the run or its checkpoint")
-    folder = _new_folder(config.output)
+    folder = new_folder(config.output)
     selected = spec.predict_config(
         checkpoint=config.checkpoint, backbone=config.backbone, image_size=config.image_size, device="cpu"
     )
@@ -123,7 +123,7 @@ def _record_of(config: ExportConfig) -> dict[str, Any] | None:
     return None if found is None else json.loads(found.read_text())
 
 
-def _new_folder(output: str) -> Path:
+def new_folder(output: str) -> Path:
     """The folder to create. Raises UserError if it holds anything."""
     folder = Path(output)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

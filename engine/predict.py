@@ -26,7 +26,7 @@ from engine.image_sources import ImageSource, find_images
 from engine.json_stream import JsonStream
 from engine.predictor import Predictor
 from engine.restore import restore_task
-from engine.spec import TaskSpec
+from engine.spec import CommandSpec
 from engine.system_errors import cannot_write
 from engine.task import Task
 
@@ -58,7 +58,7 @@ class _Frame:
     error: BadInput | None = None
 
 
-def predict(spec: TaskSpec, config: PredictConfig) -> None:
+def predict(spec: CommandSpec, config: PredictConfig) -> None:
     """Predict images. Writes a picture of each, `predictions.json` and `images.json`.
 
     Raises BadInput at the end if files could not be read. The results of all others are complete.

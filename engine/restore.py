@@ -12,11 +12,11 @@ from engine.config import ScoreConfig, parse_size
 from engine.console import err
 from engine.hub import local_checkpoint
 from engine.runtimes.files import Network, exported_file, open_exported, raise_unless_installed
-from engine.spec import TaskSpec
+from engine.spec import CommandSpec
 from engine.task import Task
 
 
-def restore_task(spec: TaskSpec, config: ScoreConfig) -> Task:
+def restore_task(spec: CommandSpec, config: ScoreConfig) -> Task:
     """The task for `config.checkpoint`, else for `config.backbone`, else of the latest run.
 
     Its input size is `config.image_size` if that is set. Raises BadInput for a missing or unsuitable checkpoint, and
@@ -26,7 +26,7 @@ def restore_task(spec: TaskSpec, config: ScoreConfig) -> Task:
     if config.checkpoint is None and config.backbone is not None:
         task = task_class.from_backbone(config.backbone, config)
     else:
-        place = local_checkpoint(config.checkpoint) if config.checkpoint else str(latest_run(spec.name))
+        place = local_checkpoint(config.checkpoint) if config.checkpoint else str(latest_run(spec.name, spec.program))
         if config.checkpoint is None:
             err.print(f"using the latest run, {place}")
         exported = exported_file(place)
@@ -51,7 +51,7 @@ def restore_task(spec: TaskSpec, config: ScoreConfig) -> Task:
     return task
 
 
-def _restore_exported(spec: TaskSpec, config: ScoreConfig, file: Path) -> Task:
+def _restore_exported(spec: CommandSpec, config: ScoreConfig, file: Path) -> Task:
     """The task whose outputs an exported file computes."""
     if config.runtime not in ("torch", "openvino" if file.suffix == ".xml" else "onnx"):
         raise UserError(f"`runtime={config.runtime}` cannot run {file}: leave it out", settings=("runtime",))
@@ -66,7 +66,7 @@ def _restore_exported(spec: TaskSpec, config: ScoreConfig, file: Path) -> Task:
     return task
 
 
-def task_without_values(spec: TaskSpec, info: RunInfo, config: ScoreConfig) -> Task:
+def task_without_values(spec: CommandSpec, info: RunInfo, config: ScoreConfig) -> Task:
     """The task of a run without the weights of its model, whose outputs a `runtime` computes."""
     with torch.device("meta"):
         return spec.load_task().from_run(info, None, config)
@@ -92,7 +92,7 @@ def _other_task(place: object, task: str) -> BadInput:
     return BadInput(f"{place} is a {task} run: use `python -m {task}.eval` or `.predict`")
 
 
-def data_root(task: Task, spec: TaskSpec, root: str | None) -> Path:
+def data_root(task: Task, spec: CommandSpec, root: str | None) -> Path:
     """Root folder of the evaluation data: `root`, else the data that the run was trained on."""
     if root:
         return Path(root)

@@ -12,9 +12,8 @@ import yaml
 from backbones.errors import BadInput, UserError
 from engine.checkpoint import read_run
 from engine.config import TrainConfig
-from engine.data_changes import data_changes
 from engine.schema import flat
-from engine.spec import TaskSpec
+from engine.spec import CommandSpec
 from engine.task import Task
 
 # Settings that may differ when a run is resumed. Of data, what they contain is compared, not where they are.
@@ -47,7 +46,7 @@ def if_stopped(config: TrainConfig) -> tuple[TrainConfig, dict[str, Any] | None]
     return replace(config, resume=str(folder) if (folder / "config.yaml").is_file() else None), None
 
 
-def check_resume(spec: TaskSpec, config: TrainConfig) -> None:
+def check_resume(spec: CommandSpec, config: TrainConfig) -> None:
     """Check that the settings are those of the run to resume, except where they do not change its results.
 
     Raises BadInput if `config.resume` is not a run folder, UserError if the run is complete or a flag contradicts it.
@@ -64,7 +63,7 @@ def check_resume(spec: TaskSpec, config: TrainConfig) -> None:
         protocol = " --protocol finetune" if run_config.protocol == "scratch" else ""
         raise UserError(
             f"--resume {folder}: this run is complete. Its scores are in record.json. To train it further, start a new "
-            f"run from its weights: python -m {spec.name}.train --config {file} --pretrained {folder}{protocol} "
+            f"run from its weights: python -m {spec.program}.train --config {file} --pretrained {folder}{protocol} "
             "--output NEW_FOLDER"
         )
     # YAML turns tuples into lists, so both must go through it before they are compared.
@@ -82,10 +81,10 @@ def check_resume(spec: TaskSpec, config: TrainConfig) -> None:
 def check_data(task: Task, folder: Path, root: Path) -> None:
     """Raise BadInput unless the data of `task`, in the folder `root`, are those of the run in `folder`."""
     stored, _ = read_run(folder)
-    if changes := data_changes(stored, task.info):
+    if changes := task.data_changes(stored):
         raise BadInput(
             f"--resume {folder}: the data in {root} are not those that this run was trained on: {'; '.join(changes)}. "
             "To resume, restore the data, or name the folder of the unchanged data with --data.root. To train on the "
             f"changed data, start a new run from the weights of this one with --pretrained {folder}."
         )
-    task.info.provenance = stored.provenance  # of the weights at its start; their file may have changed since
+    task.take_over(stored)  # the file of the weights at its start may have changed since

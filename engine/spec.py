@@ -38,20 +38,57 @@ class Benchmark:
         return len(classes) == self.num_classes and names.issuperset(self.some_classes)
 
 
-@dataclass(frozen=True)
-class TaskSpec:
-    """A task. Importing a spec does not import torch; its callables import torch when they are called.
+@dataclass(frozen=True, kw_only=True)
+class CommandSpec:
+    """What the commands need of a task, or of several tasks in one network.
+
+    Importing a spec does not import torch; its callables import torch when they are called.
 
     Attributes:
-        name: name of the task and of its package, such as "detection".
+        name: its name, such as "detection".
         metric: the headline metric. By default it selects the best epoch, and comparisons use it. It is a fraction in
             0..1, printed in percent. `train_config.metrics` has all metrics.
-        image_metrics: the metrics that can be computed for any sample of the images, so that they can be compared.
         train_config, eval_config, predict_config: classes of the settings of its commands.
         presets: folder of the NAME.yaml files for `--config NAME`.
-        benchmark: the data set that the published scores were measured on.
         load_task: returns the task class.
         load_graphs: returns the class of the graphs that `export` writes.
+        recipe: version of the recipe, which is raised by hand for each change that can alter a score: see
+            CONTRIBUTING.md. Trainings of different versions are not compared.
+        package: the package of its commands; by default its name.
+    """
+
+    name: str
+    metric: str
+    train_config: type[TrainConfig]
+    eval_config: type[EvalConfig]
+    predict_config: type[PredictConfig]
+    presets: Path
+    load_task: Callable[[], type[Task]]
+    load_graphs: Callable[[], type[Graphs]]
+    recipe: int = 1
+    package: str | None = None
+
+    @property
+    def program(self) -> str:
+        """The package whose modules are its commands: `python -m PROGRAM.train`."""
+        return self.package or self.name
+
+    def data_root(self, config: Any) -> Path:
+        """Root folder of the training data."""
+        raise NotImplementedError
+
+    def root_of(self, root: str | None, train: str | None) -> Path:
+        """The same for the values of the two settings."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSpec(CommandSpec):
+    """A task, whose package has its name.
+
+    Attributes:
+        image_metrics: the metrics that can be computed for any sample of the images, so that they can be compared.
+        benchmark: the data set that the published scores were measured on.
         build_model: training settings and number of classes -> the model to train, with random weights.
         read_images: run folder, its record and one of `image_metrics` -> the results of each image that the run saved.
         read_errors: run folder and its record -> what `Task.what_went_wrong` returned, by file name; without the files
@@ -65,21 +102,11 @@ class TaskSpec:
             of what the run predicted.
         averages_true_classes: whether comparisons average over the classes that occur in the truth, while the task's
             own scores include those that are only predicted. Then their scores are computed from `read_images`.
-        recipe: version of the recipe, which is raised by hand for each change that can alter a score: see
-            CONTRIBUTING.md. Trainings of different versions are not compared.
         sized_by_backbone: whether the default input size is the input size of the backbone's published weights.
     """
 
-    name: str
-    metric: str
     image_metrics: tuple[str, ...]
-    train_config: type[TrainConfig]
-    eval_config: type[EvalConfig]
-    predict_config: type[PredictConfig]
-    presets: Path
     benchmark: Benchmark
-    load_task: Callable[[], type[Task]]
-    load_graphs: Callable[[], type[Graphs]]
     build_model: Callable[[Any, int], nn.Module]
     read_images: Callable[[Path, dict[str, Any], str], ImageResults]
     read_errors: Callable[[Path, dict[str, Any]], dict[str, dict[str, Any]]]
@@ -88,10 +115,9 @@ class TaskSpec:
     draw_images: Callable[[Path, dict[str, Any], Sequence[str]], dict[str, np.ndarray]]
     image_scores: Callable[[Path], dict[str, float]] | None = None
     averages_true_classes: bool = False
-    recipe: int = 1
     sized_by_backbone: bool = False
 
-    def data_root(self, config: TrainConfig) -> Path:
+    def data_root(self, config: Any) -> Path:
         """Root folder of the training data: `config.data.root`, the folder of `config.data.train`, or the demo data."""
         return self.root_of(config.data.root, config.data.train)
 

@@ -6,7 +6,7 @@ A task implements how its model is built, its losses, its predictions, and how p
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from backbones.base import CachedFeatures, trunk_of
 from backbones.errors import BadInput, UserError
 from data.balance import effective_number_weights, repeat_factors, scaled
-from data.batch import Batch, Sample
+from data.batch import Batch, Sample, collate
 from data.channels import Channels, normalised
 from data.checks import left_out_files
 from data.findings import warn_or_raise
-from data.loader import draw_seed
+from data.loader import draw_seed, eval_loader, train_loader
 from data.open import read_scored, read_split
 from data.reader import ImageReader, LabelledDataset, Transform
 from data.resizing import Fill
@@ -30,6 +30,7 @@ from engine import distributed, micro_batches
 from engine.checkpoint import RunInfo
 from engine.compat import BatchNorm
 from engine.config import EvalData, TrainConfig
+from engine.data_changes import data_changes
 from engine.divergence import StepLosses
 from engine.draws import Part
 from engine.execution import execution_for
@@ -166,8 +167,8 @@ class Task(nn.Module):
         return cls.dataset_class.open_train_val(root, config.data, config.seed)
 
     @classmethod
-    def build(cls, config: Any, root: Path, train: Any, val: Any) -> Task:
-        """The task of a new run, for the data that `read` returned."""
+    def build(cls, config: Any, root: Path, train: Any, val: Any, model: Any = None) -> Task:
+        """The task of a new run, for the data that `read` returned. `model`: the network; by default a new one."""
         raise NotImplementedError
 
     def datasets(self, train: Any, val: Any) -> tuple[LabelledDataset, LabelledDataset]:
@@ -175,7 +176,7 @@ class Task(nn.Module):
         raise NotImplementedError
 
     @classmethod
-    def from_run(cls, info: RunInfo, state: dict[str, Tensor] | None, config: Any) -> Task:
+    def from_run(cls, info: RunInfo, state: dict[str, Tensor] | None, config: Any, model: Any = None) -> Task:
         """The task of a finished run.
 
         Args:
@@ -183,6 +184,7 @@ class Task(nn.Module):
             state: weights of the model, from its checkpoint. None to leave the model as it is built, for a task whose
                 outputs a `runtime` computes.
             config: settings of `eval` or `predict`.
+            model: the network, if it is built already; then `state` is not used.
         """
         raise NotImplementedError
 
@@ -258,7 +260,27 @@ class Task(nn.Module):
             images: (B, 3, H, W) normalised.
             batch: with labels.
         """
+        return self.losses_of(self.model(images), (images.shape[-2], images.shape[-1]), batch)
+
+    def losses_of(self, outputs: Any, size: tuple[int, int], batch: Batch) -> dict[str, Tensor]:
+        """`losses` from what the model returns for the batch's images, whose (height, width) is `size`."""
         raise NotImplementedError
+
+    def loaders(self, train: Any, val: Any, workers: int, rank: int, world: int) -> tuple[Any, Any]:
+        """The batches for training and evaluation of process `rank` of `world`."""
+        config = self.config
+        return (
+            train_loader(train, config.batch_size, config.seed, workers, True, self.expected_draws, rank, world),
+            eval_loader(val, config.batch_size, workers, rank, world),
+        )
+
+    def data_changes(self, stored: RunInfo) -> list[str]:
+        """What differs between this task's data and those of a stored run, in words."""
+        return data_changes(stored, self.info)
+
+    def take_over(self, stored: RunInfo) -> None:
+        """Take from a stored run, which is resumed, what this task cannot know: the origin of its initial weights."""
+        self.info.provenance = stored.provenance
 
     def mixed(self, images: Any, batch: Batch) -> tuple[Any, Batch]:
         """Normalised images and their batch, with images combined as in MixUp. By default they are unchanged."""
@@ -372,6 +394,18 @@ class Task(nn.Module):
     def picture_indices(self, dataset: LabelledDataset, count: int) -> dict[str, int]:
         """File name -> index, for `count` validation images to draw after training. By default evenly spaced."""
         return {f"val-{index:05d}": index for index in evenly_spaced(len(dataset), count).tolist()}
+
+    def pictures(self, dataset: LabelledDataset, count: int) -> Iterator[tuple[str, np.ndarray]]:
+        """File name and picture (H, W, 3) uint8 RGB of validation images: ground truth and prediction, after training.
+
+        The model is in evaluation mode.
+        """
+        for name, index in self.picture_indices(dataset, count).items():
+            sample = dataset.with_transform(None)[index]
+            batch = collate([dataset[index]]).to(self.device)
+            with torch.inference_mode():
+                predictions = self.predictions(self.normalised(batch), batch)
+            yield name, self.picture(sample.image, predictions, truth=sample)
 
     def save(self, predictions: Any, path: Path) -> None:
         """Write further files that `predict` saves for one image. `path` has no suffix. By default none."""

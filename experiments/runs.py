@@ -184,6 +184,8 @@ def load_run(path: str | os.PathLike[str]) -> Run:
 
 def _spec_of(info: RunInfo, path: str | os.PathLike[str]) -> TaskSpec:
     """The task of a run. Raises BadInput for an unknown one."""
+    if info.task == "joint":
+        raise BadInput(f"{path} is a run with several heads: load it with experiments.joint.load_run")
     if info.task not in TASKS:
         raise BadInput(f"{path} holds a run of an unknown task, '{info.task}'")
     return TASKS[info.task]

@@ -13,7 +13,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from backbones.base import Level
+from backbones.base import Level, Neck
 from backbones.bifpn import BiFPN, BiFPNLayer, SeparableConv, batch_norm, init_near_identity
 from backbones.errors import unknown_name
 from backbones.memory_efficient import ACTIVATIONS
@@ -127,19 +127,19 @@ class PyramidDecoder(nn.Module):
     Args:
         levels: the backbone's levels with strides 4 to 32.
         scale: sizes for the compound coefficient.
+        neck: computes P2, and other maps for other networks. By default a new one, which computes P2 only.
     """
 
-    def __init__(self, levels: Sequence[Level], scale: Scale) -> None:
+    def __init__(self, levels: Sequence[Level], scale: Scale, neck: Neck | None = None) -> None:
         super().__init__()
-        width = min(scale.width, MAX_CHANNELS)
         activation = ACTIVATIONS[scale.activation]
-        self.neck = BiFPN(
-            levels, width, min(scale.neck_repeats, MAX_REPEATS), LEVELS, fusion=scale.fusion, activation=activation
-        )
-        # Only P2 of the last layer is used. Its bottom-up path, which computes P3 to P7, is not needed.
-        final = self.neck.layers[-1]
-        assert isinstance(final, BiFPNLayer)
-        del final.bottom_up[:], final.project_up[:]
+        self.neck = new_neck(levels, scale) if neck is None else neck
+        if neck is None:
+            # Only P2 of the last layer is used. Its bottom-up path, which computes P3 to P7, is not needed.
+            final = self.neck.layers[-1]  # type: ignore[index]
+            assert isinstance(final, BiFPNLayer)
+            del final.bottom_up[:], final.project_up[:]
+        width = self.neck.levels[0].channels
         self.channels = HEAD_FACTOR * width
         widths = [width] + [self.channels] * HEAD_REPEATS
         self.head = nn.Sequential(
@@ -152,7 +152,23 @@ class PyramidDecoder(nn.Module):
 
     def forward(self, size: tuple[int, int], maps: Sequence[Tensor]) -> Tensor:
         """Feature maps at strides 4 to 32 -> (B, channels, ceil(H / 4), ceil(W / 4)). `size` is the images' (H, W)."""
-        return self.head(self.neck(maps)[0])
+        return self.outputs(self.neck(maps))
+
+    def outputs(self, pyramid: Sequence[Tensor]) -> Tensor:
+        """The neck's maps, P2 first -> (B, channels, ceil(H / 4), ceil(W / 4))."""
+        return self.head(pyramid[0])
+
+
+def new_neck(levels: Sequence[Level], scale: Scale) -> BiFPN:
+    """A BiFPN over P2 to P7 of the decoder's size, for a backbone's `levels` with strides 4 to 32."""
+    return BiFPN(
+        levels,
+        min(scale.width, MAX_CHANNELS),
+        min(scale.neck_repeats, MAX_REPEATS),
+        LEVELS,
+        fusion=scale.fusion,
+        activation=ACTIVATIONS[scale.activation],
+    )
 
 
 def init_weights(module: nn.Module) -> None:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbones import create_backbone
-from backbones.base import Backbone, select
+from backbones.base import Backbone, Neck, select
 from backbones.class_layers import fit_class_layer
 from backbones.dilation import create_dilated
 from backbones.errors import BadInput, UserError
@@ -51,10 +51,26 @@ class Segmenter(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images (B, C, H, W) float, of any size -> logits (B, K, H, W)."""
-        logits, (height, width) = self.coarse(images), images.shape[-2:]
+        return self.upsampled(self.coarse(images), (images.shape[-2], images.shape[-1]))
+
+    def outputs(self, pyramid: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+        """The maps of the neck of EfficientDet's decoder -> logits (B, K, H, W) of images with (height, width) `size`.
+
+        The maps are those of the padded images.
+        """
+        return self.upsampled(self.coarse_outputs(pyramid), size)
+
+    def coarse_outputs(self, pyramid: Sequence[Tensor]) -> Tensor:
+        """The same maps -> logits (B, K, h, w) before upsampling."""
+        assert isinstance(self.decoder, PyramidDecoder)
+        return self.head(self.decoder.outputs(pyramid))
+
+    def upsampled(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
+        """`coarse` logits (B, K, h, w) -> logits (B, K, *size)."""
+        height, width = size
         if self.spec.stride > 1:
-            size = [side * self.spec.stride for side in logits.shape[-2:]]
-            logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=self.spec.corners)
+            padded = [side * self.spec.stride for side in logits.shape[-2:]]
+            logits = F.interpolate(logits, size=padded, mode="bilinear", align_corners=self.spec.corners)
         return logits[..., :height, :width]
 
     def coarse(self, images: Tensor) -> Tensor:
@@ -85,6 +101,7 @@ def create_segmenter(
     classes: Sequence[str] | None = None,
     channels: int = 3,
     stochastic_depth: float | None = None,
+    neck: Neck | None = None,
 ) -> Segmenter:
     """Create a segmentation network with EfficientDet's decoder or one of segmentation-models-pytorch (smp).
 
@@ -101,6 +118,8 @@ def create_segmenter(
             classes.
         channels: number of channels of the images, see `create_backbone`.
         stochastic_depth: drop rate of the last residual branch of a backbone that is a name, see `create_backbone`.
+        neck: of the decoder "bifpn", for this backbone, whose finest map has stride 4. It may be shared with other
+            networks. By default a new one.
 
     Raises UserError for unknown names and for a backbone that does not fit the decoder, BadInput for weights that are
     missing or do not fit.
@@ -111,7 +130,7 @@ def create_segmenter(
     elif not isinstance(pretrained, bool):
         set_weights(backbone, backbone.name, pretrained)
     levels = [backbone.levels[i] for i in select(backbone.levels, _available(backbone, spec))]
-    network = PyramidDecoder(levels, scale) if spec.build is None else SmpDecoder(spec, levels)
+    network = PyramidDecoder(levels, scale, neck) if spec.build is None else SmpDecoder(spec, levels)
     segmenter = Segmenter(backbone, network, last_layer(spec, network.channels, num_classes), spec)
     if not isinstance(pretrained, bool):
         settings = {"decoder": decoder, "phi": str(phi)}

@@ -74,7 +74,9 @@ class SegmentationTask(Task):
             self.tta = TTA(tuple(inference.scales), inference.flip, (height, width) if inference.slide else None)
 
     @classmethod
-    def build(cls, config: TrainConfig, root: Path, train: MaskDataset, val: MaskDataset) -> SegmentationTask:
+    def build(
+        cls, config: TrainConfig, root: Path, train: MaskDataset, val: MaskDataset, model: Segmenter | None = None
+    ) -> SegmentationTask:
         """The task of a new run."""
         if len(train.classes) == 1:
             log.warning(
@@ -85,7 +87,7 @@ class SegmentationTask(Task):
             )
         crop = parse_size(config.image_size or scale_of(config.phi).size)
         size = parse_size(config.eval_size) if config.eval_size else crop
-        model = create_segmenter(
+        model = model or create_segmenter(
             config.backbone,
             len(train.classes),
             config.decoder,
@@ -128,10 +130,16 @@ class SegmentationTask(Task):
 
     @classmethod
     def from_run(
-        cls, info: RunInfo, state: dict[str, Tensor] | None, config: EvalConfig | PredictConfig
+        cls,
+        info: RunInfo,
+        state: dict[str, Tensor] | None,
+        config: EvalConfig | PredictConfig,
+        model: Segmenter | None = None,
     ) -> SegmentationTask:
         """The task of a finished run."""
         stored = TrainConfig.of(info.config)
+        if model is not None:
+            return cls(model, stored, info, config)
         model = create_segmenter(
             stored.backbone,
             len(info.classes),
@@ -151,9 +159,9 @@ class SegmentationTask(Task):
 
     # --- hooks of the base task
 
-    def losses(self, images: Tensor, batch: Batch) -> dict[str, Tensor]:
+    def losses_of(self, outputs: Any, size: tuple[int, int], batch: Batch) -> dict[str, Tensor]:
         assert batch.masks is not None
-        return self.criterion(self.model(images), batch.masks)
+        return self.criterion(outputs, batch.masks)
 
     def network_outputs(self, images: Tensor) -> tuple[Tensor, ...]:
         """Logits (B, K, h, w) before upsampling, see `Segmenter.coarse`."""

@@ -26,7 +26,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         return compare(config, by_task)
 
-    own, by_task = split_by_task(sys.argv[1:] if argv is None else argv)
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if "--joint" in arguments:
+        from experiments.joint.compare import main as compare_joint
+
+        arguments.remove("--joint")
+        compare_joint(arguments)
+        return
+    own, by_task = split_by_task(arguments)
     command("experiments.compare", CompareConfig, run, DESCRIPTION)(own)
 
 

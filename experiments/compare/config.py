@@ -76,6 +76,9 @@ class CompareConfig:
     formats: list[DeployedFormat] = field(default_factory=list)
     """Runtimes to measure in the end, such as torch onnx openvino: score, latency, memory and file size of the first
     training of each backbone. Other runtimes than torch need the extra `export`."""
+    joint: bool = False
+    """Compare one network with several heads with single-task networks. It has other flags, which --joint --help
+    lists."""
     dry_run: bool = False
     """Only list the trainings, with their estimated time, and how many seeds and images a difference takes."""
     pilot: str | None = None

@@ -105,6 +105,7 @@ def known_flags():
     """All flags of all commands."""
     modules = [f"{task}.{command}" for task in TASKS for command in ("train", "eval", "predict", "export")]
     modules += [f"experiments.{name}" for name in ("compare", "profile", "scaling", "search", "claims")]
+    modules += [f"experiments.joint.{name}" for name in ("train", "eval", "predict", "export", "compare")]
     flags = set().union(*(_parse(module, []) for module in modules))
     others = {
         "experiments.audit": ["ROOT"],

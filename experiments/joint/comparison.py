@@ -1,0 +1,242 @@
+"""Trains joint and single-task networks with the same budget, and compares their scores and costs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from backbones.errors import BadInput, UserError
+from engine.checkpoint import make_folder
+from engine.cli import INTERRUPTED
+from engine.console import err, log_to_terminal
+from engine.record import command_line, write_json
+from experiments.jobs.local import failure_reason
+from experiments.joint.config import JointCompareConfig, JointTrainConfig, kinds_of
+from experiments.joint.records import HEADS
+from experiments.joint.settings import SHARED, resolved, split_by_head
+from experiments.records import read_record
+from experiments.statistics import compare_to_baseline, read_images
+from experiments.tasks import TASKS
+
+RESULT = "joint.json"
+COST = "training_cost.json"
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training: its command without `--output`, and its folder."""
+
+    program: str
+    arguments: tuple[str, ...]
+    folder: Path
+
+    @property
+    def command(self) -> list[str]:
+        """The command that starts it, resumes it, or does nothing if it is complete."""
+        return [self.program, *self.arguments, "--output", str(self.folder), "--resume", "auto"]
+
+
+class Plan:
+    """The trainings of a backbone and a seed.
+
+    Args:
+        config: settings of the comparison.
+        words: flags of all trainings.
+        joint: flags of the joint training alone.
+    """
+
+    def __init__(self, config: JointCompareConfig, words: Sequence[str], joint: Sequence[str]) -> None:
+        for word in words:
+            name = word.partition("=")[0].removeprefix("--")
+            if word.startswith("--") and name in ("backbone", "seed", "output", "resume", "heads"):
+                raise UserError(f"--{name} cannot be set: the comparison sets it")
+        self.config, self.joint_words = config, tuple(joint)
+        self.kinds = kinds_of(config.heads)
+        self.words = tuple(words)
+        self._heads = ("--heads", *config.heads)
+        own, by_head = split_by_head([*words, *joint, *self._heads])
+        from engine.cli import parse
+
+        parsed = parse("experiments.joint.train", JointTrainConfig, own)
+        self.settings = resolved(parsed, own, by_head)
+        self.settings.check()
+        shared, self._by_head = split_by_head([*words, *self._heads])
+        at = shared.index("--heads")
+        self._shared = [*shared[:at], *shared[at + 1 + len(config.heads) :]]
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of the single trainings."""
+        return self.settings.epochs
+
+    def single(self, name: str, backbone: str, seed: int) -> Training:
+        """The training of one head's task alone, with the neck and the size of the joint network."""
+        kind, words = self.kinds[name], list(self._by_head.get(name, ()))
+        network = ["--neck", "bifpn"] if kind == "classification" else ["--phi", str(self.settings.phi)]
+        preset = []
+        if "--config" in words:  # flags after it override it
+            at = words.index("--config")
+            preset, words = words[at : at + 2], words[:at] + words[at + 2 :]
+        shared = [word for flag in _grouped(self._shared, TASKS[kind].train_config) for word in flag]
+        arguments = (*preset, *shared, *words, *network, "--epochs", str(self.epochs), *_of(backbone, seed))
+        return self._training(f"{kind}.train", arguments, f"{name}-alone", backbone, seed)
+
+    def joint(self, backbone: str, seed: int, epochs: int | None = None) -> Training:
+        """The joint training."""
+        more = () if epochs is None else ("--epochs", str(epochs))
+        arguments = (*self.words, *self.joint_words, *self._heads, *more, *_of(backbone, seed))
+        return self._training("experiments.joint.train", arguments, "joint", backbone, seed)
+
+    def _training(self, program: str, arguments: Sequence[str], name: str, backbone: str, seed: int) -> Training:
+        digest = hashlib.sha256(json.dumps([program, *arguments]).encode()).hexdigest()[:8]
+        place = "".join(c if c.isalnum() or c in "._" else "-" for c in backbone)
+        folder = Path(self.config.output) / "trainings" / place / f"{name}-s{seed}-{digest}"
+        return Training(program, tuple(arguments), folder)
+
+
+def _of(backbone: str, seed: int) -> tuple[str, ...]:
+    return "--backbone", backbone, "--seed", str(seed)
+
+
+def _grouped(words: Sequence[str], settings: Any) -> list[list[str]]:
+    """Flags with their values: those that all tasks have."""
+    groups: list[list[str]] = []
+    for word in words:
+        if word.startswith("--"):
+            groups.append([])
+        groups[-1].append(word)
+    names = [group[0].removeprefix("--").partition("=")[0] for group in groups]
+    return [g for name, g in zip(names, groups, strict=True) if name in SHARED or name.startswith("data.")]
+
+
+def compare(config: JointCompareConfig, words: Sequence[str], joint: Sequence[str]) -> dict[str, Any]:
+    """Train everything that is not complete yet, compare, and write tables. Returns what `joint.json` holds.
+
+    Raises BadInput if a training fails; the others stay, so that the same command resumes.
+    """
+    from experiments.joint.costs import costs
+    from experiments.joint.tables import write_tables
+
+    log_to_terminal("joint")
+    plan = Plan(config, words, joint)
+    if config.dry_run:
+        for backbone in config.backbones:
+            for training in (*(plan.single(name, backbone, 0) for name in plan.kinds), plan.joint(backbone, 0)):
+                print(shlex.join(["python", "-m", *training.command]))
+        return {}
+    folder = make_folder(config.output)
+    rows: list[dict[str, Any]] = []
+    found: dict[str, Any] = {}
+    for backbone in config.backbones:
+        singles = {name: [] for name in plan.kinds}  # type: dict[str, list[Path]]
+        joints: dict[str, list[Path]] = {budget: [] for budget in config.budgets}
+        epochs = {"epochs": plan.epochs}
+        for seed in range(config.seeds):
+            for name in plan.kinds:
+                singles[name].append(train(plan.single(name, backbone, seed)))
+            equal = train(plan.joint(backbone, seed, plan.epochs))
+            for budget in config.budgets:
+                if budget == "macs":
+                    epochs["macs"] = epochs_of_equal_cost([singles[name][0] for name in singles], equal)
+                    joints[budget].append(train(plan.joint(backbone, seed, epochs["macs"])))
+                else:
+                    joints[budget].append(equal)
+        own = compared(backbone, plan, singles, joints, epochs)
+        rows += own
+        first = {name: runs[0] for name, runs in singles.items()}
+        found[backbone] = costs(first, next(iter(joints.values()))[0])
+        document = {
+            "command_line": shlex.join(command_line()),
+            "settings": asdict(plan.settings),
+            "rows": rows,
+            "costs": found,
+        }
+        write_json(folder / RESULT, document)
+        write_tables(folder, rows, found)
+    return document
+
+
+def train(training: Training) -> Path:
+    """Train, unless it is complete. Returns the run folder. Raises BadInput with the reason if it fails."""
+    if (training.folder / "record.json").is_file() and (training.folder / "done").is_file():
+        return training.folder
+    err.print(f"training {training.folder}", markup=False)
+    log = training.folder.with_suffix(".log")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as out:
+        process = subprocess.run(
+            [sys.executable, "-m", *training.command], stdout=out, stderr=subprocess.PIPE, text=True, errors="replace"
+        )
+        out.write(process.stderr)
+    if process.returncode == INTERRUPTED:
+        raise KeyboardInterrupt
+    if process.returncode:
+        reason = failure_reason(process.stderr.splitlines(), process.returncode)
+        raise BadInput(f"{training.folder}: {reason}. To resume, run the same command")
+    (training.folder / "done").touch()  # after the pictures, which a training writes last
+    return training.folder
+
+
+def epochs_of_equal_cost(singles: Sequence[Path], joint: Path) -> int:
+    """Epochs of the joint network that cost as many multiply-adds as these trainings of all single networks."""
+    own = json.loads((joint / COST).read_text())
+    return max(1, round(sum(map(training_macs, singles)) / own["macs_per_epoch"]))
+
+
+def training_macs(run: Path) -> float:
+    """Multiply-adds of the forward passes of a single-task training."""
+    record = read_record(run)
+    size, batch = record["config"]["batch_size"], record["dataset"]["train"]["images"]
+    images = batch // size * size or batch
+    macs = record["macs"]
+    if (crop := record["config"].get("image_size")) is not None:  # multiply-adds are counted at the size of evaluation
+        from engine.config import parse_size
+
+        height, width = parse_size(crop)
+        whole = record["preprocessing"]["size"]
+        macs *= height * width / (whole[0] * whole[1])
+    return macs * images * record["config"]["epochs"]
+
+
+def compared(
+    backbone: str,
+    plan: Plan,
+    singles: dict[str, list[Path]],
+    joints: dict[str, list[Path]],
+    epochs: dict[str, int],
+) -> list[dict[str, Any]]:
+    """A row for each budget and head: scores, difference with interval, verdict, and times of training."""
+    rows = []
+    for budget, runs in joints.items():
+        for name, kind in plan.kinds.items():
+            own = [run / HEADS / name for run in runs]
+            sides = {
+                "single": [read_images(run) for run in singles[name]],
+                "joint": [read_images(run) for run in own],
+            }
+            difference = compare_to_baseline(sides, "single")["joint"]
+            metric = TASKS[kind].metric
+            rows.append(
+                {
+                    "backbone": backbone,
+                    "budget": budget,
+                    "head": name,
+                    "metric": metric,
+                    "single": [read_record(run)["metrics"][metric] for run in singles[name]],
+                    "joint": [read_record(run)["metrics"][metric] for run in own],
+                    "difference": asdict(difference),
+                    "epochs": {"single": epochs["epochs"], "joint": epochs[budget]},
+                    "train_seconds": {
+                        "single": [read_record(run)["train_seconds"] for run in singles[name]],
+                        "joint": [read_record(run)["train_seconds"] for run in own],
+                    },
+                }
+            )
+    return rows
