@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install extras demo test test-extras test-lowest reliability bench verdicts docs lint format lock clean
+.PHONY: install extras demo test test-extras test-lowest reliability bench verdicts corpus docs lint format lock clean
 
 install: .venv/installed
 
@@ -36,6 +36,15 @@ bench: extras
 # Several hours on two cores; finished trainings are kept in runs/verdicts.
 verdicts: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.verdicts
+
+# Trains what results/corpus.csv lacks of results/plan.yaml for MINUTES, the oldest gaps first, and writes docs/corpus.md.
+# DATA is the folder of the data sets. WEIGHTS names networks with weight files of your own, as BACKBONE=FILE. It can be
+# stopped at any time; the same command resumes.
+MINUTES ?= 60
+corpus: install
+	$(BIN)/python -m experiments.corpus fill --data "$(DATA)" --minutes $(MINUTES) \
+		$(if $(WEIGHTS),--weights $(WEIGHTS))
+	$(BIN)/python -m experiments.corpus page
 
 # Builds the documentation site in build/site. Needs no network once the packages are installed. Fails on warnings, and
 # on pages that load anything from another host.

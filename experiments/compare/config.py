@@ -76,6 +76,8 @@ class CompareConfig:
     formats: list[DeployedFormat] = field(default_factory=list)
     """Runtimes to measure in the end, such as torch onnx openvino: score, latency, memory and file size of the first
     training of each backbone. Other runtimes than torch need the extra `export`."""
+    corpus: str | None = None
+    """Folder of a corpus, such as results: each training that finishes becomes a row of its corpus.csv."""
     dry_run: bool = False
     """Only list the trainings, with their estimated time, and how many seeds and images a difference takes."""
     pilot: str | None = None
@@ -125,6 +127,8 @@ class CompareConfig:
             from engine.runtimes.files import raise_unless_installed  # imports torch
 
             raise_unless_installed(name.partition("-")[0])
+        if self.corpus is not None and self.resplit:
+            raise UserError("--corpus has scores of validation splits: leave out --resplit, which draws others")
         check_slots(self.slots)
         if self.seeds < 1:
             raise UserError(f"--seeds {self.seeds} is too small: it must be at least 1")
