@@ -76,6 +76,7 @@ def row_of(run: FinishedRun, cell: Cell, *, base: Cell, tune: int, name: str, pl
     record: dict[str, Any] = run.record
     weights, config, dataset = record["pretrained"], record["config"], record["dataset"]
     source = weights["source"]
+    size = (record.get("preprocessing") or {}).get("size") or [config["image_size"]]  # runs of version 1 lack the first
     if source.startswith(("file:", "run:")):  # a path means nothing elsewhere
         kind, _, path = source.partition(":")
         source = f"{kind}:{Path(path).name}"
@@ -97,7 +98,7 @@ def row_of(run: FinishedRun, cell: Cell, *, base: Cell, tune: int, name: str, pl
         weights_license=weights.get("license") or "",
         epochs=config["epochs"],
         batch_size=config["batch_size"],
-        image_size="x".join(str(side) for side in record["preprocessing"]["size"]),
+        image_size="x".join(map(str, size)),
         recipe=run.recipe,
         tune=tune,
         params=int(record["params"]),

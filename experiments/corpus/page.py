@@ -69,10 +69,10 @@ def text(rows: Sequence[CorpusRow], groups: Sequence[Group], planned: Sequence[P
     lines = [
         "# Corpus",
         "",
-        f"Results of {len(shown)} trainings: {len({row.backbone for row in shown})} networks on {len(sets)} pairs of "
-        f"task and data set. {done} of the {len(planned)} trainings of `results/plan.yaml` are finished. "
-        "`results/corpus.csv` has one row for each, with fingerprints of the data, weights, settings, cost, versions "
-        "and command. `python -m experiments.corpus page` wrote this page from it.",
+        f"Results of {len(shown)} trainings, of {len({row.backbone for row in shown})} networks on "
+        f"{', '.join(f'{name} ({task})' for task, name in sets)}. {done} of the {len(planned)} trainings of "
+        "`results/plan.yaml` are finished. `results/corpus.csv` has one row for each, with fingerprints of the data, "
+        "weights, settings, cost, versions and command. `python -m experiments.corpus page` wrote this page from it.",
         "",
         "Budgets are small: a few minutes on two CPU cores. Scores are those of the validation split after the last "
         "epoch. Recipes were chosen on some of these splits. Networks are compared within a group: one data set, "
@@ -80,7 +80,7 @@ def text(rows: Sequence[CorpusRow], groups: Sequence[Group], planned: Sequence[P
         "",
     ]
     if len(rows) > len(shown):
-        lines += [f"{len(rows) - len(shown)} rows of earlier versions of the recipes are not shown.", ""]
+        lines += [f"{_rows(len(rows) - len(shown))} not shown.", ""]
     lines += _rankings(groups, sets)
     lines += _across(groups)
     if has_picture:
@@ -208,6 +208,10 @@ def _repeat(rows: Sequence[CorpusRow]) -> list[str]:
         "make corpus DATA=FOLDER MINUTES=60",
         "```",
     ]
+
+
+def _rows(count: int) -> str:
+    return "1 row of another version of the recipe is" if count == 1 else f"{count} rows of other versions are"
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -14,6 +14,7 @@ def draw(groups: Sequence[Group], file: Path) -> bool:
     """Write an SVG with one panel for each task and data set, and one line for each protocol. False without groups."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
 
     panels: dict[tuple[str, str], list[Group]] = {}
     for group in groups:
@@ -36,6 +37,8 @@ def draw(groups: Sequence[Group], file: Path) -> bool:
             )  # fmt: skip
         axis.set_title(f"{name}: {task}", fontsize=9)
         axis.set_xscale("log")
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter(NullFormatter())
         axis.set_ylabel(f"{found[0].first.metric}, %")
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)

@@ -42,8 +42,8 @@ class Rows:
     offsets: np.ndarray | None = None
 
 
-def compute(task_name: str, config: Any, images: int) -> Features:
-    """Features of the network that `config` names, for training images.
+def compute(task_name: str, config: Any, images: int) -> tuple[Features, str]:
+    """Features of the network that `config` names, for training images, and the fingerprint of all training images.
 
     Args:
         task_name: name of the task.
@@ -71,7 +71,7 @@ def compute(task_name: str, config: Any, images: int) -> Features:
             moved = batch.to(device)
             maps = [level.float() for level in compute_maps(task.model, task.normalised(moved))]
             found.append(collect(maps, moved, random))
-    return _joined(found, len(train.classes), task_name)
+    return _joined(found, len(train.classes), task_name), train.fingerprint
 
 
 @dataclass(frozen=True)
