@@ -85,7 +85,7 @@ extras: .venv/extras
 test-extras: extras
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/engine/test_loggers.py tests/data/test_hub.py \
 		tests/engine/test_export.py tests/experiments/test_deployed.py tests/experiments/test_slurm.py \
-		tests/experiments/test_serve.py tests/data/test_shards_s3.py \
+		tests/experiments/test_serve.py tests/experiments/test_shortlist.py tests/data/test_shards_s3.py \
 		$(wildcard tests/data/formats/test_huggingface*.py)
 
 # Runs the tests, or those named in TESTS, on the lowest versions that pyproject.toml allows, in a separate environment.

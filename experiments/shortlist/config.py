@@ -50,6 +50,8 @@ class ShortlistConfig:
     """Protocol of the trainings: of those that hit rate and regret are measured on, and of --then compare."""
     record: bool = False
     """Add the scores to shortlist.csv of the corpus, where hit rate and regret are measured from them."""
+    measured: str | None = None
+    """Only write hit rate and regret of shortlists on the corpus, for all tasks, to this page."""
     output: str = "runs/shortlist"
     """Folder for shortlist.csv and, with --then compare, the comparison."""
     then: Literal["compare"] | None = None

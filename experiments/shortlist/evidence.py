@@ -126,8 +126,12 @@ def outcome(case: Case, ranking: Sequence[str], k: int) -> tuple[bool, float]:
 
 def is_enough(cases: Sequence[Case]) -> bool:
     """Whether there are enough networks and data sets to state a chance."""
-    networks = set().union(*(case.truth for case in cases))
-    return len(networks) >= FEWEST_NETWORKS and len(cases) >= FEWEST_SETS
+    return len(networks_of(cases)) >= FEWEST_NETWORKS and len(cases) >= FEWEST_SETS
+
+
+def networks_of(cases: Sequence[Case]) -> set[str]:
+    """All networks of the data sets."""
+    return {name for case in cases for name in case.truth}
 
 
 def _ranked(case: Case, scores: dict[str, float]) -> list[str]:

@@ -37,7 +37,7 @@ SHOWN = 40  # most rows of a printed table
 
 
 def shortlist(config: ShortlistConfig, train_arguments: list[str]) -> list[str]:
-    """Rank the candidates and print the list. Returns the names of the shortlist.
+    """Rank the candidates and print the list. Returns the names of the shortlist; none with `measured`.
 
     Args:
         config: settings.
@@ -45,6 +45,11 @@ def shortlist(config: ShortlistConfig, train_arguments: list[str]) -> list[str]:
 
     Raises UserError for wrong settings, and BadInput, after the list is printed, if candidates failed.
     """
+    if config.measured is not None:
+        from experiments.shortlist.page import write
+
+        write(Path(config.corpus), Path(config.measured))
+        return []
     found = listed(config)
     show_static(found)
     failures: dict[str, str] = {}
@@ -191,7 +196,7 @@ def show_evidence(config: ShortlistConfig) -> None:
     """Print how good shortlists of this length would have been on the data sets of the corpus."""
     folder = Path(config.corpus)
     found = evidence.cases(Corpus(folder).rows(), stored.read(folder), config.task, config.protocol)
-    networks = len(set().union(*(case.truth for case in found)))
+    networks = len(evidence.networks_of(found))
     about = f"{networks} pretrained networks on {len(found)} data sets of {folder}, {config.task}, {config.protocol}"
     if not evidence.is_enough(found):
         out.print(

@@ -12,7 +12,7 @@ from scipy.optimize import minimize
 from backbones.errors import BadInput, UserError
 from data.batch import Batch
 from experiments.shortlist import __main__ as command
-from experiments.shortlist import evidence, features, runner, scores, static, stored
+from experiments.shortlist import evidence, features, page, runner, scores, static, stored
 from experiments.shortlist.config import ShortlistConfig
 from experiments.shortlist.downloads import Downloads
 from tests.classification.conftest import write_folders
@@ -214,6 +214,23 @@ def test_a_random_order_is_the_mean_over_all_shortlists():
     assert found.score == evidence.RANDOM
     assert found.hits == pytest.approx(np.mean([hit for hit, _ in outcomes]))
     assert found.regret == pytest.approx(np.mean([lost for _, lost in outcomes]))
+
+
+def test_the_page_of_a_small_corpus_says_too_little_data(tmp_path):
+    rows = [
+        row(0, backbone=LITE, score=0.5),
+        row(1, backbone="resnet18", score=0.4),
+        row(2, backbone="vgg16", score=0.9),
+    ]
+    values = {LITE: 3.0, "resnet18": 2.0, "vgg16": 1.0}
+    text = page.text(rows, [scored(name, {"LogME": value}) for name, value in values.items()])
+    assert "## detection, `finetune`" in text
+    assert "Too little data" in text
+    assert "| LogME | 0 of 1 | 0 of 1 | 1 of 1 | +40.0 | +40.0 | +0.0 |" in text
+    assert "| random order | 0.333 of 1 | 0.667 of 1 | 1 of 1 |" in text
+    config = ShortlistConfig(corpus=str(tmp_path), measured=str(tmp_path / "docs/page.md"))
+    assert runner.shortlist(config, []) == []
+    assert "No data set" in (tmp_path / "docs/page.md").read_text()
 
 
 def scored(name, values, fingerprint="t"):
