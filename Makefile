@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install extras demo test test-extras test-lowest reliability bench verdicts docs lint format lock clean
+.PHONY: install extras demo test test-extras test-lowest reliability bench verdicts corpus docs lint format lock clean
 
 install: .venv/installed
 
@@ -36,6 +36,15 @@ bench: extras
 # Several hours on two cores; finished trainings are kept in runs/verdicts.
 verdicts: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.verdicts
+
+# Trains what results/corpus.csv lacks of results/plan.yaml for MINUTES, the oldest gaps first, and writes docs/corpus.md.
+# DATA is the folder of the data sets. WEIGHTS names networks with weight files of your own, as BACKBONE=FILE. It can be
+# stopped at any time; the same command resumes.
+MINUTES ?= 60
+corpus: install
+	$(BIN)/python -m experiments.corpus fill --data "$(DATA)" --minutes $(MINUTES) \
+		$(if $(WEIGHTS),--weights $(WEIGHTS))
+	$(BIN)/python -m experiments.corpus page
 
 # Builds the documentation site in build/site. Needs no network once the packages are installed. Fails on warnings, and
 # on pages that load anything from another host.
@@ -76,7 +85,7 @@ extras: .venv/extras
 test-extras: extras
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/engine/test_loggers.py tests/data/test_hub.py \
 		tests/engine/test_export.py tests/experiments/test_deployed.py tests/experiments/test_slurm.py \
-		tests/experiments/test_serve.py tests/data/test_shards_s3.py \
+		tests/experiments/test_serve.py tests/experiments/test_shortlist.py tests/data/test_shards_s3.py \
 		$(wildcard tests/data/formats/test_huggingface*.py)
 
 # Runs the tests, or those named in TESTS, on the lowest versions that pyproject.toml allows, in a separate environment.

@@ -79,6 +79,8 @@ class CompareConfig:
     joint: bool = False
     """Compare one network with several heads with single-task networks. It has other flags, which --joint --help
     lists."""
+    corpus: str | None = None
+    """Folder of a corpus, such as results: each training that finishes becomes a row of its corpus.csv."""
     dry_run: bool = False
     """Only list the trainings, with their estimated time, and how many seeds and images a difference takes."""
     pilot: str | None = None
@@ -128,6 +130,8 @@ class CompareConfig:
             from engine.runtimes.files import raise_unless_installed  # imports torch
 
             raise_unless_installed(name.partition("-")[0])
+        if self.corpus is not None and self.resplit:
+            raise UserError("--corpus has scores of validation splits: leave out --resplit, which draws others")
         check_slots(self.slots)
         if self.seeds < 1:
             raise UserError(f"--seeds {self.seeds} is too small: it must be at least 1")

@@ -23,6 +23,8 @@ from engine.schema import SCHEMA
 from experiments.compare.cells import comparison_cells, shared_settings, tuned_cells
 from experiments.compare.config import CompareConfig
 from experiments.compare.deployment import measure_formats
+from experiments.corpus.add import add_run
+from experiments.corpus.rows import Corpus
 from experiments.jobs.arguments import SharedSettings, shared_arguments
 from experiments.jobs.cell import Cell
 from experiments.jobs.checkpoints import kept, trim
@@ -49,12 +51,14 @@ class Entry:
     Attributes:
         budget: the number of epochs that the baseline has; None if there is only one budget.
         group: the group of pretraining that its record names; None until the training has succeeded.
+        base: the cell with the recipe's settings, where tuning chose others.
     """
 
     cell: Cell
     outcome: Outcome | None = None
     budget: int | None = None
     group: str | None = None
+    base: Cell | None = None
 
     def as_dict(self, folder: Path) -> dict[str, Any]:
         """The entry as the `comparison.json` in this folder stores it."""
@@ -104,6 +108,8 @@ def compare(config: CompareConfig, task_arguments: dict[str, list[str]]) -> Path
         for task, metric in config.metric_of(tasks).items():
             print_plan(task, metric, places(folder, task, config.pilot), len(config.backbones), per_seed[task])
         return folder
+    if config.corpus is not None:
+        Corpus(Path(config.corpus)).rows()  # raises for a damaged one, before the first training
     with only_one(folder) as lock, resumable():
         return ComparisonRunner(config, folder, lock).run(cells, budgets)
 
@@ -147,11 +153,12 @@ class ComparisonRunner:
             entries = []
             for cell, budget in zip(cells, budgets, strict=True):
                 tuned = chosen.get((cell.task, cell.config.backbone, budget))
-                entries.append(Entry(tuned.applied(cell) if tuned else cell, budget=budget))
+                entries.append(Entry(tuned.applied(cell) if tuned else cell, budget=budget, base=cell))
             self.write_comparison(entries)
             for entry, outcome in self.runner.map(lambda entry: self.train(entry.cell, display), entries):
                 entry.outcome, entry.group = outcome, None if outcome.error else self.group(entry.cell)
                 self.write_comparison(entries)
+                self.add_to_corpus(entry)
                 self.write_page()
         self.check_data(entries)
         time_alone([cell.folder_in(self.folder / "cells") for cell in self.finished_cells(entries)])
@@ -193,6 +200,13 @@ class ComparisonRunner:
                         f"{first_name} and {name} read different files: the data changed between the two trainings. "
                         f"Delete the older one in {self.folder / 'cells'} and run the same command to train it again"
                     )
+
+    def add_to_corpus(self, entry: Entry) -> None:
+        """Add a training that has finished to the corpus, if one is named."""
+        if self.config.corpus is None or entry.outcome is None or entry.outcome.error:
+            return
+        folder = entry.cell.folder_in(self.folder / "cells")
+        add_run(Corpus(Path(self.config.corpus)), entry.cell, folder, base=entry.base, tune=self.config.tune)
 
     def write_page(self) -> None:
         """Write the page with what has finished, unless writing it would take more than a twentieth of the time."""

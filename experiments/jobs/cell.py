@@ -74,15 +74,30 @@ class Cell:
 
         A network of a study enters with its architecture instead of its name, and a weight file with its content.
         """
-        settings = self._hashed()
-        for name in WHERE:
-            settings.pop(name, None)
-        for name in PLACES:
-            settings["data"].pop(name, None)
-        content = data_identity(self.task, json.dumps(asdict(self.config.data), sort_keys=True, default=str))
+        settings, content = self._without_places(self._hashed())
         if isinstance(weights := self.config.pretrained, str) and Path(weights).is_file():
             settings["pretrained"] = _weights_digest(Path(weights).resolve())
-        return _digest([self.task, task_spec(self.task).recipe, settings, content])
+        return digest([self.task, task_spec(self.task).recipe, settings, content])
+
+    @cached_property
+    def conditions(self) -> str:
+        """SHA-256 (hex) of task, recipe version, settings and data, without network, weights and seed.
+
+        Trainings with the same value are comparable.
+        """
+        # One name for all, since `hashed_settings` leaves out other settings for some backbones.
+        hashed = hashed_settings(self.settings | {"backbone": "resnet18"}, type(self.config))
+        settings, content = self._without_places(hashed)
+        for name in ("backbone", "pretrained", "seed"):
+            settings.pop(name)
+        return digest([self.task, task_spec(self.task).recipe, settings, content])
+
+    def _without_places(self, settings: dict[str, Any]) -> tuple[dict[str, Any], str]:
+        """Settings without those that say where data and devices are, and the identity of the data."""
+        data = {name: value for name, value in settings["data"].items() if name not in PLACES}
+        rest = {name: value for name, value in settings.items() if name not in WHERE}
+        content = data_identity(self.task, json.dumps(asdict(self.config.data), sort_keys=True, default=str))
+        return rest | {"data": data}, content
 
     @cached_property
     def earlier_key(self) -> str | None:
@@ -91,7 +106,7 @@ class Cell:
         It contains the device and the absolute path of the data. Settings with the same meaning as in an earlier
         version have the key of that version: see `hashed_settings`.
         """
-        return _digest([self.task, self._hashed()]) if task_spec(self.task).recipe == 1 else None
+        return digest([self.task, self._hashed()]) if task_spec(self.task).recipe == 1 else None
 
     def _hashed(self) -> dict[str, Any]:
         name = self.config.backbone
@@ -150,7 +165,8 @@ def data_identity(task: str, data: str) -> str:
 _weights_digest = cache(sha256)  # many trainings start from one file
 
 
-def _digest(content: Any) -> str:
+def digest(content: Any) -> str:
+    """SHA-256 (hex) of content as JSON. What JSON cannot represent enters as text."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 

@@ -13,7 +13,7 @@ from experiments.jobs.arguments import split_by_task
 from experiments.tasks import TASKS
 
 # Experiments of one task, which pass plain --data.* flags on to its trainings.
-STUDIES = ("experiments.scaling", "experiments.search")
+STUDIES = ("experiments.scaling", "experiments.search", "experiments.shortlist")
 
 
 class ParsedError(Exception):
@@ -104,11 +104,12 @@ def _parse(module, arguments):
 def known_flags():
     """All flags of all commands."""
     modules = [f"{task}.{command}" for task in TASKS for command in ("train", "eval", "predict", "export")]
-    modules += [f"experiments.{name}" for name in ("compare", "profile", "scaling", "search", "claims")]
+    modules += [f"experiments.{name}" for name in ("compare", "profile", "scaling", "search", "claims", "shortlist")]
     modules += [f"experiments.joint.{name}" for name in ("train", "eval", "predict", "export", "compare")]
     flags = set().union(*(_parse(module, []) for module in modules))
     others = {
         "experiments.audit": ["ROOT"],
+        "experiments.corpus": ["fill", "--data", "FOLDER"],
         "experiments.report": ["FOLDER"],
         "experiments.serve": ["--runs", "RUN"],
         "experiments.compare_results": ["--task", "detection", "--truth", "TRUTH", "--results", "a=A", "b=B"],

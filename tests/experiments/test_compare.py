@@ -21,6 +21,7 @@ from experiments.compare.cells import comparison_cells
 from experiments.compare.config import CompareConfig
 from experiments.compare.runner import ComparisonRunner, Entry, shared_settings
 from experiments.compare.tuning import trial_cell
+from experiments.corpus.rows import Corpus
 from experiments.jobs.arguments import shared_arguments, split_by_task
 from experiments.jobs.cell import Cell, with_settings
 from experiments.jobs.local import COMPLETE, Outcome, finished
@@ -163,7 +164,8 @@ def whole(root, tmp_path_factory):
     """A comparison of a network with one that fails in training. Its folder and messages."""
     output = tmp_path_factory.mktemp("whole")
     (output / "failing.py").write_text(FAILING)
-    process = start(root, output / "out", "mobilenetv2_050", "failing:network", "--test_split", "val", place=output)
+    more = ("--test_split", "val", "--corpus", str(output / "results"))
+    process = start(root, output / "out", "mobilenetv2_050", "failing:network", *more, place=output)
     _, messages = process.communicate(timeout=240)
     assert process.returncode == 3, messages
     return output / "out", messages
@@ -177,6 +179,17 @@ def test_trainings_that_fail_are_reported_after_all_others(whole):
     cells = json.loads((output / "comparison.json").read_text())["cells"]
     assert [cell["status"] for cell in cells] == ["done", "failed"]
     assert [cell["group"] for cell in cells] == ["random", None]
+
+
+def test_finished_trainings_are_in_the_corpus(whole, root):
+    output, _ = whole
+    (row,) = Corpus(output.parent / "results").rows()
+    record = json.loads(next(output.glob("cells/classification/mobile*/record.json")).read_text())
+    assert (row.backbone, row.set, row.seed, row.image_size) == ("mobilenetv2_050", root.name, 0, "32x32")
+    assert row.score == pytest.approx(record["metrics"]["top1"], abs=1e-6)
+    assert row.val_fingerprint == record["dataset"]["fingerprint"]["val"]
+    assert str(root) not in row.command
+    assert Corpus(output.parent / "results").resamples([row]).images == record["dataset"]["val"]["images"]
 
 
 def test_the_test_split_is_scored_once_and_reported(whole):

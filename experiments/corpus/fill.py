@@ -1,0 +1,139 @@
+"""Trains what the corpus lacks of its plan within a time budget. It can be killed at any time."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO
+
+from backbones.errors import BadInput, UserError
+from engine.console import err, out
+from experiments.corpus.add import add_run
+from experiments.corpus.config import FillConfig
+from experiments.corpus.plan import PlannedCell, read_plan
+from experiments.corpus.rows import Corpus
+from experiments.jobs.cell import Cell
+from experiments.jobs.checkpoints import trim
+from experiments.jobs.local import Trainings, finished, run
+from experiments.jobs.lock import only_one, resumable
+from experiments.jobs.progress import duration
+
+log = logging.getLogger(__name__)
+
+FAILED = ".failed"  # suffix of the file that marks a training that failed; such trainings are tried again last
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A training that the corpus lacks."""
+
+    planned: PlannedCell
+    cell: Cell
+
+    def folder_in(self, output: Path) -> Path:
+        """Its run folder."""
+        return self.cell.folder_in(output / "cells")
+
+
+def fill(config: FillConfig) -> None:
+    """Train missing cells, the oldest first, until the time is over or none is missing.
+
+    Raises UserError for wrong settings, and BadInput for a plan or corpus that cannot be read and, at the end, if
+    trainings failed.
+    """
+    config.check()
+    deadline = time.monotonic() + 60 * config.minutes
+    corpus, output = Corpus(Path(config.corpus)), Path(config.output)
+    planned = read_plan(Path(config.plan), config.weights_by_backbone)
+    if unknown := set(config.sets) - {cell.set for cell in planned}:
+        raise UserError(f"`sets={sorted(unknown)}`: the plan has no such data sets", settings=("sets",))
+    wanted = present([cell for cell in planned if not config.sets or cell.set in config.sets], Path(config.data))
+    if config.dry_run:
+        for gap in gaps(config, corpus, wanted):
+            out.print(gap.planned.name, markup=False)
+        return
+    with only_one(output) as lock, resumable():
+        failures = _train_all(gaps(config, corpus, wanted), corpus, output, deadline, lock)
+    if failures:
+        lines = "\n".join(f"  {name}: {reason}" for name, reason in failures.items())
+        raise BadInput(f"{len(failures)} trainings failed; their logs are in {output / 'cells'}\n{lines}")
+
+
+def present(planned: list[PlannedCell], root: Path) -> list[PlannedCell]:
+    """The trainings whose data set is in the folder of data sets. One warning names the others."""
+    absent = sorted({cell.folder for cell in planned if not (root / cell.folder).is_dir()})
+    if absent:
+        log.warning("%s has no folder %s: its trainings are left out", root, ", ".join(absent))
+    return [cell for cell in planned if cell.folder not in absent]
+
+
+def gaps(config: FillConfig, corpus: Corpus, planned: list[PlannedCell]) -> Iterator[Gap]:
+    """The planned trainings without a row, in their order, those that failed before at the end.
+
+    Trainings of an earlier version of the recipe do not count: their keys differ. A key needs the fingerprints of the
+    data, which are read when their first training is reached.
+    """
+    known = {row.key for row in corpus.rows()}
+    failed = []
+    for planned_cell in planned:
+        cell = planned_cell.cell(Path(config.data), config.weights_by_backbone)
+        gap = Gap(planned_cell, replace(cell, arguments=(*cell.arguments, "--device", config.device)))
+        if gap.cell.key in known:
+            continue
+        if _failed_file(gap.folder_in(Path(config.output))).exists():
+            failed.append(gap)
+        else:
+            yield gap
+    yield from failed
+
+
+def _train_all(gaps: Iterator[Gap], corpus: Corpus, output: Path, deadline: float, lock: IO[str]) -> dict[str, str]:
+    """Train until the deadline, in seconds of `time.monotonic`. Returns the failures: name -> reason."""
+    failures: dict[str, str] = {}
+    trainings = Trainings()
+    timer = threading.Timer(max(0.0, deadline - time.monotonic()), trainings.end)
+    timer.daemon = True
+    timer.start()
+    done, is_over = 0, False
+    try:
+        for gap in gaps:
+            if is_over := time.monotonic() >= deadline:
+                break
+            reason = _train(gap, corpus, output, trainings, lock)
+            if reason:
+                failures[gap.planned.name] = reason
+            else:
+                done += 1
+    except KeyboardInterrupt:
+        if time.monotonic() < deadline:
+            raise
+        is_over = True
+    finally:
+        timer.cancel()
+    err.print(f"{done} trainings added to {corpus.file}; " + ("the time is over" if is_over else "no other is missing"))
+    return failures
+
+
+def _train(gap: Gap, corpus: Corpus, output: Path, trainings: Trainings, lock: IO[str]) -> str | None:
+    """Train one cell, or take the one that was finished before, and add its row. Returns the reason of a failure."""
+    folder = gap.folder_in(output)
+    outcome = finished(gap.cell, folder)
+    if outcome is None:
+        outcome = run(gap.cell, folder, lock, trainings=trainings)
+    if outcome.error:
+        _failed_file(folder).write_text(outcome.error)
+        err.print(f"{gap.planned.name}: {outcome.error}", markup=False)
+        return outcome.error
+    _failed_file(folder).unlink(missing_ok=True)
+    add_run(corpus, gap.cell, folder, name=gap.planned.set, place=gap.planned.folder)
+    trim(folder)
+    err.print(f"{gap.planned.name}: {duration(outcome.seconds)}", markup=False)
+    return None
+
+
+def _failed_file(folder: Path) -> Path:
+    return folder.with_name(folder.name + FAILED)

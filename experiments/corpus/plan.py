@@ -1,0 +1,136 @@
+"""The plan of the corpus: which trainings it is to have. `plan.yaml` in the folder of results lists them.
+
+```yaml
+seeds: 3
+networks:                      # group -> backbones
+  pretrained: [tf_efficientnet_lite0]
+  scratch: [resnet18]
+sets:
+  - name: bccd                 # in tables
+    folder: bccd               # in the folder of all data sets
+    task: detection
+    added: 2026-11-26          # older entries are trained first
+    arguments: --image_size 192 --epochs 8      # of the task's train command
+    protocols:                 # protocol -> group of networks, and arguments of its own
+      finetune: {networks: pretrained}
+      scratch: {networks: scratch, arguments: --epochs 20}
+```
+"""
+
+from __future__ import annotations
+
+import datetime
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from backbones.errors import BadInput
+from backbones.weight_files import weight_file
+from experiments.jobs.arguments import FIXED
+from experiments.jobs.cell import Cell
+from experiments.tasks import TASKS
+
+PRETRAINED = "pretrained"  # group that networks with a weight file of the user's join
+SCRATCH = "scratch"
+SET_FIELDS = {"name", "folder", "task", "added", "arguments", "protocols"}
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """A training of the plan.
+
+    Attributes:
+        set: name of the data set.
+        folder: of the data set, in the folder of all data sets.
+        task, protocol, backbone, seed: of the training.
+        added: when the plan got it.
+        arguments: of the task's train command, without data, backbone, weights and seed.
+    """
+
+    set: str
+    folder: str
+    task: str
+    protocol: str
+    backbone: str
+    seed: int
+    added: datetime.date
+    arguments: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The training in words."""
+        return f"{self.task}/{self.set}/{self.protocol}/{self.backbone}, seed {self.seed}"
+
+    def cell(self, root: Path, weights: Mapping[str, str]) -> Cell:
+        """The training on this machine.
+
+        Args:
+            root: folder of the data sets.
+            weights: backbone -> weight file.
+
+        Raises UserError for settings that `train` refuses, and BadInput for a folder without a weight file.
+        """
+        file = weights.get(self.backbone) if self.protocol != SCRATCH else None
+        named = () if file is None else ("--pretrained", str(weight_file(file)))
+        words = ("--protocol", self.protocol, *self.arguments, "--data.root", str(root / self.folder))
+        return Cell(self.task, (*words, "--backbone", self.backbone, *named, "--seed", str(self.seed)))
+
+
+def read_plan(file: Path, weights: Mapping[str, str] | None = None) -> list[PlannedCell]:
+    """All trainings of a plan, the oldest first: by date, then by seed, then in the order of the file.
+
+    Args:
+        file: the plan.
+        weights: backbone -> weight file of networks that join the pretrained ones.
+
+    Raises BadInput for a file that is no plan.
+    """
+    try:
+        content = yaml.safe_load(file.read_text())
+    except OSError as error:
+        raise BadInput(f"{file} cannot be read: {error.strerror}", settings=("plan",)) from error
+    except yaml.YAMLError as error:
+        raise BadInput(f"{file} is not valid YAML: {error}") from error
+    try:
+        return _planned(content, list(weights or {}))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = f"the field {error} is missing" if isinstance(error, KeyError) else error
+        raise BadInput(f"{file} is not a plan of the corpus: {reason}") from error
+
+
+def _planned(content: Any, with_file: list[str]) -> list[PlannedCell]:
+    networks = {group: list(names) for group, names in content["networks"].items()}
+    networks[PRETRAINED] = list(dict.fromkeys([*networks.get(PRETRAINED, []), *with_file]))
+    found: list[PlannedCell] = []
+    for entry in content["sets"]:
+        if unknown := set(entry) - SET_FIELDS:
+            raise ValueError(f"the fields {', '.join(sorted(unknown))} of a set are unknown")
+        if entry["task"] not in TASKS:
+            raise ValueError(f"the task {entry['task']!r} is unknown")
+        if not isinstance(entry["added"], datetime.date):
+            raise ValueError(f"`added` is {entry['added']!r}, not a date such as 2026-11-26")
+        for protocol, options in entry["protocols"].items():
+            words = (*shlex.split(entry.get("arguments", "")), *shlex.split(options.get("arguments", "")))
+            if fixed := [word for word in words if word.removeprefix("--").partition("=")[0] in FIXED]:
+                raise ValueError(f"{fixed[0]} cannot stand in the arguments of a set: the corpus sets it")
+            if options["networks"] not in networks:
+                raise ValueError(f"the group of networks {options['networks']!r} is unknown")
+            found += [
+                PlannedCell(
+                    set=entry["name"],
+                    folder=entry["folder"],
+                    task=entry["task"],
+                    protocol=protocol,
+                    backbone=backbone,
+                    seed=seed,
+                    added=entry["added"],
+                    arguments=words,
+                )
+                for backbone in networks[options["networks"]]
+                for seed in range(int(content["seeds"]))
+            ]
+    return sorted(found, key=lambda cell: (cell.added, cell.seed))

@@ -1,0 +1,239 @@
+"""The corpus: one row of `corpus.csv` for each finished training, checked when it is read and when it is written.
+
+Beside it, `resamples/KEY.npz` has the training's scores on resamples of the validation images. They are the same
+resamples for all trainings on the same images, so that intervals of differences cover the choice of images.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from backbones.errors import BadInput
+from data.lock import lock_or_warn
+from engine.record import write_bytes, write_text
+from experiments.statistics.images import Resampled
+from experiments.tasks import TASKS
+
+SCHEMA = 1  # version of the columns; raise it if the meaning of one changes
+PATIENCE = 60  # seconds in which another process should have added its row
+
+
+@dataclass(frozen=True)
+class CorpusRow:
+    """One finished training.
+
+    Attributes:
+        key: hash of all that decides the result, see `experiments.jobs.cell.Cell.key`. No two rows have the same.
+        conditions: hash of what networks must share for their scores to be comparable, see `Cell.conditions`.
+        set: name of the data set. Rows of the same name and other `conditions` are not compared.
+        task, backbone, protocol, seed: of the training.
+        train_fingerprint, val_fingerprint: of the files of both splits.
+        weights: source of the initial weights, `weights_sha256` of their file, `weights_license`, and the group of
+            their pretraining.
+        epochs, batch_size, image_size: the budget. `image_size` is HxW in pixels, as the network was trained.
+        recipe: version of the task's recipe.
+        tune: number of trials that chose learning rate and others for this backbone; 0 for the recipe's.
+        metric, score: the headline metric on the validation split after the last epoch, a fraction in 0..1.
+        params, macs: of the network of the task; multiply-adds for one image of `image_size`.
+        latency_ms, peak_memory_mb, train_seconds: measured on `device`, where other processes may have run.
+        versions: of this package, Python and the main libraries.
+        git_commit: of this package, with `+` if files were changed since; empty if unknown.
+        date: UTC day on which the row was added.
+        command: trains the cell again. `DATA` stands for the folder of the data sets.
+    """
+
+    schema: int
+    set: str
+    task: str
+    backbone: str
+    protocol: str
+    seed: int
+    metric: str
+    score: float
+    pretraining: str
+    weights: str
+    weights_sha256: str
+    weights_license: str
+    epochs: int
+    batch_size: int
+    image_size: str
+    recipe: int
+    tune: int
+    params: int
+    macs: float
+    latency_ms: float
+    peak_memory_mb: float
+    train_seconds: float
+    device: str
+    versions: str
+    git_commit: str
+    date: str
+    train_fingerprint: str
+    val_fingerprint: str
+    conditions: str
+    key: str
+    command: str
+
+    @classmethod
+    def of(cls, texts: dict[str, str]) -> CorpusRow:
+        """A row from the texts of a line. Raises ValueError with the column's name."""
+        if absent := [field.name for field in fields(cls) if texts.get(field.name) is None]:
+            raise ValueError(f"it has no column {', '.join(absent)}")
+        if unknown := [str(name) for name in texts if name not in {field.name for field in fields(cls)}]:
+            raise ValueError(f"its columns {', '.join(unknown)} are unknown")
+        types = {"int": int, "float": float, "str": str}
+        values: dict[str, Any] = {}
+        for field in fields(cls):
+            try:
+                values[field.name] = types[str(field.type)](texts[field.name])
+            except ValueError:
+                raise ValueError(f"{field.name} is {texts[field.name]!r}, not a number") from None
+        row = cls(**values)
+        row.check()
+        return row
+
+    def check(self) -> None:
+        """Raise ValueError for a row that no training of this package can have."""
+        if self.schema != SCHEMA:
+            raise ValueError(f"its schema is {self.schema}, and this version of the package reads {SCHEMA}")
+        if self.task not in TASKS:
+            raise ValueError(f"the task {self.task!r} is unknown")
+        if self.metric not in TASKS[self.task].image_metrics:
+            raise ValueError(f"{self.task} has no metric {self.metric!r} that can be compared")
+        if not 0 <= self.score <= 1:
+            raise ValueError(f"score is {self.score}, not a fraction in 0..1")
+        for name in ("set", "backbone", "protocol", "weights", "train_fingerprint", "val_fingerprint", "command"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} is empty")
+        for name in ("epochs", "batch_size", "recipe", "params"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, not at least 1")
+        for name in ("macs", "train_seconds"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{name} is {value}, not a positive number")
+        for name in ("key", "conditions"):
+            if len(getattr(self, name)) != 64 or set(getattr(self, name)) - set("0123456789abcdef"):
+                raise ValueError(f"{name} is {getattr(self, name)!r}, not a SHA-256")
+
+    @property
+    def cell(self) -> tuple[str, ...]:
+        """What a training is of, but its seed: rows with the same value differ in nothing else."""
+        return (self.conditions, self.backbone, self.weights_sha256, self.weights if self.protocol != "scratch" else "")
+
+
+class Corpus:
+    """The corpus in a folder.
+
+    Args:
+        folder: it has `corpus.csv` and `resamples/`, or will have them after the first row.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.file = folder, folder / "corpus.csv"
+
+    def rows(self) -> list[CorpusRow]:
+        """All rows, in the order in which they were added. Raises BadInput for a file that is no corpus."""
+        try:
+            text = self.file.read_text()
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise BadInput(f"{self.file} cannot be read: {error.strerror}") from error
+        found: dict[str, CorpusRow] = {}
+        for number, texts in enumerate(csv.DictReader(io.StringIO(text)), 2):
+            try:
+                row = CorpusRow.of(texts)
+                if row.key in found:
+                    raise ValueError("another row has the same key")
+            except ValueError as error:
+                raise BadInput(f"{self.file}, row {number}: {error}") from error
+            found[row.key] = row
+        return list(found.values())
+
+    def add(self, row: CorpusRow, resampled: Resampled | None = None) -> CorpusRow | None:
+        """Add a row, unless one with its key exists. Returns that one, or None if the row was added.
+
+        Several processes may add rows at the same time. After a crash the file has either its old or its new content.
+
+        Raises BadInput for a folder that cannot be written, and ValueError for a row that is not valid.
+        """
+        row.check()
+        with self._locked():
+            rows = self.rows()
+            for known in rows:
+                if known.key == row.key:
+                    return known
+            if resampled is not None:
+                self._write_resamples(row.key, resampled)
+            write_text(self.file, table([*rows, row]))
+        return None
+
+    def resamples(self, rows: Sequence[CorpusRow]) -> Resampled | None:
+        """The resampled scores of trainings of one backbone on the same images; None if some have none."""
+        found = []
+        for row in rows:
+            try:
+                with np.load(self._resamples_file(row.key)) as stored:
+                    found.append({name: stored[name] for name in ("images", "resampled", "without")})
+            except FileNotFoundError:
+                return None
+            except (OSError, ValueError, KeyError) as error:
+                raise BadInput(f"{self._resamples_file(row.key)} is damaged: {error}") from error
+        if not found or len({(int(one["images"]), one["without"].shape) for one in found}) > 1:
+            return None
+        stacked = {name: np.stack([one[name] for one in found]).astype(np.float64) for name in ("resampled", "without")}
+        scores = np.array([row.score for row in rows])
+        return Resampled(int(found[0]["images"]), (None,) * len(rows), scores, stacked["resampled"], stacked["without"])
+
+    def _resamples_file(self, key: str) -> Path:
+        return self.folder / "resamples" / f"{key[:16]}.npz"
+
+    def _write_resamples(self, key: str, resampled: Resampled) -> None:
+        buffer = io.BytesIO()
+        np.savez_compressed(
+            buffer,
+            images=resampled.images,
+            resampled=resampled.resampled[0].astype(np.float32),
+            without=resampled.without[0].astype(np.float32),
+        )
+        file = self._resamples_file(key)
+        file.parent.mkdir(exist_ok=True)
+        write_bytes(file, buffer.getvalue())
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = open(self.folder / ".lock", "a")  # noqa: SIM115 - closed below
+        except OSError as error:
+            raise BadInput(
+                f"{self.folder} cannot be written ({error.strerror}): choose another `corpus`", settings=("corpus",)
+            ) from error
+        with lock:
+            if not lock_or_warn(lock, PATIENCE, self.folder, "comparison"):
+                raise BadInput(f"another process has locked {self.folder} for over {PATIENCE} seconds")
+            yield
+
+
+def table(rows: Iterable[CorpusRow]) -> str:
+    """The text of `corpus.csv`."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [field.name for field in fields(CorpusRow)], lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({name: _text(value) for name, value in asdict(row).items()})
+    return text.getvalue()
+
+
+def _text(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,1 @@
+"""`python -m experiments.shortlist`: which backbones to train first, from their features and published facts."""

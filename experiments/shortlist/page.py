@@ -1,0 +1,81 @@
+"""Writes what shortlists would have been worth on the corpus: `--measured PAGE`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from engine.console import err
+from engine.record import write_text
+from experiments.corpus.plan import SCRATCH
+from experiments.corpus.rows import Corpus, CorpusRow
+from experiments.report.formatting import points
+from experiments.shortlist import stored
+from experiments.shortlist.evidence import (
+    FEWEST_NETWORKS,
+    FEWEST_SETS,
+    TOO_LITTLE,
+    Case,
+    cases,
+    is_enough,
+    measure,
+    networks_of,
+)
+from experiments.shortlist.stored import Scored
+from experiments.tasks import TASKS
+
+LENGTHS = (1, 2, 3)
+HEADINGS = ("list by", *(f"best within the first {k}" for k in LENGTHS), *(f"regret at {k}, points" for k in LENGTHS))
+INTRODUCTION = """\
+# Shortlists, measured
+
+For each data set of the [corpus](corpus.md), a list ranks the pretrained networks that were trained on it. The tables
+show on how many data sets the best network was within the first k, and the mean score in points that was lost by
+training only the first k. [Which backbones to try first](guides/shortlist.md#what-a-list-is-worth) explains the lists.
+`python -m experiments.shortlist --measured docs/shortlist-measured.md` wrote this page from `results/corpus.csv` and
+`results/shortlist.csv`.
+"""
+
+
+def write(folder: Path, output: Path) -> Path:
+    """Write the page for the corpus in a folder. Returns its path. Raises BadInput for a damaged corpus."""
+    rows, scored = Corpus(folder).rows(), stored.read(folder)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_text(output, text(rows, scored))
+    err.print(f"wrote {output}")
+    return output
+
+
+def text(rows: Sequence[CorpusRow], scored: Sequence[Scored]) -> str:
+    """The page as Markdown: a section for each task and protocol with data sets that have scores."""
+    sections = []
+    for task in TASKS:
+        for protocol in dict.fromkeys(row.protocol for row in rows if row.task == task and row.protocol != SCRATCH):
+            found = cases(rows, scored, task, protocol)
+            if found:
+                sections.append(section(f"{task}, `{protocol}`", found))
+    return "\n".join([INTRODUCTION, *(sections or ["No data set of the corpus has scores of two networks yet.\n"])])
+
+
+def section(title: str, found: Sequence[Case]) -> str:
+    """The table of a task and protocol."""
+    names = ", ".join(case.set for case in found)
+    lines = [f"## {title}", "", f"{len(networks_of(found))} networks on {names}."]
+    if not is_enough(found):
+        lines += [
+            "",
+            f"{TOO_LITTLE.capitalize()}: at least {FEWEST_NETWORKS} networks and {FEWEST_SETS} data sets are needed "
+            "to state a chance. The counts only show what the corpus has.",
+        ]
+    lines += ["", _line(HEADINGS), _line(["---"] * len(HEADINGS))]
+    by_length = [{one.score: one for one in measure(found, k)} for k in LENGTHS]
+    for name in by_length[0]:
+        measured = [by_name[name] for by_name in by_length]
+        lines.append(
+            _line([name, *(f"{m.hits:.3g} of {m.sets}" for m in measured), *(points(m.regret) for m in measured)])
+        )
+    return "\n".join([*lines, ""])
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"

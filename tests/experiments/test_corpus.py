@@ -1,0 +1,339 @@
+"""Tests the corpus: rows checked and kept apart, gaps trained in order within the time, and the page made from them."""
+
+import csv
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from backbones.errors import BadInput, UserError
+from experiments.corpus import __main__ as corpus_command
+from experiments.corpus import fill as filling
+from experiments.corpus import page
+from experiments.corpus.add import command_of
+from experiments.corpus.config import FillConfig, PageConfig
+from experiments.corpus.groups import duels, grouped
+from experiments.corpus.plan import PlannedCell, read_plan
+from experiments.corpus.rows import SCHEMA, Corpus, CorpusRow
+from experiments.jobs.cell import Cell
+from experiments.jobs.local import COMPLETE, Outcome
+from experiments.statistics.images import Resampled
+from experiments.statistics.signed_rank import signed_rank
+from tests.classification.conftest import write_folders
+from tests.commands import fails
+
+FINISHED = Path(__file__).parents[1] / "fixtures/v1/comparison/cells/classification/test_efficientnet-s0-48618b3d"
+
+
+def row(key=0, **changes):
+    values = {
+        "schema": SCHEMA, "set": "bccd", "task": "detection", "backbone": "resnet18", "protocol": "finetune", "seed": 0,
+        "metric": "AP", "score": 0.5, "pretraining": "supervised", "weights": "timm:x", "weights_sha256": "a" * 64,
+        "weights_license": "mit", "epochs": 3, "batch_size": 8, "image_size": "64x64", "recipe": 1, "tune": 0,
+        "params": 10, "macs": 1e6, "latency_ms": 1.0, "peak_memory_mb": 2.0, "train_seconds": 3.0, "device": "cpu",
+        "versions": "torch 2", "git_commit": "", "date": "2026-11-26", "train_fingerprint": "t", "val_fingerprint": "v",
+        "conditions": "b" * 64, "key": f"{key:016x}{0:048x}",
+        "command": "python -m detection.train --data.root DATA/bccd",
+    }  # fmt: skip
+    return CorpusRow(**(values | changes))
+
+
+def test_rows_survive_the_file_and_a_key_is_added_once(tmp_path):
+    corpus = Corpus(tmp_path / "results")
+    assert corpus.rows() == []
+    assert corpus.add(row(1, command='a "b", c', latency_ms=float("nan"))) is None
+    assert corpus.add(row(1, score=0.9)).score == 0.5
+    (stored,) = corpus.rows()
+    assert (stored.command, stored.score) == ('a "b", c', 0.5)
+    assert stored.latency_ms != stored.latency_ms
+
+
+def test_rows_of_several_writers_are_all_kept(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda key: Corpus(tmp_path).add(row(key)), range(24)))
+    assert {stored.key for stored in Corpus(tmp_path).rows()} == {f"{key:016x}{0:048x}" for key in range(24)}
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("score", "58.1", "not a fraction in 0..1"),
+        ("score", "high", "score is 'high', not a number"),
+        ("task", "pose", "the task 'pose' is unknown"),
+        ("metric", "top1", "has no metric 'top1'"),
+        ("schema", "9", "its schema is 9"),
+        ("key", "12", "not a SHA-256"),
+        ("epochs", "0", "not at least 1"),
+        ("train_seconds", "inf", "not a positive number"),
+        ("val_fingerprint", "", "val_fingerprint is empty"),
+    ],
+)
+def test_a_wrong_row_is_named(tmp_path, column, value, message):
+    corpus = Corpus(tmp_path)
+    for key in range(2):
+        corpus.add(row(key))
+    rows = list(csv.DictReader(corpus.file.open()))
+    rows[1][column] = value
+    with corpus.file.open("w") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    with pytest.raises(BadInput, match=rf"row 3: .*{message}"):
+        corpus.rows()
+
+
+def test_missing_columns_and_repeated_keys_are_named(tmp_path):
+    corpus = Corpus(tmp_path)
+    corpus.add(row(1))
+    text = corpus.file.read_text()
+    corpus.file.write_text(text + text.splitlines()[1] + "\n")
+    with pytest.raises(BadInput, match="another row has the same key"):
+        corpus.rows()
+    corpus.file.write_text("set,task\nbccd,detection\n")
+    with pytest.raises(BadInput, match="it has no column schema, backbone"):
+        corpus.rows()
+
+
+def test_conditions_are_those_that_networks_share(tmp_path):
+    root = str(write_folders(tmp_path / "data", train=2, val=1))
+    base = ("--data.root", root, "--epochs", "2", "--image_size", "32")
+    one = Cell("classification", (*base, "--backbone", "resnet18"))
+    other = Cell("classification", (*base, "--backbone", "efficientnet_b0", "--seed", "3", "--pretrained", "false"))
+    assert one.conditions == other.conditions
+    assert one.key != other.key
+    assert Cell("classification", (*base, "--epochs", "3")).conditions != one.conditions
+    (tmp_path / "data/val/green/0.png").unlink()
+    moved = shutil.copytree(root, tmp_path / "moved")
+    changed = Cell("classification", ("--data.root", str(moved), *base[2:], "--backbone", "resnet18"))
+    assert changed.conditions != one.conditions
+
+
+def test_commands_name_no_folder_of_this_machine():
+    words = ("--epochs", "3", "--data.root", "/home/me/sets/bccd", "--backbone", "my:net", "--pretrained", "/w/net.pt")
+    cell = Cell("detection", (*words, "--epochs=4", "--device", "cpu", "--seed", "1"))
+    assert command_of(cell) == (
+        "python -m detection.train --data.root DATA/bccd --backbone my:net --pretrained net.pt --epochs 4 --seed 1"
+    )
+    assert "DATA/a/b " in command_of(cell, "a/b")
+
+
+PLAN = """
+seeds: 2
+networks: {pretrained: [tf_efficientnet_lite0], scratch: [resnet18]}
+sets:
+  - {name: new, folder: new, task: classification, added: 2026-12-01, protocols: {scratch: {networks: scratch}}}
+  - name: old
+    folder: old
+    task: classification
+    added: 2026-11-01
+    arguments: --image_size 32 --epochs 1
+    protocols:
+      finetune: {networks: pretrained}
+      scratch: {networks: scratch, arguments: --epochs 2}
+"""
+
+
+def test_the_oldest_gaps_come_first(tmp_path):
+    (tmp_path / "plan.yaml").write_text(PLAN)
+    planned = read_plan(tmp_path / "plan.yaml", {"my:net": "file"})
+    assert [(cell.set, cell.protocol, cell.backbone, cell.seed) for cell in planned] == [
+        ("old", "finetune", "tf_efficientnet_lite0", 0), ("old", "finetune", "my:net", 0),
+        ("old", "scratch", "resnet18", 0),
+        ("old", "finetune", "tf_efficientnet_lite0", 1), ("old", "finetune", "my:net", 1),
+        ("old", "scratch", "resnet18", 1),
+        ("new", "scratch", "resnet18", 0), ("new", "scratch", "resnet18", 1),
+    ]  # fmt: skip
+    assert planned[2].arguments == ("--image_size", "32", "--epochs", "1", "--epochs", "2")
+    for before, after, message in (
+        ("2026-11-01", "soon", "not a date"),
+        ("task: classification, ", "", "the field 'task' is missing"),
+        ("folder: old", "place: old", "the fields place of a set are unknown"),
+        ("networks: pretrained}", "networks: all}", "group of networks 'all'"),
+        ("--image_size 32", "--seed 3", "--seed cannot stand"),
+    ):
+        (tmp_path / "plan.yaml").write_text(PLAN.replace(before, after, 1))
+        with pytest.raises(BadInput, match=message):
+            read_plan(tmp_path / "plan.yaml")
+
+
+@pytest.fixture
+def settings(tmp_path):
+    """Settings of `fill` for the old set of the plan; the new one is absent."""
+    (tmp_path / "plan.yaml").write_text(PLAN)
+    write_folders(tmp_path / "data/old", train=2, val=1)
+    places = {name: str(tmp_path / name) for name in ("data", "corpus", "output")}
+    return FillConfig(**places, plan=str(tmp_path / "plan.yaml"), device="cpu")
+
+
+def stub(monkeypatch, trained, failing=(), seconds=0.0, complete=True):
+    """Trainings that copy a finished run, and are stopped where they take too long."""
+
+    def run(cell, folder, lock, trainings):
+        trained.append((cell.config.protocol, cell.config.seed))
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            if trainings._ended:
+                raise KeyboardInterrupt
+            time.sleep(0.01)
+        if cell.config.protocol in failing:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            return Outcome(1.0, "no memory", 1)
+        shutil.copytree(FINISHED, folder, dirs_exist_ok=True)
+        (folder / COMPLETE).write_text(f'{{"key": "{cell.key}", "seconds": 1.0}}')
+        if not complete:
+            raise KeyboardInterrupt
+        return Outcome(1.0)
+
+    monkeypatch.setattr(filling, "run", run)
+
+
+def test_gaps_are_filled_once_and_failures_are_tried_again_last(settings, monkeypatch, caplog):
+    trained = []
+    stub(monkeypatch, trained, failing=("finetune",))
+    with pytest.raises(BadInput, match=r"(?s)2 trainings failed.*no memory"):
+        filling.fill(settings)
+    assert "has no folder new" in caplog.text
+    assert trained == [("finetune", 0), ("scratch", 0), ("finetune", 1), ("scratch", 1)]
+    rows = Corpus(Path(settings.corpus)).rows()
+    assert [(stored.set, stored.protocol, stored.seed, stored.epochs) for stored in rows] == [
+        ("old", "scratch", 0, rows[0].epochs), ("old", "scratch", 1, rows[0].epochs)
+    ]  # fmt: skip
+    assert len({stored.conditions for stored in rows}) == 1
+    assert rows[0].command.endswith("--data.root DATA/old --backbone resnet18 --seed 0")
+    trained.clear()
+    stub(monkeypatch, trained)
+    filling.fill(settings)
+    assert trained == [("finetune", 0), ("finetune", 1)]
+    filling.fill(settings)
+    assert len(trained) == 2
+
+
+def test_the_time_budget_stops_the_training_in_progress(settings, monkeypatch):
+    trained = []
+    stub(monkeypatch, trained, seconds=30.0)
+    corpus, output = Corpus(Path(settings.corpus)), Path(settings.output)
+    gaps = iter(list(filling.gaps(settings, corpus, read_plan(Path(settings.plan))[:2])))
+    started = time.monotonic()
+    assert filling._train_all(gaps, corpus, output, started + 0.3, None) == {}
+    assert time.monotonic() - started < 10
+    assert trained == [("finetune", 0)]
+    assert corpus.rows() == []
+
+
+def test_a_training_that_finished_before_a_kill_is_not_trained_again(settings, monkeypatch):
+    trained = []
+    stub(monkeypatch, trained, complete=False)
+    with pytest.raises(KeyboardInterrupt):
+        filling.fill(settings)
+    stub(monkeypatch, trained)
+    filling.fill(settings)
+    assert trained == [("finetune", 0), ("scratch", 0), ("finetune", 1), ("scratch", 1)]
+    assert len(Corpus(Path(settings.corpus)).rows()) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fill"], "--data is missing"),
+        (["fill", "--data", ".", "--minutes", "0"], "--minutes 0 is too short"),
+        (["fill", "--data", ".", "--weights", "net"], "expected BACKBONE=FILE"),
+        (["fill", "--data", ".", "--plan", "absent.yaml"], "absent.yaml cannot be read"),
+        (["fill", "--data", ".", "--sets", "nothing"], "the plan has no such data sets"),
+        (["page", "--corpus", "absent"], "has no rows"),
+        ([], "usage: python -m experiments.corpus fill | page"),
+    ],
+)
+def test_wrong_usage_is_one_message(capsys, arguments, message):
+    code = 3 if "absent" in " ".join(arguments) else 2
+    assert message in fails(capsys, code, corpus_command, *arguments)
+
+
+def resampled(shift, seed=0):
+    scores = np.clip(0.5 + shift + np.random.default_rng(seed).normal(0, 0.01, 200), 0, 1)[None]
+    return Resampled(200, (None,), np.array([0.5 + shift]), scores, scores)
+
+
+def test_only_rows_of_the_same_conditions_are_compared(tmp_path):
+    corpus = Corpus(tmp_path)
+    for seed in range(3):
+        for i, shift in enumerate((0.0, 0.2)):
+            one = row(10 * seed + i, backbone=f"net{i}", seed=seed, score=0.5 + shift + seed / 1000)
+            corpus.add(one, resampled(shift, i))
+        corpus.add(row(10 * seed + 5, backbone="net0", seed=seed, score=0.9, conditions="c" * 64))
+    first, second = grouped(corpus, corpus.rows())
+    assert [entry.backbone for entry in first.entries] == ["net1", "net0"]
+    assert first.entries[1].difference.value == pytest.approx(-0.2)
+    assert first.entries[1].difference.verdict == "worse", first.entries[1].difference.reason
+    assert first.entries[1].difference.seeds == (3, 3)
+    assert [(entry.backbone, len(entry.rows), entry.difference) for entry in second.entries] == [("net0", 3, None)]
+    assert duels([first]) == []  # one data set is no evidence across data sets
+    (duel,) = duels([first, first, first])
+    assert (duel.first, duel.second, duel.wins, duel.losses, duel.across.sets) == ("net1", "net0", 3, 0, 3)
+
+
+def test_signed_rank_by_hand():
+    """One difference d > 2 rope: the pairs of prior and data vote for better unless the prior's weight w is too large.
+
+    Better has the votes 1 - w^2, equal has w^2. With w ~ Beta(s, 1), P(w^2 < 1/2) = (1/2)^(s/2), here s = 0.6.
+    """
+    one = signed_rank([0.05], draws=400_000)
+    assert one.better == pytest.approx(0.5**0.3, abs=0.003)
+    assert one.equal == pytest.approx(1 - 0.5**0.3, abs=0.003)
+    assert one.worse == 0
+    mirrored = signed_rank([-0.05], draws=400_000)
+    assert (mirrored.worse, mirrored.equal) == (one.better, one.equal)
+    # A difference between rope and 2 rope: paired with the prior its mean is within rope. Better needs (1 - w)^2 > 1/2.
+    assert signed_rank([0.015], draws=400_000).better == pytest.approx((1 - 0.5**0.5) ** 0.6, abs=0.003)
+    assert signed_rank([0.004, -0.003, 0.0]).equal == 1
+    assert signed_rank([0.05] * 8).better > 0.99
+    even = signed_rank([0.05, -0.05] * 4)
+    assert even.better == pytest.approx(even.worse, abs=0.02)
+    with pytest.raises(ValueError, match="no differences"):
+        signed_rank([])
+
+
+def test_the_page_has_rankings_wins_and_gaps(tmp_path):
+    corpus = Corpus(tmp_path / "results")
+    key = 0
+    for name in ("bccd", "neu"):
+        for backbone, score in (("tf_efficientnet_lite0", 0.6), ("my:net", 0.5)):
+            weights = "file:net.pt" if backbone == "my:net" else "packaged:x"
+            conditions = ("d" if name == "neu" else "e") * 64
+            corpus.add(row(key, set=name, backbone=backbone, score=score, weights=weights, conditions=conditions))
+            key += 1
+    corpus.add(row(99, set="bccd", recipe=99))
+    plan = PLAN.replace("name: old", "name: bccd").replace("classification", "detection")
+    (tmp_path / "plan.yaml").write_text(plan)
+    config = PageConfig(str(corpus.folder), str(tmp_path / "plan.yaml"), str(tmp_path / "docs/corpus.md"))
+    text = page.write(config).read_text()
+    assert "1 row of another version of the recipe is not shown" in " ".join(text.split())
+    assert "| `finetune` | tf_efficientnet_lite0 | 1 | 60.0 | best |" in text
+    assert "| `finetune` | tf_efficientnet_lite0 | my:net | 2 | 2 | 0 |" in text
+    assert "| detection | bccd | `finetune` | tf_efficientnet_lite0, my:net | 1 |" in text
+    assert "| detection | new | `scratch` | resnet18 | 0, 1 |" in text
+    assert "Results of 4 trainings" in text
+    assert "make corpus DATA=FOLDER" in text
+    assert "<svg" in (tmp_path / "docs/pictures/corpus.svg").read_text()
+    page.write(config)
+    assert Path(config.output).read_text() == text
+
+
+def test_the_plan_of_this_package_is_valid():
+    planned = read_plan(Path("results/plan.yaml"), {"my:net": "file"})
+    assert len({(cell.task, cell.set) for cell in planned}) == 8
+    assert {cell.seed for cell in planned} == {0, 1, 2}
+    for cell in {(cell.set, cell.task): cell for cell in planned if cell.backbone != "my:net"}.values():
+        assert cell.cell(Path("DATA"), {}).config.protocol == cell.protocol  # raises for what train refuses
+    name = PlannedCell("a", "a", "detection", "scratch", "x", 1, date(2026, 1, 1), ()).name
+    assert name == "detection/a/scratch/x, seed 1"
+
+
+def test_corpus_and_resplit_exclude_each_other():
+    from experiments.compare.config import CompareConfig
+
+    with pytest.raises(UserError, match="leave out --resplit"):
+        CompareConfig(corpus="results", resplit=3).check()

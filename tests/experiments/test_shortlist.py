@@ -1,0 +1,332 @@
+"""Tests shortlists: scores against the formulas of their papers, static lists, features, hit rate and regret."""
+
+import time
+from dataclasses import replace
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize
+
+from backbones.errors import BadInput, UserError
+from data.batch import Batch
+from experiments.shortlist import __main__ as command
+from experiments.shortlist import evidence, features, page, runner, scores, static, stored
+from experiments.shortlist.config import ShortlistConfig
+from experiments.shortlist.downloads import Downloads
+from tests.classification.conftest import write_folders
+from tests.commands import fails
+from tests.experiments.test_corpus import row
+
+LITE = "tf_efficientnet_lite0"
+
+
+def direct_evidence(x, y, alpha, beta):
+    """The log evidence of one target per sample, as equation 2 of arXiv:2102.11005 states it."""
+    n, d = x.shape
+    a = alpha * np.eye(d) + beta * x.T @ x
+    m = beta * np.linalg.solve(a, x.T @ y)
+    return (
+        n / 2 * np.log(beta) + d / 2 * np.log(alpha) - n / 2 * np.log(2 * np.pi)
+        - beta / 2 * np.sum((x @ m - y) ** 2) - alpha / 2 * m @ m - np.linalg.slogdet(a)[1] / 2
+    ) / n  # fmt: skip
+
+
+@pytest.mark.parametrize("n", [12, 20, 90])
+def test_logme_is_the_maximum_of_the_evidence(n):
+    """With fewer, as many and more images than dimensions."""
+    random = np.random.default_rng(n)
+    x, signal = random.normal(size=(n, 20)), random.normal(size=(20, 3))
+    y = x @ signal + random.normal(scale=2.0, size=(n, 3))
+    best = [
+        -minimize(
+            lambda logs, y=column: -direct_evidence(x, y, *np.exp(logs)), [0.0, 0.0], method="Nelder-Mead",
+            options={"xatol": 1e-9, "fatol": 1e-13, "maxiter": 4000},
+        ).fun
+        for column in y.T
+    ]  # fmt: skip
+    assert scores.logme(x, y) == pytest.approx(np.mean(best), abs=1e-6)
+
+
+def test_logme_of_useless_and_perfect_features_is_finite():
+    random = np.random.default_rng(0)
+    y = np.eye(2)[random.integers(0, 2, 40)]
+    useless, perfect = scores.logme(np.zeros((40, 5)), y), scores.logme(np.c_[y, y], y)
+    assert np.isfinite([useless, perfect]).all()
+    assert perfect > scores.logme(random.normal(size=(40, 5)), y) > useless - 1
+
+
+@pytest.mark.parametrize("n", [12, 20, 90])
+def test_h_score_is_the_formula(n):
+    random = np.random.default_rng(n)
+    x, labels = random.normal(size=(n, 20)), random.integers(0, 3, n)
+    means = np.stack([x[labels == label].mean(0) for label in labels])
+    direct = np.trace(np.linalg.pinv(np.cov(x.T, bias=True), rcond=1e-10) @ np.cov(means.T, bias=True))
+    assert scores.h_score(x, labels) == pytest.approx(direct, abs=1e-6)
+    if n <= 20:  # then any labels are explained
+        assert scores.h_score(x, labels) == pytest.approx(2, abs=1e-6)
+
+
+@pytest.mark.parametrize("n", [15, 40])
+def test_ridge_is_the_formula_with_an_unpenalised_intercept(n):
+    random = np.random.default_rng(1)
+    x, y, test = random.normal(2, 1, (n, 20)), random.normal(3, 1, (n, 2)), random.normal(size=(7, 20))
+    with_ones = np.c_[x, np.ones(n)]
+    penalty = np.diag([*np.full(20, 0.5), 0.0])
+    weights = np.linalg.solve(with_ones.T @ with_ones + penalty, with_ones.T @ y)
+    expected = np.c_[test, np.ones(7)] @ weights
+    np.testing.assert_allclose(scores.ridge_outputs(x, y, test, 0.5), expected, atol=1e-8)
+
+
+def test_probes_equal_scikit_learn():
+    pytest.importorskip("sklearn", reason="make extras installs it")
+    from sklearn.linear_model import LogisticRegression, Ridge
+    from sklearn.neighbors import KNeighborsClassifier
+
+    random = np.random.default_rng(2)
+    labels = random.integers(0, 3, 80)
+    x = random.normal(size=(80, 6)) + np.eye(3, 6)[labels]
+    test = random.normal(size=(60, 6))
+    outputs = scores.ridge_outputs(x, np.eye(3)[labels], test)
+    np.testing.assert_allclose(outputs, Ridge(alpha=scores.RIDGE).fit(x, np.eye(3)[labels]).predict(test), atol=1e-6)
+    nearest = KNeighborsClassifier(scores.NEIGHBOURS, metric="cosine", algorithm="brute").fit(x, labels)
+    np.testing.assert_array_equal(scores.nearest(x, labels, test, 3), nearest.predict(test))
+    model = LogisticRegression(C=1 / scores.LOGISTIC, tol=1e-8, max_iter=2000).fit(x, labels)
+    np.testing.assert_array_equal(scores.logistic(x, labels, test, 3), model.predict(test))
+
+
+def test_neighbours_by_hand():
+    train = np.array([[1.0, 0], [2, 0.1], [3, 0], [0, 1], [0, 2], [0.1, 3], [0, 4]])
+    labels = np.array([0, 0, 0, 1, 1, 1, 1])
+    assert scores.nearest(train, labels, np.array([[5.0, 0.2], [0.2, 5]]), 2).tolist() == [0, 1]
+
+
+def test_all_scores_prefer_features_that_separate_the_classes():
+    random = np.random.default_rng(0)
+    labels, groups = np.tile([0, 1, 2], 40), np.repeat(np.arange(40), 3)
+    noise = random.normal(size=(120, 8))
+    offsets = random.normal(size=(120, 4))
+    good = scores.Features(noise + 4 * np.eye(3, 8)[labels], labels, groups, 3, np.c_[noise, offsets], offsets)
+    bad = scores.Features(noise, labels, groups, 3, noise, offsets)
+    better, worse = scores.all_scores(good, True), scores.all_scores(bad, True)
+    assert better.keys() == {"k-NN", "ridge", "logistic", "LogME", "H-score", "TLogME"}
+    assert all(better[name] > worse[name] for name in better)
+    assert better["k-NN"] > 0.95
+    assert 0.1 < worse["ridge"] < 0.6
+
+
+def test_features_of_regions_and_pixels_are_read_at_their_places():
+    """A map whose values are the coordinates of its cells' centres, in pixels."""
+    x, y = torch.meshgrid(torch.arange(2, 64, 4.0), torch.arange(2, 32, 4.0), indexing="xy")
+    maps = [torch.stack([x, y])[None].expand(2, -1, -1, -1)]
+    boxes = torch.tensor([[[8.0, 4, 24, 12], [30, 10, 50, 30]], [[0, 0, 0, 0], [0, 0, 0, 0]]])
+    mask = torch.full((2, 32, 64), 255, dtype=torch.uint8)
+    mask[0, 10, 21], mask[0, 20, 40] = 1, 2
+    labels = torch.tensor([[1, 0], [-1, -1]])
+    zeros = torch.zeros(2, 2)
+    batch = Batch(torch.zeros(2, 3, 32, 64), zeros, zeros, zeros, boxes, labels, zeros, mask)
+    found = features.regions(maps, batch, np.random.default_rng(0))
+    real = found.labels >= 0
+    assert found.labels[real].tolist() == [1, 0]
+    np.testing.assert_allclose(found.values[real], [[16, 8], [40, 20]], atol=1e-4)
+    assert set(found.groups.tolist()) == {0}
+    assert found.offset_values.shape == (2, 2)
+    # The offsets lead from the pooled region's centre to the box's centre: dx = offset * side, sides within e^0.3.
+    assert np.abs(found.offsets[:, :2]).max() <= 0.3 * np.exp(0.3)
+    sampled = features.pixels(maps, batch, np.random.default_rng(0))
+    order = np.argsort(sampled.labels)
+    assert sampled.labels[order].tolist() == [1, 2]
+    np.testing.assert_allclose(sampled.values[order], [[21.5, 10.5], [40.5, 20.5]], atol=1e-4)
+
+
+def test_jittered_boxes_and_background():
+    random = np.random.default_rng(0)
+    boxes = np.array([[10.0, 10, 30, 50], [60, 20, 80, 30]])
+    moved, offsets = features.jittered(boxes, random)
+    sides, centres = moved[:, 2:] - moved[:, :2], (moved[:, 2:] + moved[:, :2]) / 2
+    np.testing.assert_allclose(centres + offsets[:, :2] * sides, [[20, 30], [70, 25]])
+    np.testing.assert_allclose(sides * np.exp(offsets[:, 2:]), [[20, 40], [20, 10]])
+    empty = features.background(boxes, (100, 200), random)
+    assert len(empty) == 2
+    assert (empty[:, :2] >= 0).all()
+    assert (empty[:, 2] <= 200).all()
+    assert len(features.background(np.array([[0.0, 0, 50, 50]]), (50, 50), random)) == 0
+
+
+def test_the_static_list_of_all_backbones_takes_less_than_a_second():
+    static.candidates([LITE])  # imports timm and reads the table
+    started = time.perf_counter()
+    found, without = static.candidates(["*"])
+    assert time.perf_counter() - started < 1
+    assert len(found) > 800
+    assert without
+    top1 = [one.top1 for one in found if one.top1 is not None]
+    assert top1 == sorted(top1, reverse=True)
+    assert found[-1].top1 is None
+
+
+def test_candidates_by_name_tag_pattern_and_file():
+    found, without = static.candidates([f"{LITE}*", "resnet50.*", "efficientnet_b8"], {"my:net": "f.pt"})
+    names = [one.name for one in found]
+    assert names.index("my:net") > names.index(LITE)
+    assert "resnet50.a1_in1k" in names
+    assert without == ["efficientnet_b8"]
+    lite = next(one for one in found if one.name == LITE)
+    assert (lite.top1, lite.params, lite.license) == (pytest.approx(0.74846), pytest.approx(4.65e6), "apache-2.0")
+    with pytest.raises(UserError, match="Did you mean"):
+        static.candidates(["resnet51"])
+    with pytest.raises(UserError, match="no published weights"):
+        static.candidates(["resnet50.nothing*"])
+
+
+def simulated(sets=6, networks=12, noise=0.0):
+    """Data sets whose networks have known scores; `good` orders them right except for the best one on set 0."""
+    random = np.random.default_rng(0)
+    found = []
+    for number in range(sets):
+        truth = {f"net{i}": 0.5 + i / 100 for i in range(networks)}
+        good = {name: value + noise * random.normal() for name, value in truth.items()}
+        if number == 0:
+            good[f"net{networks - 1}"] = -1.0
+        bad = {name: -value for name, value in truth.items()}
+        found.append(evidence.Case(f"set{number}", truth, {"good": good, "bad": bad}))
+    return found
+
+
+def test_hit_rate_and_regret_of_a_corpus_whose_truth_is_known():
+    found = {one.score: one for one in evidence.measure(simulated(), 3)}
+    assert (found["good"].hits, found["good"].sets) == (5, 6)
+    assert found["good"].regret == pytest.approx(0.01 / 6)
+    assert (found["bad"].hits, found["bad"].regret) == (0, pytest.approx(0.09))
+    assert found["chosen"].hits == 5  # the good score is the best one on the other sets, whichever is left out
+    assert found["corpus"].hits == 6
+    assert evidence.is_enough(simulated())
+    assert not evidence.is_enough(simulated(sets=4))
+    assert not evidence.is_enough(simulated(networks=9))
+
+
+def test_a_random_order_is_the_mean_over_all_shortlists():
+    (case,) = simulated(sets=1, networks=5)
+    lists = list(combinations(case.truth, 2))
+    outcomes = [evidence.outcome(case, names, 2) for names in lists]
+    found = evidence.measure([case], 2)[-1]
+    assert found.score == evidence.RANDOM
+    assert found.hits == pytest.approx(np.mean([hit for hit, _ in outcomes]))
+    assert found.regret == pytest.approx(np.mean([lost for _, lost in outcomes]))
+
+
+def test_the_page_of_a_small_corpus_says_too_little_data(tmp_path):
+    rows = [
+        row(0, backbone=LITE, score=0.5),
+        row(1, backbone="resnet18", score=0.4),
+        row(2, backbone="vgg16", score=0.9),
+    ]
+    values = {LITE: 3.0, "resnet18": 2.0, "vgg16": 1.0}
+    text = page.text(rows, [scored(name, {"LogME": value}) for name, value in values.items()])
+    assert "## detection, `finetune`" in text
+    assert "Too little data" in text
+    assert "| LogME | 0 of 1 | 0 of 1 | 1 of 1 | +40.0 | +40.0 | +0.0 |" in text
+    assert "| random order | 0.333 of 1 | 0.667 of 1 | 1 of 1 |" in text
+    config = ShortlistConfig(corpus=str(tmp_path), measured=str(tmp_path / "docs/page.md"))
+    assert runner.shortlist(config, []) == []
+    assert "No data set" in (tmp_path / "docs/page.md").read_text()
+
+
+def scored(name, values, fingerprint="t"):
+    return stored.Scored("detection", "bccd", fingerprint, name, 10, "64x64", values, 1.0)
+
+
+def test_cases_join_rows_and_scores_of_the_same_data(tmp_path):
+    rows = [
+        row(i, backbone=name, seed=seed, score=score)
+        for i, (name, seed, score) in enumerate(
+            [(LITE, 0, 0.5), (LITE, 1, 0.7), ("resnet18", 0, 0.4), ("vgg16", 0, 0.9)]
+        )
+    ]
+    rows += [row(9, backbone="resnet18", recipe=99), row(10, backbone="resnet18", protocol="frozen", score=0.1)]
+    stored.write(tmp_path, [scored(LITE, {"LogME": 1.0}), scored("resnet18", {"LogME": 2.0}), scored("vgg16", {}, "x")])
+    (case,) = evidence.cases(rows, stored.read(tmp_path), "detection", "finetune")
+    assert case.truth == {LITE: pytest.approx(0.6), "resnet18": 0.4}
+    assert case.scores["LogME"] == {LITE: 1.0, "resnet18": 2.0}
+    assert case.scores["static"][LITE] == pytest.approx(0.74846)
+    merged = stored.merged(stored.read(tmp_path), [scored(LITE, {"LogME": 3.0})])
+    assert [one.scores.get("LogME") for one in merged] == [3.0, 2.0, None]
+    (tmp_path / stored.FILE).write_text("task,set\na,b\n")
+    with pytest.raises(BadInput, match="not a table of scores"):
+        stored.read(tmp_path)
+
+
+def test_downloads_of_the_worst_candidates_are_deleted_first(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("experiments.shortlist.downloads.weights_folder", lambda: tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "absent"))
+    (tmp_path / "before.bin").write_bytes(bytes(1000))
+    downloads = Downloads(250)
+    for name in ("a", "b", "c"):
+        with downloads.of(name):
+            (tmp_path / f"{name}.bin").write_bytes(bytes(100))
+    assert downloads.size == 300
+    assert downloads.trim(["b", "c", "a"]) == ["a"]
+    assert "--cache_gb" in caplog.text
+    assert {file.name for file in tmp_path.iterdir()} == {"before.bin", "b.bin", "c.bin"}
+    downloads.limit = 0
+    assert downloads.trim(["b"]) == ["c", "b"]  # c is not in the ranking
+    assert [file.name for file in tmp_path.iterdir()] == ["before.bin"]
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return ShortlistConfig(
+        backbones=[LITE], weights=["resnet10t=absent.pt"], image_size=32, device="cpu", images=12, first=1,
+        output=str(tmp_path / "out"), corpus=str(tmp_path / "results"), record=True,
+    )  # fmt: skip
+
+
+def test_the_command_scores_reports_failures_and_resumes(settings, tmp_path, capsys, caplog, monkeypatch):
+    root = str(write_folders(tmp_path / "data", train=4, val=1))
+    (tmp_path / "absent.pt").write_bytes(b"no weights")
+    config = replace(settings, weights=[f"resnet10t={tmp_path / 'absent.pt'}"])
+    words = ["--data.root", root, "--data.workers", "0"]
+    assert runner.shortlist(config, words) == [LITE]
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "1 of 2 candidates could not be scored" in caplog.text
+    assert "too little data (0 pretrained networks on 0 data sets" in shown
+    assert "74.8" in shown
+    (one,) = stored.read(tmp_path / "results")
+    assert (one.backbone, one.set, one.images, set(one.scores)) == (LITE, "data", 12, set(stored.SCORES) - {"TLogME"})
+
+    def never(*arguments):
+        raise AssertionError("scored again")
+
+    monkeypatch.setattr(features, "compute", never)
+    compared = []
+    monkeypatch.setattr("experiments.compare.__main__.main", compared.append)
+    again = replace(config, weights=[], then="compare")
+    assert runner.shortlist(again, words) == [LITE]
+    assert compared[0][:4] == ["--tasks", "classification", "--backbones", LITE]
+    assert compared[0][-4:] == ["--data.classification.root", root, "--data.classification.workers", "0"]
+    assert compared[0][compared[0].index("--corpus") + 1] == config.corpus
+
+
+def test_networks_are_filtered_by_size(settings):
+    config = replace(settings, weights=[], backbones=["tf_efficientnet_lite[0-4]"], max_params=6.0)
+    assert [one.name for one in runner.listed(config)] == ["tf_efficientnet_lite1", LITE]
+    with pytest.raises(UserError, match="no candidate is left"):
+        runner.listed(replace(config, max_params=1.0))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--task", "pose"], "there are classification"),
+        (["--first", "0"], "--first 0 is too small"),
+        (["--rank_by", "TLogME"], "--rank_by TLogME"),
+        (["--protocol", "scratch"], "ranks networks by their weights"),
+        (["--weights", "net"], "expected BACKBONE=FILE"),
+        (["--backbones", "resnet51"], "Did you mean"),
+        (["--segmentation.epochs", "2"], "there are settings for segmentation"),
+        (["--cache_gb", "0"], "--cache_gb 0 is too small"),
+    ],
+)
+def test_wrong_usage_is_one_message(capsys, arguments, message):
+    assert message in fails(capsys, 2, command, *arguments)
