@@ -31,16 +31,16 @@ COST = "training_cost.json"
 
 @dataclass(frozen=True)
 class Training:
-    """One training: its command without `--output`, and its folder."""
+    """One training: the package of its command, its flags without `--output`, and its folder."""
 
-    program: str
+    package: str
     arguments: tuple[str, ...]
     folder: Path
 
     @property
-    def command(self) -> list[str]:
-        """The command that starts it, resumes it, or does nothing if it is complete."""
-        return [self.program, *self.arguments, "--output", str(self.folder), "--resume", "auto"]
+    def words(self) -> list[str]:
+        """The flags with which `train` starts it, resumes it, or does nothing if it is complete."""
+        return [*self.arguments, "--output", str(self.folder), "--resume", "auto"]
 
 
 class Plan:
@@ -86,19 +86,19 @@ class Plan:
             preset, words = words[at : at + 2], words[:at] + words[at + 2 :]
         shared = [word for flag in _grouped(self._shared, TASKS[kind].train_config) for word in flag]
         arguments = (*preset, *shared, *words, *network, "--epochs", str(self.epochs), *_of(backbone, seed))
-        return self._training(f"{kind}.train", arguments, f"{name}-alone", backbone, seed)
+        return self._training(kind, arguments, f"{name}-alone", backbone, seed)
 
     def joint(self, backbone: str, seed: int, epochs: int | None = None) -> Training:
         """The joint training."""
         more = () if epochs is None else ("--epochs", str(epochs))
         arguments = (*self.words, *self.joint_words, *self._heads, *more, *_of(backbone, seed))
-        return self._training("experiments.joint.train", arguments, "joint", backbone, seed)
+        return self._training("experiments.joint", arguments, "joint", backbone, seed)
 
-    def _training(self, program: str, arguments: Sequence[str], name: str, backbone: str, seed: int) -> Training:
-        digest = hashlib.sha256(json.dumps([program, *arguments]).encode()).hexdigest()[:8]
+    def _training(self, package: str, arguments: Sequence[str], name: str, backbone: str, seed: int) -> Training:
+        digest = hashlib.sha256(json.dumps([f"{package}.train", *arguments]).encode()).hexdigest()[:8]
         place = "".join(c if c.isalnum() or c in "._" else "-" for c in backbone)
         folder = Path(self.config.output) / "trainings" / place / f"{name}-s{seed}-{digest}"
-        return Training(program, tuple(arguments), folder)
+        return Training(package, tuple(arguments), folder)
 
 
 def _of(backbone: str, seed: int) -> tuple[str, ...]:
@@ -129,7 +129,7 @@ def compare(config: JointCompareConfig, words: Sequence[str], joint: Sequence[st
     if config.dry_run:
         for backbone in config.backbones:
             for training in (*(plan.single(name, backbone, 0) for name in plan.kinds), plan.joint(backbone, 0)):
-                print(shlex.join(["python", "-m", *training.command]))
+                print(shlex.join(["python", "-m", f"{training.package}.train", *training.words]))
         return {}
     folder = make_folder(config.output)
     rows: list[dict[str, Any]] = []
@@ -172,7 +172,11 @@ def train(training: Training) -> Path:
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as out:
         process = subprocess.run(
-            [sys.executable, "-m", *training.command], stdout=out, stderr=subprocess.PIPE, text=True, errors="replace"
+            [sys.executable, "-m", f"{training.package}.train", *training.words],
+            stdout=out,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
         )
         out.write(process.stderr)
     if process.returncode == INTERRUPTED:

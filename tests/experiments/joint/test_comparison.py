@@ -22,9 +22,7 @@ def test_the_trainings_have_the_same_data_and_size(tmp_path):
     plan = Plan(config, words, ["--balance", "pcgrad"])
     assert (plan.epochs, plan.settings.settings["a"]["lr"]) == (5, 0.5)
     alone = {name: plan.single(name, "resnet18", 3) for name in plan.kinds}
-    assert [training.program for training in alone.values()] == [
-        "segmentation.train", "detection.train", "classification.train",
-    ]  # fmt: skip
+    assert [training.package for training in alone.values()] == ["segmentation", "detection", "classification"]
     boxes = " ".join(alone["a"].arguments)
     assert boxes == " ".join(
         [*SHARED, "--data.root BOXES --lr 0.5 --phi lite0 --epochs 5 --backbone resnet18 --seed 3"]
@@ -84,11 +82,11 @@ def test_epochs_of_equal_cost_by_hand(tmp_path):
 
 
 def test_a_failed_training_is_reported_and_a_complete_one_is_kept(tmp_path):
-    with pytest.raises(BadInput, match="unrecognized arguments: --resume"):
-        comparison.train(Training("experiments.compare", (), tmp_path / "run"))
+    with pytest.raises(BadInput, match="--epochs"):
+        comparison.train(Training("detection", ("--epochs", "none"), tmp_path / "run"))
     done = record(tmp_path / "complete")
     (done / "done").touch()
-    assert comparison.train(Training("no.such.module", (), done)) == done
+    assert comparison.train(Training("no.such.package", (), done)) == done
 
 
 def test_tables(tmp_path, capsys):
