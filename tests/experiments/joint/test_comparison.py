@@ -82,7 +82,7 @@ def test_epochs_of_equal_cost_by_hand(tmp_path):
 
 
 def test_a_failed_training_is_reported_and_a_complete_one_is_kept(tmp_path):
-    with pytest.raises(BadInput, match="--epochs"):
+    with pytest.raises(BadInput, match="epochs"):
         comparison.train(Training("detection", ("--epochs", "none"), tmp_path / "run"))
     done = record(tmp_path / "complete")
     (done / "done").touch()
