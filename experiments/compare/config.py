@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -10,6 +9,7 @@ from typing import Literal
 from backbones.errors import UserError
 from engine.config import Precision, Protocol
 from experiments.costs.deployed import DeployedFormat
+from experiments.jobs.arguments import files_by_backbone
 from experiments.jobs.checkpoints import Keep
 from experiments.jobs.runners import RunnerName, check_slots
 from experiments.tasks import TASKS
@@ -144,25 +144,8 @@ class CompareConfig:
 
     @property
     def weights_by_backbone(self) -> dict[str, str]:
-        """The weight files of `weights`: backbone -> file. A file's name may contain any character.
-
-        Raises UserError for an entry without a file, for an unknown backbone, and for two files for one backbone.
-        """
-        files: dict[str, str] = {}
-        for entry in self.weights:
-            # The longest name: `a:f` and `a:f=b` can both be backbones.
-            names = sorted((name for name in self.backbones if entry.startswith(f"{name}=")), key=len)
-            if not names:
-                name, equals, _ = entry.partition("=")
-                wrong = f"'{name}' is not among --backbones" if equals else "expected BACKBONE=FILE. The backbones are"
-                raise UserError(f"--weights {entry}: {wrong} {' '.join(self.backbones)}")
-            file = entry.removeprefix(f"{names[-1]}=")
-            if not file:
-                raise UserError(f"--weights {entry}: the file is missing")
-            if names[-1] in files:
-                raise UserError(f"--weights: there are two files for {names[-1]}: {files[names[-1]]} and {file}")
-            files[names[-1]] = os.path.expanduser(file)  # in BACKBONE=~/FILE, the shell does not replace the tilde
-        return files
+        """The weight files of `weights` by backbone. Raises UserError for wrong entries."""
+        return files_by_backbone(self.weights, self.backbones)
 
     def metric_of(self, tasks: Sequence[str]) -> dict[str, str]:
         """The metric to compare of each of these tasks. Raises UserError for a metric that cannot be compared."""

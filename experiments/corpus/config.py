@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 
 from backbones.errors import UserError
+from experiments.jobs.arguments import files_by_backbone
 
 
 @dataclass
@@ -41,14 +41,8 @@ class FillConfig:
 
     @property
     def weights_by_backbone(self) -> dict[str, str]:
-        """The entries of `weights`: backbone -> file. Raises UserError for an entry without a file."""
-        found = {}
-        for entry in self.weights:
-            name, equals, file = entry.partition("=")
-            if not (name and equals and file):
-                raise UserError(f"`weights={entry}`: expected BACKBONE=FILE", settings=("weights",))
-            found[name] = os.path.expanduser(file)
-        return found
+        """The weight files of `weights` by backbone. Raises UserError for wrong entries."""
+        return files_by_backbone(self.weights)
 
 
 @dataclass

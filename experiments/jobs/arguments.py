@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Self
@@ -86,3 +87,34 @@ def shared_arguments(config: SharedSettings, task: str, task_arguments: Sequence
     flags = {name: value for name, value in for_all.items() if value is not None}
     flags |= {"protocol": config.protocol, "precision": config.precision, "device": config.device}
     return (*preset, *(part for name, value in flags.items() for part in (f"--{name}", str(value))), *rest)
+
+
+def files_by_backbone(entries: Sequence[str], backbones: Sequence[str] | None = None) -> dict[str, str]:
+    """Entries BACKBONE=FILE of the setting `weights`: backbone -> file. A file's name may contain any character.
+
+    Args:
+        entries: of the command line.
+        backbones: those that may have a file; None for any, whose name then ends at the first equals sign.
+
+    Raises UserError for an entry without a file, for an unknown backbone, and for two files for one backbone.
+    """
+    files: dict[str, str] = {}
+    for entry in entries:
+        first, equals, _ = entry.partition("=")
+        # The longest name: `a:f` and `a:f=b` can both be backbones.
+        known = backbones if backbones is not None else [first] if first and equals else []
+        names = sorted((name for name in known if entry.startswith(f"{name}=")), key=len)
+        if not names:
+            wrong = f"'{first}' is not among --backbones" if equals and first else "expected BACKBONE=FILE"
+            raise UserError(f"--weights {entry}: {wrong}{'' if backbones is None else _listed(backbones, equals)}")
+        file = entry.removeprefix(f"{names[-1]}=")
+        if not file:
+            raise UserError(f"--weights {entry}: the file is missing")
+        if names[-1] in files:
+            raise UserError(f"--weights: there are two files for {names[-1]}: {files[names[-1]]} and {file}")
+        files[names[-1]] = os.path.expanduser(file)  # in BACKBONE=~/FILE, the shell does not replace the tilde
+    return files
+
+
+def _listed(backbones: Sequence[str], is_unknown: str) -> str:
+    return f"{'' if is_unknown else '. The backbones are'} {' '.join(backbones)}"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from typing import Literal
 
 from backbones.errors import UserError
 from engine.config import Protocol
+from experiments.jobs.arguments import files_by_backbone
 from experiments.tasks import TASKS
 
 
@@ -77,11 +77,5 @@ class ShortlistConfig:
 
     @property
     def weights_by_backbone(self) -> dict[str, str]:
-        """The entries of `weights`: backbone -> file. Raises UserError for an entry without a file."""
-        found = {}
-        for entry in self.weights:
-            name, equals, file = entry.partition("=")
-            if not (name and equals and file):
-                raise UserError(f"--weights {entry}: expected BACKBONE=FILE")
-            found[name] = os.path.expanduser(file)
-        return found
+        """The weight files of `weights` by backbone. Raises UserError for wrong entries."""
+        return files_by_backbone(self.weights)
