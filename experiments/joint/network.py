@@ -183,7 +183,8 @@ def create_joint(
         pretrained: weights of the backbone, see `create_backbone`.
         anchor_scales: name of a detection head -> side of the smallest square anchor of a level, in strides; by default
             as published for `phi`.
-        nms, max_detections: of detection heads, see `create_detector`.
+        nms: of detection heads, see `create_detector`.
+        max_detections: the same.
         finest: stride of the neck's finest map, 4 or 8. By default the coarsest that is sufficient for the heads.
         channels: number of channels of the images.
         stochastic_depth: drop rate of the backbone's last residual branch.
