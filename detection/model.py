@@ -178,9 +178,8 @@ def create_detector(
         style = effdet.style_of(state)
     tensorflow = style == "tensorflow"
     activation = ACTIVATIONS[scale.activation]
-    fusion = neck if isinstance(neck, Neck) else _new_neck(neck, backbone, scale, tensorflow)
-    strides = [8 * 2**i for i in range(scale.num_levels)]
-    anchors = Anchors(strides, anchor_scale or scale.anchor_scale)
+    fusion = neck if isinstance(neck, Neck) else new_neck(neck, backbone, scale, tensorflow)
+    anchors = Anchors(level_strides(scale), anchor_scale or scale.anchor_scale)
     width = fusion.levels[0].channels
 
     def head(outputs: int, prior: float | None = None) -> Head:
@@ -195,7 +194,12 @@ def create_detector(
     return detector
 
 
-def _new_neck(name: str, backbone: Backbone, scale: Scale, tensorflow: bool) -> Neck:
+def level_strides(scale: Scale) -> list[int]:
+    """Strides of a detector's levels, finest first."""
+    return [8 * 2**i for i in range(scale.num_levels)]
+
+
+def new_neck(name: str, backbone: Backbone, scale: Scale, tensorflow: bool = False) -> Neck:
     """A neck over strides 8 to 32 with the sizes of `scale`."""
     levels = [backbone.levels[i] for i in select(backbone.levels, (8, 16, 32))]
     options: dict = {"channels": scale.width, "num_levels": scale.num_levels}

@@ -38,7 +38,7 @@ from detection.draw import above_score, draw_boxes, side_by_side
 from detection.errors import what_went_wrong
 from detection.evaluator import CocoEvaluator
 from detection.loss import DetectionLoss
-from detection.model import Detector, create_detector, run_anchor_scale
+from detection.model import Detector, create_detector, level_strides, run_anchor_scale
 from detection.postprocess import Detections, to_original
 from detection.prediction import DetectionResult
 from detection.results import run_matches
@@ -123,7 +123,7 @@ class DetectionTask(Task):
         """The anchor scale for these settings and training boxes, see `build`."""
         size = parse_size(config.image_size or scale_of(config.phi).size)
         scale = config.anchor_scale or run_anchor_scale(config.pretrained, size)
-        return scale or fit_scale(network_sizes(train, size), pyramid_strides(config.phi))
+        return scale or fit_scale(network_sizes(train, size), level_strides(scale_of(config.phi)))
 
     def datasets(self, train: BoxDataset, val: BoxDataset) -> tuple[BoxDataset, BoxDataset]:
         """The data sets with their transforms: scale jitter, crops and flips in training; letterbox in validation."""
@@ -331,8 +331,3 @@ def network_sizes(dataset: BoxDataset, size: tuple[int, int]) -> np.ndarray:
     image, boxes = dataset.boxes_by_image()
     scale = np.min(np.asarray(size) / dataset.sizes, axis=1)
     return (boxes[:, 2:] - boxes[:, :2]) * scale[image, None]
-
-
-def pyramid_strides(phi: int | str) -> list[int]:
-    """Strides of the detector's levels, finest first."""
-    return [8 * 2**i for i in range(scale_of(phi).num_levels)]

@@ -36,7 +36,7 @@ def eval_command(spec: CommandSpec, description: str | None) -> Callable[..., No
 
         return evaluate
 
-    return _command(spec, "eval", spec.eval_config, load, description)
+    return task_command(spec, "eval", spec.eval_config, load, description)
 
 
 def predict_command(spec: CommandSpec, description: str | None) -> Callable[..., None]:
@@ -47,7 +47,7 @@ def predict_command(spec: CommandSpec, description: str | None) -> Callable[...,
 
         return predict
 
-    return _command(spec, "predict", spec.predict_config, load, description)
+    return task_command(spec, "predict", spec.predict_config, load, description)
 
 
 def export_command(spec: CommandSpec, description: str | None) -> Callable[..., None]:
@@ -59,10 +59,10 @@ def export_command(spec: CommandSpec, description: str | None) -> Callable[..., 
         return export
 
     # It imports Triton, see `without_collection`.
-    return _command(spec, "export", ExportConfig, load, description, for_good=False)
+    return task_command(spec, "export", ExportConfig, load, description, for_good=False)
 
 
-def _command(
+def task_command(
     spec: CommandSpec,
     name: str,
     config: type,
@@ -70,7 +70,16 @@ def _command(
     description: str | None,
     for_good: bool = True,
 ) -> Callable[..., None]:
-    """The `main` of a command of a task. `load` imports what the command needs and returns its function."""
+    """The `main` of a command of a task.
+
+    Args:
+        spec: the task.
+        name: of the command.
+        config: class of its settings.
+        load: imports what the command needs, and returns its function of spec and settings.
+        description: for its help.
+        for_good: see `without_collection`.
+    """
 
     def main(argv: Sequence[str] | None = None) -> None:
         def run(settings: Any) -> Any:

@@ -83,13 +83,13 @@ def export(spec: TaskSpec, config: ExportConfig) -> dict[str, Any]:
     }
     failure = _failure(document, task.metric, config.int8)
     if failure:
-        failed = [part.rename(f"{part}.failed") for part in (file, file.with_suffix(".bin")) if part.exists()]
-        document["failure"], document["file"] = failure, failed[0].name
+        failed = mark_failed(file)
+        document["failure"], document["file"] = failure, failed.name
     write_json(folder / "export.json", document)
     _print(document, task)
     if failure:
         raise BadInput(
-            f"{failure}. Do not use the file, kept as {failed[0]}; {folder / 'export.json'} has all differences"
+            f"{failure}. Do not use the file, kept as {failed}; {folder / 'export.json'} has all differences"
         )
     out.print(f"{file} and export.json in {folder}", markup=False)
     if config.push is not None:
@@ -99,6 +99,12 @@ def export(spec: TaskSpec, config: ExportConfig) -> dict[str, Any]:
         write_text(folder / "README.md", model_card(config.push, task.info, record, document))
         out.print(f"uploaded: --checkpoint {push(folder, config.push, config.private)}", markup=False)
     return document
+
+
+def mark_failed(file: Path) -> Path:
+    """Rename an exported file, and the one with its weights, so that nobody uses it. Returns its new path."""
+    parts = [part.rename(f"{part}.failed") for part in (file, file.with_suffix(".bin")) if part.exists()]
+    return parts[0]
 
 
 class _Restored:

@@ -52,10 +52,8 @@ class TaskScoring(TaskBase):
     @torch.inference_mode()
     def evaluate(self, loader: Iterable[Batch], precision: str = "fp32") -> dict[str, float]:
         """Score all batches of `loader` in `precision`: "fp32", "bf16" or "fp16". Returns the scores by metric."""
-        assert self.evaluator is not None
         self.eval()
-        self.evaluator.reset()
-        self.with_errors = True
+        self.begin_scoring(with_errors=True)
         with execution_for(self.device.type, precision, "eval").arithmetic(self.device.type):
             for batch in loader:
                 self.score(batch.to(self.device))
@@ -63,8 +61,12 @@ class TaskScoring(TaskBase):
         return self.scores
 
     def on_validation_epoch_start(self) -> None:
+        self.begin_scoring(self.current_epoch + 1 == self.config.epochs or self.config.patience > 0)
+
+    def begin_scoring(self, with_errors: bool) -> None:
+        """Discard all predictions. `with_errors`: whether this evaluation can be the last, whose errors are stored."""
         assert self.evaluator is not None
-        self.with_errors = self.current_epoch + 1 == self.config.epochs or self.config.patience > 0
+        self.with_errors = with_errors
         self.evaluator.reset()
 
     def on_validation_epoch_end(self) -> None:

@@ -9,10 +9,9 @@ from pathlib import Path
 
 from backbones.errors import BadInput
 from engine.console import err
-from experiments.costs.deployed import TABLE, read_deployed
+from experiments.costs.deployed import NAME, TABLE, read_deployed
 from experiments.jobs.cell import Cell
-
-FOLDER = "deployed"  # in the folder of the comparison
+from experiments.jobs.local import failure_reason
 
 
 def measure_formats(cells: Sequence[Cell], folder: Path, formats: Sequence[str]) -> None:
@@ -31,14 +30,14 @@ def measure_formats(cells: Sequence[Cell], folder: Path, formats: Sequence[str])
     first: dict[tuple[str, str], Path] = {}
     for cell in cells:
         first.setdefault((cell.task, cell.config.backbone), cell.folder_in(folder / "cells"))
-    if not first or _is_measured(list(first.values()), folder / FOLDER / TABLE, formats):
+    if not first or _is_measured(list(first.values()), folder / NAME / TABLE, formats):
         return
     err.print(f"measuring {len(first)} trainings in {', '.join(formats)}")
     command = [sys.executable, "-m", "experiments.profile", "--runs", *map(str, first.values())]
-    command += ["--formats", *formats, "--output", str(folder / FOLDER)]
+    command += ["--formats", *formats, "--output", str(folder / NAME)]
     process = subprocess.run(command, capture_output=True, text=True)
     if process.returncode:
-        reason = (process.stderr.strip().splitlines() or [f"exit code {process.returncode}"])[-1]
+        reason = failure_reason(process.stderr.splitlines(), process.returncode)
         raise BadInput(f"the runtimes could not be measured: {reason}", settings=("formats",))
 
 

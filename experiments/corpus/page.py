@@ -15,7 +15,7 @@ from experiments.corpus.groups import Duel, Entry, Group, duels, grouped
 from experiments.corpus.picture import draw
 from experiments.corpus.plan import PRETRAINED, PlannedCell, read_plan
 from experiments.corpus.rows import Corpus, CorpusRow
-from experiments.report.formatting import billions, difference_text, millions, score_text
+from experiments.report.formatting import billions, difference_text, markdown_row, millions, score_text
 from experiments.report.results import LEVEL
 from experiments.statistics.signed_rank import ROPE
 from experiments.tasks import TASKS
@@ -106,9 +106,9 @@ def _rankings(groups: Sequence[Group], sets: Sequence[tuple[str, str]]) -> list[
         found = [group for group in groups if (group.first.task, group.first.set) == (task, name)]
         first = found[0].first
         lines += [f"### {name}: {task}", "", f"Metric: {first.metric}. {_budgets(found)}", ""]
-        lines += [_row(HEADINGS), _row(["---"] * len(HEADINGS))]
+        lines += [markdown_row(HEADINGS), markdown_row(["---"] * len(HEADINGS))]
         for group in found:
-            lines += [_row(_cells(group, entry)) for entry in group.entries]
+            lines += [markdown_row(_cells(group, entry)) for entry in group.entries]
         lines.append("")
     return lines
 
@@ -153,13 +153,13 @@ def _across(groups: Sequence[Group]) -> list[str]:
         f"better, that both differ by less than {100 * ROPE:.0f} point, and that the second is better. Few sets leave "
         "these close to undecided. Intervals within a set do not enter.",
         "",
-        _row(DUELS),
-        _row(["---"] * len(DUELS)),
+        markdown_row(DUELS),
+        markdown_row(["---"] * len(DUELS)),
     ]
     for protocol, duel in found:
         probabilities = (f"{value:.2f}" for value in (duel.across.better, duel.across.equal, duel.across.worse))
         counts = map(str, (duel.across.sets, duel.wins, duel.losses))
-        lines.append(_row([f"`{protocol}`", duel.first, duel.second, *counts, *probabilities]))
+        lines.append(markdown_row([f"`{protocol}`", duel.first, duel.second, *counts, *probabilities]))
     return [*lines, ""]
 
 
@@ -171,8 +171,8 @@ def _gaps(gaps: Sequence[PlannedCell], planned: Sequence[PlannedCell]) -> list[s
         f"{len(gaps)} of {len(planned)} trainings of the plan. Networks with a weight file join the plan's pretrained "
         f"networks (`{PRETRAINED}`) with `--weights`.",
         "",
-        _row(["task", "data set", "protocol", "backbone", "missing seeds"]),
-        _row(["---"] * 5),
+        markdown_row(["task", "data set", "protocol", "backbone", "missing seeds"]),
+        markdown_row(["---"] * 5),
     ]
     seeds: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for cell in gaps:
@@ -181,7 +181,7 @@ def _gaps(gaps: Sequence[PlannedCell], planned: Sequence[PlannedCell]) -> list[s
     for (task, name, protocol, backbone), found in seeds.items():
         backbones[task, name, protocol, ", ".join(map(str, sorted(found)))].append(backbone)
     for (task, name, protocol, which), names in sorted(backbones.items()):
-        lines.append(_row([task, name, protocol, ", ".join(names), which]))
+        lines.append(markdown_row([task, name, protocol, ", ".join(names), which]))
     return [*lines, ""]
 
 
@@ -213,10 +213,6 @@ def _repeat(rows: Sequence[CorpusRow]) -> list[str]:
 
 def _rows(count: int) -> str:
     return "1 row of another version of the recipe is" if count == 1 else f"{count} rows of other versions are"
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def _is_prose(line: str) -> bool:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 DeployedFormat = Literal["torch", "onnx", "openvino", "openvino-bf16", "openvino-int8"]
-TABLE, PICTURE = "deployed.csv", "deployed.png"
+NAME = "deployed"  # of the table and the picture, and of their folder in a comparison
+TABLE = f"{NAME}.csv"
 BATCH = 8  # images at once for the throughput
 COLUMNS = {
     "run": "run", "format": "format", "score": "score", "network_p50_ms": "network p50", "network_p95_ms": "p95",

@@ -14,13 +14,14 @@ from typing import Any
 
 from backbones.errors import BadInput, UserError
 from engine.checkpoint import make_folder
-from engine.cli import INTERRUPTED
+from engine.cli import INTERRUPTED, parse
+from engine.config import parse_size
 from engine.console import err, log_to_terminal
 from engine.record import command_line, write_json
 from experiments.jobs.local import failure_reason
 from experiments.joint.config import JointCompareConfig, JointTrainConfig, kinds_of
 from experiments.joint.records import HEADS
-from experiments.joint.settings import SHARED, resolved, split_by_head
+from experiments.joint.settings import SHARED, by_flag, resolved, split_by_head, without_preset
 from experiments.records import read_record
 from experiments.statistics import compare_to_baseline, read_images
 from experiments.tasks import TASKS
@@ -62,14 +63,17 @@ class Plan:
         self.words = tuple(words)
         self._heads = ("--heads", *config.heads)
         own, by_head = split_by_head([*words, *joint, *self._heads])
-        from engine.cli import parse
-
         parsed = parse("experiments.joint.train", JointTrainConfig, own)
         self.settings = resolved(parsed, own, by_head)
         self.settings.check()
         shared, self._by_head = split_by_head([*words, *self._heads])
-        at = shared.index("--heads")
-        self._shared = [*shared[:at], *shared[at + 1 + len(config.heads) :]]
+        # The flags that all tasks have, with their values.
+        self._shared = [
+            word
+            for flag, group in by_flag(shared).items()
+            if flag.startswith("--data.") or flag.removeprefix("--") in SHARED
+            for word in group
+        ]
 
     @property
     def epochs(self) -> int:
@@ -78,14 +82,10 @@ class Plan:
 
     def single(self, name: str, backbone: str, seed: int) -> Training:
         """The training of one head's task alone, with the neck and the size of the joint network."""
-        kind, words = self.kinds[name], list(self._by_head.get(name, ()))
+        kind = self.kinds[name]
+        preset, words = without_preset(self._by_head.get(name, ()))
         network = ["--neck", "bifpn"] if kind == "classification" else ["--phi", str(self.settings.phi)]
-        preset = []
-        if "--config" in words:  # flags after it override it
-            at = words.index("--config")
-            preset, words = words[at : at + 2], words[:at] + words[at + 2 :]
-        shared = [word for flag in _grouped(self._shared, TASKS[kind].train_config) for word in flag]
-        arguments = (*preset, *shared, *words, *network, "--epochs", str(self.epochs), *_of(backbone, seed))
+        arguments = (*preset, *self._shared, *words, *network, "--epochs", str(self.epochs), *_of(backbone, seed))
         return self._training(kind, arguments, f"{name}-alone", backbone, seed)
 
     def joint(self, backbone: str, seed: int, epochs: int | None = None) -> Training:
@@ -103,17 +103,6 @@ class Plan:
 
 def _of(backbone: str, seed: int) -> tuple[str, ...]:
     return "--backbone", backbone, "--seed", str(seed)
-
-
-def _grouped(words: Sequence[str], settings: Any) -> list[list[str]]:
-    """Flags with their values: those that all tasks have."""
-    groups: list[list[str]] = []
-    for word in words:
-        if word.startswith("--"):
-            groups.append([])
-        groups[-1].append(word)
-    names = [group[0].removeprefix("--").partition("=")[0] for group in groups]
-    return [g for name, g in zip(names, groups, strict=True) if name in SHARED or name.startswith("data.")]
 
 
 def compare(config: JointCompareConfig, words: Sequence[str], joint: Sequence[str]) -> dict[str, Any]:
@@ -201,8 +190,6 @@ def training_macs(run: Path) -> float:
     images = batch // size * size or batch
     macs = record["macs"]
     if (crop := record["config"].get("image_size")) is not None:  # multiply-adds are counted at the size of evaluation
-        from engine.config import parse_size
-
         height, width = parse_size(crop)
         whole = record["preprocessing"]["size"]
         macs *= height * width / (whole[0] * whole[1])

@@ -22,6 +22,7 @@ from backbones.inference import prepare_for_inference
 from engine.checkpoint import read_run
 from engine.export.check import milliseconds
 from engine.record import peak_memory_mb
+from experiments.jobs.local import failure_reason
 from experiments.joint.spec import SPEC
 from experiments.records import read_record
 from experiments.tasks import TASKS
@@ -69,7 +70,7 @@ def _memory(runs: list[Path]) -> float:
     command = [sys.executable, "-m", "experiments.joint.costs", *map(str, runs)]
     process = subprocess.run(command, capture_output=True, text=True)
     if process.returncode:
-        reason = (process.stderr.strip().splitlines() or [f"exit code {process.returncode}"])[-1]
+        reason = failure_reason(process.stderr.splitlines(), process.returncode)
         raise BadInput(f"the memory of {runs[0]} could not be measured: {reason}")
     return json.loads(process.stdout.splitlines()[-1])["peak_memory_mb"]
 

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from engine.cli import command
-from engine.entry import without_collection
+from engine.entry import task_command
 from experiments.joint.config import JointEvalConfig
 from experiments.joint.spec import SPEC
 
 
-def run(config: Any) -> Any:
-    """Evaluate."""
-    with without_collection():
-        from experiments.joint.evaluation import evaluate
-    return evaluate(config)
+def load() -> Callable[..., Any]:
+    """The function of the command."""
+    from experiments.joint.evaluation import evaluate
+
+    return evaluate
 
 
-main = command(f"{SPEC.program}.eval", JointEvalConfig, run, __doc__ or "")
+main = task_command(SPEC, "eval", JointEvalConfig, load, __doc__, for_good=False)
 
 if __name__ == "__main__":
     main()

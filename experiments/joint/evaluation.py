@@ -16,9 +16,9 @@ from engine.evaluation import print_scores
 from engine.execution import device_of, execution_for
 from engine.record import write_json
 from engine.restore import data_root, restore_task
+from engine.spec import CommandSpec
 from experiments.joint.batches import EvalLoader
 from experiments.joint.config import JointEvalConfig
-from experiments.joint.spec import SPEC
 from experiments.tasks import TASKS
 
 
@@ -31,16 +31,16 @@ def head_dataset(task: Any, name: str, data: EvalData) -> Any:
     return head.eval_dataset(Path(data_root(head, spec, data.root)), replace(own, **common))
 
 
-def evaluate(config: JointEvalConfig) -> dict[str, float]:
+def evaluate(spec: CommandSpec, config: JointEvalConfig) -> dict[str, float]:
     """Evaluate each head of a run, with the preprocessing of its task. Returns the metrics as `NAME.METRIC`.
 
     The data are those of the training, or `data.root` for all heads.
     """
-    log_to_terminal(SPEC.name)
+    log_to_terminal(spec.name)
     device = device_of(config.device)
     execution = execution_for(device.type, config.precision, "eval")
     execution.begin()
-    task: Any = restore_task(SPEC, config)
+    task: Any = restore_task(spec, config)
     execution.place(task.to(device).eval().model)
     loaders = {}
     for name in task.tasks:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from engine.cli import command
-from engine.entry import without_collection
+from engine.entry import task_command
 from engine.export.config import ExportConfig
 from experiments.joint.spec import SPEC
 
 
-def run(config: Any) -> Any:
-    """Export."""
-    with without_collection():
-        from experiments.joint.exporting import export
-    return export(config)
+def load() -> Callable[..., Any]:
+    """The function of the command."""
+    from experiments.joint.exporting import export
+
+    return export
 
 
-main = command(f"{SPEC.program}.export", ExportConfig, run, __doc__ or "")
+main = task_command(SPEC, "export", ExportConfig, load, __doc__, for_good=False)
 
 if __name__ == "__main__":
     main()

@@ -14,23 +14,23 @@ from engine.export import check
 from engine.export.build import describe
 from engine.export.config import ExportConfig
 from engine.export.write import described, write_file
-from engine.exporting import new_folder
+from engine.exporting import mark_failed, new_folder
 from engine.record import command_line, surroundings, write_json
 from engine.restore import restore_task
 from engine.runtimes.files import raise_unless_installed
+from engine.spec import CommandSpec
 from experiments.joint.evaluation import head_dataset
 from experiments.joint.graphs import JointGraphs
-from experiments.joint.spec import SPEC
 
 
-def export(config: ExportConfig) -> dict[str, Any]:
+def export(spec: CommandSpec, config: ExportConfig) -> dict[str, Any]:
     """Write one file with all heads, compare it with the checkpoint on validation images, and write export.json.
 
     Returns what export.json holds. Raises BadInput if outputs differ by more than the tolerance; the file is then
     renamed. Raises UserError for settings that several heads do not have.
     """
     config.check()
-    log_to_terminal(SPEC.name)
+    log_to_terminal(spec.name)
     if config.int8 or config.push is not None or config.format == "safetensors":
         raise UserError("`int8`, `push` and `format='safetensors'` are not available for several heads")
     if config.preprocess or config.postprocess:
@@ -38,8 +38,8 @@ def export(config: ExportConfig) -> dict[str, Any]:
     raise_unless_installed(config.format)
     execution_for("cpu", "fp32", "eval").begin()
     folder = new_folder(config.output)
-    selected = SPEC.predict_config(checkpoint=config.checkpoint, image_size=config.image_size, device="cpu")
-    task: Any = restore_task(SPEC, selected)
+    selected = spec.predict_config(checkpoint=config.checkpoint, image_size=config.image_size, device="cpu")
+    task: Any = restore_task(spec, selected)
     dataset = head_dataset(task, next(iter(task.tasks)), config.data).with_transform(task.transform())
     graphs = JointGraphs(task)
     description = describe(graphs, config.dynamic or "batch", preprocess=False, postprocess=False)
@@ -55,12 +55,8 @@ def export(config: ExportConfig) -> dict[str, Any]:
     )
     largest = max(row["difference"] for row in rows)
     failed = not largest <= check.TOLERANCE
-    if failed:
-        for part in (file, file.with_suffix(".bin")):
-            if part.exists():
-                part.rename(f"{part}.failed")
     document = {
-        "file": f"{file.name}.failed" if failed else file.name,
+        "file": mark_failed(file).name if failed else file.name,
         "format": config.format,
         "task": task.name,
         "backbone": task.config.backbone,

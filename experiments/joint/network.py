@@ -12,17 +12,15 @@ from torch import Tensor, nn
 
 from backbones import create_backbone
 from backbones.base import Backbone, Neck, neck_inputs, select
-from backbones.bifpn import BiFPN
 from backbones.errors import UserError, unknown_name
-from backbones.memory_efficient import ACTIVATIONS
 from backbones.scaling import Scale, scale_of
 from classification.build import classifier_on
 from classification.model import Classifier
 from detection.config import MAX_DETECTIONS
-from detection.model import Detector, create_detector
+from detection.model import Detector, create_detector, new_neck
 from detection.postprocess import Suppression
 from experiments.joint.norms import NormStatistics
-from segmentation.decoders import new_neck
+from segmentation import decoders
 from segmentation.model import Segmenter, create_segmenter
 
 FINEST = {"classification": 8, "detection": 8, "segmentation": 4}  # stride of the finest map that a head needs
@@ -231,15 +229,7 @@ def check_heads(kinds: Mapping[str, str]) -> None:
             raise UserError(f"`heads`: the name '{name}' must consist of letters, digits and _", settings=("heads",))
 
 
-def _neck(backbone: Backbone, strides: Sequence[int], scale: Scale) -> BiFPN:
-    levels = [backbone.levels[i] for i in select(backbone.levels, strides)]
+def _neck(backbone: Backbone, strides: Sequence[int], scale: Scale) -> Neck:
     if strides[0] == 4:
-        return new_neck(levels, scale)
-    return BiFPN(
-        levels,
-        scale.width,
-        scale.neck_repeats,
-        scale.num_levels,
-        fusion=scale.fusion,
-        activation=ACTIVATIONS[scale.activation],
-    )
+        return decoders.new_neck([backbone.levels[i] for i in select(backbone.levels, strides)], scale)
+    return new_neck("bifpn", backbone, scale)

@@ -40,7 +40,7 @@ def split_by_head(arguments: Sequence[str]) -> tuple[list[str], dict[str, list[s
 
 def _names_in(arguments: Sequence[str]) -> list[str]:
     """Names of the heads of `--heads`, or of its default; none if they are wrong, which the parser reports."""
-    values = _by_flag(arguments).get("--heads")
+    values = by_flag(arguments).get("--heads")
     first = values[0].partition("=")[2] if values else ""
     heads = [*([first] if first else []), *values[1:]] if values else JointTrainConfig().heads
     return [entry.partition("=")[0] for entry in heads]
@@ -62,7 +62,7 @@ def resolved(config: JointTrainConfig, own: Sequence[str], by_head: Mapping[str,
         if any(by_head.values()):
             raise UserError("`resume` continues a run with its own settings: leave out those of single heads")
         return config
-    forwarded = [word for flag, words in _by_flag(own).items() if _is_shared(flag) for word in words]
+    forwarded = [word for flag, words in by_flag(own).items() if _is_shared(flag) for word in words]
     heads: dict[str, Any] = {}
     for name, kind in config.kinds.items():
         heads[name] = _parsed(kind, forwarded, by_head.get(name, ()))
@@ -78,9 +78,19 @@ def resolved(config: JointTrainConfig, own: Sequence[str], by_head: Mapping[str,
     return replace(config, **(whole | {"data": data, "class_weights": "none", "phi": phi, "settings": settings}))
 
 
-def _by_flag(arguments: Sequence[str]) -> dict[str, list[str]]:
+def by_flag(arguments: Sequence[str]) -> dict[str, list[str]]:
     """Arguments by flag, without its value. A flag's words include the flag."""
     return group_arguments(arguments, lambda flag: (flag.partition("=")[0], flag))
+
+
+def without_preset(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """`--config` with its value, and the other arguments. Flags after a preset override it."""
+    words = list(arguments)
+    for i, word in enumerate(words):
+        if word.partition("=")[0] == "--config":
+            width = 1 if "=" in word else 2
+            return words[i : i + width], words[:i] + words[i + width :]
+    return [], words
 
 
 def _is_shared(flag: str) -> bool:
@@ -90,12 +100,7 @@ def _is_shared(flag: str) -> bool:
 
 def _parsed(kind: str, forwarded: Sequence[str], own: Sequence[str]) -> TrainConfig:
     """The settings of a head of a kind, with the content of the files that they name."""
-    spec, words = TASKS[kind], list(own)
-    preset: list[str] = []
-    for i, word in enumerate(words):
-        if word.partition("=")[0] == "--config":
-            width = 1 if "=" in word else 2
-            preset, words = words[i : i + width], words[:i] + words[i + width :]
-            break
+    spec = TASKS[kind]
+    preset, words = without_preset(own)
     arguments = [*preset, *forwarded, *words]
     return parse(f"{kind}.train", spec.train_config, arguments, "", spec.presets, demo_unless_root).with_files()

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from engine.console import out
 from engine.record import write_text
+from experiments.report.formatting import markdown_row
 
 BUDGETS = {"epochs": "equal epochs", "macs": "equal cost of training"}
 SCORES = ("backbone", "budget", "head", "metric", "single", "joint", "difference", "95% interval", "verdict", "epochs")
@@ -92,4 +93,4 @@ def _score(values: Sequence[float | None]) -> str:
 def markdown(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """A table in Markdown."""
     rule = ["---"] * len(headings)
-    return "\n".join("| " + " | ".join(line) + " |" for line in (headings, rule, *lines))
+    return "\n".join(map(markdown_row, (headings, rule, *lines)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,7 +14,6 @@ from data.batch import Batch
 from data.loader import eval_loader, train_loader
 from engine import distributed
 from engine.checkpoint import RunInfo
-from engine.execution import execution_for
 from engine.task import Task
 from experiments.joint.balance import Balance
 from experiments.joint.batches import EvalLoader, HeadBatch, HeadSets, JointBatch, JointLoader
@@ -230,13 +229,12 @@ class JointTask(OnePass):
             pyramid, batch = [maps[rows] for maps in pyramid], batch[rows]  # type: ignore[index]
         outputs = head_outputs(task.model, pyramid, size)  # type: ignore[arg-type]
         losses = task.losses_of(outputs, size, batch) | self._distilled(name, outputs, batch)
-        factor = 0.0 if nothing else 1.0
         if distributed.world() > 1 and kind == "classification" and name in self._partial:
             count = torch.tensor(0.0 if nothing else float(len(batch)), device=batch.labels.device)
             # The loss is a mean over images, and DDP averages processes with different numbers of labelled ones.
             share = count * distributed.world() / distributed.total(count).clamp(min=1)
             return {key: value * share for key, value in losses.items()}
-        return {key: value * factor for key, value in losses.items()} if nothing else losses
+        return {key: value * 0.0 for key, value in losses.items()} if nothing else losses
 
     def _distilled(self, name: str, outputs: Any, batch: Batch) -> dict[str, Tensor]:
         """The loss `distillation` of a head that learns the outputs of a run."""
@@ -278,19 +276,16 @@ class JointTask(OnePass):
 
     # --- evaluation
 
-    def on_validation_epoch_start(self) -> None:
+    def begin_scoring(self, with_errors: bool) -> None:
+        """Discard the predictions of all heads."""
         for name in self.tasks:
-            self.head(name).with_errors = self.current_epoch + 1 == self.config.epochs or self.config.patience > 0
-            self.tasks[name].evaluator.reset()
+            self.head(name).begin_scoring(with_errors)
 
     def score(self, batch: HeadBatch) -> None:  # type: ignore[override]
         """Predict a batch of one head and pass the predictions to its evaluator."""
         task = self.head(batch.name)
         self.model.use_norms_of(batch.name)
         task.score(batch.batch)
-
-    def on_validation_epoch_end(self) -> None:
-        self._compute_scores()
 
     def _compute_scores(self) -> None:
         scores: dict[str, float] = {}
@@ -304,19 +299,6 @@ class JointTask(OnePass):
         values = [scores[f"{name}.{task.metric}"] for name, task in self.tasks.items()]
         defined = [value for value in values if not math.isnan(value)]
         return sum(defined) / len(defined) if defined else math.nan
-
-    @torch.inference_mode()
-    def evaluate(self, loader: Iterable[Any], precision: str = "fp32") -> dict[str, float]:
-        """Score all batches of an `EvalLoader`. Returns the scores by `NAME.METRIC`, and their mean."""
-        self.eval()
-        for task in self.tasks.values():
-            task.evaluator.reset()
-            task.with_errors = True
-        with execution_for(self.device.type, precision, "eval").arithmetic(self.device.type):
-            for batch in loader:
-                self.score(batch.to(self.device))
-        self._compute_scores()
-        return self.scores
 
     def per_class(self) -> dict[str, float]:
         """Nothing: each head has classes of its own."""

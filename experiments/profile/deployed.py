@@ -30,7 +30,7 @@ from engine.restore import data_root, restore_task
 from engine.runtimes.description import Dynamic
 from engine.runtimes.files import Network, images_at_once, raise_unless_installed
 from engine.task import Task
-from experiments.costs.deployed import BATCH, COLUMNS, Deployed, best_trades
+from experiments.costs.deployed import BATCH, COLUMNS, NAME, Deployed, best_trades
 from experiments.profile.config import ProfileConfig
 from experiments.profile.files import write_costs
 from experiments.runs import load_run
@@ -59,7 +59,7 @@ def profile_runs(config: ProfileConfig) -> list[Deployed]:
         rows = _timed(prepared, config.repeats)
     title = f"{torch.get_num_threads()} threads, one image, {config.repeats} interleaved rounds, times in ms"
     _print(rows, title)
-    write_costs(rows, Path(config.output), "deployed", partial(draw, rows, title))
+    write_costs(rows, Path(config.output), NAME, partial(draw, rows, title))
     return rows
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from experiments.costs.deployed import COLUMNS, TABLE, read_deployed
+from experiments.costs.deployed import COLUMNS, NAME, TABLE, read_deployed
 from experiments.report import svg as charts
 
 
@@ -19,7 +19,7 @@ def deployed_section(folder: Path, task: str, metric: str) -> dict[str, Any] | N
         task: is the name of the first folder of its runs in `cells`.
         metric: the headline metric.
     """
-    rows = [row for row in read_deployed(folder / "deployed" / TABLE) if Path(row.run).parent.name == task]
+    rows = [row for row in read_deployed(folder / NAME / TABLE) if Path(row.run).parent.name == task]
     if not rows:
         return None
     marks = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,6 +20,9 @@ ABOUT_RESPLITS = (
     "Their simultaneous 95% intervals cover which images were drawn for training and for scoring, and the trainings: "
     "each training has its own division of the images (corrected resampled t-test)."
 )
+
+
+PIPE = "\\|"  # in a cell of a Markdown table
 
 
 class Scored(Protocol):
@@ -234,3 +237,8 @@ def _sentence(reason: str) -> str:
 
 def _times(row: Row, baseline: Row, cost: str) -> str:
     return f"{row.cost(cost) / baseline.cost(cost):.2g} times"
+
+
+def markdown_row(texts: Iterable[str]) -> str:
+    """A row of a Markdown table."""
+    return f"| {' | '.join(text.replace('|', PIPE) for text in texts)} |"

@@ -19,6 +19,7 @@ from experiments.report.formatting import (
     billions,
     column_headings,
     difference_fields,
+    markdown_row,
     micro_batch_sentence,
     points,
     row_texts,
@@ -33,7 +34,6 @@ from experiments.report.tuning import tuning_csv, tuning_of, tuning_rows, tuning
 from experiments.report.weights import HEADINGS as WEIGHTS_HEADINGS
 from experiments.report.weights import weights_fields, weights_rows
 
-PIPE = "\\|"  # in a cell of a Markdown table
 LONGEST_NAME = 30  # longest name of a backbone that is not broken in an 80-column terminal
 
 
@@ -128,7 +128,7 @@ def results_md(comparison: Comparison) -> str:
             lines += ["", f"**{task}**, {provenance}", "", f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
             for row in rows:
                 texts = row_texts(row, baseline)
-                lines.append(_markdown_row(texts + [""] * (len(headings) - len(texts))))
+                lines.append(markdown_row(texts + [""] * (len(headings) - len(texts))))
         for say in (style_sentence, stopped_sentence, micro_batch_sentence):
             sentence = say(comparison.rows_of(task))
             lines += ["", sentence] if sentence else []
@@ -136,14 +136,10 @@ def results_md(comparison: Comparison) -> str:
         weights = weights_rows(comparison.rows_of(task))
         for columns, table in ((WEIGHTS_HEADINGS, weights), (TUNING_HEADINGS, tuning_rows(entries))):
             if table:
-                lines += ["", _markdown_row(columns), "|---" * len(columns) + "|", *map(_markdown_row, table)]
+                lines += ["", markdown_row(columns), "|---" * len(columns) + "|", *map(markdown_row, table)]
         for sentence in [*budget_sentences(comparison, task), *tuning_sentences(entries)]:
             lines += ["", sentence]
     return "\n".join(lines) + "\n"
-
-
-def _markdown_row(texts: Iterable[str]) -> str:
-    return f"| {' | '.join(text.replace('|', PIPE) for text in texts)} |"
 
 
 def screen_tables(comparison: Comparison, task: str) -> list[Table]:

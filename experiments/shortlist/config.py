@@ -8,6 +8,7 @@ from typing import Literal
 from backbones.errors import UserError
 from engine.config import Protocol
 from experiments.jobs.arguments import files_by_backbone
+from experiments.shortlist.stored import OF_BOXES, SCORES, STATIC
 from experiments.tasks import TASKS
 
 
@@ -70,9 +71,9 @@ class ShortlistConfig:
             raise UserError("--protocol scratch: a shortlist ranks networks by their weights")
         if not self.cache_gb > 0:
             raise UserError(f"--cache_gb {self.cache_gb:g} is too small")
-        known = ("k-NN", "ridge", "logistic", "LogME", "H-score", "static")
-        if self.rank_by not in (*known, *(["TLogME"] if self.task == "detection" else [])):
-            raise UserError(f"--rank_by {self.rank_by}: there are {', '.join(known)}, and TLogME for detection")
+        known = [name for name in (*SCORES, STATIC) if name != OF_BOXES]
+        if self.rank_by not in (*known, *([OF_BOXES] if self.task == "detection" else [])):
+            raise UserError(f"--rank_by {self.rank_by}: there are {', '.join(known)}, and {OF_BOXES} for detection")
         _ = self.weights_by_backbone
 
     @property

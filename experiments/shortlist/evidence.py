@@ -16,12 +16,12 @@ from math import comb
 
 from experiments.corpus.rows import CorpusRow
 from experiments.shortlist.static import table
-from experiments.shortlist.stored import Scored
+from experiments.shortlist.stored import STATIC, Scored
 from experiments.tasks import TASKS
 
 FEWEST_NETWORKS, FEWEST_SETS = 10, 5  # below these, hit rate and regret say nothing about other data
 TOO_LITTLE = "too little data"
-STATIC, CORPUS, CHOSEN, RANDOM = "static", "corpus", "chosen", "random order"
+CORPUS, CHOSEN, RANDOM = "corpus", "chosen", "random order"
 
 
 @dataclass(frozen=True)

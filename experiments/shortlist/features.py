@@ -55,10 +55,11 @@ def compute(task_name: str, config: Any, images: int) -> tuple[Features, str]:
     spec = task_spec(task_name)
     config = config.with_files()
     task_class = spec.load_task()
-    train, val = task_class.read(config, spec.data_root(config))
-    task = task_class.build(config, spec.data_root(config), train, val)
+    root = spec.data_root(config)
+    train, val = task_class.read(config, root)
+    task = task_class.build(config, root, train, val)
     scored: Any = task.datasets(train, val)[1]
-    chosen = np.array(evenly_spaced(len(train), images))
+    chosen = evenly_spaced(len(train), images)
     source = Chosen(train.with_transform(scored.transform), chosen)
     device = device_of(config.device)
     execution = execution_for(device.type, config.precision, "train")
@@ -92,7 +93,7 @@ def _joined(found: Sequence[Rows], classes: int, task_name: str) -> Features:
     starts = np.cumsum([0, *(int(rows.groups.max(initial=-1)) + 1 for rows in found)])[:-1]
     values, labels = (np.concatenate([getattr(rows, name) for rows in found]) for name in ("values", "labels"))
     groups = np.concatenate([rows.groups + start for rows, start in zip(found, starts, strict=True)])
-    keep = np.array(evenly_spaced(len(values), ROWS))
+    keep = evenly_spaced(len(values), ROWS)
     if found[0].offsets is not None:
         labels = np.where(labels < 0, classes, labels)
         classes += 1
@@ -104,7 +105,7 @@ def _joined(found: Sequence[Rows], classes: int, task_name: str) -> Features:
     offsets, of_offsets = (
         np.concatenate([getattr(rows, name) for rows in found]) for name in ("offsets", "offset_values")
     )
-    keep = np.array(evenly_spaced(len(offsets), ROWS))
+    keep = evenly_spaced(len(offsets), ROWS)
     return replace(joined, offset_values=of_offsets[keep], offsets=offsets[keep])
 
 

@@ -9,7 +9,7 @@ from engine.console import err
 from engine.record import write_text
 from experiments.corpus.plan import SCRATCH
 from experiments.corpus.rows import Corpus, CorpusRow
-from experiments.report.formatting import points
+from experiments.report.formatting import markdown_row, points
 from experiments.shortlist import stored
 from experiments.shortlist.evidence import (
     FEWEST_NETWORKS,
@@ -67,15 +67,10 @@ def section(title: str, found: Sequence[Case]) -> str:
             f"{TOO_LITTLE.capitalize()}: at least {FEWEST_NETWORKS} networks and {FEWEST_SETS} data sets are needed "
             "to state a chance. The counts only show what the corpus has.",
         ]
-    lines += ["", _line(HEADINGS), _line(["---"] * len(HEADINGS))]
+    lines += ["", markdown_row(HEADINGS), markdown_row(["---"] * len(HEADINGS))]
     by_length = [{one.score: one for one in measure(found, k)} for k in LENGTHS]
     for name in by_length[0]:
         measured = [by_name[name] for by_name in by_length]
-        lines.append(
-            _line([name, *(f"{m.hits:.3g} of {m.sets}" for m in measured), *(points(m.regret) for m in measured)])
-        )
+        hits = (f"{one.hits:.3g} of {one.sets}" for one in measured)
+        lines.append(markdown_row([name, *hits, *(points(one.regret) for one in measured)]))
     return "\n".join([*lines, ""])
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"

@@ -29,7 +29,7 @@ from experiments.shortlist import evidence, stored
 from experiments.shortlist.config import ShortlistConfig
 from experiments.shortlist.downloads import Downloads
 from experiments.shortlist.static import SOURCE, Candidate, candidates
-from experiments.shortlist.stored import SCORES, Scored
+from experiments.shortlist.stored import SCORES, STATIC, Scored
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ def shortlist(config: ShortlistConfig, train_arguments: list[str]) -> list[str]:
     if config.score:
         with only_one(Path(config.output)), resumable():
             scored, failures = score_all(config, found, train_arguments)
-        if config.rank_by != evidence.STATIC:
+        if config.rank_by != STATIC:
             ranking = ranked(scored, config.rank_by)
         show_scores(config, found, scored, ranking)
         show_evidence(config)
@@ -112,7 +112,7 @@ def score_all(
         shown = ", ".join(f"{name} {value:.3f}" for name, value in one.scores.items())
         err.print(f"{place}: {shown}, {duration(one.seconds) if is_new else 'scored before'}", markup=False)
         stored.write(folder, scored)
-        order = ranked(scored, config.rank_by if config.rank_by != evidence.STATIC else "LogME")
+        order = ranked(scored, config.rank_by if config.rank_by != STATIC else "LogME")
         downloads.trim(order)
     if config.record and scored:
         results = Path(config.corpus)

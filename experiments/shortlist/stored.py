@@ -11,7 +11,9 @@ from pathlib import Path
 from backbones.errors import BadInput
 from engine.record import write_text
 
-SCORES = ("k-NN", "ridge", "logistic", "LogME", "H-score", "TLogME")
+OF_BOXES = "TLogME"  # in detection only
+SCORES = ("k-NN", "ridge", "logistic", "LogME", "H-score", OF_BOXES)
+STATIC = "static"  # the ranking without scores
 COLUMNS = ("task", "set", "train_fingerprint", "backbone", "images", "image_size", *SCORES, "seconds")
 FILE = "shortlist.csv"
 
