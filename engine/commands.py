@@ -139,6 +139,7 @@ def _train(
     for name, picture in task.pictures(val_set, PICTURES):
         Image.fromarray(picture).save(pictures / f"{name}.jpg", quality=90)
     curves(output / "metrics.csv", task.monitor, pictures / "curves.png")
+    task.write_record(output, record)  # last: a run with a record is complete
     print_scores(task, record["metrics"])
     best = record["best"]
     epoch = record["stopped_early"]

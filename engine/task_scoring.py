@@ -106,6 +106,10 @@ class TaskScoring(TaskBase):
         write_json(folder / "per_class.json", self.per_class())
         write_class_table(folder / "per_class.csv", self.class_table())
 
+    def write_record(self, folder: Path, record: dict[str, Any]) -> None:
+        """Write `record.json`, when everything else of a run is written."""
+        write_json(folder / "record.json", record)
+
     def what_went_wrong(self) -> dict[str, dict[str, Any]]:
         """The content of the result files on the errors of the last evaluation, by file name.
 

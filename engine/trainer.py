@@ -1,4 +1,4 @@
-"""`fit` trains a task and writes the run folder: checkpoints, `metrics.csv` and `record.json`."""
+"""`fit` trains a task and writes checkpoints and `metrics.csv`; it returns the content of `record.json`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from engine.lightning_module import TaskModule
 from engine.loggers import Trackers
 from engine.memory_fit import divisors, images_that_fit
 from engine.progress import TrainingProgress
-from engine.record import cost, peak_memory_mb, surroundings, write_json, write_text
+from engine.record import cost, peak_memory_mb, surroundings, write_text
 from engine.schema import SCHEMA
 from engine.system_errors import fitted_batch, out_of_memory, smaller_batch
 from engine.task import Task
@@ -229,7 +229,7 @@ def fit(
         task.to(device).evaluate(val_loader, config.precision)
     if not is_first:
         return {}
-    record = {
+    return {
         "schema": SCHEMA,
         "task": task.info.task,
         "recipe": task.info.extra["recipe"],
@@ -254,8 +254,6 @@ def fit(
         "feature_seconds": feature_seconds,
         **surroundings(device),
     }
-    write_json(output / "record.json", record)
-    return record
 
 
 def _fit_to_memory(task: Task, loader: Loader, device: torch.device, before: dict[str, Any] | None) -> None:

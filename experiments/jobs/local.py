@@ -112,17 +112,40 @@ def run(
 
     Raises KeyboardInterrupt if the process was interrupted, and Pruned.
     """
+    started = time.monotonic()
     arguments = _train_arguments(cell, folder)
+    code, lines = run_training(cell.task, arguments, folder, lock, report, variables, cores, trainings)
+    seconds = time.monotonic() - started
+    if code == 0:
+        write_json(folder / COMPLETE, {"key": cell.key, "seconds": seconds})
+        return Outcome(seconds)
+    return Outcome(seconds, failure_reason(lines, code), code)
+
+
+def run_training(
+    package: str,
+    arguments: Sequence[str],
+    folder: Path,
+    lock: IO[str] | None = None,
+    report: Callable[[str], None] = lambda line: None,
+    variables: Mapping[str, str] | None = None,
+    cores: Sequence[int] = (),
+    trainings: Trainings | None = None,
+) -> tuple[int, list[str]]:
+    """Run `python -m PACKAGE.train ARGUMENTS` as a process that ends with this one; the log is beside `folder`.
+
+    The other arguments are those of `run`. Returns the exit code and the lines of standard error. Raises
+    KeyboardInterrupt if the process was interrupted, and Pruned.
+    """
     log = folder.with_suffix(".log")
     log.parent.mkdir(parents=True, exist_ok=True)
-    started = time.monotonic()
     lines: list[str] = []
     # The training inherits the lock, which lasts as long as the training. Windows cannot pass files on.
     inherited = () if lock is None else (lock.fileno(),)
     posix: dict[str, Any] = {"pass_fds": inherited, "preexec_fn": partial(_prepare, os.getpid(), cores)}
     with open(log, "a") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", f"{cell.task}.train", *arguments],
+            [sys.executable, "-m", f"{package}.train", *arguments],
             stdout=out,
             stderr=subprocess.PIPE,
             text=True,
@@ -141,10 +164,6 @@ def run(
                     lines.append(line.rstrip())
                     report(lines[-1])
                 code = process.wait()
-        except Pruned:
-            process.terminate()
-            process.wait()
-            raise
         except BaseException:
             # A terminal sends Ctrl-C to the training as well, but `kill -INT` does not. After a first signal, SIGTERM
             # changes nothing in a training that saves its checkpoint.
@@ -155,11 +174,7 @@ def run(
             trainings.discard(process)
     if code in (INTERRUPTED, -signal.SIGINT, -signal.SIGTERM):  # the last: before it could handle signals
         raise KeyboardInterrupt
-    seconds = time.monotonic() - started
-    if code == 0:
-        write_json(folder / COMPLETE, {"key": cell.key, "seconds": seconds})
-        return Outcome(seconds)
-    return Outcome(seconds, failure_reason(lines, code), code)
+    return code, lines
 
 
 def _prepare(parent: int, cores: Sequence[int]) -> None:
@@ -198,7 +213,7 @@ def _train_arguments(cell: Cell, folder: Path) -> list[str]:
     unfinished = (folder / "checkpoints" / "last.ckpt").is_file() and not (folder / "record.json").exists()
     if unfinished:
         return ["--resume", str(folder)]
-    if folder.exists():  # it has no checkpoint, or was killed between its record and its last picture
+    if folder.exists():  # it has no checkpoint, or was killed while it ended
         shutil.rmtree(folder)
     return [*cell.arguments, "--output", str(folder)]
 

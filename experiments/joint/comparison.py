@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shlex
-import subprocess
-import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from backbones.errors import BadInput, UserError
-from engine.checkpoint import make_folder
-from engine.cli import INTERRUPTED, parse
+from backbones.errors import BadInput
 from engine.config import parse_size
-from engine.console import err, log_to_terminal
+from engine.console import log_to_terminal
 from engine.record import command_line, write_json
-from experiments.jobs.local import failure_reason
-from experiments.joint.config import JointCompareConfig, JointTrainConfig, kinds_of
+from experiments.jobs.local import COMPLETE, failure_reason, run_training
+from experiments.jobs.lock import only_one, resumable
+from experiments.jobs.progress import ProgressDisplay
+from experiments.joint.config import JointCompareConfig
+from experiments.joint.plan import Plan, Training
 from experiments.joint.records import HEADS
-from experiments.joint.settings import SHARED, by_flag, resolved, split_by_head, without_preset
 from experiments.records import read_record
 from experiments.statistics import compare_to_baseline, read_images
 from experiments.tasks import TASKS
@@ -30,89 +27,16 @@ RESULT = "joint.json"
 COST = "training_cost.json"
 
 
-@dataclass(frozen=True)
-class Training:
-    """One training: the package of its command, its flags without `--output`, and its folder."""
-
-    package: str
-    arguments: tuple[str, ...]
-    folder: Path
-
-    @property
-    def words(self) -> list[str]:
-        """The flags with which `train` starts it, resumes it, or does nothing if it is complete."""
-        return [*self.arguments, "--output", str(self.folder), "--resume", "auto"]
-
-
-class Plan:
-    """The trainings of a backbone and a seed.
+def compare(config: JointCompareConfig, words: Sequence[str], joint: Sequence[str]) -> dict[str, Any]:
+    """Train everything that is not complete yet, compare, and write tables. Returns what `joint.json` holds.
 
     Args:
         config: settings of the comparison.
         words: flags of all trainings.
         joint: flags of the joint training alone.
-    """
-
-    def __init__(self, config: JointCompareConfig, words: Sequence[str], joint: Sequence[str]) -> None:
-        for word in words:
-            name = word.partition("=")[0].removeprefix("--")
-            if word.startswith("--") and name in ("backbone", "seed", "output", "resume", "heads"):
-                raise UserError(f"--{name} cannot be set: the comparison sets it")
-        self.config, self.joint_words = config, tuple(joint)
-        self.kinds = kinds_of(config.heads)
-        self.words = tuple(words)
-        self._heads = ("--heads", *config.heads)
-        own, by_head = split_by_head([*words, *joint, *self._heads])
-        parsed = parse("experiments.joint.train", JointTrainConfig, own)
-        self.settings = resolved(parsed, own, by_head)
-        self.settings.check()
-        shared, self._by_head = split_by_head([*words, *self._heads])
-        # The flags that all tasks have, with their values.
-        self._shared = [
-            word
-            for flag, group in by_flag(shared).items()
-            if flag.startswith("--data.") or flag.removeprefix("--") in SHARED
-            for word in group
-        ]
-
-    @property
-    def epochs(self) -> int:
-        """Epochs of the single trainings."""
-        return self.settings.epochs
-
-    def single(self, name: str, backbone: str, seed: int) -> Training:
-        """The training of one head's task alone, with the neck and the size of the joint network."""
-        kind = self.kinds[name]
-        preset, words = without_preset(self._by_head.get(name, ()))
-        network = ["--neck", "bifpn"] if kind == "classification" else ["--phi", str(self.settings.phi)]
-        arguments = (*preset, *self._shared, *words, *network, "--epochs", str(self.epochs), *_of(backbone, seed))
-        return self._training(kind, arguments, f"{name}-alone", backbone, seed)
-
-    def joint(self, backbone: str, seed: int, epochs: int | None = None) -> Training:
-        """The joint training."""
-        more = () if epochs is None else ("--epochs", str(epochs))
-        arguments = (*self.words, *self.joint_words, *self._heads, *more, *_of(backbone, seed))
-        return self._training("experiments.joint", arguments, "joint", backbone, seed)
-
-    def _training(self, package: str, arguments: Sequence[str], name: str, backbone: str, seed: int) -> Training:
-        digest = hashlib.sha256(json.dumps([f"{package}.train", *arguments]).encode()).hexdigest()[:8]
-        place = "".join(c if c.isalnum() or c in "._" else "-" for c in backbone)
-        folder = Path(self.config.output) / "trainings" / place / f"{name}-s{seed}-{digest}"
-        return Training(package, tuple(arguments), folder)
-
-
-def _of(backbone: str, seed: int) -> tuple[str, ...]:
-    return "--backbone", backbone, "--seed", str(seed)
-
-
-def compare(config: JointCompareConfig, words: Sequence[str], joint: Sequence[str]) -> dict[str, Any]:
-    """Train everything that is not complete yet, compare, and write tables. Returns what `joint.json` holds.
 
     Raises BadInput if a training fails; the others stay, so that the same command resumes.
     """
-    from experiments.joint.costs import costs
-    from experiments.joint.tables import write_tables
-
     log_to_terminal("joint")
     plan = Plan(config, words, joint)
     if config.dry_run:
@@ -120,61 +44,90 @@ def compare(config: JointCompareConfig, words: Sequence[str], joint: Sequence[st
             for training in (*(plan.single(name, backbone, 0) for name in plan.kinds), plan.joint(backbone, 0)):
                 print(shlex.join(["python", "-m", f"{training.package}.train", *training.words]))
         return {}
-    folder = make_folder(config.output)
-    rows: list[dict[str, Any]] = []
-    found: dict[str, Any] = {}
-    for backbone in config.backbones:
-        singles = {name: [] for name in plan.kinds}  # type: dict[str, list[Path]]
-        joints: dict[str, list[Path]] = {budget: [] for budget in config.budgets}
+    with only_one(Path(config.output)) as lock, resumable():
+        return JointComparison(plan, lock).run()
+
+
+class JointComparison:
+    """Runs a comparison in its folder.
+
+    Args:
+        plan: the trainings.
+        lock: the folder's lock, which trainings inherit.
+    """
+
+    def __init__(self, plan: Plan, lock: IO[str]) -> None:
+        self.plan, self.config, self.lock = plan, plan.config, lock
+        per_seed = len(plan.kinds) + 1 + ("macs" in self.config.budgets)
+        self.display = ProgressDisplay(len(self.config.backbones) * self.config.seeds * per_seed)
+
+    def run(self) -> dict[str, Any]:
+        """Train, compare, and write the tables again after each backbone. Returns what `joint.json` holds."""
+        from experiments.joint.costs import costs
+        from experiments.joint.tables import write_tables
+
+        rows: list[dict[str, Any]] = []
+        found: dict[str, Any] = {}
+        document: dict[str, Any] = {}
+        with self.display:
+            for backbone in self.config.backbones:
+                singles, joints, epochs = self.train_all(backbone)
+                rows += compared(backbone, self.plan, singles, joints, epochs)
+                first = {name: runs[0] for name, runs in singles.items()}
+                found[backbone] = costs(first, next(iter(joints.values()))[0])
+                document = {
+                    "command_line": shlex.join(command_line()),
+                    "settings": asdict(self.plan.settings),
+                    "rows": rows,
+                    "costs": found,
+                }
+                write_json(Path(self.config.output) / RESULT, document)
+                write_tables(Path(self.config.output), rows, found)
+        return document
+
+    def train_all(self, backbone: str) -> tuple[dict[str, list[Path]], dict[str, list[Path]], dict[str, int]]:
+        """Train all networks with a backbone. Returns the single runs by head, and joint runs and epochs by budget."""
+        plan, budgets = self.plan, self.config.budgets
+        singles: dict[str, list[Path]] = {name: [] for name in plan.kinds}
+        joints: dict[str, list[Path]] = {budget: [] for budget in budgets}
         epochs = {"epochs": plan.epochs}
-        for seed in range(config.seeds):
+        for seed in range(self.config.seeds):
             for name in plan.kinds:
-                singles[name].append(train(plan.single(name, backbone, seed)))
-            equal = train(plan.joint(backbone, seed, plan.epochs))
-            for budget in config.budgets:
-                if budget == "macs":
-                    epochs["macs"] = epochs_of_equal_cost([singles[name][0] for name in singles], equal)
-                    joints[budget].append(train(plan.joint(backbone, seed, epochs["macs"])))
-                else:
-                    joints[budget].append(equal)
-        own = compared(backbone, plan, singles, joints, epochs)
-        rows += own
-        first = {name: runs[0] for name, runs in singles.items()}
-        found[backbone] = costs(first, next(iter(joints.values()))[0])
-        document = {
-            "command_line": shlex.join(command_line()),
-            "settings": asdict(plan.settings),
-            "rows": rows,
-            "costs": found,
-        }
-        write_json(folder / RESULT, document)
-        write_tables(folder, rows, found)
-    return document
+                singles[name].append(self.train(plan.single(name, backbone, seed)))
+            equal = self.train(plan.joint(backbone, seed, plan.epochs))
+            if "epochs" in budgets:
+                joints["epochs"].append(equal)
+            if "macs" in budgets:
+                epochs["macs"] = epochs_of_equal_cost([singles[name][0] for name in singles], equal)
+                joints["macs"].append(self.train(plan.joint(backbone, seed, epochs["macs"])))
+        return singles, joints, epochs
 
-
-def train(training: Training) -> Path:
-    """Train, unless it is complete. Returns the run folder. Raises BadInput with the reason if it fails."""
-    if (training.folder / "record.json").is_file() and (training.folder / "done").is_file():
+    def train(self, training: Training) -> Path:
+        """Train, unless it is complete. Returns the run folder. Raises BadInput with the reason if it fails."""
+        complete = training.folder / COMPLETE
+        self.display.start(training.name, is_finished=complete.is_file())
+        if not complete.is_file():
+            code, lines = run_training(
+                training.package, training.words, training.folder, self.lock, self.display.show_line
+            )
+            if code:
+                reason = failure_reason(lines, code)
+                raise BadInput(f"{training.folder}: {reason}. To resume, run the same command")
+            # After the pictures, which a training writes last.
+            write_json(complete, {"seconds": read_record(training.folder)["train_seconds"]})
+        self.display.end(json.loads(complete.read_text())["seconds"], self.score_text(training))
         return training.folder
-    err.print(f"training {training.folder}", markup=False)
-    log = training.folder.with_suffix(".log")
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a") as out:
-        process = subprocess.run(
-            [sys.executable, "-m", f"{training.package}.train", *training.words],
-            stdout=out,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
+
+    def score_text(self, training: Training) -> str:
+        """The scores of a finished training, such as `AP 45.1  mIoU 70.2`."""
+        whole = training.package == "experiments.joint"
+        runs = [training.folder / HEADS / name for name in self.plan.kinds] if whole else [training.folder]
+        records = [read_record(run) for run in runs]
+        scores = [(TASKS[record["task"]].metric, record["metrics"]) for record in records]
+        return "  ".join(
+            f"{metric} " + ("--" if (value := metrics[metric]) is None else f"{100 * value:.1f}")
+            for metric, metrics in scores
         )
-        out.write(process.stderr)
-    if process.returncode == INTERRUPTED:
-        raise KeyboardInterrupt
-    if process.returncode:
-        reason = failure_reason(process.stderr.splitlines(), process.returncode)
-        raise BadInput(f"{training.folder}: {reason}. To resume, run the same command")
-    (training.folder / "done").touch()  # after the pictures, which a training writes last
-    return training.folder
 
 
 def epochs_of_equal_cost(singles: Sequence[Path], joint: Path) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,20 +24,24 @@ HEADS = "heads"
 def write_heads(task: Any, folder: Path) -> None:
     """Write `heads/NAME/` for each head: the results and errors of the last evaluation as its task writes them.
 
-    If `folder` has the record of the joint run, each gets a `record.json` of its task, with the head's scores, data and
-    settings. Its costs are those of the whole network. Also writes the agreement of the gradients.
+    Also writes the agreement of the gradients.
     """
-    file = folder / "record.json"
-    joint = json.loads(file.read_text()) if file.is_file() else None
     for name in task.tasks:
         own = folder / HEADS / name
         own.mkdir(parents=True, exist_ok=True)
         head = task.head(name)
         head.write_results(own)
         write_errors(own, head.what_went_wrong())
-        if joint is not None:
-            write_json(own / "record.json", head_record(joint, name, head))
     task.conflicts.write(folder)
+
+
+def write_head_records(task: Any, folder: Path, record: dict[str, Any]) -> None:
+    """Write `heads/NAME/record.json` of each head's task, from the record of the joint run.
+
+    It has the head's scores, data and settings. Its costs are those of the whole network.
+    """
+    for name in task.tasks:
+        write_json(folder / HEADS / name / "record.json", head_record(record, name, task.head(name)))
 
 
 def head_record(joint: dict[str, Any], name: str, head: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The tables of a comparison of joint and single-task networks: printed, as CSV and as Markdown."""
+"""The tables of a comparison of joint and single-task networks: printed, as CSV and as Markdown, and its picture."""
 
 from __future__ import annotations
 
@@ -15,32 +15,59 @@ from rich.table import Table
 
 from engine.console import out
 from engine.record import write_text
+from experiments.joint.chart import BUDGETS, draw
 from experiments.report.formatting import markdown_row
 
-BUDGETS = {"epochs": "equal epochs", "macs": "equal cost of training"}
+PICTURE = "joint.png"
 SCORES = ("backbone", "budget", "head", "metric", "single", "joint", "difference", "95% interval", "verdict", "epochs")
+SHOWN = ("head", "single", "joint", "points", "verdict")  # on the screen
 COSTS = ("backbone", "cost of one image", "single networks", "joint network", "joint / single")
 
 
 def write_tables(folder: Path, rows: Sequence[Mapping[str, Any]], costs: Mapping[str, Mapping[str, Any]]) -> None:
-    """Print both tables, and write `joint.csv` and `joint.md` to `folder`."""
+    """Print both tables, and write `joint.csv`, `joint.md` and `joint.png` to `folder`."""
     scores = [score_texts(row) for row in rows]
-    expenses = [texts for backbone, sides in costs.items() for texts in cost_texts(backbone, sides, rows)]
+    expenses = {backbone: cost_texts(backbone, sides, rows) for backbone, sides in costs.items()}
     notes = [f"{row['head']}, {BUDGETS[row['budget']]}: {row['difference']['reason']}" for row in rows]
-    for headings, lines in ((SCORES, scores), (COSTS, expenses)):
-        table = Table(box=SIMPLE_HEAD, pad_edge=False)
-        for heading in headings:
-            table.add_column(heading, overflow="fold")
-        for line in lines:
-            table.add_row(*line)
-        out.print(table)
+    for backbone in costs:
+        own = [row for row in rows if row["backbone"] == backbone]
+        for budget in dict.fromkeys(row["budget"] for row in own):
+            lines = [shown_texts(row) for row in own if row["budget"] == budget]
+            _print(f"{backbone}, {BUDGETS[budget]}, scores in percent", SHOWN, lines)
+        _print(f"{backbone}, costs", COSTS[1:], [texts[1:] for texts in expenses[backbone]])
+    draw(rows, costs, folder / PICTURE)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*SCORES, "reason"])
     writer.writerows([*line, row["difference"]["reason"]] for line, row in zip(scores, rows, strict=True))
     write_text(folder / "joint.csv", text.getvalue())
-    parts = [markdown(SCORES, scores), "\n".join(f"- {note}" for note in notes), markdown(COSTS, expenses)]
+    parts = [
+        markdown(SCORES, scores),
+        "\n".join(f"- {note}" for note in notes),
+        markdown(COSTS, [texts for lines in expenses.values() for texts in lines]),
+    ]
     write_text(folder / "joint.md", "\n\n".join(parts) + "\n")
+
+
+def _print(title: str, headings: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
+    for heading in headings:
+        table.add_column(heading, overflow="fold", no_wrap=heading == "points")
+    for line in lines:
+        table.add_row(*line)
+    out.print(table)
+
+
+def shown_texts(row: Mapping[str, Any]) -> list[str]:
+    """A line of the printed table of scores, for terminals of 80 columns."""
+    texts = dict(zip(SCORES, score_texts(row), strict=True))
+    return [
+        f"{texts['head']}, {texts['metric']}",
+        texts["single"],
+        texts["joint"],
+        f"{texts['difference']} ({texts['95% interval']})",
+        texts["verdict"],
+    ]
 
 
 def score_texts(row: Mapping[str, Any]) -> list[str]:

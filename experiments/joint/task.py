@@ -25,7 +25,7 @@ from experiments.joint.groups import GroupBatch, GroupSource, check_group, group
 from experiments.joint.network import JointNetwork, head_outputs
 from experiments.joint.prediction import OnePass
 from experiments.joint.rates import joint_groups
-from experiments.joint.records import train_size, write_heads, write_training_cost
+from experiments.joint.records import train_size, write_head_records, write_heads, write_training_cost
 from experiments.joint.start import load_parts
 from experiments.tasks import TASKS
 
@@ -313,3 +313,8 @@ class JointTask(OnePass):
         write_heads(self, folder)
         if self.images_per_epoch:
             write_training_cost(self, folder)
+
+    def write_record(self, folder: Path, record: dict[str, Any]) -> None:
+        """Write `record.json`, and before it that of each head."""
+        write_head_records(self, folder, record)
+        super().write_record(folder, record)

@@ -16,7 +16,7 @@ pytest.importorskip("onnxscript")
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("openvino")
 
-from backbones.errors import BadInput
+from backbones.errors import BadInput, UserError
 from data.batch import Sample, collate, normalise
 from data.demo import demo_root
 from data.letterbox import Letterbox
@@ -276,6 +276,14 @@ def test_wrong_usage(trained, exported, tmp_path, capsys):
     assert "detection.eval" in fails(capsys, 3, evaluate, "--checkpoint", exported / "detection")
     assert "fp32" in fails(capsys, 2, evaluate, *file, "--precision", "bf16")
     assert not (tmp_path / "new").exists()
+
+
+def test_interpolation_that_the_graph_lacks():
+    graphs, _ = graphs_of("classification", {"backbone": "test_efficientnet"})
+    for wrong in ("lanczos", "nearest"):
+        graphs.task.info.preprocessing["interpolation"] = wrong
+        with pytest.raises(UserError, match=f"'{wrong}'"):
+            graphs.before()
 
 
 def hostile(model):

@@ -213,6 +213,27 @@ def test_killed_after_the_last_epoch(uninterrupted, coco_root, tmp_path):
     assert_same(uninterrupted, output)
 
 
+@pytest.mark.case("R1")
+def test_killed_while_pictures_are_written(uninterrupted, coco_root, tmp_path, monkeypatch):
+    """`record.json` is written last, so that a run with a record has all its files."""
+    arguments = ["--data.root", coco_root, "--output", tmp_path / "run", "--resume", "auto", *TINY]
+
+    def stops(self, *_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(DetectionTask, "pictures", stops)
+        run(train_command, *arguments)
+    assert not (tmp_path / "run" / "record.json").exists()
+    run(train_command, *arguments)
+    assert_same(uninterrupted, tmp_path / "run")
+    names = [
+        {path.relative_to(folder).as_posix() for path in folder.rglob("*") if "tfevents" not in path.name}
+        for folder in (uninterrupted, tmp_path / "run")
+    ]
+    assert names[0] == names[1]
+
+
 @pytest.mark.case("seed")
 @pytest.mark.parametrize("workers", [0, 2])
 def test_same_seed_same_numbers(uninterrupted, coco_root, tmp_path, workers):

@@ -2,6 +2,9 @@
 
 import csv
 import json
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -9,9 +12,11 @@ from backbones.errors import BadInput, UserError
 from engine.schema import SCHEMA
 from experiments.compare.__main__ import main as compare_main
 from experiments.joint import comparison, tables
-from experiments.joint.comparison import Plan, Training, epochs_of_equal_cost
+from experiments.joint.comparison import JointComparison, epochs_of_equal_cost
 from experiments.joint.config import JointCompareConfig
+from experiments.joint.plan import Plan, Training
 from experiments.joint.settings import resolved, split_by_head
+from tests.reliability.processes import left, processes
 
 SHARED = ["--epochs", "5", "--data.workers", "0", "--image_size", "64"]
 
@@ -82,11 +87,28 @@ def test_epochs_of_equal_cost_by_hand(tmp_path):
 
 
 def test_a_failed_training_is_reported_and_a_complete_one_is_kept(tmp_path):
+    config = JointCompareConfig(heads=["detection"], output=str(tmp_path))
+    trains = JointComparison(Plan(config, SHARED, []), lock=None)
     with pytest.raises(BadInput, match="epochs"):
-        comparison.train(Training("detection", ("--epochs", "none"), tmp_path / "run"))
-    done = record(tmp_path / "complete")
-    (done / "done").touch()
-    assert comparison.train(Training("no.such.package", (), done)) == done
+        trains.train(Training("detection", ("--epochs", "none"), tmp_path / "run"))
+    done = record(tmp_path / "complete", task="detection", metrics={"AP": 0.5})
+    (done / "complete.json").write_text('{"seconds": 3}')
+    assert trains.train(Training("no.such.package", (), done)) == done
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
+def test_a_comparison_that_is_stopped_leaves_no_training(tmp_path):
+    words = ["--joint", "--heads", "detection", "--backbones", "test_efficientnet", "--pretrained", "false",
+             "--output", str(tmp_path / "joint"), *SHARED]  # fmt: skip
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen([sys.executable, "-m", "experiments.compare", *words], stdout=log, stderr=log)
+        while not (found := processes("detection.train", str(tmp_path))) and process.poll() is None:
+            time.sleep(0.02)
+        assert found, (tmp_path / "log").read_text()
+        process.terminate()
+        assert process.wait(60) == 130
+    assert not left("detection.train", str(tmp_path))
+    assert "to resume, run the same command" in " ".join((tmp_path / "log").read_text().split())
 
 
 def test_tables(tmp_path, capsys):
@@ -106,7 +128,9 @@ def test_tables(tmp_path, capsys):
     text = (tmp_path / "joint.md").read_text()
     assert "| b0 | latency, ms (median) | 8 | 4 | 0.50 |" in text
     assert "| b0 | training at equal epochs, s | 15 | 12 | 0.80 |" in text
-    assert "not" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "+2.1 (-1.0 to +5.0)" in " ".join(printed.split())
+    assert (tmp_path / "joint.png").stat().st_size > 10_000
 
 
 def test_compare_joint_lists_the_trainings(capsys, tmp_path):
