@@ -29,7 +29,8 @@ from data.balance import class_balanced
 from data.batch import Batch, Sample
 from data.class_dataset import ClassDataset
 from data.loader import draw_seed
-from data.reader import ImageReader, LabelledDataset
+from data.protocols import LabelledDataset
+from data.reader import ImageReader
 from engine import distributed
 from engine.checkpoint import RunInfo, describe_data, values_of
 from engine.config import parse_size, random_neck

@@ -30,14 +30,14 @@ if TYPE_CHECKING:
     from data.images import read_image
     from data.loader import eval_loader, train_loader
     from data.mask_dataset import MaskDataset
-    from data.reader import LabelledDataset
+    from data.protocols import LabelledDataset
 else:
     _MODULES = {
         "Batch": "data.batch",
         "ClassDataset": "data.class_dataset",
         "BoxDataset": "data.box_dataset",
         "Draw": "data.batch",
-        "LabelledDataset": "data.reader",
+        "LabelledDataset": "data.protocols",
         "MaskDataset": "data.mask_dataset",
         "Sample": "data.batch",
         "collate": "data.batch",

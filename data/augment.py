@@ -23,7 +23,7 @@ from data.batch import IGNORE, Sample
 from data.channels import Channels
 from data.columns import Kind
 from data.compat import TARGETS, plain_name, serializable_class, set_random_state
-from data.reader import Transform
+from data.protocols import Transform
 from data.transforms import MIN_SIDE
 
 log = logging.getLogger(__name__)

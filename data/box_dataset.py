@@ -17,7 +17,8 @@ from data.class_names import match_names, merge_same_names, with_classes
 from data.columns import BoxColumns, Kind
 from data.findings import warn_or_raise
 from data.options import BoxOptions, ReadOptions
-from data.reader import ImageReader, Transform
+from data.protocols import Transform
+from data.reader import ImageReader
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array

@@ -15,7 +15,8 @@ from data.class_names import match_names
 from data.columns import ClassColumns, Kind
 from data.findings import warn_or_raise
 from data.options import ClassOptions, ReadOptions
-from data.reader import ImageReader, Transform
+from data.protocols import Transform
+from data.reader import ImageReader
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array

@@ -18,7 +18,8 @@ from data.columns import Kind, MaskColumns, prefetch
 from data.formats.mask_pairs import NO_IMAGE
 from data.mask_checks import check_scored_masks, check_training_masks
 from data.options import MaskOptions, ReadOptions
-from data.reader import ImageReader, Transform
+from data.protocols import Transform
+from data.reader import ImageReader
 from data.scan import Headers
 
 if TYPE_CHECKING:

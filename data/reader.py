@@ -6,12 +6,12 @@ import copy
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -21,14 +21,15 @@ from data.batch import Draw, Sample
 from data.channels import Channels, measured
 from data.checks import left_out_files, repeated_files, shared_files, similar_classes
 from data.columns import Fraction, Kind, prefetch
+from data.file_sizes import file_sizes
 from data.findings import warn_or_raise
 from data.image_checks import further_bands, unclear_orientations
 from data.images import decode_image, orientation, upright
 from data.levels import measure_levels
-from data.manifest import Files, Visits, listed, state_of
 from data.names import Names
 from data.open import held_out, read_split, read_train_val
 from data.options import ReadOptions
+from data.protocols import TrainingData, Transform
 from data.scan import Headers, sample_of, scan
 
 if TYPE_CHECKING:
@@ -37,57 +38,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 THREADS = 8  # number of threads that read images to measure their channels
-Transform = Callable[[Sample, int], Sample]  # (sample in original pixels, seed) -> sample in network pixels
-
-
-class LabelledDataset(Protocol):
-    """A data set of images with labels, as the engine uses it.
-
-    columns: files and labels, see `data.columns`.
-    classes: class names in the order of the class indices.
-    folder: folder of the images.
-    image_ids: (n,) int64.
-    exif: whether images are turned by their EXIF orientation: "auto", "apply" or "ignore".
-    fingerprint: equal for equal images and labels, see `ImageReader.fingerprint`.
-    fingerprint_version: fingerprints and digests of different versions are not comparable.
-    digests: digests of parts of the data, see `ImageReader.digests`.
-    report: a dataclass that counts what was read and what was left out.
-    """
-
-    columns: Any
-    classes: tuple[str, ...]
-    folder: Path
-    image_ids: np.ndarray
-    exif: str
-    fingerprint_version: int
-
-    @property
-    def report(self) -> Any: ...
-
-    @property
-    def fingerprint(self) -> str: ...
-
-    @property
-    def digests(self) -> dict[str, str]: ...
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, draw: int | Draw, /) -> Sample: ...
-
-    def path(self, index: int) -> Path: ...
-
-    def with_transform(self, transform: Transform | None) -> Self: ...
-
-
-class TrainingData(Protocol):
-    """The settings of a training's data that decide which images it reads; `engine.config.TrainData` has them."""
-
-    format: str | None
-    train: str | None
-    val: str | None
-    fraction: float
-    holdout: float
-    skip_bad: int
 
 
 class ImageReader:
@@ -134,7 +84,7 @@ class ImageReader:
         self._bad = torch.zeros(len(columns) if skip_bad else 0, dtype=torch.uint8).share_memory_()
         self._bytes: np.ndarray | None = columns.bytes_of_files
         if columns.content is None and self._bytes is None:
-            self._bytes = self._check_files(bool(getattr(options, "follow_links", None)))
+            self._bytes = file_sizes(columns, self._names, skip_bad, bool(getattr(options, "follow_links", None)))
 
     @classmethod
     def open(
@@ -262,7 +212,7 @@ class ImageReader:
                 indices = range(start, min(start + 2 * THREADS, len(self)))
                 for index, image in zip(indices, pool.map(read, indices), strict=True):
                     if isinstance(image, BadInput):
-                        self._skip(index, image)
+                        self.skip(index, image)
                     else:
                         yield image
 
@@ -336,14 +286,14 @@ class ImageReader:
                 sample = self.read(candidate % len(self))
                 break
             except BadInput as error:
-                self._skip(candidate % len(self), error)
+                self.skip(candidate % len(self), error)
         else:
             if training:
                 raise BadInput(f"none of the {len(self)} images in {self.folder} can be read")
             sample = replace(self.blank(index), readable=False)
         return sample if self.transform is None else self.transform(sample, seed)
 
-    def _skip(self, index: int, error: BadInput) -> None:
+    def skip(self, index: int, error: BadInput) -> None:
         """Count this image as unreadable. Raises BadInput if there are more than `skip_bad`."""
         if not self.skip_bad:
             raise error
@@ -353,49 +303,3 @@ class ImageReader:
         if (count := len(self.skipped)) > self.skip_bad:
             message = f"{count} images cannot be read, more than `skip_bad={self.skip_bad}`; the last: {error}"
             raise BadInput(message, settings=("data.skip_bad", *error.settings))
-
-    def _check_files(self, follow_links: bool) -> np.ndarray:
-        """(n,) int64, bytes of each image file; -1 for missing and unreadable files. Lists each folder once.
-
-        Raises BadInput for links that lead out of the folder, and for missing images.
-        """
-        folder, names = self.folder.resolve(), self._names
-
-        def find(visits: Visits) -> Files:
-            every = list(names)
-            states: dict[str, tuple[int, int]] = {}
-            wanted = set(every)
-            for parent in {name.rpartition("/")[0] for name in wanted}:
-                path = self.folder / parent
-                if not follow_links and not Path(os.path.realpath(path)).is_relative_to(folder):
-                    raise self._leads_out(path)
-                if not path.is_dir():
-                    continue
-                prefix = parent + "/" if parent else ""
-                for entry in visits.entries(parent):
-                    if (name := prefix + entry.name) not in wanted:
-                        continue
-                    # Path.resolve would raise an error for a link to itself.
-                    if not follow_links and entry.is_symlink():
-                        target = Path(os.path.realpath(entry.path))
-                        if not target.is_relative_to(folder):
-                            raise self._leads_out(self.folder / name)
-                    states[name] = state_of(entry.stat)
-            missing = [name for name in every if name not in states]
-            if len(missing) > self.skip_bad:
-                examples = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-                raise BadInput(
-                    f"{len(missing)} of {len(self)} images of {self.columns.source} are not in {self.folder}: "
-                    f"{examples}"
-                )
-            found = np.array([states.get(name, (-1, -1)) for name in every], np.int64).reshape(-1, 2)
-            return Files(names, found[:, 0].copy(), found[:, 1].copy())
-
-        key = b"named, %d, %d, %s" % (follow_links, self.skip_bad, names.digest.digest())
-        return listed(self.folder, key, find).sizes
-
-    def _leads_out(self, path: Path) -> BadInput:
-        return BadInput(
-            f"{path} is a link that leads out of {self.folder}: refused. To read it, pass `follow_links=True`",
-            settings=("data.follow_links",),
-        )

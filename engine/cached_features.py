@@ -21,7 +21,7 @@ from data.atomic_directory import cache_folder
 from data.batch import Batch
 from data.cached_features import Augmentations, CachedDataset, cache_features
 from data.loader import eval_loader
-from data.reader import LabelledDataset
+from data.protocols import LabelledDataset
 from engine.execution import execution_for
 from engine.record import PACKAGES
 from engine.task import Task

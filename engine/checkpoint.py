@@ -19,7 +19,8 @@ from backbones.errors import BadInput, UserError
 from backbones.lora import merged_state
 from backbones.weight_files import read_file
 from data.lock import lock_or_warn
-from data.reader import ImageReader, LabelledDataset
+from data.protocols import LabelledDataset
+from data.reader import ImageReader
 from engine.schema import run_fields
 
 log = logging.getLogger(__name__)

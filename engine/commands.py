@@ -15,7 +15,7 @@ from PIL import Image
 from backbones.errors import UserError
 from backbones.weight_files import weight_file
 from data.loader import default_workers
-from data.reader import LabelledDataset
+from data.protocols import LabelledDataset
 from engine import distributed
 from engine.cached_features import cached_features
 from engine.checkpoint import begin_run, has_checkpoint, new_run_folder

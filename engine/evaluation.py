@@ -10,7 +10,7 @@ from rich.progress import track
 from rich.table import Table
 
 from data.loader import eval_loader
-from data.reader import LabelledDataset
+from data.protocols import LabelledDataset
 from engine.checkpoint import find_checkpoint, latest_run, make_folder
 from engine.config import EvalConfig
 from engine.console import err, log_to_terminal, out

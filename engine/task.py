@@ -21,7 +21,8 @@ from data.checks import left_out_files
 from data.findings import warn_or_raise
 from data.loader import eval_loader, train_loader
 from data.open import read_scored, read_split
-from data.reader import ImageReader, LabelledDataset
+from data.protocols import LabelledDataset
+from data.reader import ImageReader
 from data.scan import evenly_spaced
 from engine.checkpoint import RunInfo
 from engine.config import EvalData

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from backbones.base import CachedFeatures
 from data.batch import Batch, Sample
 from data.channels import Channels, normalised
-from data.reader import ImageReader, Transform
+from data.protocols import Transform
+from data.reader import ImageReader
 from data.resizing import Fill
 from engine.checkpoint import RunInfo
 from engine.compat import BatchNorm

@@ -18,7 +18,8 @@ from data.balance import median_frequency_weights
 from data.batch import IGNORE, Batch, Sample
 from data.letterbox import ImageLetterbox, Letterbox
 from data.mask_dataset import MaskDataset
-from data.reader import ImageReader, LabelledDataset
+from data.protocols import LabelledDataset
+from data.reader import ImageReader
 from engine import distributed
 from engine.checkpoint import RunInfo, describe_data, values_of
 from engine.config import parse_size, random_neck

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from data.batch import Batch, collate
 from data.loader import eval_loader
-from data.reader import LabelledDataset
+from data.protocols import LabelledDataset
 from data.scan import evenly_spaced
 from engine.export.graphs import Graphs
 from engine.export.trace import traced_size

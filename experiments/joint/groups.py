@@ -12,7 +12,8 @@ from torch import Tensor
 
 from backbones.errors import BadInput, UserError
 from data.batch import IGNORE, Batch, Draw, Sample
-from data.reader import ImageReader, Transform
+from data.protocols import Transform
+from data.reader import ImageReader
 
 # A sample of several heads is an ordinary `Sample`. Its labels are BASE * (number of the head) + label, and each head
 # that has labels for the image adds a row without a box: that of a classifier has the class, all others MARK.
@@ -87,7 +88,7 @@ class GroupSource:
             try:
                 return self._sample(photo, owner, seed)
             except BadInput as error:
-                self.sets[owner]._skip(self._index[owner][photo], error)
+                self.sets[owner].skip(self._index[owner][photo], error)
         raise BadInput(f"none of the {len(self)} images in {self.sets[next(iter(self.sets))].folder} can be read")
 
     def _sample(self, photo: str, owner: str, seed: int) -> Sample:

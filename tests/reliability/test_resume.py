@@ -221,9 +221,10 @@ def test_killed_while_pictures_are_written(uninterrupted, coco_root, tmp_path, m
     def stops(self, *_):
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+    with monkeypatch.context() as patch:
         patch.setattr(DetectionTask, "pictures", stops)
-        run(train_command, *arguments)
+        with pytest.raises(SystemExit):
+            run(train_command, *arguments)
     assert not (tmp_path / "run" / "record.json").exists()
     run(train_command, *arguments)
     assert_same(uninterrupted, tmp_path / "run")
