@@ -11,6 +11,7 @@ import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 
 from backbones.errors import BadInput, first_line
+from engine.record import replace_file
 from engine.system_errors import loader_died
 
 
@@ -28,7 +29,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.replace(target)
+            replace_file(temporary, target)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
             if temporary is not None:
                 temporary.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import math
@@ -27,6 +28,8 @@ from backbones.version import package_version
 
 PACKAGES = ("torch", "torchvision", "timm", "lightning", "albumentations", "opencv-python-headless", "numpy")
 WARMUP, REPEATS = 3, 10
+PATIENCE = 3.0  # seconds in which another program should have closed a file
+OPEN_ELSEWHERE = (errno.EACCES, errno.EPERM, errno.EBUSY, errno.ETXTBSY)
 SHARED = "BACKBONE_SWAP_SHARED"  # environment variable of trainings that share the machine with others
 
 
@@ -56,11 +59,28 @@ def write_bytes(path: Path, content: bytes) -> None:
     _replaced(path, lambda file: file.write_bytes(content))
 
 
+def replace_file(source: Path, target: Path) -> None:
+    """Rename a file to `target`, which it replaces.
+
+    Windows and some network drives do not replace a file that another program has open, such as a backup or a virus
+    scanner. That is tried again for some seconds. Raises OSError if it fails.
+    """
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            source.replace(target)
+            return
+        except OSError as error:
+            if error.errno not in OPEN_ELSEWHERE or time.monotonic() >= until:
+                raise
+            time.sleep(0.1)
+
+
 def _replaced(path: Path, write: Callable[[Path], object]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         write(temporary)
-        temporary.replace(path)
+        replace_file(temporary, path)
     except OSError:
         temporary.unlink(missing_ok=True)
         raise

@@ -11,6 +11,11 @@ _MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "
 _ONEDNN = "could not create a primitive"
 _SHARED = ("bus error", "shared memory", "/dev/shm", "torch_shm")
 _WORKER = "dataloader worker"
+# What a disk or a network drive reports: not writable, open elsewhere, broken, or not reachable.
+_FILE_SYSTEM = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.EBUSY, errno.ETXTBSY, errno.EIO, errno.ESTALE, errno.ENODEV,
+    errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH,
+)  # fmt: skip
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -37,6 +42,9 @@ def explain(error: BaseException) -> UserError | None:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         place = f" at {error.filename}" if error.filename else ""
         return BadInput(f"the disk is full{place}. Files written before are intact. Free some space and try again.")
+    if isinstance(error, OSError) and error.errno in _FILE_SYSTEM and error.filename:
+        place = error.filename2 or error.filename
+        return BadInput(f"cannot use {place}: {error.strerror}. Files written before are intact.")
     if isinstance(error, (RuntimeError, OSError)) and any(words in message for words in _SHARED):
         return BadInput(
             "shared memory is full. Loader processes use it to pass batches to the main process. Increase it (docker "

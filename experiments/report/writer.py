@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from engine.console import out
+from engine.record import write_text
 from experiments.report.budgets import budget_sentences, budgets_csv
 from experiments.report.formatting import (
     about_intervals,
@@ -39,10 +39,7 @@ LONGEST_NAME = 30  # longest name of a backbone that is not broken in an 80-colu
 
 def write_page(folder: Path) -> None:
     """Write `report.html` for the trainings that have finished. It reloads itself while others are pending."""
-    page = folder / "report.html"
-    temporary = page.with_name(f".{page.name}.{os.getpid()}")
-    temporary.write_text(html(Comparison(folder)))
-    temporary.replace(page)
+    write_text(folder / "report.html", html(Comparison(folder)))
 
 
 def write_report(folder: Path) -> Path:
@@ -52,9 +49,7 @@ def write_report(folder: Path) -> Path:
     files = [(page, html(comparison)), (folder / "results.md", results_md(comparison))]
     files += [(folder / name, text) for name, text in result_tables(comparison).items()]
     for path, text in files:
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_text(text)
-        temporary.replace(path)
+        write_text(path, text)
     for task in comparison.tasks:
         for table in screen_tables(comparison, task):
             out.print(table)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -16,7 +15,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from engine.plots import BLUE, ORANGE
-from engine.record import write_text
+from engine.record import write_bytes, write_text
 from experiments.report.formatting import billions, millions, percent
 from experiments.report.pareto import pareto_front
 
@@ -111,9 +110,9 @@ def draw_front(trials: Sequence[TrialResult], cost: str, metric: str, title: str
     panel.grid(alpha=0.25)
     if figure.axes[0].lines:
         panel.legend(frameon=False, fontsize=8)
-    temporary = file.with_name(f".{os.getpid()}.{file.name}")
-    figure.savefig(temporary, dpi=120)
-    temporary.replace(file)
+    content = io.BytesIO()
+    figure.savefig(content, dpi=120)
+    write_bytes(file, content.getvalue())
 
 
 def trials_table(trials: Sequence[TrialResult], cost: str, metric: str, folder: Path) -> Table:

@@ -81,12 +81,14 @@ def held(name, folder):
             trials._is_locked(0)
 
 
+@pytest.mark.case("R23")
 @pytest.mark.parametrize("name", ["run", "comparison", "search"])
 def test_files_are_open_for_writing(monkeypatch, tmp_path, name):
     monkeypatch.setattr(lock, "lock_descriptor", as_on_nfs)
     held(name, tmp_path)
 
 
+@pytest.mark.case("R23")
 @pytest.mark.parametrize(
     # The first one waits for ten seconds: the library that locks the journal of a search tries again.
     "number",

@@ -170,6 +170,7 @@ def test_micro_batches_train_as_whole_batches(task, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.case("R20")
 @pytest.mark.parametrize("task", list(ARGUMENTS))
 def test_scores_of_equal_weights_are_equal_in_every_digit(task, tmp_path):
     outputs = [tmp_path / str(processes) for processes in (1, 2, 4)]
@@ -199,6 +200,7 @@ def test_a_stopped_training_resumes_with_another_number_of_processes(first, then
     assert_equal(tmp_path / "whole", stopped)
 
 
+@pytest.mark.case("R20")
 @pytest.mark.parametrize("kind", ["detection", "segmentation", "classification"])
 def test_merged_states_are_those_of_one_evaluator(kind):
     whole, parts = evaluators(kind)

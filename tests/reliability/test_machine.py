@@ -1,5 +1,6 @@
 """Failures of the machine: full disk, killed processes, lack of memory, no network."""
 
+import errno
 import multiprocessing
 import os
 import random
@@ -16,6 +17,7 @@ import torch
 from detection import eval as eval_command
 from detection import train as train_command
 from detection.task import DetectionTask
+from engine import record
 from engine.checkpoint import sweep
 from engine.checkpoint_io import AtomicCheckpointIO
 from engine.lightning_module import TaskModule
@@ -54,6 +56,31 @@ def test_kill_9_while_a_checkpoint_is_written(tmp_path, amount, measured):
         assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
     assert caught  # at least one kill happened during a write
     measured(f"{kills} kills, {caught} of them during a write: every `last.ckpt` complete, no other file remains")
+
+
+@pytest.mark.case("R23")
+def test_a_drive_that_does_not_replace_files(coco_root, tmp_path, monkeypatch, capsys):
+    """A file that another program has open: tried again, then one message, and the run resumes."""
+    replace, refused = Path.replace, []
+
+    def refuses(self, target):
+        if Path(target).name == "metrics.csv" and Path(target).exists() and len(refused) < limit:
+            refused.append(target)
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(self), None, str(target))
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", refuses)
+    monkeypatch.setattr(record, "PATIENCE", 0.3)
+    arguments = ["--data.root", coco_root, "--output", tmp_path / "run", "--resume", "auto", *TINY]
+    limit = 1000
+    message = fails(capsys, 3, train_command, *arguments)
+    assert f"cannot use {tmp_path / 'run' / 'metrics.csv'}" in message
+    assert len(refused) > 1
+    refused.clear()
+    limit = 2
+    run(train_command, *arguments)
+    assert len(refused) == 2
+    assert (tmp_path / "run" / "record.json").exists()
 
 
 @pytest.mark.case("R3")
