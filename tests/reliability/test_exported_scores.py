@@ -23,7 +23,7 @@ NETWORKS = {
     "D0": ("detection", ("--backbone", "efficientnet_b0")),
     "Lite0": ("detection", ("--backbone", "tf_efficientnet_lite0")),
     "resnet18 detector": ("detection", ("--backbone", "resnet18")),
-    "ViT detector": ("detection", ("--backbone", "vit_tiny_patch16_224")),
+    "ViT detector": ("detection", ("--backbone", "vit_tiny_patch16_224", "--epochs", 8, "--lr", 0.001)),
     "bifpn": ("segmentation", ("--backbone", "tf_efficientnet_lite0")),
     "unet": ("segmentation", ("--backbone", "resnet18", "--decoder", "unet")),
     "B0": ("classification", ("--backbone", "efficientnet_b0")),
