@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -112,7 +113,8 @@ def _too_little(value: float, ours: Resampled, theirs: Resampled, part: Spread) 
     if part.differing < FEWEST_DIFFERING:
         return (
             f"the two differ on too few of the {ours.images} images: "
-            f"the difference rests on about {part.differing:.0f}, and a verdict needs {FEWEST_DIFFERING:.0f}"
+            f"the difference rests on about {math.floor(10 * part.differing) / 10:g}, and a verdict needs "
+            f"{FEWEST_DIFFERING:.0f}"
         )
     if min(ours.seeds, theirs.seeds) == 1:
         return "one training each" if ours.seeds == theirs.seeds else "one training on one side"
