@@ -61,8 +61,8 @@ class TrainConfig(engine.TrainConfig):
     vflip: bool = False
     """Also flip images vertically at random, for data without a fixed orientation."""
     nms: Literal["soft", "hard", "voting"] = "voting"
-    """Non-maximum suppression of overlapping detections. voting is soft suppression, after which each box becomes a
-    weighted mean of the boxes of its class that overlap it."""
+    """Non-maximum suppression of overlapping detections. voting is a milder soft suppression, after which each box
+    becomes a weighted mean of the predicted boxes of its class around it."""
     max_detections: int = MAX_DETECTIONS
     """Largest number of detections in an image. The best ones are kept and scored. COCO's number is 100."""
     data: BoxTrainData = field(default_factory=BoxTrainData)

@@ -14,9 +14,9 @@ from detection.config import MAX_CANDIDATES, MAX_DETECTIONS
 # From google/automl, efficientdet/tf2/postprocess.py and efficientdet/hparams_config.py.
 SCORE_THRESHOLD, SIGMA = 0.001, 0.5
 HARD_IOU = 0.5
-# Score voting (Kim and Lee, arXiv:2007.08103): the width of the weights, theirs is 0.025, and the number of candidates
-# that vote. docs/recipes.md has the measurements.
-VOTING_SIGMA, VOTERS = 0.05, 1000
+# Score voting (Kim and Lee, arXiv:2007.08103): their width of the weights, and the number of candidates that vote.
+# Before it, soft suppression is milder. docs/recipes.md has the measurements.
+VOTING_SIGMA, VOTERS, MILD_SIGMA = 0.025, 1000, 0.7
 
 Suppression = Literal["soft", "hard", "voting"]
 
@@ -134,8 +134,8 @@ def box_voting(
 ) -> Detections:
     """Replace each box by a weighted mean of the candidates of its class, and keep scores and labels.
 
-    The weight of a candidate is its score times exp(-(1 - IoU)^2 / sigma), as in score voting (arXiv:2007.08103). Anchors
-    around an object predict its box with different errors, which partly cancel.
+    The weight of a candidate is its score times exp(-(1 - IoU)^2 / sigma), as in score voting (arXiv:2007.08103).
+    Anchors around an object predict its box with different errors, which partly cancel.
 
     Args:
         detections: what suppression selected from the candidates.
@@ -156,12 +156,11 @@ def box_voting(
 def suppress(detections: Detections, method: Suppression = "soft", max_detections: int = MAX_DETECTIONS) -> Detections:
     """The `max_detections` best detections by non-maximum suppression.
 
-    "soft" and "hard" have EfficientDet's settings; "voting" is soft suppression, then `box_voting`.
+    "soft" and "hard" have EfficientDet's settings; "voting" is a milder soft suppression, then `box_voting`.
     """
-    if method == "hard":
-        return hard_nms(detections, max_detections)
-    found = soft_nms(detections, max_detections)
-    return found if method == "soft" else box_voting(found, detections)
+    if method == "voting":
+        return box_voting(soft_nms(detections, max_detections, MILD_SIGMA), detections)
+    return {"soft": soft_nms, "hard": hard_nms}[method](detections, max_detections)
 
 
 def to_original(detections: Detections, scales: Tensor, sizes: Tensor) -> Detections:

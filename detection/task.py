@@ -183,9 +183,7 @@ class DetectionTask(Task):
         info = RunInfo(
             task=cls.name,
             dataset={"root": None, "published": "COCO" if coco else None},
-            config=asdict(
-                TrainConfig(backbone=backbone, phi=phi, style=model.style, nms=nms, max_detections=limit)
-            ),
+            config=asdict(TrainConfig(backbone=backbone, phi=phi, style=model.style, nms=nms, max_detections=limit)),
             classes=names,
             preprocessing={"mean": list(provenance.mean), "std": list(provenance.std), "size": [size, size]},
             provenance=provenance.as_dict(),
