@@ -272,6 +272,15 @@ class ClassificationTask(Task):
             self.model.eval()
         return self
 
+    def backbone_factor(self) -> float:
+        """`backbone_lr`, reduced in short trainings: see the setting `backbone_lr_steps`.
+
+        In a few steps, the class layer that `imprint` made is better kept than features are adapted.
+        """
+        least = self.config.backbone_lr_steps
+        share = min(1.0, self.total_steps / least) if least and self.total_steps else 1.0
+        return share * super().backbone_factor()
+
     def lr_factor(self, step: int, warmup: int, steps: int) -> float:
         if self.config.schedule == "cosine" or step < warmup:
             return super().lr_factor(step, warmup, steps)
