@@ -17,6 +17,7 @@ HARD_IOU = 0.5
 # Score voting (Kim and Lee, arXiv:2007.08103): their width of the weights, and the number of candidates that vote.
 # Before it, soft suppression is milder. docs/recipes.md has the measurements.
 VOTING_SIGMA, VOTERS, MILD_SIGMA = 0.025, 1000, 0.7
+NO_VOTES = 1e-9  # sum of weights; distant candidates have weights of about 1e-18
 
 Suppression = Literal["soft", "hard", "voting"]
 
@@ -149,7 +150,8 @@ def box_voting(
         distance = 1 - paired_iou(box[:, None], others)
         weights = scores * distance.square().div_(-sigma).exp_() * (label[:, None] == labels)
         total = weights.sum(1, keepdim=True)
-        boxes.append(torch.where(total > 0, weights @ others / total.clamp(min=1e-9), box))  # padding has no votes
+        # Padding has no votes, and a box that is not among the voters may have no neighbours among them.
+        boxes.append(torch.where(total > NO_VOTES, weights @ others / total.clamp(min=NO_VOTES), box))
     return detections._replace(boxes=torch.stack(boxes))
 
 

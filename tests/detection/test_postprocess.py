@@ -104,6 +104,12 @@ def test_voting_by_hand():
     assert voted.labels.tolist() == [[0]]
 
 
+def test_a_box_without_voters_around_it_keeps_its_place():
+    boxes = torch.tensor([[0.0, 0, 10, 10], [50, 50, 60, 60]])
+    found = batch_of((boxes, torch.tensor([0.9, 0.2]), torch.tensor([0, 0])))
+    torch.testing.assert_close(box_voting(found, found, voters=1).boxes, found.boxes)
+
+
 def test_voting_moves_boxes_only_and_keeps_padding():
     images = batch_of(crowded(1), crowded(2))
     soft, voting = soft_nms(images, sigma=MILD_SIGMA), suppress(images, "voting")
