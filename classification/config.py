@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from backbones.errors import UserError
 from data.options import ClassOptions
@@ -39,10 +38,8 @@ class TrainConfig(engine.TrainConfig):
     """Neck before the pooling: bifpn, fpn or panet. By default none, with the network's own head."""
     batch_size: int = 32
     """Number of images per batch."""
-    lr: float = 2e-3
-    """Peak learning rate."""
-    backbone_lr_steps: int = 150
-    """In trainings of fewer steps than this, `backbone_lr` is reduced in proportion. 0 never reduces it."""
+    backbone_lr: float = 0.3
+    """Factor on the learning rate of a pretrained backbone."""
     class_layer: Literal["published", "zero"] = "published"
     """Initial weights of a new class layer: published computes them from the class layer of the published weights
     (weight imprinting), zero starts from zero."""
@@ -64,11 +61,6 @@ class TrainConfig(engine.TrainConfig):
     """Alpha of the beta distribution of CutMix, which pastes a rectangle of another image. 0 disables it."""
     data: ClassTrainData = field(default_factory=ClassTrainData)
 
-    @classmethod
-    def upgrade(cls, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Stored settings with the names of this version. Earlier versions never reduced `backbone_lr`."""
-        return super().upgrade({"backbone_lr_steps": 0, **values})
-
     def has_neck(self) -> bool:
         """Whether the network has a neck instead of its own head."""
         return self.neck is not None
@@ -76,8 +68,6 @@ class TrainConfig(engine.TrainConfig):
     def check(self) -> None:
         """Raise UserError for values out of range and for settings that contradict each other."""
         super().check()
-        if self.backbone_lr_steps < 0:
-            raise UserError(f"--backbone_lr_steps {self.backbone_lr_steps} must be at least 0")
         for name, least, most in (
             ("label_smoothing", 0.0, 0.99),
             ("min_crop", 0.01, 1.0),

@@ -40,8 +40,14 @@ class ClassificationGraphs(Graphs[ClassificationTask]):
                 "out, and resize images before the graph",
                 settings=("preprocess",),
             )
+        if values["interpolation"] not in ("bicubic", "bilinear"):
+            raise UserError(
+                f"`preprocess` is not available for the interpolation '{values['interpolation']}', only for 'bicubic' "
+                "and 'bilinear': leave it out, and resize images before the graph",
+                settings=("preprocess",),
+            )
         resized = math.floor(height / values["crop_pct"]), math.floor(width / values["crop_pct"])
-        pixels = resampling.pillow("bicubic" if values["interpolation"] == "bicubic" else "bilinear")
+        pixels = resampling.pillow(values["interpolation"])
         if values["crop_mode"] == "squash":
             out = "out = Identity(wanted)"
         else:  # the shorter side has the wanted length; the other one is rounded down

@@ -77,7 +77,6 @@ SPEC = TaskSpec(
     name=NAME,
     metric=METRIC,
     image_metrics=tuple(name for name in METRICS if name != "top5"),  # images.csv has the most probable class only
-    recipe=2,
     train_config=TrainConfig,
     eval_config=EvalConfig,
     predict_config=PredictConfig,

@@ -29,7 +29,8 @@ from data.balance import class_balanced
 from data.batch import Batch, Sample
 from data.class_dataset import ClassDataset
 from data.loader import draw_seed
-from data.reader import ImageReader, LabelledDataset
+from data.protocols import LabelledDataset
+from data.reader import ImageReader
 from engine import distributed
 from engine.checkpoint import RunInfo, describe_data, values_of
 from engine.config import parse_size, random_neck
@@ -271,15 +272,6 @@ class ClassificationTask(Task):
         if self.config.protocol == "linear":
             self.model.eval()
         return self
-
-    def backbone_factor(self) -> float:
-        """`backbone_lr`, reduced in short trainings: see the setting `backbone_lr_steps`.
-
-        In a few steps, the class layer that `imprint` made is better kept than features are adapted.
-        """
-        least = self.config.backbone_lr_steps
-        share = min(1.0, self.total_steps / least) if least and self.total_steps else 1.0
-        return share * super().backbone_factor()
 
     def lr_factor(self, step: int, warmup: int, steps: int) -> float:
         if self.config.schedule == "cosine" or step < warmup:

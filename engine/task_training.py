@@ -106,15 +106,11 @@ class TaskTraining(TaskBase):
         """
         config = self.config
         pretrained = self.info.provenance["source"] != "random"
-        factor = self.backbone_factor() if pretrained else 1.0
+        factor = config.backbone_lr if pretrained else 1.0
         groups = list(parameter_groups(self.model, config.lr, factor, config.weight_decay))
         if config.first_layer_lr == 1:
             return groups
         return list(by_depth(groups, by_block(self.model.backbone), config.first_layer_lr))  # type: ignore[arg-type]
-
-    def backbone_factor(self) -> float:
-        """Factor on the learning rate of a pretrained backbone."""
-        return self.config.backbone_lr
 
     def configure_optimizers(self) -> Any:
         config = self.config

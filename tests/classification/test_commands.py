@@ -5,7 +5,6 @@ import json
 import re
 import shutil
 import signal
-from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -257,16 +256,6 @@ def test_the_papers_schedule(folders):
     assert factors[50] == pytest.approx(0.97**2)
     assert factors[72] == pytest.approx(0.97**3)
     assert factors[119] == pytest.approx(0.97**4)
-
-
-@pytest.mark.parametrize(("steps", "least", "factor"), [(30, 150, 0.1), (150, 150, 0.5), (900, 150, 0.5), (30, 0, 0.5)])
-def test_short_trainings_spare_the_backbone(steps, least, factor, folders):
-    config = TrainConfig(pretrained=False, image_size=64, backbone_lr=0.5, backbone_lr_steps=least)
-    task, _, _ = ClassificationTask.prepare(config, folders)
-    task.total_steps = steps
-    assert task.backbone_factor() == pytest.approx(factor)
-    stored = {name: value for name, value in asdict(config).items() if name != "backbone_lr_steps"}
-    assert TrainConfig.of(stored).backbone_lr_steps == 0  # earlier versions did not
 
 
 def test_mixing_depends_only_on_seed_and_step(folders):

@@ -53,7 +53,6 @@ def test_the_content_of_a_weight_file_is_a_part_of_the_key(tmp_path):
 
 
 def test_a_training_of_an_earlier_version_is_found_unless_the_recipe_has_changed(tmp_path, monkeypatch):
-    monkeypatch.setitem(TASKS, "classification", replace(TASKS["classification"], recipe=1))
     training = Cell("classification", ARGUMENTS)
     assert training.folder_in(tmp_path) == tmp_path / training.name
     earlier = tmp_path / f"classification/resnet18-s0-{training.earlier_key[:8]}"
