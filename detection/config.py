@@ -60,8 +60,9 @@ class TrainConfig(engine.TrainConfig):
     """Range of the random scale, relative to the scale at which the whole image fits the input."""
     vflip: bool = False
     """Also flip images vertically at random, for data without a fixed orientation."""
-    nms: Literal["soft", "hard"] = "soft"
-    """Non-maximum suppression of overlapping detections."""
+    nms: Literal["soft", "hard", "voting"] = "voting"
+    """Non-maximum suppression of overlapping detections. voting is a milder soft suppression, after which each box
+    becomes a weighted mean of the predicted boxes of its class around it."""
     max_detections: int = MAX_DETECTIONS
     """Largest number of detections in an image. The best ones are kept and scored. COCO's number is 100."""
     data: BoxTrainData = field(default_factory=BoxTrainData)
@@ -98,7 +99,7 @@ class EvalConfig(engine.EvalConfig):
 
     phi: int | str | None = None
     """Compound coefficient of a published detector. Needed only if its file fits several coefficients."""
-    nms: Literal["soft", "hard"] | None = None
+    nms: Literal["soft", "hard", "voting"] | None = None
     """Non-maximum suppression of overlapping detections. By default as in the training."""
     max_detections: int | None = None
     """Largest number of detections in an image. By default as in the training."""
@@ -111,7 +112,7 @@ class PredictConfig(engine.PredictConfig):
 
     phi: int | str | None = None
     """Compound coefficient of a published detector. Needed only if its file fits several coefficients."""
-    nms: Literal["soft", "hard"] | None = None
+    nms: Literal["soft", "hard", "voting"] | None = None
     """Non-maximum suppression of overlapping detections. By default as in the training."""
     max_detections: int | None = None
     """Largest number of detections in an image. By default as in the training."""

@@ -37,7 +37,7 @@ class Detector(nn.Module):
         class_head: computes (B, A, K) logits from the neck's maps.
         box_head: computes (B, A, 4) offsets from the neck's maps, see `anchors.encode`.
         anchors: anchors for the strides of the neck's maps.
-        nms: non-maximum suppression, "soft" or "hard".
+        nms: non-maximum suppression: "soft", "hard" or "voting", see `suppress`.
         style: padding and biases of neck and heads, see `create_detector`.
         max_detections: largest number of detections in an image.
 
@@ -153,7 +153,7 @@ def create_detector(
             detector in effdet's format or ours; or the folder of a run. If the classes differ, the class layer is not
             loaded, and a warning is logged.
         anchor_scale: side of the smallest square anchor of a level, in strides; by default as published for `phi`.
-        nms: non-maximum suppression, "soft" or "hard".
+        nms: non-maximum suppression: "soft", "hard" or "voting", see `suppress`.
         style: padding of the neck's pooling, and biases before batch norm in neck and heads. "pytorch" pads
             symmetrically and has no such biases. "tensorflow" pads as TensorFlow does and has them, as the weights of
             google/automl need. It does not depend on the backbone. Weights of a complete detector override it.

@@ -73,6 +73,7 @@ SPEC = TaskSpec(
     name=NAME,
     metric=METRIC,
     image_metrics=METRICS,
+    recipe=2,
     train_config=TrainConfig,
     eval_config=EvalConfig,
     predict_config=PredictConfig,

@@ -174,9 +174,8 @@ class DetectionTask(Task):
         backbone, phi, classes = effdet.describe(state, file.name, config.phi)
         check_max_detections(config.max_detections)
         limit = config.max_detections or MAX_DETECTIONS
-        model = create_detector(
-            backbone, classes, phi, pretrained=str(file), nms=config.nms or "soft", max_detections=limit
-        )
+        nms = config.nms or "soft"
+        model = create_detector(backbone, classes, phi, pretrained=str(file), nms=nms, max_detections=limit)
         coco = classes == COCO_OUTPUTS
         names = [COCO_CLASSES.get(i, f"({i} is unused)") if coco else str(i) for i in range(1, classes + 1)]
         size = scale_of(phi).size
@@ -184,7 +183,7 @@ class DetectionTask(Task):
         info = RunInfo(
             task=cls.name,
             dataset={"root": None, "published": "COCO" if coco else None},
-            config=asdict(TrainConfig(backbone=backbone, phi=phi, style=model.style, max_detections=limit)),
+            config=asdict(TrainConfig(backbone=backbone, phi=phi, style=model.style, nms=nms, max_detections=limit)),
             classes=names,
             preprocessing={"mean": list(provenance.mean), "std": list(provenance.std), "size": [size, size]},
             provenance=provenance.as_dict(),

@@ -83,7 +83,7 @@ def test_a_perfect_detector(limit, ap, recalls):
         assert resampled == pytest.approx(metrics[name], nan_ok=True), name
 
 
-@pytest.mark.parametrize("nms", ["soft", "hard"])
+@pytest.mark.parametrize("nms", ["soft", "hard", "voting"])
 def test_the_network_predicts_as_many(nms):
     torch.manual_seed(0)
     images = torch.randn(1, 3, 128, 128)

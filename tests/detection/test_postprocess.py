@@ -7,7 +7,16 @@ import torch
 from effdet.soft_nms import batched_soft_nms
 from torchvision.ops import batched_nms
 
-from detection.postprocess import Detections, candidates, hard_nms, soft_nms, suppress, to_original
+from detection.postprocess import (
+    MILD_SIGMA,
+    Detections,
+    box_voting,
+    candidates,
+    hard_nms,
+    soft_nms,
+    suppress,
+    to_original,
+)
 
 
 def crowded(seed, count=300, classes=3):
@@ -83,7 +92,35 @@ def test_images_do_not_mix():
         torch.testing.assert_close(one[0], both[0])
 
 
-@pytest.mark.parametrize("method", ["soft", "hard"])
+def test_voting_by_hand():
+    """The second box has an IoU of 0.8 with the first and half its score; the third belongs to another class."""
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 8], [0, 0, 10, 9], [50, 50, 60, 60]])
+    found = batch_of((boxes, torch.tensor([0.8, 0.4, 0.3, 0.2]), torch.tensor([0, 0, 1, 0])))
+    selected = Detections(found.boxes[:, :1], found.scores[:, :1], found.labels[:, :1])
+    voted = box_voting(selected, found, sigma=0.04)
+    weight = 0.4 * math.exp(-(0.2**2) / 0.04)
+    torch.testing.assert_close(voted.boxes[0, 0], torch.tensor([0.0, 0, 10, (0.8 * 10 + weight * 8) / (0.8 + weight)]))
+    assert voted.scores.tolist() == selected.scores.tolist()
+    assert voted.labels.tolist() == [[0]]
+
+
+def test_a_box_without_voters_around_it_keeps_its_place():
+    boxes = torch.tensor([[0.0, 0, 10, 10], [50, 50, 60, 60]])
+    found = batch_of((boxes, torch.tensor([0.9, 0.2]), torch.tensor([0, 0])))
+    torch.testing.assert_close(box_voting(found, found, voters=1).boxes, found.boxes)
+
+
+def test_voting_moves_boxes_only_and_keeps_padding():
+    images = batch_of(crowded(1), crowded(2))
+    soft, voting = soft_nms(images, sigma=MILD_SIGMA), suppress(images, "voting")
+    torch.testing.assert_close(voting.scores, soft.scores)
+    assert voting.labels.equal(soft.labels)
+    assert not voting.boxes.equal(soft.boxes)
+    padding = voting.labels < 0
+    assert (voting.boxes[padding] == 0).all()
+
+
+@pytest.mark.parametrize("method", ["soft", "hard", "voting"])
 def test_without_detections(method):
     detections = suppress(batch_of((torch.zeros(4, 4), torch.zeros(4), torch.zeros(4, dtype=torch.long))), method)
     assert (detections.labels < 0).all()
