@@ -50,12 +50,14 @@ def write_tables(folder: Path, rows: Sequence[Mapping[str, Any]], costs: Mapping
 
 
 def _print(title: str, headings: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
-    for heading in headings:
-        table.add_column(heading, overflow="fold", no_wrap=heading == "points")
+    table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), title=title, title_justify="left")
+    for column, heading in enumerate(headings):
+        texts = [line[column] for line in lines]
+        longest = max((len(word) for text in texts for word in text.split()), default=0)
+        table.add_column(heading, overflow="fold", no_wrap=heading == "points", min_width=longest)
     for line in lines:
         table.add_row(*line)
-    out.print(table)
+    out.print(table, "")
 
 
 def shown_texts(row: Mapping[str, Any]) -> list[str]:
