@@ -23,6 +23,7 @@ from experiments.jobs.cell import Cell
 from experiments.jobs.local import COMPLETE, Outcome
 from experiments.statistics.images import Resampled
 from experiments.statistics.signed_rank import signed_rank
+from experiments.tasks import TASKS
 from tests.classification.conftest import write_folders
 from tests.commands import fails
 
@@ -33,7 +34,8 @@ def row(key=0, **changes):
     values = {
         "schema": SCHEMA, "set": "bccd", "task": "detection", "backbone": "resnet18", "protocol": "finetune", "seed": 0,
         "metric": "AP", "score": 0.5, "pretraining": "supervised", "weights": "timm:x", "weights_sha256": "a" * 64,
-        "weights_license": "mit", "epochs": 3, "batch_size": 8, "image_size": "64x64", "recipe": 1, "tune": 0,
+        "weights_license": "mit", "epochs": 3, "batch_size": 8, "image_size": "64x64", "tune": 0,
+        "recipe": TASKS[changes.get("task", "detection")].recipe,
         "params": 10, "macs": 1e6, "latency_ms": 1.0, "peak_memory_mb": 2.0, "train_seconds": 3.0, "device": "cpu",
         "versions": "torch 2", "git_commit": "", "date": "2026-11-26", "train_fingerprint": "t", "val_fingerprint": "v",
         "conditions": "b" * 64, "key": f"{key:016x}{0:048x}",

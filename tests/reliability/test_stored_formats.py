@@ -24,6 +24,7 @@ from experiments.jobs.cell import Cell
 from experiments.records import config_of, read_record
 from experiments.report.results import Comparison
 from experiments.report.writer import write_report
+from experiments.tasks import TASKS as SPECS
 from tests.commands import fails, loads, run
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
@@ -99,7 +100,8 @@ def test_an_unfinished_run_of_version_1_is_resumed(v1):
     assert metrics == {name: pytest.approx(value, abs=1e-6) for name, value in whole["metrics"].items()}
     ours, theirs = (read_run(folder)[1] for folder in ("unfinished", "classification"))
     for name, value in theirs.items():
-        torch.testing.assert_close(ours[name], value, rtol=1e-4, atol=1e-5)
+        # Stored on another CPU. Adam makes steps of up to the learning rate, 1e-3, from gradients that are rounding.
+        torch.testing.assert_close(ours[name], value, rtol=1e-4, atol=2e-4)
     content = torch.load(v1 / "unfinished" / "checkpoints" / "last.ckpt", weights_only=True)
     assert content["run"]["schema"] == schema.SCHEMA
 
@@ -194,6 +196,8 @@ def test_records_of_version_1_have_this_versions_settings(v1, tmp_path):
 def test_a_training_is_found_under_the_key_of_version_1(monkeypatch, name):
     """Renamed settings go by their earlier name, and a new one counts only where it changes what is trained."""
     monkeypatch.setattr(cells, "VERSION", DEMO_VERSION)
+    task = CELLS[name].task
+    monkeypatch.setitem(SPECS, task, replace(SPECS[task], recipe=1))
     cell = replace(CELLS[name])  # without what it has computed already
     assert cell.earlier_key == KEYS[name] != cell.key
 
