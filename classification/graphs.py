@@ -9,6 +9,7 @@ from torch import Tensor
 
 from backbones.errors import UserError
 from classification.task import ClassificationTask
+from classification.transforms import FILTERS
 from engine.export import resampling
 from engine.export.graphs import Graphs
 from engine.export.onnx_steps import normalisation
@@ -40,10 +41,10 @@ class ClassificationGraphs(Graphs[ClassificationTask]):
                 "out, and resize images before the graph",
                 settings=("preprocess",),
             )
-        if values["interpolation"] not in ("bicubic", "bilinear"):
+        if values["interpolation"] not in FILTERS:
             raise UserError(
-                f"`preprocess` is not available for the interpolation '{values['interpolation']}', only for 'bicubic' "
-                "and 'bilinear': leave it out, and resize images before the graph",
+                f"`preprocess` is not available for the interpolation '{values['interpolation']}', only for "
+                f"{' and '.join(FILTERS)}: leave it out, and resize images before the graph",
                 settings=("preprocess",),
             )
         resized = math.floor(height / values["crop_pct"]), math.floor(width / values["crop_pct"])

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from engine.record import plain
+from engine.record import plain, replace_file
 from engine.system_errors import cannot_write
 
 
@@ -53,7 +53,7 @@ class JsonStream:
                 self._file.write(f"\n]{more}}}\n" if self._key else "\n]\n")
             finally:
                 self._file.close()
-            self._temporary.replace(self.path)
+            replace_file(self._temporary, self.path)
         except OSError as failure:
             self._temporary.unlink(missing_ok=True)
             if error is None:

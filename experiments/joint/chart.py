@@ -38,12 +38,10 @@ def draw(rows: Sequence[Mapping[str, Any]], costs: Mapping[str, Mapping[str, Any
             own = {row["head"]: row for row in rows if (row["backbone"], row["budget"]) == (backbone, budget)}
             found = [100 * own[head]["difference"]["value"] for head, _ in heads]
             ends = [[100 * own[head]["difference"][end] for head, _ in heads] for end in ("low", "high")]
-            errors = [
-                [abs(end - value) for end, value in zip(side, found, strict=True)] for side in ends
-            ]  # fmt: skip
+            errors = [[abs(end - value) for end, value in zip(side, found, strict=True)] for side in ends]
             places = [place + 0.24 * (number - (len(budgets) - 1) / 2) for place in range(len(heads))]
-            above.errorbar(found, places, xerr=errors, fmt="o", ms=5, capsize=3, color=f"C{number}",
-                           label=BUDGETS[budget])  # fmt: skip
+            label = BUDGETS[budget]
+            above.errorbar(found, places, xerr=errors, fmt="o", ms=5, capsize=3, color=f"C{number}", label=label)
         above.axvline(0, color="black", lw=0.8)
         above.set_yticks(range(len(heads)), [f"{head}, {metric}" for head, metric in heads])
         above.set_ylim(len(heads) - 0.5, -0.5)

@@ -13,7 +13,7 @@ from backbones.errors import BadInput
 from engine.config import parse_size
 from engine.console import log_to_terminal
 from engine.record import command_line, write_json
-from experiments.jobs.local import COMPLETE, failure_reason, run_training
+from experiments.jobs.local import failure_reason, run_training
 from experiments.jobs.lock import only_one, resumable
 from experiments.jobs.progress import ProgressDisplay
 from experiments.joint.config import JointCompareConfig
@@ -104,18 +104,16 @@ class JointComparison:
 
     def train(self, training: Training) -> Path:
         """Train, unless it is complete. Returns the run folder. Raises BadInput with the reason if it fails."""
-        complete = training.folder / COMPLETE
-        self.display.start(training.name, is_finished=complete.is_file())
-        if not complete.is_file():
+        is_finished = (training.folder / "record.json").is_file()
+        self.display.start(training.name, is_finished)
+        if not is_finished:
             code, lines = run_training(
                 training.package, training.words, training.folder, self.lock, self.display.show_line
             )
             if code:
                 reason = failure_reason(lines, code)
                 raise BadInput(f"{training.folder}: {reason}. To resume, run the same command")
-            # After the pictures, which a training writes last.
-            write_json(complete, {"seconds": read_record(training.folder)["train_seconds"]})
-        self.display.end(json.loads(complete.read_text())["seconds"], self.score_text(training))
+        self.display.end(read_record(training.folder)["train_seconds"], self.score_text(training))
         return training.folder
 
     def score_text(self, training: Training) -> str:

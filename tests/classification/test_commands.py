@@ -102,13 +102,21 @@ def test_checkpoint_contains_only_plain_values(trained):
     }  # fmt: skip
 
 
+def rounded(value):
+    """Equal to the same JSON up to rounding of its fractions, which differs between batch sizes on some CPUs."""
+    if isinstance(value, dict):
+        return {name: rounded(below) for name, below in value.items()}
+    if isinstance(value, list):
+        return [rounded(below) for below in value]
+    return pytest.approx(value, rel=0, abs=1e-6) if isinstance(value, float) else value
+
+
 def test_eval_reproduces_the_recorded_scores_exactly(trained, folders, tmp_path, capsys):
     run(eval_command, "--checkpoint", trained, "--data.root", folders, "--output", tmp_path, "--batch_size", 4)
     recorded = json.loads((trained / "record.json").read_text())["metrics"]
     assert json.loads((tmp_path / "metrics.json").read_text()) == recorded
     ours, theirs = (json.loads((folder / "calibration.json").read_text()) for folder in (tmp_path, trained))
-    assert ours["ECE"] == pytest.approx(theirs["ECE"], abs=1e-6)  # batches of another size round differently
-    assert [row["count"] for row in ours["bins"]] == [row["count"] for row in theirs["bins"]]
+    assert ours == rounded(theirs)
     assert (tmp_path / "images.csv").read_text() == (trained / "images.csv").read_text()
     assert (tmp_path / "pictures" / "confusion.png").exists()
     assert "blue <b>" in capsys.readouterr().out

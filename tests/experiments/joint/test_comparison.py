@@ -91,8 +91,7 @@ def test_a_failed_training_is_reported_and_a_complete_one_is_kept(tmp_path):
     trains = JointComparison(Plan(config, SHARED, []), lock=None)
     with pytest.raises(BadInput, match="epochs"):
         trains.train(Training("detection", ("--epochs", "none"), tmp_path / "run"))
-    done = record(tmp_path / "complete", task="detection", metrics={"AP": 0.5})
-    (done / "complete.json").write_text('{"seconds": 3}')
+    done = record(tmp_path / "complete", task="detection", metrics={"AP": 0.5}, train_seconds=3)
     assert trains.train(Training("no.such.package", (), done)) == done
 
 
