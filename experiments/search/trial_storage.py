@@ -167,16 +167,26 @@ class TrialStorage:
             if self._is_locked(trial.number):
                 continue
             if trial.number not in replaced:  # else an earlier process was killed between these two steps
-                self.study.enqueue_trial(_parameters(trial), user_attrs={REPLACES: trial.number})
+                self.study.enqueue_trial(self._parameters(trial), user_attrs={REPLACES: trial.number})
             self.study.tell(trial.number, state=TrialState.FAIL)
 
-    def _sampler(self) -> BaseSampler:
-        """Return a new sampler for each trial, seeded by its number: networks do not depend on interruptions.
+    def _parameters(self, trial: FrozenTrial) -> dict[str, Value]:
+        """Return the network of a trial; empty if it was killed before it had sampled all of it."""
+        parameters = trial.system_attrs.get("fixed_params", {}) | trial.params
+        return parameters if parameters.keys() == self.space.choices.keys() else {}
 
+    def _sampler(self) -> BaseSampler:
+        """Return a new sampler for the next trial, seeded so that networks do not depend on interruptions.
+
+        The seed is the trial's number, leaving out trials that continue another one; these take the other one's seed.
         `constant_liar`: networks in training count as bad ones, so that trainings at the same time differ more.
         """
         trials = self.all()
-        seed = random.Random(f"{self.config.seed} {len(trials)}").getrandbits(32)
+        first = next((trial.number for trial in trials if trial.state == TrialState.WAITING), len(trials))
+        while first < len(trials) and REPLACES in trials[first].user_attrs:
+            first = trials[first].user_attrs[REPLACES]
+        number = sum(REPLACES not in trial.user_attrs for trial in trials[:first])
+        seed = random.Random(f"{self.config.seed} {number}").getrandbits(32)
         stuck = len(trials) >= MOST_REPEATS and all(REPEATS in trial.user_attrs for trial in trials[-MOST_REPEATS:])
         return (
             RandomSampler(seed)
@@ -212,8 +222,3 @@ class TrialStorage:
 
     def _lock_file(self, number: int) -> Path:
         return self.folder / "trials" / f"{number}.lock"
-
-
-def _parameters(trial: FrozenTrial) -> dict[str, Value]:
-    """Return the parameters that a trial has sampled or was given; not all of them if it was killed meanwhile."""
-    return trial.system_attrs.get("fixed_params", {}) | trial.params

@@ -33,7 +33,7 @@ from experiments.search import __main__ as search
 from experiments.search import runner
 from experiments.search.config import SearchConfig
 from experiments.search.space import Space, describe
-from experiments.search.trial_storage import JOURNAL, REPLACES, TrialStorage
+from experiments.search.trial_storage import JOURNAL, REPEATS, REPLACES, TrialStorage
 from tests.classification.conftest import write_folders
 from tests.commands import fails, run
 from tests.experiments.test_compare import wait_for
@@ -370,6 +370,24 @@ def test_networks_of_another_search_are_an_error(monkeypatch, searched, tmp_path
         searched("--trials", "1")
     assert stop.value.code == 3
     assert "networks of another study" in capsys.readouterr().err
+
+
+def test_a_trial_killed_while_it_samples_changes_no_network(tmp_path):
+    def networks(folder, killed):
+        folder.mkdir()
+        trials = TrialStorage(SearchConfig(trials=4, sampler="random"), folder, Space(B0), 1)
+        found = [trials.begin_next()]
+        if killed:  # between the first choice and the others
+            trials.study.sampler = trials._sampler()
+            name, values = next(iter(trials.space.choices.items()))
+            trials.study.ask().suggest_categorical(name, values)
+        found += [trials.begin_next() for _ in range(3)]
+        assert not any(REPEATS in trial.user_attrs for trial in trials.all())
+        return [running.trial.params for running in found]
+
+    whole = networks(tmp_path / "whole", killed=False)
+    assert len({json.dumps(network) for network in whole}) == 4
+    assert networks(tmp_path / "killed", killed=True) == whole
 
 
 def simulate_process(folder, count):
