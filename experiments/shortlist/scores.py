@@ -9,23 +9,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize
+from scipy.optimize import minimize, minimize_scalar
 from scipy.special import log_softmax
 
 NEIGHBOURS = 5
 RIDGE = 1.0  # penalty for standardised features
 LOGISTIC = 1.0  # the same
 FOLDS = 5
-TOLERANCE = 1e-10  # relative change of alpha / beta at which the evidence has converged
-ROUNDS = 2000
+RATIOS = np.linspace(-32, 32, 129)  # log of alpha / beta, relative to the features' largest variance
+TINY = 1e-300  # cost of a target that is 0 everywhere
 SMALLEST = 1e-10  # singular values below this fraction of the largest count as 0
 
 
 def logme(features: np.ndarray, targets: np.ndarray) -> float:
     """The logarithm of the maximum evidence per sample, averaged over targets (You et al., arXiv:2102.11005).
 
-    The evidence of y = F w + noise, with w ~ N(0, 1 / alpha) and noise ~ N(0, 1 / beta), is maximised over alpha and
-    beta by the paper's fixed-point iteration.
+    The evidence is that of y = F w + noise, with w ~ N(0, 1 / alpha) and noise ~ N(0, 1 / beta), at the alpha and beta
+    that maximise it.
 
     Args:
         features: (n, D).
@@ -33,31 +33,32 @@ def logme(features: np.ndarray, targets: np.ndarray) -> float:
     """
     features, targets = features.astype(np.float64), targets.astype(np.float64)
     u, singular, _ = np.linalg.svd(features, full_matrices=False)
-    return float(np.mean([_evidence(u, singular, features.shape[1], y) for y in targets.T]))
+    return float(np.mean([_evidence(u, singular**2, y) for y in targets.T]))
 
 
-def _evidence(u: np.ndarray, singular: np.ndarray, dimensions: int, y: np.ndarray) -> float:
-    """For one target, from the thin singular value decomposition of the features."""
-    n, squares = len(y), singular**2
+def _evidence(u: np.ndarray, squares: np.ndarray, y: np.ndarray) -> float:
+    """For one target, from left singular vectors and squared singular values of the features.
+
+    For a ratio alpha / beta, the best beta has a closed form, so that one unknown is left, which is searched. The
+    paper's fixed-point iteration divides by 0 or ends in a lower maximum where features fit any target: with fewer
+    samples than dimensions.
+    """
+    n = len(y)
     projected = (u.T @ y) ** 2
     outside = max(float(y @ y - projected.sum()), 0.0)  # squared length of what no weights can explain
-    alpha = beta = 1.0
-    for _ in range(ROUNDS):
-        ratio = alpha / beta
-        gamma = float((squares / (squares + ratio)).sum())
-        weights = float((projected * squares / (squares + ratio) ** 2).sum())  # squared length of the mean of w
-        residual = outside + float((projected * (ratio / (squares + ratio)) ** 2).sum())
-        if weights <= 1e-300 or residual <= 1e-300:
-            break
-        alpha, beta = gamma / weights, (n - gamma) / residual
-        if abs(alpha / beta - ratio) <= TOLERANCE * ratio or not 1e-14 < alpha / beta < 1e14:
-            break
-    ratio = alpha / beta
-    weights = float((projected * squares / (squares + ratio) ** 2).sum())
-    residual = outside + float((projected * (ratio / (squares + ratio)) ** 2).sum())
-    determinant = np.log(alpha + beta * squares).sum() + (dimensions - len(squares)) * np.log(alpha)
-    evidence = n * np.log(beta) + dimensions * np.log(alpha) - n * np.log(2 * np.pi)
-    return float((evidence - beta * residual - alpha * weights - determinant) / (2 * n))
+
+    def negative(log_ratio: float | np.ndarray) -> np.ndarray:
+        ratio = np.exp(log_ratio)[..., None]
+        cost = outside + (projected * ratio / (squares + ratio)).sum(-1)
+        explained = np.log1p(squares / ratio).sum(-1)
+        return (explained + n * (1 + np.log(2 * np.pi * np.maximum(cost, TINY) / n))) / (2 * n)
+
+    ratios = np.log(squares.max(initial=0.0) or 1.0) + RATIOS
+    values = negative(ratios)
+    best = int(values.argmin())
+    around = ratios[max(best - 1, 0)], ratios[min(best + 1, len(ratios) - 1)]
+    refined = minimize_scalar(negative, bounds=around, method="bounded", options={"xatol": 1e-6})
+    return -float(min(refined.fun, values[best]))
 
 
 def h_score(features: np.ndarray, labels: np.ndarray) -> float:
