@@ -43,6 +43,7 @@ class Sample:
     labels: (N,) int64, contiguous class indices.
     mask: (H, W) uint8 class map, or None.
     readable: False for the black image that replaces an unreadable one in evaluation, see `ImageReader`.
+    complete: (K,) bool, see `BoxColumns.complete`, or None.
     """
 
     image: np.ndarray
@@ -53,6 +54,7 @@ class Sample:
     labels: np.ndarray
     mask: np.ndarray | None = None
     readable: bool = True
+    complete: np.ndarray | None = None
 
 
 @dataclass
@@ -68,6 +70,7 @@ class Batch:
     labels: (B, M) int64; -1 in padding rows.
     readable: (B,) bool, see `Sample`.
     masks: (B, H, W) uint8 class maps, or None. Smaller masks are padded with 255 (no class) at the right and bottom.
+    complete: (B, K) bool, see `BoxColumns.complete`, or None.
     """
 
     images: Tensor
@@ -78,6 +81,7 @@ class Batch:
     labels: Tensor
     readable: Tensor
     masks: Tensor | None = None
+    complete: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -117,6 +121,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
     masks = [sample.mask for sample in samples if sample.mask is not None]
     if masks and len(masks) < len(samples):
         raise ValueError(f"{len(masks)} of {len(samples)} samples have a mask; expected all or none")
+    complete = [sample.complete for sample in samples if sample.complete is not None]
     return Batch(
         images=_images([sample.image for sample in samples]),
         image_ids=torch.tensor([sample.image_id for sample in samples]),
@@ -126,6 +131,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         labels=torch.from_numpy(labels),
         readable=torch.tensor([sample.readable for sample in samples]),
         masks=torch.from_numpy(_stacked(masks)) if masks else None,
+        complete=torch.from_numpy(np.stack(complete)) if complete else None,
     )
 
 

@@ -150,6 +150,7 @@ class BoxDataset(ImageReader):
             scale=(1.0, 1.0),
             boxes=self._boxes[rows],
             labels=self._labels[rows],
+            complete=None if self.columns.complete is None else self.columns.complete[index],
         )
 
     def blank(self, index: int) -> Sample:

@@ -61,12 +61,7 @@ def merge_same_names(columns: BoxColumns, merge: bool) -> BoxColumns:
     first = [names.index(name) for name in dict.fromkeys(names)]
     new_index = {old: new for new, old in enumerate(first)}
     lookup = np.array([new_index[names.index(name)] for name in names])
-    return replace(
-        columns,
-        classes=tuple(names[i] for i in first),
-        category_ids=tuple(columns.category_ids[i] for i in first),
-        label=lookup[columns.label],
-    )
+    return columns.renamed([names[i] for i in first], [columns.category_ids[i] for i in first], lookup)
 
 
 def with_classes(columns: BoxColumns, classes: Sequence[str], category_ids: Sequence[int], of: str) -> BoxColumns:
@@ -102,12 +97,7 @@ def with_classes(columns: BoxColumns, classes: Sequence[str], category_ids: Sequ
             other, free = free, free + 1  # the id means another class in these data
         ids.append(own_ids.get(i, other))
         used.add(ids[-1])
-    return replace(
-        columns,
-        classes=tuple(classes),
-        category_ids=tuple(ids),
-        label=np.array(index, np.int64)[columns.label],
-    )
+    return columns.renamed(classes, ids, index)
 
 
 def without_classes(columns: BoxColumns, dropped: set[str]) -> BoxColumns:
@@ -115,9 +105,4 @@ def without_classes(columns: BoxColumns, dropped: set[str]) -> BoxColumns:
     kept = [i for i, name in enumerate(columns.classes) if name not in dropped]
     position = np.full(len(columns.classes), -1)
     position[kept] = np.arange(len(kept))
-    return replace(
-        columns,
-        classes=tuple(columns.classes[i] for i in kept),
-        category_ids=tuple(columns.category_ids[i] for i in kept),
-        label=position[columns.label],
-    )
+    return columns.renamed([columns.classes[i] for i in kept], [columns.category_ids[i] for i in kept], position)

@@ -114,6 +114,8 @@ class BoxColumns(Columns):
         difficult: (N,) bool. Pascal VOC's difficult objects are training targets. In scoring they are neither required
             nor counted.
         areas: (N,) float64, px^2, of objects for COCO's size ranges; NaN uses width times height of the box.
+        complete: (n, K) bool, whether the boxes of a class in an image are all of its objects; None if they always are.
+            Where they are not, a detection without an object is not an error, in training and in scoring.
     """
 
     sizes: np.ndarray
@@ -124,6 +126,7 @@ class BoxColumns(Columns):
     crowd: np.ndarray
     difficult: np.ndarray
     areas: np.ndarray
+    complete: np.ndarray | None = None
     sizes_of_files: bool = False
 
     def select(self, rows: np.ndarray) -> Self:
@@ -131,12 +134,36 @@ class BoxColumns(Columns):
         position = np.full(len(self), -1)
         position[rows] = np.arange(len(rows))
         image = position[self.image]
-        return replace(super().select(rows), sizes=self.sizes[rows], image=image).of_boxes(image >= 0)
+        complete = None if self.complete is None else self.complete[rows]
+        columns = replace(super().select(rows), sizes=self.sizes[rows], image=image, complete=complete)
+        return columns.of_boxes(image >= 0)
 
     def of_boxes(self, rows: np.ndarray) -> Self:
         """The same images with some of the boxes. `rows`: indices, or (N,) bool."""
         names = ("image", "label", "boxes", "crowd", "difficult", "areas")
         return replace(self, **{name: getattr(self, name)[rows] for name in names})
+
+    def renamed(self, classes: Sequence[str], category_ids: Sequence[int], index: Sequence[int] | np.ndarray) -> Self:
+        """The same boxes with other classes.
+
+        Args:
+            classes, category_ids: the new classes, and their ids in result files.
+            index: (K,) new index of each class; -1 for classes without boxes that are left out.
+
+        A class that no old one becomes has complete boxes only if all classes have.
+        """
+        index, complete = np.asarray(index, np.int64), None
+        if self.complete is not None:
+            complete = np.zeros((len(self), len(classes)), bool)
+            for new in np.unique(index[index >= 0]):
+                complete[:, new] = self.complete[:, index == new].all(1)
+        return replace(
+            self,
+            classes=tuple(classes),
+            category_ids=tuple(category_ids),
+            label=index[self.label],
+            complete=complete,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from detection.coco_scores import CocoScores, selected_scorer
 from detection.config import AR_DETECTIONS, COCO_METRICS
 from detection.matching import OperatingPoint, match_classes, operating_point
 from detection.postprocess import Detections
-from detection.truth import coco_document
+from detection.truth import coco_document, known_classes, with_whole_images
 
 METRICS = COCO_METRICS
 
@@ -25,14 +25,17 @@ class CocoEvaluator:
 
     Args:
         truth: images and boxes to score. Images that are not passed to `update` count as images without detections.
-            Its classes are the outputs of the model.
+            Its classes are the outputs of the model. Where the boxes of a class in an image are not all of its objects,
+            detections without an object are not counted, as in LVIS (arXiv:1908.03195): without any box of the class
+            the detections are left out, otherwise the whole image becomes a crowd region of the class.
         listed: (K,) bool, classes that the data list. `class_table` has no others. All by default.
         max_detections: number of detections of an image and class that count, the best ones. COCO's number is 100.
             AR1 and AR10 use lower limits, and AR100 at most 100.
     """
 
     def __init__(self, truth: BoxColumns, listed: np.ndarray | None = None, max_detections: int = 100) -> None:
-        self.truth, self.max_detections = truth, max_detections
+        self.truth, self.max_detections = with_whole_images(truth), max_detections
+        self._known = known_classes(truth)
         self.listed = np.ones(len(truth.classes), bool) if listed is None else listed
         self._class_table: dict[str, dict[str, float]] = {}
         self._scorer = selected_scorer()  # before the first epoch, so that a wrong name costs none
@@ -57,6 +60,8 @@ class CocoEvaluator:
 
     def add(self, rows: np.ndarray) -> None:
         """Add detections from elsewhere: (N, 7), see `detections`."""
+        if self._known is not None:
+            rows = rows[self._known[self._indices(rows), rows[:, 6].astype(np.int64)]]
         self._rows.append(rows)
 
     def state(self) -> np.ndarray:
@@ -124,10 +129,13 @@ class CocoEvaluator:
         }
 
     def _operating_point(self, rows: np.ndarray) -> OperatingPoint:
-        by_id = self.truth.image_ids.argsort()
-        images = by_id[np.searchsorted(self._sorted_ids, rows[:, 0].astype(np.int64))]
-        detections = np.column_stack([images, rows[:, 1:]])
+        detections = np.column_stack([self._indices(rows), rows[:, 1:]])
         return operating_point(match_classes(self.truth, detections, self.max_detections))
+
+
+    def _indices(self, rows: np.ndarray) -> np.ndarray:
+        """(N,) index of the image of each detection."""
+        return self.truth.image_ids.argsort()[np.searchsorted(self._sorted_ids, rows[:, 0].astype(np.int64))]
 
 
 def _mean(values: np.ndarray) -> float:

@@ -52,7 +52,14 @@ class DetectionLoss(nn.Module):
         self.register_buffer("class_weights", None, persistent=False)
 
     def forward(
-        self, logits: Tensor, deltas: Tensor, anchors: Anchors, size: tuple[int, int], boxes: Tensor, labels: Tensor
+        self,
+        logits: Tensor,
+        deltas: Tensor,
+        anchors: Anchors,
+        size: tuple[int, int],
+        boxes: Tensor,
+        labels: Tensor,
+        complete: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """The losses `class` and `box`, scalars. Their sum is minimised.
 
@@ -63,7 +70,10 @@ class DetectionLoss(nn.Module):
             size: (height, width) of the input, px.
             boxes: (B, M, 4) xyxy px of the input; padding rows may have any values.
             labels: (B, M) class indices, -1 in padding rows.
+            complete: (B, K or more) bool, whether the boxes of a class are all of its objects; None if they always are.
+                Where they are not, anchors without an object of the class have no loss for it.
         """
+        complete = None if complete is None else complete[:, : logits.shape[2]]
         anchor_boxes = anchors(size, logits.device)
         # One more row of padding, so that there is a row in a batch without boxes.
         boxes, labels = F.pad(boxes, (0, 0, 0, 1)), F.pad(labels, (0, 1), value=-1)
@@ -88,7 +98,7 @@ class DetectionLoss(nn.Module):
         place = (image * logits.shape[1] + anchor) * logits.shape[2] + classes
         gamma, alpha = (GAMMA, ALPHA) if self.assignment == "iou" else (QUALITY_GAMMA, None)
         return {
-            "class": focal_loss(logits, place, scores, weights, gamma, alpha) / count,
+            "class": focal_loss(logits, place, scores, weights, gamma, alpha, complete) / count,
             "box": (self._box_loss(predicted, target, own) * learns).sum() / count,
         }
 
@@ -137,6 +147,7 @@ def focal_loss(
     weights: Tensor | None = None,
     gamma: float = GAMMA,
     alpha: float | None = ALPHA,
+    complete: Tensor | None = None,
 ) -> Tensor:
     """Sum of the focal loss of all anchors and classes: |t - p|^gamma times the cross entropy of p and its target t.
 
@@ -151,8 +162,10 @@ def focal_loss(
         weights: (B, A) factors on the loss of an anchor, or None for 1.
         gamma: exponent, at least 1.
         alpha: factor on the terms with t > 0; those with t = 0 have 1 - alpha. None for 1 and 1.
+        complete: (B, K) bool, whether the other targets of an image and class are known to be 0. Where they are not,
+            only the terms at `place` count. None if all are known.
     """
-    return _FocalLoss.apply(logits, place, scores, weights, gamma, alpha)
+    return _FocalLoss.apply(logits, place, scores, weights, gamma, alpha, complete)
 
 
 class _FocalLoss(torch.autograd.Function):
@@ -165,6 +178,7 @@ class _FocalLoss(torch.autograd.Function):
         weights: Tensor | None,
         gamma: float,
         alpha: float | None,
+        complete: Tensor | None,
     ) -> Tensor:
         # In float32, also for logits of half precision, as torch's own losses.
         kind = torch.promote_types(logits.dtype, torch.float32)
@@ -174,6 +188,8 @@ class _FocalLoss(torch.autograd.Function):
         for first in range(0, len(logits), step):
             part = slice(first, first + step)
             factor = of_background if weights is None else of_background * weights[part, :, None]
+            if complete is not None:
+                factor = factor * complete[part, None]
             loss, slope = _background(logits[part].to(kind), gamma)
             terms.append(loss.mul_(factor).sum())
             gradient[part] = slope.mul_(factor)
@@ -181,8 +197,11 @@ class _FocalLoss(torch.autograd.Function):
         x = logits.flatten()[place].to(kind)
         balance = torch.ones_like(x) if alpha is None else torch.where(scores > 0, alpha, of_background)
         factors = torch.ones_like(x) if weights is None else weights.flatten()[place // logits.shape[2]]
+        added = of_background * _background(x, gamma)[0]  # in the sums above
+        if complete is not None:
+            added = added * complete[place // logits[0].numel(), place % logits.shape[2]]
         loss, slope = _object(x, scores, gamma)
-        terms.append((factors * (balance * loss - of_background * _background(x, gamma)[0])).sum())
+        terms.append((factors * (balance * loss - added)).sum())
         gradient.view(-1)[place] = (factors * balance * slope).to(gradient.dtype)
         ctx.save_for_backward(gradient)
         return torch.stack(terms).sum()
@@ -191,7 +210,7 @@ class _FocalLoss(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        return (outer[0] * gradient).to(gradient.dtype), *[None] * 5
+        return (outer[0] * gradient).to(gradient.dtype), *[None] * 6
 
 
 def _background(x: Tensor, gamma: float) -> tuple[Tensor, Tensor]:

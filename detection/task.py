@@ -208,7 +208,7 @@ class DetectionTask(Task):
 
     def losses_of(self, outputs: Any, size: tuple[int, int], batch: Batch) -> dict[str, Tensor]:
         logits, deltas = outputs
-        return self.criterion(logits, deltas, self.model.anchors, size, batch.boxes, batch.labels)
+        return self.criterion(logits, deltas, self.model.anchors, size, batch.boxes, batch.labels, batch.complete)
 
     def network_outputs(self, images: Tensor) -> tuple[Tensor, ...]:
         """Logits (B, A, K) and offsets (B, A, 4), see `Detector`."""

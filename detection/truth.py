@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,39 @@ from data.columns import BoxColumns
 # px^2, the end of COCO's largest size range. Objects with a larger area are matched, but neither required nor counted.
 LARGEST_AREA = 1e10
 NOT_COUNTED = 2 * LARGEST_AREA
+
+
+def known_classes(truth: BoxColumns) -> np.ndarray | None:
+    """(n, K) bool, whether an image has boxes of a class or is known to have no object of it; None if all are known."""
+    if truth.complete is None:
+        return None
+    known = truth.complete.copy()
+    known[truth.image, truth.label] = True
+    return known
+
+
+def with_whole_images(truth: BoxColumns) -> BoxColumns:
+    """The truth with crowd regions of whole images: for classes of which an image has some boxes, but not all.
+
+    `complete` is None in it: detections of classes that `known_classes` does not know have to be left out.
+    """
+    if truth.complete is None:
+        return truth
+    some = np.zeros_like(truth.complete)
+    some[truth.image, truth.label] = True
+    image, label = np.nonzero(some & ~truth.complete)
+    height, width = truth.sizes[image].T.astype(np.float64)
+    zeros, no = np.zeros(len(image)), np.zeros(len(image), bool)
+    added = {
+        "image": image,
+        "label": label,
+        "boxes": np.stack([zeros, zeros, width, height], axis=1),
+        "crowd": ~no,
+        "difficult": no,
+        "areas": np.full(len(image), np.nan),
+    }
+    columns: dict[str, Any] = {name: np.concatenate([getattr(truth, name), rows]) for name, rows in added.items()}
+    return replace(truth, **columns, complete=None)
 
 
 def coco_document(truth: BoxColumns, image_ids: np.ndarray, category_ids: list[int]) -> dict[str, Any]:

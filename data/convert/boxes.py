@@ -31,6 +31,8 @@ def report_ids(parts: Sequence[Part[BoxColumns]], report: Report, first_category
     for part in parts:
         columns = part.columns
         order = np.argsort(np.array(columns.names))
+        if columns.complete is not None:
+            report.lose("classes of images that have not all their boxes", (~columns.complete).sum())
         report.lose("ids of images", (columns.image_ids[order] != np.arange(1, len(order) + 1)).sum())
         sides = columns.boxes[:, 2:] - columns.boxes[:, :2]
         other = np.abs(columns.areas - sides.prod(1)) > SAME_AREA * columns.areas

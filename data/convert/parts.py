@@ -71,7 +71,7 @@ def with_common_classes(parts: Sequence[Part[Any]]) -> list[Part[Any]]:
 def _with_classes(columns: Any, names: list[str], ids: list[int]) -> Any:
     position = np.array([names.index(name) for name in columns.classes], np.int64)
     if isinstance(columns, BoxColumns):
-        return replace(columns, classes=tuple(names), category_ids=tuple(ids), label=position[columns.label])
+        return columns.renamed(names, ids, position)
     if isinstance(columns, ClassColumns):
         return replace(columns, classes=tuple(names), label=position[columns.label])
     own_map = columns.class_map

@@ -68,6 +68,8 @@ def _write_split(out: Path, name: str, columns: Columns) -> dict[str, Any]:
     described: dict[str, Any] = {"classes": list(columns.classes), "label_digest": columns.label_digest.hex()}
     if isinstance(columns, BoxColumns):
         index_arrays |= {array: getattr(columns, array) for array in BOX_ARRAYS}
+        if columns.complete is not None:
+            index_arrays["complete"] = columns.complete
         described |= {"category_ids": list(columns.category_ids), "sizes_of_files": columns.sizes_of_files}
     elif isinstance(columns, ClassColumns):
         index_arrays["label"] = columns.label

@@ -17,6 +17,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from backbones.errors import BadInput
 from data.columns import BoxColumns, digest_of
+from data.formats.coco_complete import complete_classes
 from data.images import MAX_PIXELS
 
 LARGEST = 2**53  # largest integer up to which float64 is exact; JSON does not distinguish 1 from 1.0
@@ -56,7 +57,7 @@ def columns_of(records: Records, boxes_are: Literal["xyxy", "xywh", "cxcywh"] = 
     annotated = records.has("images", "height") & records.has("images", "width")
     impossible = annotated & ((sizes < 1).any(1) | (sizes.prod(1) > MAX_PIXELS))
     records.refuse(impossible, "images", "an impossible width or height")
-    names = file_names(records.values("images", "file_name"), file)
+    names = file_names(_names(records), file)
     ids = records.unique("categories", "id")
     by_id = np.argsort(ids)
     if has_phantom(records, ids):
@@ -68,13 +69,15 @@ def columns_of(records: Records, boxes_are: Literal["xyxy", "xywh", "cxcywh"] = 
     label = records.positions("category_id", ids[by_id])
     crowd = records.integers("annotations", "iscrowd", default=0) != 0
     areas = records.areas(boxes, crowd)
+    complete = complete_classes(records, ids[by_id], image, label)
+    labels = (names, image_ids, sizes, classes, ids[by_id], image, label, boxes, crowd, areas)
     return BoxColumns(
         source=file,
         folder=file.parent,
         names=names,
         image_ids=image_ids,
         classes=classes,
-        label_digest=digest_of(names, image_ids, sizes, classes, ids[by_id], image, label, boxes, crowd, areas),
+        label_digest=digest_of(*labels) if complete is None else digest_of(*labels, complete),
         sizes=np.where(annotated[:, None], sizes, 0),
         category_ids=tuple(ids[by_id].tolist()),
         image=image,
@@ -83,7 +86,16 @@ def columns_of(records: Records, boxes_are: Literal["xyxy", "xywh", "cxcywh"] = 
         crowd=crowd,
         difficult=np.zeros(len(boxes), bool),
         areas=areas,
+        complete=complete,
     )
+
+
+def _names(records: Records) -> list[Any]:
+    """The files of the images. LVIS has COCO's addresses in place of names, as in .../train2017/000000391895.jpg."""
+    if records.has("images", "file_name").any() or not records.has("images", "coco_url").all():
+        return records.values("images", "file_name")
+    addresses = records.values("images", "coco_url")
+    return ["/".join(url.split("/")[-2:]) if isinstance(url, str) else url for url in addresses]
 
 
 def has_phantom(records: Records, ids: np.ndarray) -> bool:
@@ -111,8 +123,11 @@ def corners(boxes: np.ndarray, are: Literal["xyxy", "xywh", "cxcywh"]) -> np.nda
 class _Image(Struct, gc=False):
     id: Any = UNSET
     file_name: Any = UNSET
+    coco_url: Any = UNSET
     height: Any = UNSET
     width: Any = UNSET
+    neg_category_ids: Any = UNSET
+    not_exhaustive_category_ids: Any = UNSET
 
 
 class _Annotation(Struct, gc=False):  # without cycles: the collector would visit a million of them

@@ -84,6 +84,7 @@ def _columns(kind: str, split: dict[str, Any], index: dict[str, np.ndarray], pla
         return BoxColumns(
             **shared,
             **{name: index[name] for name in BOX_ARRAYS},  # type: ignore[arg-type]
+            complete=index.get("complete"),
             category_ids=tuple(split["category_ids"]),
             sizes_of_files=split["sizes_of_files"],
         )

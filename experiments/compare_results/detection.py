@@ -22,7 +22,7 @@ from data.open import read_place
 from detection.config import METRIC
 from detection.evaluator import CocoEvaluator
 from detection.results import match_detections
-from detection.truth import LARGEST_AREA, coco_document
+from detection.truth import LARGEST_AREA, coco_document, known_classes, with_whole_images
 from experiments.compare_results.coco_results import Detections, read_detections
 from experiments.compare_results.compared import Compared, ScoredFile, Side
 from experiments.compare_results.config import CompareResultsConfig, TruthData
@@ -52,8 +52,10 @@ class _Rows:
     scores: np.ndarray
 
     @classmethod
-    def of(cls, found: Detections, image: np.ndarray, label: np.ndarray) -> _Rows:
+    def of(cls, found: Detections, image: np.ndarray, label: np.ndarray, known: np.ndarray | None) -> _Rows:
+        """`known`: see `known_classes`. Detections of other classes are left out."""
         order = np.lexsort((*found.boxes.T[::-1], label, -found.scores, image))
+        order = order if known is None else order[known[image, label][order]]
         return cls(found.file, image[order], label[order], found.boxes[order], found.scores[order])
 
     @property
@@ -72,6 +74,7 @@ class _Rows:
 def compare_detections(config: CompareResultsConfig, files: Mapping[str, Sequence[Path]], metric: str) -> Compared:
     """Read and score the files of each name. Raises BadInput for files that cannot be read or do not fit the truth."""
     truth = read_truth(Path(str(config.truth)), config.data)
+    known, truth = known_classes(truth), with_whole_images(truth)
     document = coco_document(truth, truth.image_ids, list(truth.category_ids))
     class_metric = metric if metric in ("AP", "AP50", "precision", "recall", "F1") else METRIC
     ids = ImageIds(truth)
@@ -80,7 +83,10 @@ def compare_detections(config: CompareResultsConfig, files: Mapping[str, Sequenc
         results = [read_detections(path) for path in paths]
         images = [ids.images_of(found, config.image_ids_of(name)) for found in results]
         labels, reading = classes_of(results, [image for image, _ in images], truth, config.category_ids_of(name))
-        rows = [_Rows.of(found, image, label) for found, (image, _), label in zip(results, images, labels, strict=True)]
+        rows = [
+            _Rows.of(found, image, label, known)
+            for found, (image, _), label in zip(results, images, labels, strict=True)
+        ]
         if any(how == "names" for _, how in images):
             notes.append(f"The images of {name} were found by their file names.")
         if reading != "ids":
@@ -133,11 +139,10 @@ def read_truth(root: Path, data: TruthData) -> BoxColumns:
     order = np.argsort(truth.category_ids)  # positions in results refer to this order
     position = np.empty(len(order), np.int64)
     position[order] = np.arange(len(order))
-    return replace(
-        truth,
-        classes=tuple(truth.classes[i] for i in order),
-        category_ids=tuple(truth.category_ids[i] for i in order),
-        label=position[truth.label],
+    return truth.renamed(
+        [truth.classes[i] for i in order],
+        [truth.category_ids[i] for i in order],
+        position,
     )
 
 

@@ -16,7 +16,8 @@ from data.protocols import Transform
 from data.reader import ImageReader
 
 # A sample of several heads is an ordinary `Sample`. Its labels are BASE * (number of the head) + label, and each head
-# that has labels for the image adds a row without a box: that of a classifier has the class, all others MARK.
+# that has labels for the image adds a row without a box: that of a classifier has the class, all others MARK. Its
+# `complete`, if it has any, is (heads, largest K).
 BASE = 1 << 20
 MARK = BASE - 1
 
@@ -74,6 +75,8 @@ class GroupSource:
         self.sets, self.kinds, self.transform = dict(sets), dict(kinds), transform
         self._index = {name: {data.name(i): i for i in range(len(data))} for name, data in sets.items()}
         self.names = list(dict.fromkeys(photo for index in self._index.values() for photo in index))
+        federated = [data for data in sets.values() if getattr(data.columns, "complete", None) is not None]
+        self._classes = max(len(data.classes) for data in sets.values()) if federated else 0
         self.partial = {name for name, index in self._index.items() if len(index) < len(self.names)}
 
     def __len__(self) -> int:
@@ -94,6 +97,7 @@ class GroupSource:
     def _sample(self, photo: str, owner: str, seed: int) -> Sample:
         first = self.sets[owner].read(self._index[owner][photo])
         boxes, labels, rows = [np.zeros((0, 4), np.float32)], [np.zeros(0, np.int64)], list[int]()
+        complete = np.ones((len(self.sets), self._classes), bool) if self._classes else None
         mask = None
         for number, (name, data) in enumerate(self.sets.items()):
             kind, place = self.kinds[name], self._index[name].get(photo)
@@ -109,8 +113,11 @@ class GroupSource:
             boxes.append(sample.boxes)
             labels.append(BASE * number + sample.labels)
             mask = mask if sample.mask is None else sample.mask
+            if complete is not None and sample.complete is not None:
+                complete[number, : len(sample.complete)] = sample.complete
         known = np.concatenate(labels)
-        whole = replace(first, boxes=np.concatenate(boxes), labels=np.arange(len(known)), mask=mask)
+        known_boxes = np.concatenate(boxes)
+        whole = replace(first, boxes=known_boxes, labels=np.arange(len(known)), mask=mask, complete=complete)
         found = self.transform(whole, seed)
         return replace(
             found,
@@ -162,7 +169,8 @@ class GroupBatch:
             place = own.to(torch.int64).argmax(1, keepdim=True)
             return replace(self.batch, labels=(labels.gather(1, place) % BASE))
         own &= labels % BASE != MARK
-        return replace(self.batch, labels=torch.where(own, labels % BASE, -1))
+        complete = None if self.batch.complete is None else self.batch.complete[:, number]
+        return replace(self.batch, labels=torch.where(own, labels % BASE, -1), complete=complete)
 
 
 def without_labels(batch: Batch, kind: str) -> Batch:

@@ -1,5 +1,7 @@
 """Padding, memory layout and normalisation, compared with numbers computed by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -64,7 +66,7 @@ def test_either_all_samples_have_a_mask_or_none() -> None:
 
 
 def test_to_moves_every_tensor() -> None:
-    batch = collate([sample(1, mask=True)]).to("meta")
+    batch = collate([replace(sample(1, mask=True), complete=np.ones(3, bool))]).to("meta")
     assert {value.device.type for value in vars(batch).values()} == {"meta"}
     assert collate([sample(1)]).to("meta").masks is None
 

@@ -158,7 +158,8 @@ def focal_in_torch(logits, target, gamma, alpha=None):
 
 @pytest.mark.parametrize(("gamma", "alpha"), [(1.5, 0.25), (2.0, None)])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_focal_loss_and_gradient_equal_automatic_differentiation(gamma, alpha, weighted, monkeypatch):
+@pytest.mark.parametrize("partial", [False, True])
+def test_focal_loss_and_gradient_equal_automatic_differentiation(gamma, alpha, weighted, partial, monkeypatch):
     monkeypatch.setattr(loss_module, "ELEMENTS", 2 * 30 * 4)  # two images at a time
     generator = torch.Generator().manual_seed(0)
     logits = 3 * torch.randn(5, 30, 4, generator=generator, dtype=torch.float64)
@@ -171,9 +172,12 @@ def test_focal_loss_and_gradient_equal_automatic_differentiation(gamma, alpha, w
     target.scatter_(2, classes[..., None], (scores * positive)[..., None].double())
     place = torch.arange(5 * 30).view(5, 30) * 4 + classes
     chosen = positive | (torch.rand(5, 30, generator=generator) < 0.2)  # targets of 0 may be listed, too
+    complete = torch.rand(5, 4, generator=generator) < 0.6 if partial else None
+    counts = torch.ones_like(logits) if complete is None else complete[:, None].expand_as(logits).double()
+    counts = counts.flatten().index_fill(0, place[chosen], 1).view_as(logits)
     ours, reference = logits.clone().requires_grad_(), logits.clone().requires_grad_()
-    total = focal_loss(ours, place[chosen], (scores * positive)[chosen], weights, gamma, alpha)
-    expected = focal_in_torch(reference, target, gamma, alpha)
+    total = focal_loss(ours, place[chosen], (scores * positive)[chosen], weights, gamma, alpha, complete)
+    expected = counts * focal_in_torch(reference, target, gamma, alpha)
     expected = (expected if weights is None else expected * weights[..., None]).sum()
     torch.testing.assert_close(total, expected, rtol=1e-10, atol=0)
     (3 * total).backward()
