@@ -132,7 +132,6 @@ class CocoEvaluator:
         detections = np.column_stack([self._indices(rows), rows[:, 1:]])
         return operating_point(match_classes(self.truth, detections, self.max_detections))
 
-
     def _indices(self, rows: np.ndarray) -> np.ndarray:
         """(N,) index of the image of each detection."""
         return self.truth.image_ids.argsort()[np.searchsorted(self._sorted_ids, rows[:, 0].astype(np.int64))]

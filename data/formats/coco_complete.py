@@ -9,12 +9,11 @@ objects of all classes have boxes, as in COCO.
 from __future__ import annotations
 
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from data.formats.coco_json import Records
+from data.formats.coco_records import Records
 
 ABSENT, PARTIAL = "neg_category_ids", "not_exhaustive_category_ids"
 

@@ -22,8 +22,9 @@ from data.class_names import plain_name, printed_name
 from data.columns import MaskColumns, digest_of
 from data.formats import Format, Sniffed, Split
 from data.formats import coco as boxes
-from data.formats.coco_json import Records, collector_paused, file_names, has_phantom
+from data.formats.coco_json import collector_paused, file_names, has_phantom
 from data.formats.coco_json import read as read_tables
+from data.formats.coco_records import Records
 from data.formats.coco_shapes import Part, Shapes, area_of, parse_shape
 from data.formats.masks import notes_on
 from data.image_header import read_header

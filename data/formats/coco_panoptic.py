@@ -21,9 +21,10 @@ from data.batch import IGNORE
 from data.columns import MaskColumns, digest_of
 from data.formats import Format, Sniffed, Split
 from data.formats import coco as boxes
-from data.formats.coco_json import Records, collector_paused, file_names
+from data.formats.coco_json import collector_paused, file_names
 from data.formats.coco_json import read as read_tables
 from data.formats.coco_masks import legend_of_categories, refuse_mask_files
+from data.formats.coco_records import Records
 from data.formats.masks import notes_on
 from data.mask_files import color_codes, read_mask
 from data.options import MaskOptions

@@ -19,7 +19,8 @@ import numpy as np
 from msgspec import UNSET, Struct
 
 from backbones.errors import BadInput
-from data.formats.coco_json import LARGEST, collector_paused
+from data.formats.coco_json import collector_paused
+from data.formats.coco_records import LARGEST
 from data.formats.records import read_bytes, shown
 
 

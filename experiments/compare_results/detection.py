@@ -17,7 +17,8 @@ from data.class_names import merge_same_names
 from data.columns import BoxColumns
 from data.findings import warn_or_raise
 from data.formats import coco, recognise
-from data.formats.coco_json import Records, columns_of, read
+from data.formats.coco_json import columns_of, read
+from data.formats.coco_records import Records
 from data.open import read_place
 from detection.config import METRIC
 from detection.evaluator import CocoEvaluator
