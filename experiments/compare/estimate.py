@@ -96,7 +96,8 @@ def print_estimate(
     most = most or any(cell.config.patience for cell in cells)  # pruning and early stopping may end them sooner
     about = "at most" if most else "about"
     count = len(cells) + sum(trials + finalists(trials) for _, trials in tuned)
-    out.print(f"{count} trainings, {about} {duration(total)} on this machine if reading images is not the limit")
+    time = f"{about} {duration(total)} one after another on this machine"
+    out.print(f"{count} trainings, {time} if reading images is not the limit")
     if checkpoints:
         print_disk(checkpoints, keep, folder)
     per_seed: dict[str, float] = {}
