@@ -8,15 +8,12 @@ objects of all classes have boxes, as in COCO.
 
 from __future__ import annotations
 
-import logging
 from itertools import chain
 from typing import Any
 
 import numpy as np
 
 from data.formats.coco_records import Records
-
-log = logging.getLogger(__name__)
 
 ABSENT, PARTIAL = "neg_category_ids", "not_exhaustive_category_ids"
 
@@ -40,8 +37,6 @@ def complete_classes(
     complete[_pairs(records, ABSENT, category_ids)] = True
     complete[image, label] = True
     complete[_pairs(records, PARTIAL, category_ids)] = False
-    partly = (~complete).any(1).sum()
-    log.info("%s: in %d of %d images, some classes have not all their boxes", records.file, partly, len(complete))
     return complete
 
 

@@ -123,6 +123,16 @@ def _boxes(split: AuditedSplit) -> Iterator[Finding]:
             "Nothing, if they contain no object",
             [columns.folder / columns.names[i] for i in empty[:EXAMPLES]],
         )
+    if columns.complete is not None:
+        partly = np.flatnonzero(~columns.complete.all(1))
+        yield Finding.of_files(
+            "note",
+            f"{name}: in {len(partly)} of {len(columns)} images some classes have not all their boxes, "
+            f"{100 * (1 - columns.complete.mean()):.0f}% of all pairs of image and class. There, a detection without "
+            "an object is not an error",
+            "Nothing, if `neg_category_ids` and `not_exhaustive_category_ids` are right",
+            [columns.folder / columns.names[i] for i in partly[:EXAMPLES]],
+        )
 
 
 def _duplicates(columns: Any) -> np.ndarray:
