@@ -70,7 +70,7 @@ class Batch:
     labels: (B, M) int64; -1 in padding rows.
     readable: (B,) bool, see `Sample`.
     masks: (B, H, W) uint8 class maps, or None. Smaller masks are padded with 255 (no class) at the right and bottom.
-    complete: (B, K) bool, see `BoxColumns.complete`, or None.
+    complete: (B, K) bool, see `BoxColumns.complete`, or None; (B, heads, K) in a group of a joint network.
     """
 
     images: Tensor
@@ -110,7 +110,8 @@ class Batch:
 def collate(samples: Sequence[Sample]) -> Batch:
     """Stack samples and pad their boxes to the largest count.
 
-    Raises `ValueError` if there are no samples, if images differ in size, or if only some samples have a mask.
+    Raises `ValueError` if there are no samples, if images differ in size, or if only some samples have a mask or
+    `complete`.
     """
     longest = max(len(sample.boxes) for sample in samples)
     boxes = np.zeros((len(samples), longest, 4), np.float32)
@@ -122,6 +123,8 @@ def collate(samples: Sequence[Sample]) -> Batch:
     if masks and len(masks) < len(samples):
         raise ValueError(f"{len(masks)} of {len(samples)} samples have a mask; expected all or none")
     complete = [sample.complete for sample in samples if sample.complete is not None]
+    if complete and len(complete) < len(samples):
+        raise ValueError(f"{len(complete)} of {len(samples)} samples have `complete`; expected all or none")
     return Batch(
         images=_images([sample.image for sample in samples]),
         image_ids=torch.tensor([sample.image_id for sample in samples]),

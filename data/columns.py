@@ -114,8 +114,9 @@ class BoxColumns(Columns):
         difficult: (N,) bool. Pascal VOC's difficult objects are training targets. In scoring they are neither required
             nor counted.
         areas: (N,) float64, px^2, of objects for COCO's size ranges; NaN uses width times height of the box.
-        complete: (n, K) bool, whether the boxes of a class in an image are all of its objects; None if they always are.
-            Where they are not, a detection without an object is not an error, in training and in scoring.
+        complete: (n, K) bool, whether every object of a class in an image has a box; also True if there is no object.
+            None: always True. Where it is False, a prediction without an object is neither punished in training nor
+            counted in scoring.
     """
 
     sizes: np.ndarray
@@ -148,15 +149,17 @@ class BoxColumns(Columns):
 
         Args:
             classes, category_ids: the new classes, and their ids in result files.
-            index: (K,) new index of each class; -1 for classes without boxes that are left out.
+            index: (K,) new index of each class. -1 leaves a class out, which must have no boxes.
 
-        A class that no old one becomes has complete boxes only if all classes have.
+        Several classes may become one. In partly labelled images, nothing is known about a class that is not one of the
+        old ones.
         """
         index, complete = np.asarray(index, np.int64), None
         if self.complete is not None:
             complete = np.zeros((len(self), len(classes)), bool)
             for new in np.unique(index[index >= 0]):
                 complete[:, new] = self.complete[:, index == new].all(1)
+            complete[self.complete.all(1)] = True
         return replace(
             self,
             classes=tuple(classes),

@@ -24,7 +24,8 @@ The numbers equal those of tidecv 1.0.1, the authors' implementation, with these
 - Of true boxes with equal IoU, a detection is matched to the last, as in COCO, and an IoU of exactly 0.5 with a crowd
   is sufficient. tidecv takes the first, and requires more than 0.5.
 - Pascal VOC's difficult objects are neither required nor counted. tidecv does not know them.
-- The counts of errors leave out detections that are matched to crowds and difficult objects. tidecv includes them.
+- Detections that are matched to crowds and difficult objects are no errors of any type, and find no object. tidecv
+  counts them.
 
 AP50 here samples the precision at the recalls k / 100, as tidecv does. COCO's 0.01 * k is rounded up for some k, so its
 AP50 can be lower by a fraction of 1/101 for classes whose recall is exactly such a value.
@@ -127,7 +128,7 @@ class Outcome:
     Attributes:
         correct: (D,) bool, matched to an object that counts.
         counted: (D,) bool. False for matches of crowds and difficult objects.
-        types: (D,) index in `TYPES`, `NO_ERROR` for correct detections.
+        types: (D,) index in `TYPES`, `NO_ERROR` for detections that are correct or not counted.
         target: (D,) index of the object that a detection is matched to, or that a localisation or class error would
             find; -1 for none.
         best: (D,) bool, the localisation and class errors that would find an object that is not found.
@@ -180,11 +181,12 @@ class Outcome:
             self.found[indices] = is_found
             self.types[rows], target = _types(ious, same, is_found)
             # The best error is the first: detections are sorted by score.
-            fixable = np.flatnonzero(~correct & (target >= 0) & ~is_found[target])
+            fixable = np.flatnonzero(~correct & self.counted[rows] & (target >= 0) & ~is_found[target])
             _, first = np.unique(target[fixable], return_index=True)
             self.best[rows.start + fixable[first]] = True
             self.target[rows] = np.where(target >= 0, indices[target], -1)
-        self.types[rows] = np.where(correct, NO_ERROR, self.types[rows])
+        self.types[rows] = np.where(correct | ~self.counted[rows], NO_ERROR, self.types[rows])
+        self.target[rows] = np.where(self.counted[rows], self.target[rows], -1)
         self.target[rows] = np.where(correct, of_image.start + matched, self.target[rows])
 
 

@@ -12,7 +12,7 @@ from detection.coco_scores import CocoScores, selected_scorer
 from detection.config import AR_DETECTIONS, COCO_METRICS
 from detection.matching import OperatingPoint, match_classes, operating_point
 from detection.postprocess import Detections
-from detection.truth import coco_document, known_classes, with_whole_images
+from detection.truth import coco_document, known_classes, with_unlabelled_regions
 
 METRICS = COCO_METRICS
 
@@ -25,16 +25,16 @@ class CocoEvaluator:
 
     Args:
         truth: images and boxes to score. Images that are not passed to `update` count as images without detections.
-            Its classes are the outputs of the model. Where the boxes of a class in an image are not all of its objects,
-            detections without an object are not counted, as in LVIS (arXiv:1908.03195): without any box of the class
-            the detections are left out, otherwise the whole image becomes a crowd region of the class.
+            Its classes are the outputs of the model. Where objects of a class may have no box, detections without an
+            object are not counted, as in LVIS (arXiv:1908.03195). If the image has no box of the class, its detections
+            of the class are left out. Otherwise the whole image becomes a crowd region of the class.
         listed: (K,) bool, classes that the data list. `class_table` has no others. All by default.
         max_detections: number of detections of an image and class that count, the best ones. COCO's number is 100.
             AR1 and AR10 use lower limits, and AR100 at most 100.
     """
 
     def __init__(self, truth: BoxColumns, listed: np.ndarray | None = None, max_detections: int = 100) -> None:
-        self.truth, self.max_detections = with_whole_images(truth), max_detections
+        self.truth, self.max_detections = with_unlabelled_regions(truth), max_detections
         self._known = known_classes(truth)
         self.listed = np.ones(len(truth.classes), bool) if listed is None else listed
         self._class_table: dict[str, dict[str, float]] = {}

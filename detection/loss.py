@@ -70,8 +70,8 @@ class DetectionLoss(nn.Module):
             size: (height, width) of the input, px.
             boxes: (B, M, 4) xyxy px of the input; padding rows may have any values.
             labels: (B, M) class indices, -1 in padding rows.
-            complete: (B, K or more) bool, whether the boxes of a class are all of its objects; None if they always are.
-                Where they are not, anchors without an object of the class have no loss for it.
+            complete: (B, K or more) bool, whether every object of a class has a box; None if always. Where it is False,
+                anchors without an object of the class have no loss for it.
         """
         complete = None if complete is None else complete[:, : logits.shape[2]]
         anchor_boxes = anchors(size, logits.device)
@@ -98,7 +98,7 @@ class DetectionLoss(nn.Module):
         place = (image * logits.shape[1] + anchor) * logits.shape[2] + classes
         gamma, alpha = (GAMMA, ALPHA) if self.assignment == "iou" else (QUALITY_GAMMA, None)
         return {
-            "class": focal_loss(logits, place, scores, weights, gamma, alpha, complete) / count,
+            "class": focal_loss(logits, place, scores, weights, gamma, alpha, complete, learns) / count,
             "box": (self._box_loss(predicted, target, own) * learns).sum() / count,
         }
 
@@ -148,6 +148,7 @@ def focal_loss(
     gamma: float = GAMMA,
     alpha: float | None = ALPHA,
     complete: Tensor | None = None,
+    learns: Tensor | None = None,
 ) -> Tensor:
     """Sum of the focal loss of all anchors and classes: |t - p|^gamma times the cross entropy of p and its target t.
 
@@ -162,10 +163,12 @@ def focal_loss(
         weights: (B, A) factors on the loss of an anchor, or None for 1.
         gamma: exponent, at least 1.
         alpha: factor on the terms with t > 0; those with t = 0 have 1 - alpha. None for 1 and 1.
-        complete: (B, K) bool, whether the other targets of an image and class are known to be 0. Where they are not,
-            only the terms at `place` count. None if all are known.
+        complete: (B, K) bool, whether targets of 0 are known to be right, by image and class; None if all are. Those
+            that are not have no loss.
+        learns: (N,) bool, whether the target at `place` is that of an object, whose loss always counts. None if all
+            are.
     """
-    return _FocalLoss.apply(logits, place, scores, weights, gamma, alpha, complete)
+    return _FocalLoss.apply(logits, place, scores, weights, gamma, alpha, complete, learns)
 
 
 class _FocalLoss(torch.autograd.Function):
@@ -179,6 +182,7 @@ class _FocalLoss(torch.autograd.Function):
         gamma: float,
         alpha: float | None,
         complete: Tensor | None,
+        learns: Tensor | None,
     ) -> Tensor:
         # In float32, also for logits of half precision, as torch's own losses.
         kind = torch.promote_types(logits.dtype, torch.float32)
@@ -199,7 +203,9 @@ class _FocalLoss(torch.autograd.Function):
         factors = torch.ones_like(x) if weights is None else weights.flatten()[place // logits.shape[2]]
         added = of_background * _background(x, gamma)[0]  # in the sums above
         if complete is not None:
-            added = added * complete[place // logits[0].numel(), place % logits.shape[2]]
+            known = complete[place // logits[0].numel(), place % logits.shape[2]]
+            added = added * known
+            balance = balance if learns is None else balance * (known | learns)
         loss, slope = _object(x, scores, gamma)
         terms.append((factors * (balance * loss - added)).sum())
         gradient.view(-1)[place] = (factors * balance * slope).to(gradient.dtype)
@@ -210,7 +216,7 @@ class _FocalLoss(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        return (outer[0] * gradient).to(gradient.dtype), *[None] * 6
+        return (outer[0] * gradient).to(gradient.dtype), *[None] * 7
 
 
 def _background(x: Tensor, gamma: float) -> tuple[Tensor, Tensor]:

@@ -49,7 +49,7 @@ def draw_images(run: Path, record: dict[str, Any], keys: Sequence[str]) -> dict[
         return boxes, np.array([index[row["category_id"]] for row in rows], np.int64)
 
     def draw(key: str, sample: Sample) -> np.ndarray:
-        expected = [row for row in truth["annotations"] if str(row["image_id"]) == key]
+        expected = [row for row in truth["annotations"] if str(row["image_id"]) == key and not row["iscrowd"]]
         found = [row for row in detections if str(row["image_id"]) == key and row["score"] >= MIN_SCORE]
         found.sort(key=lambda row: -row["score"])
         classes = list(names.values())

@@ -12,6 +12,7 @@ from data.columns import BoxColumns
 # px^2, the end of COCO's largest size range. Objects with a larger area are matched, but neither required nor counted.
 LARGEST_AREA = 1e10
 NOT_COUNTED = 2 * LARGEST_AREA
+BEYOND = 1e6  # px, beyond all images, whose size may be unknown, and all detections, which may leave them
 
 
 def known_classes(truth: BoxColumns) -> np.ndarray | None:
@@ -23,22 +24,22 @@ def known_classes(truth: BoxColumns) -> np.ndarray | None:
     return known
 
 
-def with_whole_images(truth: BoxColumns) -> BoxColumns:
-    """The truth with crowd regions of whole images: for classes of which an image has some boxes, but not all.
+def with_unlabelled_regions(truth: BoxColumns) -> BoxColumns:
+    """The truth with a crowd region around the whole image for each class of which some objects may have no box.
 
-    `complete` is None in it: detections of classes that `known_classes` does not know have to be left out.
+    Only where an image has a box of the class. Detections of classes that `known_classes` does not know have to be left
+    out. `complete` is None in the result.
     """
     if truth.complete is None:
         return truth
     some = np.zeros_like(truth.complete)
     some[truth.image, truth.label] = True
     image, label = np.nonzero(some & ~truth.complete)
-    height, width = truth.sizes[image].T.astype(np.float64)
-    zeros, no = np.zeros(len(image)), np.zeros(len(image), bool)
+    no = np.zeros(len(image), bool)
     added = {
         "image": image,
         "label": label,
-        "boxes": np.stack([zeros, zeros, width, height], axis=1),
+        "boxes": np.tile([-BEYOND, -BEYOND, BEYOND, BEYOND], (len(image), 1)),
         "crowd": ~no,
         "difficult": no,
         "areas": np.full(len(image), np.nan),

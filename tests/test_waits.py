@@ -4,6 +4,8 @@ The device "meta" has shapes, but no values: an operation that needs a value on 
 that depends on values, fails there. On a GPU such an operation waits until everything before it is computed.
 """
 
+import itertools
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -108,16 +110,18 @@ def test_the_box_loss_is_the_same_for_all_anchors_and_for_those_that_learn(monke
     labels = torch.tensor([[1, 4, -1], [0, -1, -1]])
     places = torch.arange(2 * count)
 
-    def values(criterion):
-        losses = criterion(*outputs, anchors, size, torch.cat([corners, corners + 30], 2), labels)
+    def values(criterion, complete):
+        losses = criterion(*outputs, anchors, size, torch.cat([corners, corners + 30], 2), labels, complete)
         return [*losses.values(), *torch.autograd.grad(sum(losses.values()), outputs)]
 
-    for assignment, box_loss in (("iou", "huber"), ("atss", "giou"), ("atss", "ciou")):
+    labels_of_some = torch.tensor([[True, False, True, True, False], [False, True, True, False, True]])
+    kinds = (("iou", "huber"), ("atss", "giou"), ("atss", "ciou"))
+    for (assignment, box_loss), complete in itertools.product(kinds, (None, labels_of_some)):
         criterion = DetectionLoss(assignment, box_loss)
         criterion.class_weights = torch.tensor([1.0, 2, 3, 4, 5])
-        on_cpu = values(criterion)
+        on_cpu = values(criterion, complete)
         with monkeypatch.context() as patch:
             patch.setattr(detection_loss, "_learning", lambda box_index: (places // count, places % count))
-            elsewhere = values(criterion)
+            elsewhere = values(criterion, complete)
         for one, other in zip(on_cpu, elsewhere, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)

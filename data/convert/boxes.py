@@ -26,13 +26,19 @@ def without_crowds(columns: BoxColumns, report: Report) -> BoxColumns:
     return columns.of_boxes(~columns.crowd)
 
 
+def report_partly_labelled(parts: Sequence[Part[BoxColumns]], report: Report) -> None:
+    """Count what LVIS's fields say of partly labelled images."""
+    for part in parts:
+        if part.columns.complete is not None:
+            incomplete = (~part.columns.complete).sum()
+            report.lose("pairs of image and class whose objects may lack boxes", incomplete)
+
+
 def report_ids(parts: Sequence[Part[BoxColumns]], report: Report, first_category: int) -> None:
     """Count ids that a layout numbers anew: images from 1 by name, categories from `first_category`."""
     for part in parts:
         columns = part.columns
         order = np.argsort(np.array(columns.names))
-        if columns.complete is not None:
-            report.lose("classes of images that have not all their boxes", (~columns.complete).sum())
         report.lose("ids of images", (columns.image_ids[order] != np.arange(1, len(order) + 1)).sum())
         sides = columns.boxes[:, 2:] - columns.boxes[:, :2]
         other = np.abs(columns.areas - sides.prod(1)) > SAME_AREA * columns.areas

@@ -11,7 +11,7 @@ import numpy as np
 from data.columns import BoxColumns
 from data.convert.boxes import finite_only, report_orientation
 from data.convert.parts import Part, Report, copy_image, write_text
-from data.formats.coco_complete import fields_of
+from data.formats.coco_complete import lvis_fields
 
 
 def write(out: Path, parts: Sequence[Part[BoxColumns]], report: Report) -> None:
@@ -33,7 +33,7 @@ def write(out: Path, parts: Sequence[Part[BoxColumns]], report: Report) -> None:
         if columns.complete is not None:
             labelled = np.zeros_like(columns.complete)
             labelled[columns.image, columns.label] = True
-            fields_of_images = fields_of(columns.complete, labelled, ids)
+            fields_of_images = lvis_fields(columns.complete, labelled, ids)
             images = [image | more for image, more in zip(images, fields_of_images, strict=True)]
         fields = (
             columns.image_ids[columns.image].tolist(),

@@ -12,7 +12,14 @@ from xml.sax.saxutils import escape
 
 from backbones.errors import BadInput
 from data.columns import BoxColumns
-from data.convert.boxes import distinct_stems, finite_only, report_ids, report_orientation, without_crowds
+from data.convert.boxes import (
+    distinct_stems,
+    finite_only,
+    report_ids,
+    report_orientation,
+    report_partly_labelled,
+    without_crowds,
+)
 from data.convert.parts import Part, Report, copy_image, stem_of, write_text
 
 KEYS = ("xmin", "ymin", "xmax", "ymax")
@@ -24,6 +31,7 @@ def write(out: Path, parts: Sequence[Part[BoxColumns]], report: Report) -> None:
     All images are in one folder. If two splits have images of one name, each split has a folder in it.
     """
     report_ids(parts, report, first_category=1)
+    report_partly_labelled(parts, report)
     named = distinct_stems(parts, report)
     stems = [stem_of(name) for names in named for name in names]
     if len(set(stems)) < len(stems):

@@ -46,7 +46,7 @@ class Records:
             column = np.array([None])
         whole = column.dtype.kind in "biu" or (column.dtype.kind == "f" and bool((column == np.round(column)).all()))
         if not whole or column.ndim != 1 or (np.abs(column) > LARGEST).any():
-            index = next((i for i, value in enumerate(values) if not _is_whole(value)), 0)
+            index = next((i for i, value in enumerate(values) if not is_whole(value)), 0)
             raise BadInput(
                 f"{self.file}: {table}[{index}] has {key} {values[index]!r}, {_why_not_whole(values[index])}"
             )
@@ -106,7 +106,8 @@ class Records:
             raise BadInput(f"{self.file}: {table}[{int(bad.argmax())}] has {what}")
 
 
-def _is_whole(value: Any) -> bool:
+def is_whole(value: Any) -> bool:
+    """Whether a value is a whole number up to `LARGEST`, or its text."""
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):

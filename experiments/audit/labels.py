@@ -127,9 +127,8 @@ def _boxes(split: AuditedSplit) -> Iterator[Finding]:
         partly = np.flatnonzero(~columns.complete.all(1))
         yield Finding.of_files(
             "note",
-            f"{name}: in {len(partly)} of {len(columns)} images some classes have not all their boxes, "
-            f"{100 * (1 - columns.complete.mean()):.0f}% of all pairs of image and class. There, a detection without "
-            "an object is not an error",
+            f"{name}: in {len(partly)} of {len(columns)} images, objects of some classes may have no box: "
+            f"{(~columns.complete).sum()} of {columns.complete.size} pairs of image and class",
             "Nothing, if `neg_category_ids` and `not_exhaustive_category_ids` are right",
             [columns.folder / columns.names[i] for i in partly[:EXAMPLES]],
         )

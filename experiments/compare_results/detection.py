@@ -23,7 +23,7 @@ from data.open import read_place
 from detection.config import METRIC
 from detection.evaluator import CocoEvaluator
 from detection.results import match_detections
-from detection.truth import LARGEST_AREA, coco_document, known_classes, with_whole_images
+from detection.truth import LARGEST_AREA, coco_document, known_classes, with_unlabelled_regions
 from experiments.compare_results.coco_results import Detections, read_detections
 from experiments.compare_results.compared import Compared, ScoredFile, Side
 from experiments.compare_results.config import CompareResultsConfig, TruthData
@@ -53,10 +53,8 @@ class _Rows:
     scores: np.ndarray
 
     @classmethod
-    def of(cls, found: Detections, image: np.ndarray, label: np.ndarray, known: np.ndarray | None) -> _Rows:
-        """`known`: see `known_classes`. Detections of other classes are left out."""
+    def of(cls, found: Detections, image: np.ndarray, label: np.ndarray) -> _Rows:
         order = np.lexsort((*found.boxes.T[::-1], label, -found.scores, image))
-        order = order if known is None else order[known[image, label][order]]
         return cls(found.file, image[order], label[order], found.boxes[order], found.scores[order])
 
     @property
@@ -75,8 +73,7 @@ class _Rows:
 def compare_detections(config: CompareResultsConfig, files: Mapping[str, Sequence[Path]], metric: str) -> Compared:
     """Read and score the files of each name. Raises BadInput for files that cannot be read or do not fit the truth."""
     truth = read_truth(Path(str(config.truth)), config.data)
-    known, truth = known_classes(truth), with_whole_images(truth)
-    document = coco_document(truth, truth.image_ids, list(truth.category_ids))
+    document = coco_document(with_unlabelled_regions(truth), truth.image_ids, list(truth.category_ids))
     class_metric = metric if metric in ("AP", "AP50", "precision", "recall", "F1") else METRIC
     ids = ImageIds(truth)
     sides, cuts, notes, warnings = [], {}, [], []
@@ -84,10 +81,7 @@ def compare_detections(config: CompareResultsConfig, files: Mapping[str, Sequenc
         results = [read_detections(path) for path in paths]
         images = [ids.images_of(found, config.image_ids_of(name)) for found in results]
         labels, reading = classes_of(results, [image for image, _ in images], truth, config.category_ids_of(name))
-        rows = [
-            _Rows.of(found, image, label, known)
-            for found, (image, _), label in zip(results, images, labels, strict=True)
-        ]
+        rows = [_Rows.of(found, image, label) for found, (image, _), label in zip(results, images, labels, strict=True)]
         if any(how == "names" for _, how in images):
             notes.append(f"The images of {name} were found by their file names.")
         if reading != "ids":
@@ -110,7 +104,7 @@ def compare_detections(config: CompareResultsConfig, files: Mapping[str, Sequenc
         class_metric=class_metric,
         truth=f"{len(truth)} images with {objects} objects of {len(truth.classes)} classes in {truth.source}.",
         sides=sides,
-        notes=[*notes, *_ties(sides)],
+        notes=[*notes, *_ties(sides), *_partly_labelled(truth)],
         warnings=[*warnings, *_covered(sides, len(truth)), *cut_warnings(cuts)],
     )
 
@@ -173,11 +167,12 @@ def _scored(
     rows: _Rows, cut: Cut, truth: BoxColumns, document: dict[str, Any], metric: str, class_metric: str, limit: int
 ) -> ScoredFile:
     image_ids, categories = truth.image_ids[rows.image], np.array(truth.category_ids)[rows.label]
+    known = known_classes(truth)
+    is_known = np.ones(len(rows.image), bool) if known is None else known[rows.image, rows.label]
+    columns = (column[is_known].tolist() for column in (image_ids, categories, rows.boxes, rows.scores))
     detections = [
         {"image_id": image, "category_id": category, "bbox": box, "score": score}
-        for image, category, box, score in zip(
-            image_ids.tolist(), categories.tolist(), rows.boxes.tolist(), rows.scores.tolist(), strict=True
-        )
+        for image, category, box, score in zip(*columns, strict=True)
     ]
     evaluator = CocoEvaluator(truth, max_detections=limit)
     evaluator.add(np.column_stack([image_ids, rows.boxes, rows.scores, rows.label]))
@@ -212,6 +207,17 @@ def _ties(sides: Sequence[Side]) -> list[str]:
     return [
         f"Detections that share their score with another of their class: {counts}. Their images and boxes decide their "
         "order, not the order in the file."
+    ]
+
+
+def _partly_labelled(truth: BoxColumns) -> list[str]:
+    """A sentence about images in which objects may have no box, if there are any."""
+    if truth.complete is None:
+        return []
+    partly = int((~truth.complete.all(1)).sum())
+    return [
+        f"In {partly} of {len(truth)} images, objects of some classes may have no box. There, detections of these "
+        "classes that match no object are not counted."
     ]
 
 

@@ -56,21 +56,40 @@ def test_other_classes_keep_what_is_known(tmp_path):
     data = BoxDataset.open(tmp_path / "set", "train").with_classes(
         ("grey", "blue", "red", "new"), (1, 2, 3, 4), "a model"
     )
-    assert data.columns.complete.tolist() == [[True, False, True, False], [True, True, True, False]]
+    assert data.columns.complete.tolist() == [[True, False, True, False], [True] * 4]
     assert collate([data[0]]).complete.tolist() == [[True, False, True, False]]
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"neg_category_ids": [99]}, r"images\[0\] has an id in neg_category_ids that is not among"),
         ({"neg_category_ids": 4}, r"images\[0\] has a field neg_category_ids that is not a list"),
+        ({"neg_category_ids": [2**63]}, r"images\[0\] has a field neg_category_ids that is not a list"),
         ({"not_exhaustive_category_ids": ["blue"]}, r"images\[0\] has a field not_exhaustive_category_ids that is not"),
     ],
 )
 def test_malformed_fields_are_named(fields, message, tmp_path):
     with pytest.raises(BadInput, match=message):
         BoxDataset.open(federated(tmp_path / "set", **fields), "train")
+
+
+def test_ids_of_other_categories_null_and_numbers_with_a_point(tmp_path, caplog):
+    """Files whose categories were reduced keep the ids of the others; JSON does not distinguish 4 from 4.0."""
+    root = federated(tmp_path / "set", neg_category_ids=[99, 4.0], not_exhaustive_category_ids=None)
+    assert BoxDataset.open(root, "train").columns.complete.tolist() == [[True, True, False, True], [True] * 4]
+    assert (
+        "1 ids in neg_category_ids are not among the categories of the file and are left out, such as 99" in caplog.text
+    )
+
+
+def test_an_object_whose_box_has_no_area_is_an_object_without_a_box(tmp_path):
+    root = federated(tmp_path / "set")
+    file = root / "annotations/instances_train.json"
+    document = json.loads(file.read_text())
+    for annotation in document["annotations"]:
+        annotation["bbox"][2] *= annotation["category_id"] != 1
+    file.write_text(json.dumps(document))
+    assert BoxDataset.open(root, "train").columns.complete.tolist() == [[False, False, False, True], [True] * 4]
 
 
 def test_images_with_addresses_in_place_of_names(tmp_path):
@@ -94,11 +113,15 @@ def test_conversion_keeps_the_fields(to, tmp_path):
     assert not convert(str(root), to, tmp_path / "out").lost
     ours, theirs = (BoxDataset.open(place, "train").columns.complete for place in (root, tmp_path / "out"))
     assert ours.tolist() == theirs.tolist()
+    if to == "coco":
+        first, second = json.loads((tmp_path / "out/annotations/instances_train.json").read_text())["images"]
+        assert (first["neg_category_ids"], first["not_exhaustive_category_ids"]) == ([4], [2])
+        assert not any("category" in field for field in second)
 
 
 def test_conversion_to_layouts_without_the_fields_counts_them(tmp_path):
     lost = convert(str(federated(tmp_path / "set")), "yolo", tmp_path / "out").lost
-    assert lost["classes of images that have not all their boxes"] == 4  # two in each split
+    assert lost["pairs of image and class whose objects may lack boxes"] == 4  # two in each split
 
 
 @pytest.mark.parametrize("assignment", ["iou", "atss"])
@@ -211,7 +234,7 @@ def test_the_truth_of_a_run_gives_the_same_scores(tmp_path):
     assert evaluator.detections[:, 6].tolist() == [1, 3, 0]  # nothing is known about green
     document = coco_document(evaluator.truth, evaluator.truth.image_ids, [1, 2, 3, 4])
     whole = [a for a in document["annotations"] if a["iscrowd"]]
-    assert [(a["image_id"], a["category_id"], a["bbox"]) for a in whole] == [(7, 2, [0, 0, 96, 64])]
+    assert [(a["image_id"], a["category_id"], a["bbox"]) for a in whole] == [(7, 2, [-1e6, -1e6, 2e6, 2e6])]
 
 
 def test_heads_of_a_joint_network_keep_their_own(tmp_path):

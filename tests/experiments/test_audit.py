@@ -114,7 +114,7 @@ def edit(root: Path, change, split: str = "train") -> None:
          "annotations/instances_train.json: 1 of 20 boxes are left out"),
         (lambda d: d["annotations"][0].update(bbox=[80, 5, 90, 9]), "note", "train: 1 boxes extend more than a pixel"),
         (lambda d: d["images"][0].update(not_exhaustive_category_ids=[1]), "note",
-         "train: in 1 of 10 images some classes have not all their boxes, 5% of all pairs of image and class"),
+         "train: in 1 of 10 images, objects of some classes may have no box: 1 of 20 pairs of image and class"),
         (lambda d: d["annotations"][0].update(category_id=2), "error",
          "annotations/instances_train.json: annotations[0] has category_id 2, which the file does not list"),
         (lambda d: d["annotations"][0].update(image_id=77), "error",

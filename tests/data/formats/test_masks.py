@@ -244,6 +244,22 @@ def test_crops_limit_one_class(tmp_path: Path) -> None:
     np.testing.assert_array_equal(first.mask, again.mask)
 
 
+def test_the_most_mixed_of_ten_crops_shows_a_tiny_object(tmp_path: Path) -> None:
+    """No window is a quarter object, as `max_share` asks for."""
+    classes = np.ones((200, 200), np.uint8)
+    classes[20:32, 150:162] = 2
+    write(tmp_path, {"a": classes})
+
+    def shown(max_share: float) -> float:
+        """The fraction of crops with the object."""
+        transform = segmentation_train((60, 60), (2.0, 2.0), (0, 0, 0), max_share=max_share)
+        data = MaskDataset.open(tmp_path, "val", transform)
+        return float(np.mean([(data[Draw(0, seed)].mask == 2).any() for seed in range(100)]))
+
+    assert shown(1.0) < 0.3
+    assert shown(0.75) > 0.6
+
+
 def test_pixels_that_augmentation_adds_have_no_class(tmp_path: Path) -> None:
     """A crop that is larger than the scaled image is padded. The padding is ignored, and is not class 0."""
     write(tmp_path, {"a": np.full((20, 20), 1, np.uint8)})
