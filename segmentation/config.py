@@ -42,7 +42,7 @@ class TrainConfig(engine.TrainConfig):
     """Input size in evaluation, N or HxW: whole images are resized to fit it. By default image_size, the crop size."""
     lr: float = 4e-3
     """Peak learning rate."""
-    backbone_lr: float = 0.25
+    backbone_lr: float = 0.5
     """Factor on the learning rate of a pretrained backbone."""
     schedule: Literal["cosine", "poly"] = "cosine"
     """Learning rate schedule after the warm-up: cosine, or poly, a polynomial with power 0.9."""
@@ -56,7 +56,7 @@ class TrainConfig(engine.TrainConfig):
     """Range of the random scale, relative to the scale at which the whole image fits the input."""
     max_share: float = 0.75
     """Largest fraction of the labelled pixels in a crop that one class may have. Crops above it are redrawn, up to ten
-    times."""
+    times, after which the most mixed one is used."""
     vflip: bool = False
     """Also flip images vertically at random, for data without a fixed orientation."""
     data: MaskTrainData = field(default_factory=MaskTrainData)

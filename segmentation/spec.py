@@ -88,4 +88,5 @@ SPEC = TaskSpec(
     error_title="boundaries, regions and calibration error",
     draw_images=draw_images,
     averages_true_classes=True,
+    recipe=2,
 )

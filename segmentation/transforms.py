@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,9 @@ STRONG = Color(0.3, 0.3, 0.3, 10.0)
 class MixedCrop(ScaleJitterCrop):
     """`ScaleJitterCrop`, redrawn up to ten times if one class has more than `max_share` of the labelled pixels.
 
-    Crops with only wall or road contribute little to training (`cat_max_ratio` of mmsegmentation's `RandomCrop`).
+    Crops with only wall or road contribute little to training (`cat_max_ratio` of mmsegmentation's `RandomCrop`). If no
+    crop of the ten is below that share, the one with the smallest share of its most frequent class is used: where
+    objects are tiny, no crop reaches `max_share`, and nine of ten random crops would show none.
     """
 
     TRIES = 10
@@ -34,15 +37,19 @@ class MixedCrop(ScaleJitterCrop):
         self.max_share = max_share
 
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
-        """The parameters of the first crop with mixed classes, or of the last try."""
+        """The parameters of the first crop with mixed classes, or of the most mixed one."""
+        best, least = {}, math.inf
         for _ in range(self.TRIES):
             crop = super().get_params_dependent_on_data(params, data)
             x1, y1, x2, y2 = crop["window"]
             labels = data["mask"][y1 : y2 : self.EVERY, x1 : x2 : self.EVERY]
             counts = np.bincount(labels[labels != IGNORE], minlength=1)
-            if counts.sum() and counts.max() <= self.max_share * counts.sum():
+            share = counts.max() / counts.sum() if counts.sum() else 1.0
+            if share < least:
+                best, least = crop, share
+            if share <= self.max_share:
                 break
-        return crop
+        return best
 
 
 def segmentation_train(

@@ -18,7 +18,8 @@ from tests.commands import run
 LOSSES = {
     "classification": {1: (2.3089420, 2.2934321)},
     "detection": {1: (1.7288814, 1.7024547), 2: (1.7288814, 1.7024547)},  # 2 changed non-maximum suppression only
-    "segmentation": {1: (3.6935633, 3.5431512)},
+    # 2 changed the backbone's learning rate in fine-tuning, and crops of images in which no crop is mixed.
+    "segmentation": {1: (3.6935633, 3.5431512), 2: (3.6935633, 3.5431512)},
 }
 TINY = ("--backbone", "test_efficientnet", "--pretrained", "false", "--epochs", 2, "--data.fraction", 0.05,
         "--batch_size", 8, "--image_size", 64, "--data.workers", 0, "--device", "cpu")  # fmt: skip
