@@ -115,7 +115,7 @@ class BoxColumns(Columns):
             nor counted.
         areas: (N,) float64, px^2, of objects for COCO's size ranges; NaN uses width times height of the box.
         complete: (n, K) bool, whether every object of a class in an image has a box; also True if there is no object.
-            None: always True. Where it is False, a prediction without an object is neither punished in training nor
+            None: always True. Where it is False, a prediction without an object has no loss in training and is not
             counted in scoring.
     """
 

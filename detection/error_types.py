@@ -24,8 +24,7 @@ The numbers equal those of tidecv 1.0.1, the authors' implementation, with these
 - Of true boxes with equal IoU, a detection is matched to the last, as in COCO, and an IoU of exactly 0.5 with a crowd
   is sufficient. tidecv takes the first, and requires more than 0.5.
 - Pascal VOC's difficult objects are neither required nor counted. tidecv does not know them.
-- Detections that are matched to crowds and difficult objects are no errors of any type, and find no object. tidecv
-  counts them.
+- Detections matched to crowds or difficult objects have no error type and find no object. tidecv counts them as errors.
 
 AP50 here samples the precision at the recalls k / 100, as tidecv does. COCO's 0.01 * k is rounded up for some k, so its
 AP50 can be lower by a fraction of 1/101 for classes whose recall is exactly such a value.

@@ -26,8 +26,8 @@ class CocoEvaluator:
     Args:
         truth: images and boxes to score. Images that are not passed to `update` count as images without detections.
             Its classes are the outputs of the model. Where objects of a class may have no box, detections without an
-            object are not counted, as in LVIS (arXiv:1908.03195). If the image has no box of the class, its detections
-            of the class are left out. Otherwise the whole image becomes a crowd region of the class.
+            object are not counted, as in LVIS (arXiv:1908.03195). For such a class, an image without its boxes loses
+            its detections of the class; any other image becomes a crowd region of the class.
         listed: (K,) bool, classes that the data list. `class_table` has no others. All by default.
         max_detections: number of detections of an image and class that count, the best ones. COCO's number is 100.
             AR1 and AR10 use lower limits, and AR100 at most 100.

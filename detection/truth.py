@@ -12,7 +12,7 @@ from data.columns import BoxColumns
 # px^2, the end of COCO's largest size range. Objects with a larger area are matched, but neither required nor counted.
 LARGEST_AREA = 1e10
 NOT_COUNTED = 2 * LARGEST_AREA
-BEYOND = 1e6  # px, beyond all images, whose size may be unknown, and all detections, which may leave them
+BEYOND = 1e6  # px, outside of all images, whose sizes may be unknown, and of detections, which may leave them
 
 
 def known_classes(truth: BoxColumns) -> np.ndarray | None:
@@ -27,8 +27,8 @@ def known_classes(truth: BoxColumns) -> np.ndarray | None:
 def with_unlabelled_regions(truth: BoxColumns) -> BoxColumns:
     """The truth with a crowd region around the whole image for each class of which some objects may have no box.
 
-    Only where an image has a box of the class. Detections of classes that `known_classes` does not know have to be left
-    out. `complete` is None in the result.
+    Added only if the image has a box of the class. Callers leave out detections where `known_classes` is False.
+    `complete` is None in the result.
     """
     if truth.complete is None:
         return truth

@@ -55,8 +55,8 @@ class TrainConfig(engine.TrainConfig):
     jitter: tuple[float, float] = (0.5, 2.0)
     """Range of the random scale, relative to the scale at which the whole image fits the input."""
     max_share: float = 0.75
-    """Largest fraction of the labelled pixels in a crop that one class may have. Crops above it are redrawn, up to ten
-    times, after which the most mixed one is used."""
+    """Largest fraction of the labelled pixels in a crop that one class may have. Crops above it are redrawn. If ten are
+    above it, the one with the least is used."""
     vflip: bool = False
     """Also flip images vertically at random, for data without a fixed orientation."""
     data: MaskTrainData = field(default_factory=MaskTrainData)

@@ -19,7 +19,7 @@ class MixedCrop(ScaleJitterCrop):
 
     Crops with only wall or road contribute little to training (`cat_max_ratio` of mmsegmentation's `RandomCrop`). If no
     crop of the ten is below that share, the one with the smallest share of its most frequent class is used: where
-    objects are tiny, no crop reaches `max_share`, and nine of ten random crops would show none.
+    objects are tiny, every crop is above `max_share`, and most random crops show no object.
     """
 
     TRIES = 10

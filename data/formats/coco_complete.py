@@ -2,8 +2,7 @@
 
 In LVIS, each image is labelled for some of the classes. `neg_category_ids` are classes that the image does not contain.
 Any other class without boxes may or may not be in it. `not_exhaustive_category_ids` are classes of which it may contain
-more objects than there are boxes. In an image without `neg_category_ids`, every object of every class has a box, as in
-COCO.
+more objects than there are boxes. In an image without `neg_category_ids`, only these classes may lack boxes.
 """
 
 from __future__ import annotations

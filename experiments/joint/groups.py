@@ -75,8 +75,8 @@ class GroupSource:
         self.sets, self.kinds, self.transform = dict(sets), dict(kinds), transform
         self._index = {name: {data.name(i): i for i in range(len(data))} for name, data in sets.items()}
         self.names = list(dict.fromkeys(photo for index in self._index.values() for photo in index))
-        federated = [data for data in sets.values() if getattr(data.columns, "complete", None) is not None]
-        self._classes = max(len(data.classes) for data in sets.values()) if federated else 0
+        partly_labelled = [data for data in sets.values() if getattr(data.columns, "complete", None) is not None]
+        self._classes = max(len(data.classes) for data in sets.values()) if partly_labelled else 0
         self.partial = {name for name, index in self._index.items() if len(index) < len(self.names)}
 
     def __len__(self) -> int:

@@ -178,7 +178,7 @@ class TrialStorage:
     def _sampler(self) -> BaseSampler:
         """Return a new sampler for the next trial, seeded so that networks do not depend on interruptions.
 
-        The seed is the trial's number, leaving out trials that continue another one; these take the other one's seed.
+        The seed is the trial's number, not counting trials that continue another one; these use its seed.
         `constant_liar`: networks in training count as bad ones, so that trainings at the same time differ more.
         """
         trials = self.all()
