@@ -43,8 +43,12 @@ def focal_loss(logits: Tensor, masks: Tensor, weights: Tensor | None = None) -> 
 def lovasz_loss(logits: Tensor, masks: Tensor) -> Tensor:
     """Mean over the classes that occur of the Lovasz extension of 1 - IoU (Lovasz-Softmax, arXiv:1705.08790)."""
     labelled, truth = _one_hot(masks, logits.shape[1])
+    probability = logits.softmax(1)
+    if logits.device.type == "cpu":  # of many classes few occur in a batch; elsewhere, counting them would wait
+        occurring = (truth.sum(0) > 0).nonzero()[:, 0]
+        truth, probability = truth[:, occurring], probability[:, occurring]
     # Pixels without a class are sorted to the end, where they change nothing, and have error 0.
-    errors = (truth - logits.softmax(1)).abs().where(labelled, -1.0).T.contiguous()
+    errors = (truth - probability).abs().where(labelled, -1.0).T.contiguous()
     errors, order = errors.sort(dim=1, descending=True)
     truth = truth.T.gather(1, order)
     size = truth.sum(1, keepdim=True)
