@@ -139,6 +139,12 @@ class BoxColumns(Columns):
         columns = replace(super().select(rows), sizes=self.sizes[rows], image=image, complete=complete)
         return columns.of_boxes(image >= 0)
 
+    def labelled(self) -> np.ndarray:
+        """(n, K) bool, whether an image has boxes of a class."""
+        labelled = np.zeros((len(self), len(self.classes)), bool)
+        labelled[self.image, self.label] = True
+        return labelled
+
     def of_boxes(self, rows: np.ndarray) -> Self:
         """The same images with some of the boxes. `rows`: indices, or (N,) bool."""
         names = ("image", "label", "boxes", "crowd", "difficult", "areas")

@@ -41,7 +41,8 @@ class CocoEvaluator:
         self._scorer = selected_scorer()  # before the first epoch, so that a wrong name costs none
         self._scores: CocoScores | None = None
         # Images are numbered in the order of their ids: pycocotools sorts detections of equal scores by image.
-        self._sorted_ids = np.sort(truth.image_ids)
+        self._by_id = truth.image_ids.argsort()
+        self._sorted_ids = truth.image_ids[self._by_id]
         self._numbers = np.searchsorted(self._sorted_ids, truth.image_ids) + 1
         self.reset()
 
@@ -134,7 +135,7 @@ class CocoEvaluator:
 
     def _indices(self, rows: np.ndarray) -> np.ndarray:
         """(N,) index of the image of each detection."""
-        return self.truth.image_ids.argsort()[np.searchsorted(self._sorted_ids, rows[:, 0].astype(np.int64))]
+        return self._by_id[np.searchsorted(self._sorted_ids, rows[:, 0].astype(np.int64))]
 
 
 def _mean(values: np.ndarray) -> float:

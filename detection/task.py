@@ -42,7 +42,7 @@ from detection.model import Detector, create_detector, level_strides, run_anchor
 from detection.postprocess import Detections, to_original
 from detection.prediction import DetectionResult
 from detection.results import run_matches
-from detection.truth import coco_document
+from detection.truth import coco_document, coco_results
 from engine import distributed
 from engine.checkpoint import RunInfo, describe_data, values_of
 from engine.config import parse_size, random_neck
@@ -309,20 +309,6 @@ def warn_about_many_objects(truth: BoxColumns, limit: int) -> None:
             objects.max(),
             limit,
         )
-
-
-def coco_results(image_ids: np.ndarray, boxes: np.ndarray, scores: np.ndarray, categories: np.ndarray) -> list[dict]:
-    """COCO's result format of (N,) image ids, (N, 4) x, y, width, height in original px, (N,) scores, category ids."""
-    return [
-        {"image_id": int(image), "category_id": int(category), "bbox": box, "score": score}
-        for image, box, score, category in zip(
-            image_ids.ravel().tolist(),
-            boxes.tolist(),
-            scores.ravel().tolist(),
-            categories.ravel().tolist(),
-            strict=True,
-        )
-    ]
 
 
 def network_sizes(dataset: BoxDataset, size: tuple[int, int]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The scored boxes of a data set as a COCO document, for pycocotools and for `truth.json` of a run."""
+"""Scored boxes and detections in COCO's formats, for pycocotools and for the files of a run."""
 
 from __future__ import annotations
 
@@ -17,11 +17,7 @@ BEYOND = 1e6  # px, outside of all images, whose sizes may be unknown, and of de
 
 def known_classes(truth: BoxColumns) -> np.ndarray | None:
     """(n, K) bool, whether an image has boxes of a class or is known to have no object of it; None if all are known."""
-    if truth.complete is None:
-        return None
-    known = truth.complete.copy()
-    known[truth.image, truth.label] = True
-    return known
+    return None if truth.complete is None else truth.complete | truth.labelled()
 
 
 def with_unlabelled_regions(truth: BoxColumns) -> BoxColumns:
@@ -32,9 +28,7 @@ def with_unlabelled_regions(truth: BoxColumns) -> BoxColumns:
     """
     if truth.complete is None:
         return truth
-    some = np.zeros_like(truth.complete)
-    some[truth.image, truth.label] = True
-    image, label = np.nonzero(some & ~truth.complete)
+    image, label = np.nonzero(truth.labelled() & ~truth.complete)
     no = np.zeros(len(image), bool)
     added = {
         "image": image,
@@ -80,3 +74,17 @@ def coco_document(truth: BoxColumns, image_ids: np.ndarray, category_ids: list[i
         ],
         "categories": [{"id": i, "name": name} for i, name in zip(category_ids, truth.classes, strict=True)],
     }
+
+
+def coco_results(image_ids: np.ndarray, boxes: np.ndarray, scores: np.ndarray, categories: np.ndarray) -> list[dict]:
+    """COCO's result format of (N,) image ids, (N, 4) x, y, width, height in original px, (N,) scores, category ids."""
+    return [
+        {"image_id": int(image), "category_id": int(category), "bbox": box, "score": score}
+        for image, box, score, category in zip(
+            image_ids.ravel().tolist(),
+            boxes.tolist(),
+            scores.ravel().tolist(),
+            categories.ravel().tolist(),
+            strict=True,
+        )
+    ]

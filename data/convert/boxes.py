@@ -26,18 +26,15 @@ def without_crowds(columns: BoxColumns, report: Report) -> BoxColumns:
     return columns.of_boxes(~columns.crowd)
 
 
-def report_partly_labelled(parts: Sequence[Part[BoxColumns]], report: Report) -> None:
-    """Count what LVIS's fields say of partly labelled images."""
-    for part in parts:
-        if part.columns.complete is not None:
-            incomplete = (~part.columns.complete).sum()
-            report.lose("pairs of image and class whose objects may lack boxes", incomplete)
+def report_coco_fields(parts: Sequence[Part[BoxColumns]], report: Report, first_category: int) -> None:
+    """Count what only COCO's files state: areas, partly labelled images, and ids.
 
-
-def report_ids(parts: Sequence[Part[BoxColumns]], report: Report, first_category: int) -> None:
-    """Count ids that a layout numbers anew: images from 1 by name, categories from `first_category`."""
+    Other layouts number images from 1 by name, and categories from `first_category`.
+    """
     for part in parts:
         columns = part.columns
+        incomplete = 0 if columns.complete is None else (~columns.complete).sum()
+        report.lose("pairs of image and class whose objects may lack boxes", incomplete)
         order = np.argsort(np.array(columns.names))
         report.lose("ids of images", (columns.image_ids[order] != np.arange(1, len(order) + 1)).sum())
         sides = columns.boxes[:, 2:] - columns.boxes[:, :2]

@@ -31,9 +31,7 @@ def write(out: Path, parts: Sequence[Part[BoxColumns]], report: Report) -> None:
         ]
         ids = np.array(columns.category_ids, np.int64)
         if columns.complete is not None:
-            labelled = np.zeros_like(columns.complete)
-            labelled[columns.image, columns.label] = True
-            fields_of_images = lvis_fields(columns.complete, labelled, ids)
+            fields_of_images = lvis_fields(columns.complete, columns.labelled(), ids)
             images = [image | more for image, more in zip(images, fields_of_images, strict=True)]
         fields = (
             columns.image_ids[columns.image].tolist(),

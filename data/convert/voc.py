@@ -12,14 +12,7 @@ from xml.sax.saxutils import escape
 
 from backbones.errors import BadInput
 from data.columns import BoxColumns
-from data.convert.boxes import (
-    distinct_stems,
-    finite_only,
-    report_ids,
-    report_orientation,
-    report_partly_labelled,
-    without_crowds,
-)
+from data.convert.boxes import distinct_stems, finite_only, report_coco_fields, report_orientation, without_crowds
 from data.convert.parts import Part, Report, copy_image, stem_of, write_text
 
 KEYS = ("xmin", "ymin", "xmax", "ymax")
@@ -30,8 +23,7 @@ def write(out: Path, parts: Sequence[Part[BoxColumns]], report: Report) -> None:
 
     All images are in one folder. If two splits have images of one name, each split has a folder in it.
     """
-    report_ids(parts, report, first_category=1)
-    report_partly_labelled(parts, report)
+    report_coco_fields(parts, report, first_category=1)
     named = distinct_stems(parts, report)
     stems = [stem_of(name) for names in named for name in names]
     if len(set(stems)) < len(stems):

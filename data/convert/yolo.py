@@ -9,14 +9,7 @@ import numpy as np
 import yaml
 
 from data.columns import BoxColumns
-from data.convert.boxes import (
-    distinct_stems,
-    finite_only,
-    report_ids,
-    report_orientation,
-    report_partly_labelled,
-    without_crowds,
-)
+from data.convert.boxes import distinct_stems, finite_only, report_coco_fields, report_orientation, without_crowds
 from data.convert.parts import Part, Report, copy_image, stem_of, write_text
 
 
@@ -25,8 +18,7 @@ def write(out: Path, parts: Sequence[Part[BoxColumns]], report: Report) -> None:
 
     Lost: crowd regions, difficult marks, ids and areas.
     """
-    report_ids(parts, report, first_category=0)
-    report_partly_labelled(parts, report)
+    report_coco_fields(parts, report, first_category=0)
     names = dict(enumerate(parts[0].columns.classes))
     splits = {part.name: f"images/{part.name}" for part in parts}
     content = yaml.safe_dump({**splits, "names": names}, sort_keys=False, allow_unicode=True)

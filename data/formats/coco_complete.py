@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from data.formats.coco_records import Records, is_whole
+from data.formats.coco_records import Records, is_whole, positions_of
 
 ABSENT, PARTIAL = "neg_category_ids", "not_exhaustive_category_ids"
 
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def complete_classes(
-    records: Records, category_ids: np.ndarray, image: np.ndarray, label: np.ndarray, usable: np.ndarray
+    records: Records, category_ids: np.ndarray, image: np.ndarray, label: np.ndarray, boxes: np.ndarray
 ) -> np.ndarray | None:
     """(n, K) bool, see `BoxColumns.complete`; None if no image has a field of LVIS.
 
@@ -30,7 +30,7 @@ def complete_classes(
         records: of the file.
         category_ids: (K,) ids of the classes.
         image, label: (N,) index of the image and of the class of each box.
-        usable: (N,) bool, whether a box has an area. An object whose box has none counts as an object without a box.
+        boxes: (N, 4) x1 y1 x2 y2. An object whose box has no area counts as an object without a box.
 
     Ids that are not among `category_ids` are left out with a warning. Raises BadInput for fields that are not lists of
     whole numbers.
@@ -42,6 +42,8 @@ def complete_classes(
     complete = np.repeat(~is_partly_labelled[:, None], len(category_ids), axis=1)
     complete[_pairs(records, ABSENT, absent, category_ids)] = True
     complete[image, label] = True
+    with np.errstate(invalid="ignore"):
+        usable = np.isfinite(boxes).all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1)
     unusable = ~usable & is_partly_labelled[image]
     complete[image[unusable], label[unusable]] = False
     complete[_pairs(records, PARTIAL, partial, category_ids)] = False
@@ -72,9 +74,7 @@ def _pairs(records: Records, key: str, values: list[Any], category_ids: np.ndarr
     records.refuse(~is_list, "images", f"a field {key} that is not a list of ids of categories")
     ids = np.array(list(chain.from_iterable(lists))).astype(np.int64)
     rows = np.repeat(np.arange(len(lists)), [len(own) for own in lists])
-    order = np.argsort(category_ids)
-    classes = order[np.searchsorted(category_ids[order], ids).clip(max=len(order) - 1)]
-    known = category_ids[classes] == ids
+    classes, known = positions_of(ids, category_ids)
     if not known.all():
         log.warning("%s: %d ids in %s are not among the categories of the file and are left out, such as %d",
                     records.file, (~known).sum(), key, ids[~known][0])  # fmt: skip

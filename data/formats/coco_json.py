@@ -65,9 +65,7 @@ def columns_of(records: Records, boxes_are: Literal["xyxy", "xywh", "cxcywh"] = 
     label = records.positions("category_id", ids[by_id])
     crowd = records.integers("annotations", "iscrowd", default=0) != 0
     areas = records.areas(boxes, crowd)
-    with np.errstate(invalid="ignore"):
-        usable = np.isfinite(boxes).all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1)
-    complete = complete_classes(records, ids[by_id], image, label, usable)
+    complete = complete_classes(records, ids[by_id], image, label, boxes)
     labels = (names, image_ids, sizes, classes, ids[by_id], image, label, boxes, crowd, areas)
     return BoxColumns(
         source=file,

@@ -93,17 +93,22 @@ class Records:
     def positions(self, key: str, known: np.ndarray) -> np.ndarray:
         """Positions in `known`, which is not empty, of the annotations' ids."""
         ids = self.integers("annotations", key)
-        order = np.argsort(known)
-        position = order[np.searchsorted(known[order], ids).clip(max=len(known) - 1)]
-        unknown = known[position] != ids
-        if unknown.any():
-            self.refuse(unknown, "annotations", f"{key} {ids[unknown][0]}, which the file does not list")
+        position, found = positions_of(ids, known)
+        if not found.all():
+            self.refuse(~found, "annotations", f"{key} {ids[~found][0]}, which the file does not list")
         return position
 
     def refuse(self, bad: np.ndarray, table: str, what: str) -> None:
         """Raise BadInput for the first record that is bad."""
         if bad.any():
             raise BadInput(f"{self.file}: {table}[{int(bad.argmax())}] has {what}")
+
+
+def positions_of(ids: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) position of each id in `known`, which is not empty, and (N,) bool, whether it is there."""
+    order = np.argsort(known)
+    position = order[np.searchsorted(known[order], ids).clip(max=len(known) - 1)]
+    return position, known[position] == ids
 
 
 def is_whole(value: Any) -> bool:

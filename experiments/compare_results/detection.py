@@ -23,7 +23,7 @@ from data.open import read_place
 from detection.config import METRIC
 from detection.evaluator import CocoEvaluator
 from detection.results import match_detections
-from detection.truth import LARGEST_AREA, coco_document, known_classes, with_unlabelled_regions
+from detection.truth import LARGEST_AREA, coco_document, coco_results, with_unlabelled_regions
 from experiments.compare_results.coco_results import Detections, read_detections
 from experiments.compare_results.compared import Compared, ScoredFile, Side
 from experiments.compare_results.config import CompareResultsConfig, TruthData
@@ -166,17 +166,11 @@ def _coco_file(root: Path, data: TruthData) -> Path | None:
 def _scored(
     rows: _Rows, cut: Cut, truth: BoxColumns, document: dict[str, Any], metric: str, class_metric: str, limit: int
 ) -> ScoredFile:
-    image_ids, categories = truth.image_ids[rows.image], np.array(truth.category_ids)[rows.label]
-    known = known_classes(truth)
-    is_known = np.ones(len(rows.image), bool) if known is None else known[rows.image, rows.label]
-    columns = (column[is_known].tolist() for column in (image_ids, categories, rows.boxes, rows.scores))
-    detections = [
-        {"image_id": image, "category_id": category, "bbox": box, "score": score}
-        for image, category, box, score in zip(*columns, strict=True)
-    ]
     evaluator = CocoEvaluator(truth, max_detections=limit)
-    evaluator.add(np.column_stack([image_ids, rows.boxes, rows.scores, rows.label]))
+    evaluator.add(np.column_stack([truth.image_ids[rows.image], rows.boxes, rows.scores, rows.label]))
     evaluator.compute()
+    image_ids, boxes, scores, labels = np.split(evaluator.detections, [1, 5, 6], axis=1)
+    detections = coco_results(image_ids, boxes, scores, np.array(truth.category_ids)[labels.astype(int)])
     facts = (len(rows.scores), len(truth) - len(np.unique(rows.image)), cut.lowest, cut.limit, rows.ties)
     return ScoredFile(
         file=rows.file,
