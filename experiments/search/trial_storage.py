@@ -164,11 +164,14 @@ class TrialStorage:
         """Mark killed trials as failed, and enqueue each of their networks again."""
         replaced = {trial.user_attrs.get(REPLACES) for trial in self.all()}
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if self._is_locked(trial.number):
-                continue
+            if self._is_locked(trial.number) or self._state(trial.number) != TrialState.RUNNING:
+                continue  # the state is read again, since another process may have ended the trial and then its lock
             if trial.number not in replaced:  # else an earlier process was killed between these two steps
                 self.study.enqueue_trial(self._parameters(trial), user_attrs={REPLACES: trial.number})
             self.study.tell(trial.number, state=TrialState.FAIL)
+
+    def _state(self, number: int) -> TrialState:
+        return self.all()[number].state
 
     def _parameters(self, trial: FrozenTrial) -> dict[str, Value]:
         """Return the network of a trial; empty if it was killed before it had sampled all of it."""

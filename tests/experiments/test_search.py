@@ -390,6 +390,25 @@ def test_a_trial_killed_while_it_samples_changes_no_network(tmp_path):
     assert networks(tmp_path / "killed", killed=True) == whole
 
 
+def test_a_trial_that_ends_while_another_process_looks_for_killed_ones_counts_once(tmp_path, monkeypatch):
+    """It ends after its state was read and before its lock is tried."""
+    ends = TrialStorage(SearchConfig(), tmp_path, Space(B0), 1)
+    looks = TrialStorage(SearchConfig(), tmp_path, Space(B0), 1)
+    running = ends.begin_next()
+    is_locked = looks._is_locked
+
+    def end_before(number):
+        if number == running.trial.number and not running.lock.closed:
+            ends.study.tell(running.trial, 0.5)
+            running.lock.close()
+        return is_locked(number)
+
+    monkeypatch.setattr(looks, "_is_locked", end_before)
+    following = looks.begin_next()
+    assert [trial.state for trial in looks.all()] == [TrialState.COMPLETE, TrialState.RUNNING]
+    assert REPLACES not in following.trial.user_attrs
+
+
 def simulate_process(folder, count):
     """Do what one process of a search does, without training; appends each network to the file `ended`."""
     trials = TrialStorage(SearchConfig(trials=count, sampler="random"), folder, Space(B0), 1)
