@@ -3,9 +3,9 @@
 Coordinates are fractions of the image size. Lines with more numbers are polygons, whose boxes are used; a number after
 the box or polygon is a confidence, which is ignored. An image without a label file has no objects.
 
-The images of a split are those of its folder or list in the configuration (see `yolo_config`). The label file of
-images/train/a.jpg is labels/train/a.txt, or a.txt beside the image. Without a configuration, the folders are those of
-`label_files`, and the class names are in classes.txt.
+The images of a split are those of its folder or list in the configuration (see `yolo_config`); `yolo_images` finds
+their label files. Without a configuration, the folders are those of `label_files`, and the class names are in
+classes.txt.
 
 The label files state no image size. Fractions become pixels by the size of the file, as it is stored or, with
 `exif="apply"`, upright.
@@ -15,9 +15,8 @@ from __future__ import annotations
 
 import logging
 import math
-import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,18 +25,16 @@ from backbones.errors import BadInput
 from data.columns import BoxColumns
 from data.formats import Format, Sniffed, Split
 from data.formats.box_table import BoxTable
-from data.formats.image_files import NO_IMAGE, PEEK, ImageFiles, files_in, folders_in, has_images, parts_of
-from data.formats.label_files import LabelFolder, find_splits, folder_of, label_files
-from data.formats.records import Record, read_text, start_of
+from data.formats.image_files import PEEK, files_in, folders_in
+from data.formats.label_files import find_splits, folder_of, label_files
+from data.formats.records import Record, read_text
 from data.formats.shapes import around
 from data.formats.yolo_config import Config, configs_in, find_config, find_names, is_config, read_config
-from data.images import IMAGE_SUFFIXES
+from data.formats.yolo_images import LabelledImages, images_of_folder, is_label, is_list, listed_images, parallel_labels
 from data.options import BoxOptions
 from data.scan import scan
 
 FURTHEST = 2.0  # largest fraction; the boxes of some tools leave the image a little. Larger numbers are pixels.
-IMAGE_FOLDERS = ("images", "jpegimages")  # replaced by "labels" in the path of a label file
-NO_IMAGE_FOR_LABELS = "they have no image"
 
 log = logging.getLogger(__name__)
 
@@ -47,10 +44,10 @@ def sniff(root: Path) -> Sniffed | None:
     if root.is_file():
         if is_config(root):
             return Sniffed(0.9, f"{root.name} is a YOLO configuration")
-        return Sniffed(0.8, f"{root.name} is a list of images") if _is_list(root) else None
+        return Sniffed(0.8, f"{root.name} is a list of images") if is_list(root) else None
     if any(configs_in(folder) for folder in (root, *folders_in(root)[:PEEK])):
         return Sniffed(0.9, "it has a YOLO configuration")
-    found = [place.labels for place in find_splits(root, _is_label, ".txt").values()] or _parallel(root)
+    found = [place.labels for place in find_splits(root, is_label, ".txt").values()] or parallel_labels(root)
     return Sniffed(0.7, f"{found[0]} has YOLO label files") if found else None
 
 
@@ -61,7 +58,7 @@ def splits(root: Path) -> list[str]:
     """
     config = _config(root)
     if config is None or not config.splits:
-        return list(find_splits(root, _is_label, ".txt"))
+        return list(find_splits(root, is_label, ".txt"))
     return [name for name in config.splits if name not in ("test", "minival") or config.exists(name)]
 
 
@@ -70,19 +67,19 @@ def read(split: Split, options: BoxOptions) -> BoxColumns:
     follow = bool(options.follow_links)
     config = _config(split.root) or _config_above(split.root)
     if split.name and config is not None and split.name in config.splits:
-        images = _listed(config, config.files(split.name, follow), follow)
-    elif split.root.is_file() and _is_list(split.root):
+        images = listed_images(config, config.files(split.name, follow), follow)
+    elif split.root.is_file() and is_list(split.root):
         config = config or Config(split.root, {})
-        images = _listed(config, [split.root], follow)
+        images = listed_images(config, [split.root], follow)
     elif split.root.is_file():
         raise BadInput(f"{split.root} names several splits: name it as `root`", settings=("data.root",))
-    elif not split.name and split.images is None and (labels := _parallel(split.root)):
+    elif not split.name and split.images is None and (labels := parallel_labels(split.root)):
         config = config or _named_by_numbers(labels[0])
-        images = _listed(config, [split.root], follow)
+        images = listed_images(config, [split.root], follow)
     else:
-        place = folder_of(split, _is_label, ".txt")
+        place = folder_of(split, is_label, ".txt")
         config = config or _named_by_numbers(place.labels)
-        images = _found(place, follow)
+        images = images_of_folder(place, follow)
     columns = _read_labels(images, config)
     return _in_pixels(columns, upright=options.exif == "apply")
 
@@ -99,141 +96,7 @@ FORMAT = Format(
 )
 
 
-@dataclass
-class _Images:
-    """Images of a split and their label files.
-
-    Attributes:
-        source: what messages name.
-        folder: folder of all images.
-        labels: name relative to the folder -> label file, which may not exist.
-        left_out: see `Columns`.
-    """
-
-    source: Path
-    folder: Path
-    labels: dict[str, Path]
-    left_out: dict[str, list[str]] = field(default_factory=dict)
-
-
-def _listed(config: Config, places: Sequence[Path], follow: bool) -> _Images:
-    """The images in folders and in text files with one image per line."""
-    pairs: dict[Path, Path] = {}  # image in the real folder -> label file
-    left_out: dict[str, list[str]] = {}
-    label_folders = _LabelFolders(config, follow)
-    for place in places:
-        real = config.resolved(place, follow)
-        if real is not None and real.is_dir():
-            files = ImageFiles(real, follow)
-            if files.others:
-                left_out.setdefault(NO_IMAGE, []).extend(files.others)
-            paths: Iterable[tuple[Path, Path]] = ((place / name, real / name) for name in files.names)
-        elif place.suffix.lower() == ".txt":
-            paths = _lines_of_list(config, place, follow)
-        else:
-            raise BadInput(f"{config.file}: {place} is neither a folder of images nor a .txt file that lists them")
-        for path, image in paths:
-            pairs[image] = label_folders.of(path.parent) / f"{path.stem}.txt"
-    if not pairs:
-        raise BadInput(f"{config.file}: no images in {', '.join(map(str, places))}")
-    if all(place.suffix.lower() != ".txt" for place in places):  # a list may name some of the images
-        known = set(pairs.values())
-        texts = [file for parent in {label.parent for label in known} for file in files_in(parent, (".txt",))]
-        if orphans := [file.name for file in texts if file not in known and _is_label(file)]:
-            left_out[NO_IMAGE_FOR_LABELS] = orphans
-    folder = Path(os.path.commonpath([image.parent for image in pairs]))
-    labels = {image.relative_to(folder).as_posix(): label for image, label in pairs.items()}
-    return _Images(places[0] if len(places) == 1 else config.file, folder, labels, left_out)
-
-
-def _lines_of_list(config: Config, file: Path, follow: bool) -> Iterable[tuple[Path, Path]]:
-    """Path and real path of each image in a list. Each folder is searched once."""
-    folders: dict[str, tuple[Path, Path]] = {}
-    own = replace(config, file=file, path="")
-    for number, line in enumerate(read_text(file).splitlines(), 1):
-        written = line.strip().replace("\\", "/")
-        if not written:
-            continue
-        parent, _, name = written.rpartition("/")
-        if os.path.splitext(name)[1].lower() not in IMAGE_SUFFIXES or "\0" in written:
-            Record(file, f"line {number}").fail(f"is {line.strip()!r}, not the path of an image")
-        if parent not in folders:
-            folders[parent] = _folder_of_lines(config, own, parent, follow)
-        path, real = folders[parent]
-        yield path / name, real / name
-
-
-def _folder_of_lines(config: Config, own: Config, parent: str, follow: bool) -> tuple[Path, Path]:
-    """The folder of images in a list: relative to the list, else to the configuration."""
-    for base in (own, config):
-        try:
-            path = base.existing(parent or ".", follow)
-        except BadInput as error:
-            if error.settings or base is config:
-                raise
-            continue
-        real = config.resolved(path, follow)
-        if real is not None and real.is_dir():
-            return path, real
-    raise BadInput(f"{own.file}: the folder {parent} does not exist")
-
-
-class _LabelFolders:
-    """The folders of label files, by folder of images."""
-
-    def __init__(self, config: Config, follow: bool) -> None:
-        self._config, self._follow = config, follow
-        self._known: dict[Path, Path] = {}
-
-    def of(self, images: Path) -> Path:
-        """The folder of the label files of the images in a folder."""
-        if images not in self._known:
-            self._known[images] = self._find(images)
-        return self._known[images]
-
-    def _find(self, images: Path) -> Path:
-        above = self._config.file.parent.resolve().parent
-        parts = images.absolute().parts
-        # Folders above the data set may be called images, too.
-        first = len(above.parts) if images.absolute().is_relative_to(above) else 0
-        candidates = []
-        for i in range(len(parts) - 1, first - 1, -1):
-            if parts[i].lower() in IMAGE_FOLDERS:
-                candidates += [Path(*parts[:i], name, *parts[i + 1 :]) for name in ("labels", "Labels")]
-                break
-        candidates.append(images)
-        real = [folder for path in candidates if (folder := self._config.resolved(path, self._follow)) is not None]
-        with_labels = [folder for folder in real if files_in(folder, (".txt",), 1)]
-        return (with_labels or real or candidates)[0]
-
-
-def _parallel(folder: Path) -> list[Path]:
-    """The folder of the label files of the images in a folder, or in a folder of it; empty if there is none."""
-    above = _LabelFolders(Config(folder.absolute().parent / "images", {}), follow=True)
-    for images in (folder, *folders_in(folder)):
-        if has_images(images, depth=0):
-            labels = above.of(images)
-            return [labels] if any(_is_label(file) for file in files_in(labels, (".txt",), PEEK)) else []
-    return []
-
-
-def _found(place: LabelFolder, follow: bool) -> _Images:
-    """Images and label files without a configuration. Images and labels of equal names belong together."""
-    files = ImageFiles(place.images, follow)
-    if not files.names:
-        raise BadInput(f"{place.images} has no images: expected {', '.join(IMAGE_SUFFIXES)} files")
-    labels = {name: place.labels / f"{os.path.splitext(name)[0]}.txt" for name in files.names}
-    orphans = []
-    for stem, path in label_files(place.labels, ".txt"):
-        if (image := files.of_stem(stem)) is not None:
-            labels[image] = path
-        elif _is_label(path):
-            orphans.append(f"{stem}.txt")
-    left_out = {NO_IMAGE: files.others} if files.others else {}
-    return _Images(place.labels, place.images, labels, left_out | ({NO_IMAGE_FOR_LABELS: orphans} if orphans else {}))
-
-
-def _read_labels(images: _Images, config: Config) -> BoxColumns:
+def _read_labels(images: LabelledImages, config: Config) -> BoxColumns:
     """The columns with boxes as fractions. Classes are those of the configuration."""
     table = BoxTable(images.source)
     present = {folder: _text_files(folder) for folder in {path.parent for path in images.labels.values()}}
@@ -322,30 +185,13 @@ def _named_by_numbers(labels: Path) -> Config:
     """Classes called by their numbers, for label files without a list of names."""
     numbers = set()
     for _, path in label_files(labels, ".txt"):
-        if _is_label(path):
+        if is_label(path):
             numbers |= {token for line in read_text(path).splitlines() if (token := line.partition(" ")[0])}
     found = sorted({int(float(token)) for token in numbers if token.replace(".", "", 1).isdigit()})
     if not found:
         raise BadInput(f"{labels} has no objects and no list of class names; expected data.yaml or classes.txt")
     log.warning("%s has no list of class names (data.yaml or classes.txt): classes are called by their numbers", labels)
     return Config(labels, {number: str(number) for number in range(found[-1] + 1)})
-
-
-def _is_label(file: Path) -> bool:
-    """Whether a text file is a label file: its first line has a class and at least four numbers."""
-    first = next((line for line in start_of(file).splitlines() if line.strip()), "")
-    try:
-        return len([float(token) for token in first.split()]) >= 5
-    except ValueError:
-        return False
-
-
-def _is_list(file: Path) -> bool:
-    """Whether a text file lists images."""
-    if file.suffix.lower() != ".txt":
-        return False
-    first = next((line.strip() for line in start_of(file).splitlines() if line.strip()), "")
-    return os.path.splitext(first)[1].lower() in IMAGE_SUFFIXES and bool(parts_of(first))
 
 
 def _text_files(folder: Path) -> dict[str, Path]:
