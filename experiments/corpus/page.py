@@ -75,7 +75,7 @@ def text(rows: Sequence[CorpusRow], groups: Sequence[Group], planned: Sequence[P
         "`results/plan.yaml` are finished. `results/corpus.csv` has one row for each, with fingerprints of the data, "
         "weights, settings, cost, versions and command. `python -m experiments.corpus page` wrote this page from it.",
         "",
-        "Budgets are small: a few minutes on two CPU cores. Scores are those of the validation split after the last "
+        "Budgets are small: a few minutes on a CPU. Scores are those of the validation split after the last "
         "epoch. Recipes were chosen on some of these splits. Networks are compared within a group: one data set, "
         "protocol, budget and version of the recipe.",
         "",

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.corpus.groups import Group
 
 COLUMNS = 3
+MARKERS = "osD^vPX*<>phd"  # shape of each network's points, in turn
 
 
 def draw(groups: Sequence[Group], file: Path) -> bool:
-    """Write an SVG with one panel for each task and data set, and one line for each protocol. False without groups."""
+    """Write an SVG with a panel for each task and data set, a line for each protocol, a marker for each network.
+
+    Returns False, and writes nothing, if no group has two networks.
+    """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
-    from matplotlib.ticker import NullFormatter
+    from matplotlib.lines import Line2D
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     panels: dict[tuple[str, str], list[Group]] = {}
     for group in groups:
@@ -25,18 +31,21 @@ def draw(groups: Sequence[Group], file: Path) -> bool:
     lines = -(-len(panels) // COLUMNS)
     figure = Figure(figsize=(4 * COLUMNS, 3 * lines), layout="constrained")
     axes = figure.subplots(lines, COLUMNS, squeeze=False).flatten()
-    colors = {name: f"C{i}" for i, name in enumerate(dict.fromkeys(group.first.protocol for group in groups))}
+    protocols = dict.fromkeys(group.first.protocol for found in panels.values() for group in found)
+    backbones = dict.fromkeys(name for found in panels.values() for group in found for name in group.scores)
+    colors = {name: f"C{i}" for i, name in enumerate(protocols)}
+    markers = dict(zip(backbones, itertools.cycle(MARKERS), strict=False))
     for axis, ((task, name), found) in zip(axes, panels.items(), strict=False):
         for group in found:
             entries = sorted(group.entries, key=lambda entry: entry.cost("macs"))
-            axis.errorbar(
-                [entry.cost("macs") / 1e9 for entry in entries],
-                [100 * entry.mean for entry in entries],
-                yerr=[100 * (entry.spread or 0) for entry in entries],
-                marker="o", ms=4, lw=1, capsize=2, color=colors[group.first.protocol], label=group.first.protocol,
-            )  # fmt: skip
+            costs, means = [entry.cost("macs") / 1e9 for entry in entries], [100 * entry.mean for entry in entries]
+            spreads, color = [100 * (entry.spread or 0) for entry in entries], colors[group.first.protocol]
+            axis.errorbar(costs, means, yerr=spreads, lw=1, capsize=2, color=color)
+            for entry, x, y in zip(entries, costs, means, strict=True):
+                axis.plot(x, y, markers[entry.backbone], ms=5, color=color)
         axis.set_title(f"{name}: {task}", fontsize=9)
         axis.set_xscale("log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.xaxis.set_major_formatter("{x:g}")
         axis.xaxis.set_minor_formatter(NullFormatter())
         axis.set_ylabel(f"{found[0].first.metric}, %")
@@ -46,8 +55,9 @@ def draw(groups: Sequence[Group], file: Path) -> bool:
         axis.set_xlabel("multiply-adds, billions")
     for axis in axes[len(panels) :]:
         axis.set_visible(False)
-    handles = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles), frameon=False)
+    handles = [Line2D([], [], lw=2, color=color, label=name) for name, color in colors.items()]
+    handles += [Line2D([], [], ls="", marker=marker, color="gray", label=name) for name, marker in markers.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "corpus"}):
         figure.savefig(file, metadata={"Date": None})
     return True
