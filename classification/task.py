@@ -28,9 +28,9 @@ from classification.weight_imprinting import imprint
 from data.balance import class_balanced
 from data.batch import Batch, Sample
 from data.class_dataset import ClassDataset
-from data.loader import draw_seed
 from data.protocols import LabelledDataset
 from data.reader import ImageReader
+from data.sampling import draw_seed
 from engine import distributed
 from engine.checkpoint import RunInfo, describe_data, values_of
 from engine.config import parse_size, random_neck

@@ -27,7 +27,8 @@ from backbones.base import CachedFeatures
 from backbones.errors import BadInput
 from data.atomic_directory import CACHE_VARIABLE, create_once
 from data.batch import Batch, Draw, Sample
-from data.loader import Source, draw_seed
+from data.loader import Source
+from data.sampling import draw_seed
 
 MARKER = "complete.json"
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)

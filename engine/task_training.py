@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from backbones.base import trunk_of
 from data.batch import Batch
-from data.loader import draw_seed
+from data.sampling import draw_seed
 from engine import distributed, micro_batches
 from engine.optimization import (
     apply_checkpointing,

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data.loader import draw_seed
+from data.sampling import draw_seed
 from engine import distributed
 
 

@@ -14,7 +14,7 @@ from data.balance import (
     repeat_factors,
     scaled,
 )
-from data.loader import TrainBatches
+from data.sampling import TrainBatches
 
 # Four images, three classes and one that does not occur.
 LABELS = np.array([[2, 0, 0, 0], [1, 3, 0, 0], [5, 0, 0, 0], [0, 0, 4, 0]])

@@ -15,7 +15,8 @@ from data import cached_features as features
 from data.atomic_directory import CACHE_VARIABLE
 from data.batch import Draw, Sample, collate
 from data.cached_features import Augmentations, CachedDataset, cache_features
-from data.loader import draw_seed, eval_loader, train_loader
+from data.loader import eval_loader, train_loader
+from data.sampling import draw_seed
 
 SIZE = (16, 24)
 

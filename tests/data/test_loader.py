@@ -20,7 +20,8 @@ from backbones.errors import BadInput, UserError
 from data.batch import Batch, Draw, Sample
 from data.box_dataset import BoxDataset
 from data.letterbox import Letterbox
-from data.loader import EvalBatches, Loader, TrainBatches, default_workers, draw_seed, eval_loader, train_loader
+from data.loader import Loader, default_workers, eval_loader, train_loader
+from data.sampling import EvalBatches, TrainBatches, draw_seed
 from detection.transforms import detection_train
 
 IMAGES, SIDE = 7, 48

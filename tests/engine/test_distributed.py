@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.loader import EvalBatches, TrainBatches
+from data.sampling import EvalBatches, TrainBatches
 from engine.cli import INTERRUPTED
 from engine.launch import launch
 
