@@ -97,8 +97,8 @@ class Table:
             "# Reliability",
             "",
             f"Written by `make reliability` on {date.today()}, {os.cpu_count()} cores. Each test causes the fault: it "
-            "kills a process, fills a disk or damages a file. `make test` runs the same tests, the long ones on a "
-            "seeded sample. Exit codes are in [exit-codes.md](exit-codes.md).",
+            "kills a process, fills a disk or damages a file. `make test` runs those that are not marked slow, some of "
+            "them on a seeded sample. Exit codes are in [exit-codes.md](exit-codes.md).",
             "",
             "| case | must hold | tests | measured |",
             "|---|---|---|---|",
