@@ -42,9 +42,9 @@ verdicts: install
 # stopped at any time; the same command resumes.
 MINUTES ?= 60
 corpus: install
-	$(BIN)/python -m experiments.corpus fill --data "$(DATA)" --minutes $(MINUTES) \
-		$(if $(WEIGHTS),--weights $(WEIGHTS))
-	$(BIN)/python -m experiments.corpus page
+	code=0; $(BIN)/python -m experiments.corpus fill --data "$(DATA)" --minutes $(MINUTES) \
+		$(if $(WEIGHTS),--weights $(WEIGHTS)) || code=$$?; \
+	$(BIN)/python -m experiments.corpus page && exit $$code
 
 # Builds the documentation site in build/site. Needs no network once the packages are installed. Fails on warnings, and
 # on pages that load anything from another host.

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from rich.progress import track
 
-from backbones.errors import BadInput, UserError
+from backbones.errors import BadInput, UserError, first_line
 from backbones.pretraining import group_of_record
 from engine.console import err
 from engine.record import command_line, write_json
@@ -114,6 +114,10 @@ def compare(config: CompareConfig, task_arguments: dict[str, list[str]]) -> Path
         return ComparisonRunner(config, folder, lock).run(cells, budgets)
 
 
+def _listed(reasons: Mapping[str, str]) -> str:
+    return "\n".join(f"  {name}: {reason}" for name, reason in reasons.items())
+
+
 def trials_of_each(tune: int) -> int:
     """Number of trainings that choose the settings of a backbone, in both rounds."""
     from experiments.compare.tuning import finalists  # imports optuna
@@ -136,6 +140,7 @@ class ComparisonRunner:
         self.metrics = config.metric_of(config.tasks)
         self.page_written, self.page_seconds = 0.0, 0.0  # when the page was last written, and how long it took
         self.tuned: list[Tuned] = []
+        self.not_added: dict[str, str] = {}  # training -> why it is not in the corpus
 
     def run(self, cells: Sequence[Cell], budgets: Sequence[int | None]) -> Path:
         """Choose settings, train the cells that are not finished, and write the report; returns its path.
@@ -168,15 +173,18 @@ class ComparisonRunner:
         for cell in self.finished_cells(entries):
             trim(cell.folder_in(self.folder / "cells"), kept(self.config.keep))
         report = write_report(self.folder)
-        if unscored:
-            lines = "\n".join(f"  {name}: {reason}" for name, reason in unscored.items())
-            raise BadInput(
-                f"{len(unscored)} trainings could not be scored on the split {self.config.test_split}; the validation "
-                f"scores are in {report}. To try again, run the same command.\n{lines}"
-            )
+        for failures, what in (
+            (unscored, f"scored on the split {self.config.test_split}"),
+            (self.not_added, f"added to the corpus in {self.config.corpus}"),
+        ):
+            if failures:
+                raise BadInput(
+                    f"{len(failures)} trainings could not be {what}; the validation scores are in {report}. To try "
+                    f"again, run the same command.\n{_listed(failures)}"
+                )
         failed = [entry for entry in entries if entry.outcome is not None and entry.outcome.error]
         if failed:
-            lines = "\n".join(f"  {entry.cell.name}: {entry.outcome.error}" for entry in failed if entry.outcome)
+            lines = _listed({entry.cell.name: entry.outcome.error or "" for entry in failed if entry.outcome})
             raise BadInput(
                 f"{len(failed)} of {len(entries)} trainings failed; the others are in {report}. The log of a training "
                 f"is next to its folder in {self.folder / 'cells'}. To train them again, run the same command.\n{lines}"
@@ -206,7 +214,10 @@ class ComparisonRunner:
         if self.config.corpus is None or entry.outcome is None or entry.outcome.error:
             return
         folder = entry.cell.folder_in(self.folder / "cells")
-        add_run(Corpus(Path(self.config.corpus)), entry.cell, folder, base=entry.base, tune=self.config.tune)
+        try:
+            add_run(Corpus(Path(self.config.corpus)), entry.cell, folder, base=entry.base, tune=self.config.tune)
+        except BadInput as error:  # the other trainings go on
+            self.not_added[entry.cell.name] = first_line(error)
 
     def write_page(self) -> None:
         """Write the page with what has finished, unless writing it would take more than a twentieth of the time."""

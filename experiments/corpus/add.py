@@ -25,6 +25,10 @@ ROOT = "DATA"  # stands in commands for the folder of the data sets
 LEFT_OUT = ("--data.workers", "--output", "--device", "--logger")  # flags that change no score
 
 
+class UnusableRun(BadInput):
+    """A finished run has no score that the corpus can keep."""
+
+
 def add_run(
     corpus: Corpus,
     cell: Cell,
@@ -46,18 +50,21 @@ def add_run(
         name: of the data set; by default the name of its folder.
         place: path of the data set in the folder of all data sets; by default the name of its folder.
 
-    Raises BadInput for a run without score, and where the corpus cannot be read or written.
+    Raises UnusableRun for a run without score or with damaged results, and BadInput where the corpus cannot be read or
+    written.
     """
-    run = FinishedRun.of(folder)
-    row = row_of(run, cell, base=base or cell, tune=tune, name=name or set_name(cell), place=place)
-    try:
-        row.check()
-    except ValueError as error:
-        raise BadInput(f"{folder} cannot be added to {corpus.file}: {error}") from error
     rows = corpus.rows()
-    known = next((other for other in rows if other.key == row.key), None)
+    try:
+        run = FinishedRun.of(folder)
+        row = row_of(run, cell, base=base or cell, tune=tune, name=name or set_name(cell), place=place)
+        row.check()
+        known = next((other for other in rows if other.key == row.key), None)
+        resampled = resample({"": [run.images]}, RESAMPLES)[""] if known is None else None
+    except (BadInput, ValueError, KeyError, TypeError) as error:
+        raise UnusableRun(
+            f"{folder} cannot be added to {corpus.file}: {error}. Delete the folder to train it again"
+        ) from error
     if known is None:
-        resampled = resample({"": [run.images]}, RESAMPLES)[""]
         others = [other for other in rows if (other.set, other.task) == (row.set, row.task)]
         known = corpus.add(row, resampled)
         if others and all(other.val_fingerprint != row.val_fingerprint for other in others):

@@ -10,15 +10,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
-from backbones.errors import BadInput, UserError
+from backbones.errors import BadInput, UserError, first_line
 from engine.console import err, out
-from experiments.corpus.add import add_run
+from experiments.corpus.add import UnusableRun, add_run
 from experiments.corpus.config import FillConfig
 from experiments.corpus.plan import PlannedCell, read_plan
 from experiments.corpus.rows import Corpus
 from experiments.jobs.cell import Cell
 from experiments.jobs.checkpoints import trim
-from experiments.jobs.local import Trainings, finished, run
+from experiments.jobs.local import DamagedCell, Trainings, finished, run
 from experiments.jobs.lock import only_one, resumable
 from experiments.jobs.progress import duration
 
@@ -53,11 +53,15 @@ def fill(config: FillConfig) -> None:
         raise UserError(f"`sets={sorted(unknown)}`: the plan has no such data sets", settings=("sets",))
     wanted = present([cell for cell in planned if not config.sets or cell.set in config.sets], Path(config.data))
     if config.dry_run:
-        for gap in gaps(config, corpus, wanted):
+        unreadable: dict[str, str] = {}
+        for gap in gaps(config, corpus, wanted, unreadable):
             out.print(gap.planned.name, markup=False)
+        for name, reason in unreadable.items():
+            log.warning("%s: %s", name, reason)
         return
+    failures: dict[str, str] = {}
     with only_one(output) as lock, resumable():
-        failures = _train_all(gaps(config, corpus, wanted), corpus, output, deadline, lock)
+        _train_all(gaps(config, corpus, wanted, failures), corpus, output, deadline, lock, failures)
     if failures:
         lines = "\n".join(f"  {name}: {reason}" for name, reason in failures.items())
         raise BadInput(f"{len(failures)} trainings failed; their logs are in {output / 'cells'}\n{lines}")
@@ -71,18 +75,23 @@ def present(planned: list[PlannedCell], root: Path) -> list[PlannedCell]:
     return [cell for cell in planned if cell.folder not in absent]
 
 
-def gaps(config: FillConfig, corpus: Corpus, planned: list[PlannedCell]) -> Iterator[Gap]:
+def gaps(config: FillConfig, corpus: Corpus, planned: list[PlannedCell], failures: dict[str, str]) -> Iterator[Gap]:
     """The planned trainings without a row, in their order, those that failed before at the end.
 
     Trainings of an earlier version of the recipe do not count: their keys differ. A key needs the fingerprints of the
-    data, which are read when their first training is reached.
+    data, which are read when their first training is reached. Those whose data cannot be read are added to `failures`.
+
+    Raises UserError for a training whose settings `train` would refuse, before the first gap.
     """
     known = {row.key for row in corpus.rows()}
+    found = [Gap(planned_cell, _cell(config, planned_cell)) for planned_cell in planned]
     failed = []
-    for planned_cell in planned:
-        cell = planned_cell.cell(Path(config.data), config.weights_by_backbone)
-        gap = Gap(planned_cell, replace(cell, arguments=(*cell.arguments, "--device", config.device)))
-        if gap.cell.key in known:
+    for gap in found:
+        try:
+            if gap.cell.key in known:
+                continue
+        except BadInput as error:
+            failures[gap.planned.name] = first_line(error)
             continue
         if _failed_file(gap.folder_in(Path(config.output))).exists():
             failed.append(gap)
@@ -91,9 +100,20 @@ def gaps(config: FillConfig, corpus: Corpus, planned: list[PlannedCell]) -> Iter
     yield from failed
 
 
-def _train_all(gaps: Iterator[Gap], corpus: Corpus, output: Path, deadline: float, lock: IO[str]) -> dict[str, str]:
-    """Train until the deadline, in seconds of `time.monotonic`. Returns the failures: name -> reason."""
-    failures: dict[str, str] = {}
+def _cell(config: FillConfig, planned: PlannedCell) -> Cell:
+    try:
+        cell = planned.cell(Path(config.data), config.weights_by_backbone)
+        cell = replace(cell, arguments=(*cell.arguments, "--device", config.device))
+        _ = cell.config  # raises for settings that `train` refuses
+        return cell
+    except UserError as error:
+        raise type(error)(f"{config.plan}: {planned.name}: {error}", settings=error.settings) from error
+
+
+def _train_all(
+    gaps: Iterator[Gap], corpus: Corpus, output: Path, deadline: float, lock: IO[str], failures: dict[str, str]
+) -> None:
+    """Train until the deadline, in seconds of `time.monotonic`. Adds what failed to `failures`: name -> reason."""
     trainings = Trainings()
     timer = threading.Timer(max(0.0, deadline - time.monotonic()), trainings.end)
     timer.daemon = True
@@ -114,24 +134,29 @@ def _train_all(gaps: Iterator[Gap], corpus: Corpus, output: Path, deadline: floa
         is_over = True
     finally:
         timer.cancel()
-    err.print(f"{done} trainings added to {corpus.file}; " + ("the time is over" if is_over else "no other is missing"))
-    return failures
+    rest = "the time is over" if is_over else "some failed" if failures else "no other is missing"
+    err.print(f"{done} trainings added to {corpus.file}; {rest}")
 
 
 def _train(gap: Gap, corpus: Corpus, output: Path, trainings: Trainings, lock: IO[str]) -> str | None:
     """Train one cell, or take the one that was finished before, and add its row. Returns the reason of a failure."""
     folder = gap.folder_in(output)
-    outcome = finished(gap.cell, folder)
-    if outcome is None:
-        outcome = run(gap.cell, folder, lock, trainings=trainings)
-    if outcome.error:
-        _failed_file(folder).write_text(outcome.error)
-        err.print(f"{gap.planned.name}: {outcome.error}", markup=False)
-        return outcome.error
+    try:
+        outcome = finished(gap.cell, folder)
+        if outcome is None:
+            outcome = run(gap.cell, folder, lock, trainings=trainings)
+        reason = outcome.error
+        if not reason:
+            add_run(corpus, gap.cell, folder, name=gap.planned.set, place=gap.planned.folder)
+            err.print(f"{gap.planned.name}: {duration(outcome.seconds)}", markup=False)
+    except (DamagedCell, UnusableRun) as error:
+        reason = first_line(error)
+    if reason:
+        _failed_file(folder).write_text(reason)
+        err.print(f"{gap.planned.name}: {reason}", markup=False)
+        return reason
     _failed_file(folder).unlink(missing_ok=True)
-    add_run(corpus, gap.cell, folder, name=gap.planned.set, place=gap.planned.folder)
     trim(folder)
-    err.print(f"{gap.planned.name}: {duration(outcome.seconds)}", markup=False)
     return None
 
 

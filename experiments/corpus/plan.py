@@ -21,22 +21,27 @@ from __future__ import annotations
 
 import datetime
 import shlex
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 
 from backbones.errors import BadInput
 from backbones.weight_files import weight_file
+from engine.config import Protocol
 from experiments.jobs.arguments import FIXED
 from experiments.jobs.cell import Cell
 from experiments.tasks import TASKS
 
 PRETRAINED = "pretrained"  # group that networks with a weight file of the user's join
 SCRATCH = "scratch"
+PLAN_FIELDS = {"seeds", "networks", "sets"}
 SET_FIELDS = {"name", "folder", "task", "added", "arguments", "protocols"}
+PROTOCOL_FIELDS = {"networks", "arguments"}
+NOT_ARGUMENTS = (*FIXED, "pretrained", "device", "data.root", "data.train", "data.val")
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,8 @@ def read_plan(file: Path, weights: Mapping[str, str] | None = None) -> list[Plan
         content = yaml.safe_load(file.read_text())
     except OSError as error:
         raise BadInput(f"{file} cannot be read: {error.strerror}", settings=("plan",)) from error
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{file} is not a text file: {error}") from error
     except yaml.YAMLError as error:
         raise BadInput(f"{file} is not valid YAML: {error}") from error
     try:
@@ -103,19 +110,29 @@ def read_plan(file: Path, weights: Mapping[str, str] | None = None) -> list[Plan
 
 
 def _planned(content: Any, with_file: list[str]) -> list[PlannedCell]:
-    networks = {group: list(names) for group, names in content["networks"].items()}
+    _only(content, PLAN_FIELDS, "the plan")
+    seeds = content["seeds"]
+    if not isinstance(seeds, int) or seeds < 1:
+        raise ValueError(f"`seeds` is {seeds!r}, not a number of at least 1")
+    networks: dict[str, list[str]] = {}
+    for group, names in content["networks"].items():
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"the group of networks {group!r} is {names!r}, not a list of names")
+        networks[group] = list(names)
     networks[PRETRAINED] = list(dict.fromkeys([*networks.get(PRETRAINED, []), *with_file]))
     found: list[PlannedCell] = []
     for entry in content["sets"]:
-        if unknown := set(entry) - SET_FIELDS:
-            raise ValueError(f"the fields {', '.join(sorted(unknown))} of a set are unknown")
+        _only(entry, SET_FIELDS, "a set")
         if entry["task"] not in TASKS:
             raise ValueError(f"the task {entry['task']!r} is unknown")
         if not isinstance(entry["added"], datetime.date):
             raise ValueError(f"`added` is {entry['added']!r}, not a date such as 2026-11-26")
         for protocol, options in entry["protocols"].items():
+            if protocol not in get_args(Protocol):
+                raise ValueError(f"the protocol {protocol!r} is unknown: there are {', '.join(get_args(Protocol))}")
+            _only(options, PROTOCOL_FIELDS, f"the protocol {protocol}")
             words = (*shlex.split(entry.get("arguments", "")), *shlex.split(options.get("arguments", "")))
-            if fixed := [word for word in words if word.removeprefix("--").partition("=")[0] in FIXED]:
+            if fixed := [word for word in words if word.removeprefix("--").partition("=")[0] in NOT_ARGUMENTS]:
                 raise ValueError(f"{fixed[0]} cannot stand in the arguments of a set: the corpus sets it")
             if options["networks"] not in networks:
                 raise ValueError(f"the group of networks {options['networks']!r} is unknown")
@@ -131,6 +148,17 @@ def _planned(content: Any, with_file: list[str]) -> list[PlannedCell]:
                     arguments=words,
                 )
                 for backbone in networks[options["networks"]]
-                for seed in range(int(content["seeds"]))
+                for seed in range(seeds)
             ]
+    counts = Counter((cell.task, cell.set, cell.protocol, cell.backbone, cell.seed) for cell in found)
+    if repeated := [key for key, count in counts.items() if count > 1]:
+        task, name, protocol, backbone, _ = repeated[0]
+        raise ValueError(f"{backbone} is listed twice for {task} on {name} with the protocol {protocol}")
     return sorted(found, key=lambda cell: (cell.added, cell.seed))
+
+
+def _only(content: Mapping[str, Any], known: set[str], of: str) -> None:
+    """Raise ValueError if a part of the plan has other fields than the known ones."""
+    if unknown := content.keys() - known:
+        names = ", ".join(sorted(map(str, unknown)))
+        raise ValueError(f"{of} has the unknown fields {names}: there are {', '.join(sorted(known))}")

@@ -7,18 +7,21 @@ resamples for all trainings on the same images, so that intervals of differences
 from __future__ import annotations
 
 import csv
+import datetime
 import io
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
+from zipfile import BadZipFile
 
 import numpy as np
 
 from backbones.errors import BadInput
 from data.lock import lock_or_warn
+from engine.config import Protocol
 from engine.record import write_bytes, write_text
 from experiments.statistics.images import Resampled
 from experiments.tasks import TASKS
@@ -114,6 +117,14 @@ class CorpusRow:
         for name in ("set", "backbone", "protocol", "weights", "train_fingerprint", "val_fingerprint", "command"):
             if not getattr(self, name):
                 raise ValueError(f"{name} is empty")
+        if self.protocol not in get_args(Protocol):
+            raise ValueError(f"the protocol {self.protocol!r} is unknown")
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}, not at least 0")
+        try:
+            datetime.date.fromisoformat(self.date)
+        except ValueError:
+            raise ValueError(f"date is {self.date!r}, not a day such as 2026-11-26") from None
         for name in ("epochs", "batch_size", "recipe", "params"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, not at least 1")
@@ -149,15 +160,19 @@ class Corpus:
             return []
         except OSError as error:
             raise BadInput(f"{self.file} cannot be read: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise BadInput(f"{self.file} is not a text file: {error}") from error
+        if text and not text.endswith("\n"):
+            raise BadInput(f"{self.file} ends in the middle of a row: restore it, or complete its last line")
         found: dict[str, CorpusRow] = {}
-        for number, texts in enumerate(csv.DictReader(io.StringIO(text)), 2):
-            try:
+        try:
+            for texts in csv.DictReader(io.StringIO(text)):
                 row = CorpusRow.of(texts)
                 if row.key in found:
                     raise ValueError("another row has the same key")
-            except ValueError as error:
-                raise BadInput(f"{self.file}, row {number}: {error}") from error
-            found[row.key] = row
+                found[row.key] = row
+        except (ValueError, csv.Error) as error:
+            raise BadInput(f"{self.file}, row {len(found) + 2}: {error}") from error
         return list(found.values())
 
     def add(self, row: CorpusRow, resampled: Resampled | None = None) -> CorpusRow | None:
@@ -187,7 +202,7 @@ class Corpus:
                     found.append({name: stored[name] for name in ("images", "resampled", "without")})
             except FileNotFoundError:
                 return None
-            except (OSError, ValueError, KeyError) as error:
+            except (OSError, ValueError, KeyError, BadZipFile) as error:
                 raise BadInput(f"{self._resamples_file(row.key)} is damaged: {error}") from error
         if not found or len({(int(one["images"]), one["without"].shape) for one in found}) > 1:
             return None

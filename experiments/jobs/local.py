@@ -31,6 +31,10 @@ COMPLETE = "complete.json"
 SHOWN_LINES = 3  # last lines of a process that ended without a message of this package
 
 
+class DamagedCell(BadInput):
+    """The file that says that a training was finished cannot be read."""
+
+
 class Pruned(Exception):
     """Raised by the `report` callback of `run` to stop a training whose scores are too low: it is pruned early."""
 
@@ -79,7 +83,7 @@ class Trainings:
 def finished(cell: Cell, folder: Path) -> Outcome | None:
     """Return the outcome of a cell that was finished in `folder` earlier, or None.
 
-    Raises BadInput if `complete.json` is damaged.
+    Raises DamagedCell if `complete.json` is damaged.
     """
     try:
         content = json.loads((folder / COMPLETE).read_text())
@@ -87,7 +91,7 @@ def finished(cell: Cell, folder: Path) -> Outcome | None:
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"{folder / COMPLETE} is damaged: delete {folder} to train the cell again") from error
+        raise DamagedCell(f"{folder / COMPLETE} is damaged: delete {folder} to train the cell again") from error
 
 
 def run(

@@ -99,6 +99,9 @@ def read_images(run: Path, metric: str | None = None, results: Path | None = Non
                 f"{metric} cannot be computed from the stored results of each image of {spec.name}: use "
                 f"{', '.join(spec.image_metrics)}"
             )
-        return spec.read_images(results or run, record, metric or spec.metric)
+        found = spec.read_images(results or run, record, metric or spec.metric)
+        if not found.keys:
+            raise ValueError("they name no image")
+        return found
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{run} has no results by image that can be read ({error}): train it again") from error

@@ -1,6 +1,7 @@
 """Tests the corpus: rows checked and kept apart, gaps trained in order within the time, and the page made from them."""
 
 import csv
+import json
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -72,6 +73,9 @@ def test_rows_of_several_writers_are_all_kept(tmp_path):
         ("epochs", "0", "not at least 1"),
         ("train_seconds", "inf", "not a positive number"),
         ("val_fingerprint", "", "val_fingerprint is empty"),
+        ("protocol", "zero-shot", "the protocol 'zero-shot' is unknown"),
+        ("seed", "-3", "seed is -3"),
+        ("date", "yesterday", "not a day such as"),
     ],
 )
 def test_a_wrong_row_is_named(tmp_path, column, value, message):
@@ -98,6 +102,30 @@ def test_missing_columns_and_repeated_keys_are_named(tmp_path):
     corpus.file.write_text("set,task\nbccd,detection\n")
     with pytest.raises(BadInput, match="it has no column schema, backbone"):
         corpus.rows()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"set,\xff\n", "is not a text file"), (b"set,task\nbccd", "ends in the middle of a row"),
+     (b"set\n" + b"x" * 200_000 + b"\n", "row 2: field larger than")],
+)  # fmt: skip
+def test_damaged_files_are_one_message(tmp_path, content, message):
+    corpus = Corpus(tmp_path)
+    corpus.file.write_bytes(content)
+    with pytest.raises(BadInput, match=message):
+        corpus.rows()
+    (tmp_path / "plan.yaml").write_bytes(b"seeds: \xff")
+    with pytest.raises(BadInput, match="is not a text file"):
+        read_plan(tmp_path / "plan.yaml")
+
+
+def test_damaged_resamples_are_one_message(tmp_path):
+    corpus = Corpus(tmp_path)
+    corpus.add(row(1), Resampled(3, (None,), np.zeros(1), np.zeros((1, 4)), np.zeros((1, 3))))
+    (file,) = (tmp_path / "resamples").iterdir()
+    file.write_bytes(file.read_bytes()[:40])
+    with pytest.raises(BadInput, match="npz is damaged"):
+        corpus.resamples(corpus.rows())
 
 
 def test_conditions_are_those_that_networks_share(tmp_path):
@@ -153,7 +181,14 @@ def test_the_oldest_gaps_come_first(tmp_path):
     for before, after, message in (
         ("2026-11-01", "soon", "not a date"),
         ("task: classification, ", "", "the field 'task' is missing"),
-        ("folder: old", "place: old", "the fields place of a set are unknown"),
+        ("folder: old", "place: old", "a set has the unknown fields place"),
+        ("{networks: pretrained}", "{networks: pretrained, argument: --epochs 9}", "finetune has the unknown fields"),
+        ("seeds: 2", "seeds: 0", "`seeds` is 0"),
+        ("seeds: 2", "seeds: 2\nsize: 3", "the plan has the unknown fields size"),
+        ("[tf_efficientnet_lite0]", "tf_efficientnet_lite0", "not a list of names"),
+        ("finetune: ", "finetuned: ", "the protocol 'finetuned' is unknown"),
+        ("--image_size 32", "--data.root elsewhere", "--data.root cannot stand"),
+        ("[resnet18]", "[resnet18, resnet18]", "resnet18 is listed twice"),
         ("networks: pretrained}", "networks: all}", "group of networks 'all'"),
         ("--image_size 32", "--seed 3", "--seed cannot stand"),
     ):
@@ -218,9 +253,11 @@ def test_the_time_budget_stops_the_training_in_progress(settings, monkeypatch):
     trained = []
     stub(monkeypatch, trained, seconds=30.0)
     corpus, output = Corpus(Path(settings.corpus)), Path(settings.output)
-    gaps = iter(list(filling.gaps(settings, corpus, read_plan(Path(settings.plan))[:2])))
+    failures = {}
+    gaps = iter(list(filling.gaps(settings, corpus, read_plan(Path(settings.plan))[:2], failures)))
     started = time.monotonic()
-    assert filling._train_all(gaps, corpus, output, started + 0.3, None) == {}
+    filling._train_all(gaps, corpus, output, started + 0.3, None, failures)
+    assert failures == {}
     assert time.monotonic() - started < 10
     assert trained == [("finetune", 0)]
     assert corpus.rows() == []
@@ -235,6 +272,56 @@ def test_a_training_that_finished_before_a_kill_is_not_trained_again(settings, m
     filling.fill(settings)
     assert trained == [("finetune", 0), ("scratch", 0), ("finetune", 1), ("scratch", 1)]
     assert len(Corpus(Path(settings.corpus)).rows()) == 4
+
+
+def damage_score(folder):
+    record = json.loads((folder / "record.json").read_text())
+    record["metrics"]["top1"] = None
+    (folder / "record.json").write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (damage_score, "score is nan"),
+        (lambda folder: (folder / "images.csv").write_text("nothing"), "they name no image"),
+        (lambda folder: (folder / COMPLETE).write_text("{"), "complete.json is damaged"),
+    ],
+)
+def test_a_damaged_run_is_reported_and_the_others_go_on(settings, monkeypatch, damage, message):
+    trained = []
+    stub(monkeypatch, trained, complete=False)
+    with pytest.raises(KeyboardInterrupt):
+        filling.fill(settings)
+    damage(next(Path(settings.output).glob("cells/*/*-s0-*/")))
+    stub(monkeypatch, trained)
+    for _ in range(2):
+        with pytest.raises(BadInput, match=rf"(?s)1 trainings failed.*{message}"):
+            filling.fill(settings)
+        assert len(Corpus(Path(settings.corpus)).rows()) == 3
+    assert len(trained) == 4
+
+
+def test_data_that_cannot_be_read_and_settings_that_are_refused(settings, monkeypatch):
+    trained = []
+    stub(monkeypatch, trained)
+    plan = Path(settings.plan)
+    plan.write_text(PLAN.replace("--image_size 32", "--image_sise 32"))
+    with pytest.raises(UserError, match=r"plan.yaml: classification/old/finetune.*image_sise"):
+        filling.fill(settings)
+    assert trained == []
+    plan.write_text(PLAN)
+
+    def unreadable(cell):
+        if cell.config.protocol == "scratch":
+            raise BadInput("the drive is gone")
+        return cell_key(cell)
+
+    cell_key = Cell.key.func
+    monkeypatch.setattr(Cell, "key", property(unreadable))
+    with pytest.raises(BadInput, match=r"(?s)2 trainings failed.*old/scratch.*the drive is gone"):
+        filling.fill(settings)
+    assert trained == [("finetune", 0), ("finetune", 1)]
 
 
 @pytest.mark.parametrize(
