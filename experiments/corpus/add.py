@@ -155,10 +155,16 @@ def command_of(cell: Cell, place: str = "") -> str:
             continue
         if flag in ("--data.root", "--data.train", "--data.val"):
             values = [f"{ROOT}/{place or Path(value).name}" for value in values]
-        elif flag == "--pretrained":
+        elif flag in ("--pretrained", "--config", "--data.test", "--data.augment"):
             values = [Path(value).name if "/" in value else value for value in values]
         words += [flag, *values]
     return shlex.join(words)
+
+
+def same_command(one: str, other: str) -> bool:
+    """Whether two commands of the corpus differ in the order of their flags only."""
+    first, second = (shlex.split(command) for command in (one, other))
+    return first[:3] == second[:3] and dict(_flags(first[3:])) == dict(_flags(second[3:]))
 
 
 def _flags(arguments: Sequence[str]) -> list[tuple[str, list[str]]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from experiments.corpus.plan import PRETRAINED, SCRATCH
@@ -14,6 +14,9 @@ from experiments.report.results import LEVEL
 from experiments.statistics import Difference
 from experiments.statistics.compare import compare_resampled
 from experiments.statistics.signed_rank import Across, signed_rank
+from experiments.statistics.variance import score_half_width
+
+UNLEARNED = 0.05  # best score of a group, a fraction, below which differences say nothing about the networks
 
 
 @dataclass(frozen=True)
@@ -21,15 +24,17 @@ class Entry:
     """A network of a group with its trainings.
 
     Attributes:
-        backbone: its name.
+        network: its backbone, with the source of the weights if the corpus has trainings from several.
         rows: its trainings, in the order of their seeds.
         difference: of its mean score to that of the best network of the group; None for that one, and where resamples
             of the images are absent.
+        half_width: of the 95% interval of its mean score, a fraction; None where resamples are absent.
     """
 
-    backbone: str
+    network: str
     rows: tuple[CorpusRow, ...]
     difference: Difference | None = None
+    half_width: float | None = None
 
     @property
     def mean(self) -> float:
@@ -61,10 +66,22 @@ class Group:
         """Any row: set, task, protocol, metric and budget are the same for all."""
         return self.entries[0].rows[0]
 
+    @property
+    def budget(self) -> str:
+        """The budget in words."""
+        row = self.first
+        tuned = f", tuned with {row.tune} trials" if row.tune else ""
+        return f"{row.epochs} epochs at {row.image_size} px, batch size {row.batch_size}{tuned}"
+
+    @property
+    def has_learned(self) -> bool:
+        """Whether any network scores so high that the ranking has a meaning."""
+        return self.entries[0].mean >= UNLEARNED
+
     @cached_property
     def scores(self) -> dict[str, float]:
-        """Backbone -> mean score."""
-        return {entry.backbone: entry.mean for entry in self.entries}
+        """Network -> mean score."""
+        return {entry.network: entry.mean for entry in self.entries}
 
 
 def grouped(corpus: Corpus, rows: Iterable[CorpusRow]) -> list[Group]:
@@ -73,30 +90,48 @@ def grouped(corpus: Corpus, rows: Iterable[CorpusRow]) -> list[Group]:
     Trainings with random and with pretrained weights are never in one group. Networks with pretraining of different
     kinds are, since the choice of weights is part of the choice of a network here.
     """
-    by_conditions: dict[tuple[str, ...], dict[str, list[CorpusRow]]] = {}
+    rows = list(rows)
+    names = network_names(rows)
+    by_conditions: dict[tuple[str, str], dict[str, list[CorpusRow]]] = {}
     for row in rows:
         start = SCRATCH if row.protocol == SCRATCH else PRETRAINED
-        sides = by_conditions.setdefault((row.conditions, start, row.set), defaultdict(list))
-        name = row.backbone if not _has_other_weights(row, sides[row.backbone]) else f"{row.backbone} ({row.weights})"
-        sides[name].append(row)
+        sides = by_conditions.setdefault((row.conditions, start), defaultdict(list))
+        sides[names[row.key]].append(row)
     return [_group(corpus, sides) for sides in by_conditions.values()]
 
 
-def _has_other_weights(row: CorpusRow, known: Sequence[CorpusRow]) -> bool:
-    return any(row.cell != other.cell for other in known)
+def network_names(rows: Iterable[CorpusRow]) -> dict[str, str]:
+    """Key of a row -> name of its network: the backbone, with its weights if there are trainings from several."""
+    weights: dict[str, set[tuple[str, str]]] = defaultdict(set)
+    pretrained = [row for row in rows if row.protocol != SCRATCH]
+    for row in pretrained:
+        weights[row.backbone].add((row.weights, row.weights_sha256))
+    found = {row.key: row.backbone for row in rows}
+    for row in pretrained:
+        known = weights[row.backbone]
+        if len(known) > 1:
+            of_this_name = sum(source == row.weights for source, _ in known)
+            file = f", SHA-256 {row.weights_sha256[:8]}" if of_this_name > 1 else ""
+            found[row.key] = f"{row.backbone} ({row.weights}{file})"
+    return found
 
 
 def _group(corpus: Corpus, sides: dict[str, list[CorpusRow]]) -> Group:
-    entries = [Entry(name, tuple(sorted(found, key=lambda row: row.seed))) for name, found in sides.items() if found]
-    entries.sort(key=lambda entry: -entry.mean)
-    resampled = {entry.backbone: corpus.resamples(entry.rows) for entry in entries}
+    found = {name: tuple(sorted(rows, key=lambda row: row.seed)) for name, rows in sides.items()}
+    entries = sorted((Entry(name, rows) for name, rows in found.items()), key=lambda entry: -entry.mean)
+    resampled = {entry.network: corpus.resamples(entry.rows) for entry in entries}
     complete = {name: side for name, side in resampled.items() if side is not None}
-    best = entries[0].backbone
+    widths = {name: score_half_width(side, LEVEL) for name, side in complete.items()}
+    best = entries[0].network
+    differences: dict[str, Difference] = {}
     same_shape = len({side.without.shape[1:] for side in complete.values()}) == 1
-    if len(entries) < 2 or best not in complete or not same_shape:
-        return Group(tuple(entries))
-    differences = compare_resampled(complete, best, level=LEVEL)
-    return Group(tuple(Entry(entry.backbone, entry.rows, differences.get(entry.backbone)) for entry in entries))
+    if len(complete) > 1 and best in complete and same_shape:
+        differences = compare_resampled(complete, best, level=LEVEL)
+    return Group(
+        tuple(
+            replace(one, difference=differences.get(one.network), half_width=widths.get(one.network)) for one in entries
+        )
+    )
 
 
 @dataclass(frozen=True)
@@ -104,7 +139,7 @@ class Duel:
     """Two networks across the data sets on which both were trained under the same conditions.
 
     Attributes:
-        first, second: the backbones.
+        first, second: the networks.
         wins, losses: number of data sets on which the first has the higher, or the lower mean score.
         across: see `signed_rank`.
     """
@@ -116,8 +151,29 @@ class Duel:
     across: Across
 
 
+def one_for_each_set(groups: Sequence[Group]) -> list[Group]:
+    """Of several groups of a task and data set, such as two budgets, the one with the most networks and trainings.
+
+    Groups in which no network has learned are left out.
+    """
+    by_set: dict[tuple[str, str], Group] = {}
+    for group in groups:
+        place = group.first.task, group.first.set
+        if group.has_learned and (place not in by_set or _size(group) > _size(by_set[place])):
+            by_set[place] = group
+    return list(by_set.values())
+
+
+def _size(group: Group) -> tuple[int, int]:
+    return len(group.entries), sum(len(entry.rows) for entry in group.entries)
+
+
 def duels(groups: Sequence[Group]) -> list[Duel]:
-    """All pairs of networks that share at least two groups: sets of one protocol, of any task."""
+    """All pairs of networks that share at least two data sets.
+
+    Args:
+        groups: of one protocol, of any task; see `one_for_each_set`.
+    """
     names = list(dict.fromkeys(name for group in groups for name in group.scores))
     found = []
     for i, first in enumerate(names):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,20 +11,29 @@ from backbones.errors import BadInput
 from engine.console import err
 from engine.record import write_text
 from experiments.corpus.config import PageConfig
-from experiments.corpus.groups import Duel, Entry, Group, duels, grouped
+from experiments.corpus.groups import UNLEARNED, Duel, Entry, Group, duels, grouped, one_for_each_set
 from experiments.corpus.picture import draw
-from experiments.corpus.plan import PRETRAINED, PlannedCell, read_plan
+from experiments.corpus.plan import PlannedCell
+from experiments.corpus.progress import Planned, planned_with
 from experiments.corpus.rows import Corpus, CorpusRow
-from experiments.report.formatting import billions, difference_text, markdown_row, millions, score_text
-from experiments.report.results import LEVEL
-from experiments.statistics.signed_rank import ROPE
+from experiments.report.formatting import (
+    ABOUT_INTERVALS,
+    billions,
+    difference_text,
+    markdown_row,
+    millions,
+    score_text,
+)
+from experiments.statistics.difference import TOO_LITTLE
+from experiments.statistics.signed_rank import PRIOR, ROPE
 from experiments.tasks import TASKS
 
 HEADINGS = (
-    *("protocol", "backbone", "seeds", "score, %", "difference to the best", "verdict"),
-    *("parameters", "multiply-adds", "training"),
+    *("protocol", "backbone", "seeds", "score, % (95% interval)", "difference to the best", "verdict"),
+    *("parameters", "multiply-adds", "memory"),
 )
 DUELS = ("protocol", "first", "second", "sets", "wins", "losses", "first is better", "equal", "second is better")
+FEWEST_SETS = 5  # below this, the test across data sets has no result
 PICTURE = "pictures/corpus.svg"
 
 
@@ -39,9 +48,11 @@ def write(config: PageConfig) -> Path:
     groups = grouped(corpus, current(rows))
     (output.parent / PICTURE).parent.mkdir(parents=True, exist_ok=True)
     has_picture = draw(groups, output.parent / PICTURE)
-    planned = planned_with(Path(config.plan), rows)
+    planned = planned_with(Path(config.plan), current(rows))
     write_text(output, text(rows, groups, planned, has_picture))
-    err.print(f"wrote {output}: {len(rows)} trainings, {len(missing(rows, planned))} of the plan are missing")
+    err.print(
+        f"wrote {output}: {len(rows)} trainings, {sum(not one.is_finished for one in planned)} planned ones are missing"
+    )
     return output
 
 
@@ -50,38 +61,31 @@ def current(rows: Sequence[CorpusRow]) -> list[CorpusRow]:
     return [row for row in rows if row.recipe == TASKS[row.task].recipe]
 
 
-def planned_with(file: Path, rows: Sequence[CorpusRow]) -> list[PlannedCell]:
-    """The plan, with the networks of the corpus that had weight files of the user's."""
-    return read_plan(file, {row.backbone: "" for row in rows if row.weights.startswith("file:")})
-
-
-def missing(rows: Sequence[CorpusRow], planned: Sequence[PlannedCell]) -> list[PlannedCell]:
-    """The planned trainings that no row of the present recipe has."""
-    known = {(row.set, row.task, row.protocol, row.backbone, row.seed) for row in current(rows)}
-    return [c for c in planned if (c.set, c.task, c.protocol, c.backbone, c.seed) not in known]
-
-
-def text(rows: Sequence[CorpusRow], groups: Sequence[Group], planned: Sequence[PlannedCell], has_picture: bool) -> str:
+def text(rows: Sequence[CorpusRow], groups: Sequence[Group], planned: Sequence[Planned], has_picture: bool) -> str:
     """The page as Markdown."""
     shown = current(rows)
-    sets = list(dict.fromkeys((row.task, row.set) for row in shown))
-    gaps = missing(rows, planned)
+    sets = list(dict.fromkeys((group.first.task, group.first.set) for group in groups))
+    gaps = [one.cell for one in planned if not one.is_finished]
     done = len(planned) - len(gaps)
     lines = [
         "# Corpus",
         "",
-        f"Results of {len(shown)} trainings, of {len({row.backbone for row in shown})} networks on "
-        f"{', '.join(f'{name} ({task})' for task, name in sets)}. {done} of the {len(planned)} trainings of "
-        "`results/plan.yaml` are finished. `results/corpus.csv` has one row for each, with fingerprints of the data, "
-        "weights, settings, cost, versions and command. `python -m experiments.corpus page` wrote this page from it.",
+        f"Results of {len(shown)} trainings, of {len({row.backbone for row in shown})} networks on {len(sets)} pairs "
+        f"of task and data set. {done} of {len(planned)} planned trainings are finished: those of "
+        "`results/plan.yaml`, and the same for networks with weight files. `results/corpus.csv` has one row for each, "
+        "with fingerprints of the data, weights, settings, cost, versions and command. `python -m experiments.corpus "
+        "page` wrote this page from it.",
         "",
-        "Budgets are small: a few minutes on a CPU. Scores are those of the validation split after the last "
-        "epoch. Recipes were chosen on some of these splits. Networks are compared within a group: one data set, "
-        "protocol, budget and version of the recipe.",
+        "`finetune` trains everything from pretrained weights, `frozen` neck and head only, `linear` the last layer "
+        "only, and `scratch` everything from random weights. Budgets are small: a few minutes on a CPU. Scores are "
+        "those of the validation split after the last epoch. [Recipes](recipes.md) were chosen on some of these sets. "
+        "Networks are compared within a group: one data set, protocol, budget and version of the "
+        "recipe.",
         "",
     ]
     if len(rows) > len(shown):
         lines += [f"{_rows(len(rows) - len(shown))} not shown.", ""]
+    lines += _overview(groups, sets)
     lines += _rankings(groups, sets)
     lines += _across(groups)
     if has_picture:
@@ -92,84 +96,137 @@ def text(rows: Sequence[CorpusRow], groups: Sequence[Group], planned: Sequence[P
     return "\n".join(line for part in lines for line in (_wrapped(part) if _is_prose(part) else [part])) + "\n"
 
 
+def _overview(groups: Sequence[Group], sets: Sequence[tuple[str, str]]) -> list[str]:
+    protocols = list(dict.fromkeys(group.first.protocol for group in groups))
+    headings = ["data set", *(f"`{protocol}`" for protocol in protocols)]
+    lines = [
+        "## Highest means",
+        "",
+        "The network with the highest mean score of each group, in percent, where at least two were trained. The "
+        "intervals below say whether its lead is certain.",
+        "",
+        markdown_row(headings),
+        markdown_row(["---"] * len(headings)),
+    ]
+    for task, name in sets:
+        cells = [f"{name}: {task}"]
+        for protocol in protocols:
+            found = [
+                group
+                for group in groups
+                if (group.first.task, group.first.set, group.first.protocol) == (task, name, protocol)
+                and len(group.entries) > 1
+            ]
+            cells.append("; ".join(_best(group) for group in found))
+        lines.append(markdown_row(cells))
+    return [*lines, ""]
+
+
+def _best(group: Group) -> str:
+    best = group.entries[0]
+    return f"{best.network} {100 * best.mean:.1f}" if group.has_learned else f"none reaches {100 * UNLEARNED:.0f}"
+
+
 def _rankings(groups: Sequence[Group], sets: Sequence[tuple[str, str]]) -> list[str]:
     lines = [
         "## Rankings",
         "",
-        "Mean and standard deviation over seeds. Differences are those to the best network of the group, in points, "
-        f"with simultaneous {100 * LEVEL:.0f}% intervals that cover the choice of images and the trainings, see "
-        "[Verdicts](verdicts.md). The best network was chosen by the same scores, so that its lead is too large on "
-        "average. Training is the time of one training, while other jobs used the machine.",
+        "Mean and standard deviation over seeds, and the 95% interval of the mean. Differences are those to the best "
+        f"network of the group, in percentage points. {ABOUT_INTERVALS} See [Verdicts](verdicts.md). The best network "
+        "was chosen by the same scores, so that its lead is too large on average. Memory is that of the training "
+        "process. `train_seconds` in the table of results says how long a training took, while other jobs used the "
+        "machine.",
         "",
     ]
     for task, name in sets:
         found = [group for group in groups if (group.first.task, group.first.set) == (task, name)]
-        first = found[0].first
-        lines += [f"### {name}: {task}", "", f"Metric: {first.metric}. {_budgets(found)}", ""]
+        budgets = list(dict.fromkeys(group.budget for group in found))
+        lines += [f"### {name}: {task}", "", f"Metric: {found[0].first.metric}. Budget: {'; '.join(budgets)}.", ""]
+        if unlearned := [f"`{group.first.protocol}`" for group in found if not group.has_learned]:
+            lines += [
+                f"No network reaches {100 * UNLEARNED:.0f}% with {', '.join(dict.fromkeys(unlearned))}: at this budget "
+                "none has learned much, and these rankings say nothing.",
+                "",
+            ]
         lines += [markdown_row(HEADINGS), markdown_row(["---"] * len(HEADINGS))]
         for group in found:
-            lines += [markdown_row(_cells(group, entry)) for entry in group.entries]
+            repeats = sum(other.first.protocol == group.first.protocol for other in found) > 1
+            lines += [markdown_row(_cells(group, entry, repeats)) for entry in group.entries]
         lines.append("")
     return lines
 
 
-def _budgets(groups: Sequence[Group]) -> str:
-    by_budget: dict[str, list[str]] = defaultdict(list)
-    for group in groups:
-        row = group.first
-        by_budget[f"{row.epochs} epochs at {row.image_size} px, batch size {row.batch_size}"].append(row.protocol)
-    if len(by_budget) == 1:
-        return f"Budget: {next(iter(by_budget))}."
-    return "Budgets: " + "; ".join(f"{budget} ({', '.join(names)})" for budget, names in by_budget.items()) + "."
-
-
-def _cells(group: Group, entry: Entry) -> list[str]:
+def _cells(group: Group, entry: Entry, with_budget: bool) -> list[str]:
     is_best = entry is group.entries[0]
     return [
-        f"`{group.first.protocol}`" + (f", tuned with {group.first.tune} trials" if group.first.tune else ""),
-        entry.backbone,
+        f"`{group.first.protocol}`" + (f", {group.budget}" if with_budget else ""),
+        entry.network,
         str(len(entry.rows)),
-        score_text(entry),
+        score_text(entry) + _interval(entry),
         "best" if is_best else difference_text(entry.difference),
-        entry.difference.verdict if entry.difference else "",
+        _verdict(entry),
         millions(entry.cost("params")),
         billions(entry.cost("macs")),
-        f"{entry.cost('train_seconds') / 60:.1f} min",
+        f"{entry.cost('peak_memory_mb') / 1024:.1f} GiB",
     ]
+
+
+def _interval(entry: Entry) -> str:
+    if entry.half_width is None:
+        return ""
+    low, high = max(0.0, entry.mean - entry.half_width), min(1.0, entry.mean + entry.half_width)
+    return f" ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def _verdict(entry: Entry) -> str:
+    if entry.difference is None:
+        return ""
+    reason = entry.difference.reason.partition(":")[0] if entry.difference.verdict == TOO_LITTLE else ""
+    return entry.difference.verdict + (f": {reason}" if reason else "")
 
 
 def _across(groups: Sequence[Group]) -> list[str]:
     by_protocol: dict[str, list[Group]] = defaultdict(list)
     for group in groups:
         by_protocol[group.first.protocol].append(group)
-    found: list[tuple[str, Duel]] = [(name, duel) for name, part in by_protocol.items() for duel in duels(part)]
+    found: list[tuple[str, Duel]] = []
+    for protocol, part in by_protocol.items():
+        found += [(protocol, duel) for duel in duels(one_for_each_set(part))]
     if not found:
         return []
     lines = [
         "## Wins and losses across data sets",
         "",
-        "The number of pairs of task and data set on which the first network has the higher mean score, and the "
-        "Bayesian signed-rank test (Benavoli et al., ICML 2014; JMLR 18, 2017): the probabilities that the first is "
-        f"better, that both differ by less than {100 * ROPE:.0f} point, and that the second is better. Few sets leave "
-        "these close to undecided. Intervals within a set do not enter.",
+        "The number of pairs of task and data set on which the first network has the higher, or the lower mean score; "
+        "equal means count for neither. Of several budgets of a set, the one with the most trainings counts. Groups in "
+        f"which no network reaches {100 * UNLEARNED:.0f}% are left out.",
+        "",
+        "The last columns are the Bayesian signed-rank test (Benavoli et al., ICML 2014; JMLR 18, 2017): how probable "
+        "it is, given these sets, that on data sets like these the first is most often better, that both are most "
+        f"often practically equal, which is less than {100 * ROPE:.0f} point apart, or that the second is most often "
+        f"better. The prior counts as {PRIOR:g} of a data set without a difference. Top-1, AP and mIoU are pooled, "
+        "although a point is not the same in each, and intervals within a set do not enter. With fewer than "
+        f"{FEWEST_SETS} pairs the test would depend on the prior: there is too little data.",
         "",
         markdown_row(DUELS),
         markdown_row(["---"] * len(DUELS)),
     ]
     for protocol, duel in found:
-        probabilities = (f"{value:.2f}" for value in (duel.across.better, duel.across.equal, duel.across.worse))
-        counts = map(str, (duel.across.sets, duel.wins, duel.losses))
+        across = duel.across
+        probabilities = [f"{value:.2f}" for value in (across.better, across.equal, across.worse)]
+        if across.sets < FEWEST_SETS:
+            probabilities = [TOO_LITTLE, "", ""]
+        counts = map(str, (across.sets, duel.wins, duel.losses))
         lines.append(markdown_row([f"`{protocol}`", duel.first, duel.second, *counts, *probabilities]))
     return [*lines, ""]
 
 
-def _gaps(gaps: Sequence[PlannedCell], planned: Sequence[PlannedCell]) -> list[str]:
+def _gaps(gaps: Sequence[PlannedCell], planned: Sequence[Planned]) -> list[str]:
     lines = ["## What is missing", ""]
     if not gaps:
         return [*lines, "Nothing: all trainings of the plan are finished.", ""]
     lines += [
-        f"{len(gaps)} of {len(planned)} trainings of the plan. Networks with a weight file join the plan's pretrained "
-        f"networks (`{PRETRAINED}`) with `--weights`.",
+        f"{len(gaps)} of {len(planned)} planned trainings.",
         "",
         markdown_row(["task", "data set", "protocol", "backbone", "missing seeds"]),
         markdown_row(["---"] * 5),
@@ -187,17 +244,22 @@ def _gaps(gaps: Sequence[PlannedCell], planned: Sequence[PlannedCell]) -> list[s
 
 def _repeat(rows: Sequence[CorpusRow]) -> list[str]:
     row = rows[0]
-    weights = Counter(row.weights for row in rows if row.weights.startswith("file:"))
-    names = (
-        f" For {', '.join(name.removeprefix('file:') for name in weights)}, name the path of the file."
-        if weights
-        else ""
-    )
+    with_files = {row.backbone: row.weights.removeprefix("file:") for row in rows if row.weights.startswith("file:")}
+    about = ""
+    if with_files:
+        about = " Networks with weight files need the path of the file: " + ", ".join(
+            f"{file} for {backbone}" for backbone, file in with_files.items()
+        )
+        about += (
+            ". `MODULE:FUNCTION` is a function of a module that Python can import; [Add your own "
+            "backbone](guides/own-backbone.md#a-changed-network-of-timm) shows it for a changed ResNet."
+        )
+    weights = " ".join(f"{backbone}=FILE" for backbone in with_files)
     return [
         "## Repeat a training, and go on",
         "",
         "The column `command` of `results/corpus.csv` has the command of each row. `DATA` stands for the folder of the "
-        f"data sets.{names} The first one, {row.backbone} on {row.set}:",
+        f"data sets.{about} The first one, {row.backbone} on {row.set}:",
         "",
         "```bash",
         row.command,
@@ -206,7 +268,7 @@ def _repeat(rows: Sequence[CorpusRow]) -> list[str]:
         "The next one trains what is missing for an hour, then writes this page. It can be stopped at any time:",
         "",
         "```bash",
-        "make corpus DATA=FOLDER MINUTES=60",
+        "make corpus DATA=FOLDER MINUTES=60" + (f' WEIGHTS="{weights}"' if weights else ""),
         "```",
     ]
 

@@ -42,7 +42,7 @@ def draw(groups: Sequence[Group], file: Path) -> bool:
             spreads, color = [100 * (entry.spread or 0) for entry in entries], colors[group.first.protocol]
             axis.errorbar(costs, means, yerr=spreads, lw=1, capsize=2, color=color)
             for entry, x, y in zip(entries, costs, means, strict=True):
-                axis.plot(x, y, markers[entry.backbone], ms=5, color=color)
+                axis.plot(x, y, markers[entry.network], ms=5, color=color)
         axis.set_title(f"{name}: {task}", fontsize=9)
         axis.set_xscale("log")
         axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

@@ -80,7 +80,11 @@ class PlannedCell:
         Raises UserError for settings that `train` refuses, and BadInput for a folder without a weight file.
         """
         file = weights.get(self.backbone) if self.protocol != SCRATCH else None
-        named = () if file is None else ("--pretrained", str(weight_file(file)))
+        return self.cell_with(root, None if file is None else str(weight_file(file)))
+
+    def cell_with(self, root: Path, file: str | None) -> Cell:
+        """The training with a weight file, which is not looked for; None for published or random weights."""
+        named = () if file is None else ("--pretrained", file)
         words = ("--protocol", self.protocol, *self.arguments, "--data.root", str(root / self.folder))
         return Cell(self.task, (*words, "--backbone", self.backbone, *named, "--seed", str(self.seed)))
 

@@ -21,7 +21,9 @@ DRAWS = 50_000
 
 @dataclass(frozen=True)
 class Across:
-    """Posterior probabilities that the first network is worse, practically equal or better on the next data set.
+    """Posterior probabilities that worse, practically equal or better is the most frequent of the three.
+
+    They are about data sets like the given ones, of which these are a sample.
 
     Attributes:
         worse, equal, better: probabilities, which add up to 1.

@@ -85,6 +85,13 @@ def spread(ours: Resampled, baseline: Resampled) -> Spread:
     )
 
 
+def score_half_width(side: Resampled, level: float) -> float:
+    """Half the width of the interval of a mean score. With one training, it covers the choice of images only."""
+    shape = (1, side.resampled.shape[1]), (1, side.without.shape[1])
+    nothing = Resampled(side.images, (None,), np.zeros(1), np.zeros(shape[0]), np.zeros(shape[1]))
+    return spread(side, nothing).half_width(level)
+
+
 def reaction(side: Resampled) -> float:
     """Variance of how differently the trainings of a backbone react to the choice of images, for one of 2 or more."""
     deviations = side.resampled - side.resampled.mean(0)

@@ -17,13 +17,14 @@ from experiments.corpus import fill as filling
 from experiments.corpus import page
 from experiments.corpus.add import command_of
 from experiments.corpus.config import FillConfig, PageConfig
-from experiments.corpus.groups import duels, grouped
+from experiments.corpus.groups import duels, grouped, network_names
 from experiments.corpus.plan import PlannedCell, read_plan
 from experiments.corpus.rows import SCHEMA, Corpus, CorpusRow
 from experiments.jobs.cell import Cell
 from experiments.jobs.local import COMPLETE, Outcome
 from experiments.statistics.images import Resampled
 from experiments.statistics.signed_rank import signed_rank
+from experiments.statistics.variance import score_half_width
 from experiments.tasks import TASKS
 from tests.classification.conftest import write_folders
 from tests.commands import fails
@@ -354,11 +355,11 @@ def test_only_rows_of_the_same_conditions_are_compared(tmp_path):
             corpus.add(one, resampled(shift, i))
         corpus.add(row(10 * seed + 5, backbone="net0", seed=seed, score=0.9, conditions="c" * 64))
     first, second = grouped(corpus, corpus.rows())
-    assert [entry.backbone for entry in first.entries] == ["net1", "net0"]
+    assert [entry.network for entry in first.entries] == ["net1", "net0"]
     assert first.entries[1].difference.value == pytest.approx(-0.2)
     assert first.entries[1].difference.verdict == "worse", first.entries[1].difference.reason
     assert first.entries[1].difference.seeds == (3, 3)
-    assert [(entry.backbone, len(entry.rows), entry.difference) for entry in second.entries] == [("net0", 3, None)]
+    assert [(entry.network, len(entry.rows), entry.difference) for entry in second.entries] == [("net0", 3, None)]
     assert duels([first]) == []  # one data set is no evidence across data sets
     (duel,) = duels([first, first, first])
     assert (duel.first, duel.second, duel.wins, duel.losses, duel.across.sets) == ("net1", "net0", 3, 0, 3)
@@ -385,30 +386,105 @@ def test_signed_rank_by_hand():
         signed_rank([])
 
 
-def test_the_page_has_rankings_wins_and_gaps(tmp_path):
+def planned_row(key, place, backbone, score, **changes):
+    """A row of the plan's `finetune`: with the command that `fill` stores, its flags in another order."""
+    file = "--pretrained net.pt " if backbone == "my:net" else ""
+    command = (
+        f"python -m detection.train --epochs 1 --protocol finetune --image_size 32 --data.root DATA/{place} "
+        f"--backbone {backbone} {file}--seed 0"
+    )
+    weights = "file:net.pt" if backbone == "my:net" else "packaged:x"
+    conditions = f"{sum(map(ord, place)):064x}"
+    values = {"set": place, "backbone": backbone, "score": score, "weights": weights, "conditions": conditions}
+    return row(key, **values | {"command": command} | changes)
+
+
+def page_of(tmp_path, rows, plan=PLAN):
     corpus = Corpus(tmp_path / "results")
-    key = 0
-    for name in ("bccd", "neu"):
-        for backbone, score in (("tf_efficientnet_lite0", 0.6), ("my:net", 0.5)):
-            weights = "file:net.pt" if backbone == "my:net" else "packaged:x"
-            conditions = ("d" if name == "neu" else "e") * 64
-            corpus.add(row(key, set=name, backbone=backbone, score=score, weights=weights, conditions=conditions))
-            key += 1
-    corpus.add(row(99, set="bccd", recipe=99))
-    plan = PLAN.replace("name: old", "name: bccd").replace("classification", "detection")
-    (tmp_path / "plan.yaml").write_text(plan)
+    for one, of_images in rows:
+        corpus.add(one, of_images)
+    (tmp_path / "plan.yaml").write_text(plan.replace("name: old", "name: bccd").replace("folder: old", "folder: bccd"))
     config = PageConfig(str(corpus.folder), str(tmp_path / "plan.yaml"), str(tmp_path / "docs/corpus.md"))
-    text = page.write(config).read_text()
+    return page.write(config).read_text()
+
+
+DETECTION = PLAN.replace("classification", "detection")
+
+
+def test_the_page_has_rankings_wins_and_gaps(tmp_path):
+    rows = [
+        (planned_row(10 * i + j, name, backbone, score), resampled(score - 0.5, j))
+        for i, name in enumerate(("bccd", "neu"))
+        for j, (backbone, score) in enumerate((("tf_efficientnet_lite0", 0.6), ("my:net", 0.5)))
+    ]
+    text = page_of(tmp_path, [*rows, (row(99, set="bccd", recipe=99), None)], DETECTION)
     assert "1 row of another version of the recipe is not shown" in " ".join(text.split())
-    assert "| `finetune` | tf_efficientnet_lite0 | 1 | 60.0 | best |" in text
-    assert "| `finetune` | tf_efficientnet_lite0 | my:net | 2 | 2 | 0 |" in text
+    assert "| `finetune` | tf_efficientnet_lite0 | 1 | 60.0 (58.1 to 61.9) | best |" in text
+    assert "| too little data: one training each |" in text
+    assert "| `finetune` | tf_efficientnet_lite0 | my:net | 2 | 2 | 0 | too little data |" in text
+    assert "| bccd: detection | tf_efficientnet_lite0 60.0 |" in text
     assert "| detection | bccd | `finetune` | tf_efficientnet_lite0, my:net | 1 |" in text
     assert "| detection | new | `scratch` | resnet18 | 0, 1 |" in text
     assert "Results of 4 trainings" in text
-    assert "make corpus DATA=FOLDER" in text
+    assert "2 of 8 planned trainings are finished" in text
+    assert 'make corpus DATA=FOLDER MINUTES=60 WEIGHTS="my:net=FILE"' in text
     assert "<svg" in (tmp_path / "docs/pictures/corpus.svg").read_text()
-    page.write(config)
-    assert Path(config.output).read_text() == text
+    assert page_of(tmp_path, [], DETECTION) == text
+
+
+def test_rows_of_another_budget_do_not_finish_the_plan_and_count_once_across_sets(tmp_path):
+    rows = []
+    for key, (backbone, score) in enumerate((("tf_efficientnet_lite0", 0.6), ("vgg16", 0.5))):
+        for epochs in (3, 30):
+            command = f"python -m detection.train --protocol finetune --epochs {epochs} --data.root DATA/bccd"
+            one = planned_row(
+                100 * key + epochs, "bccd", backbone, score, epochs=epochs, command=command,
+                conditions=f"{epochs:064x}",
+            )  # fmt: skip
+            rows.append((one, resampled(score - 0.5, key)))
+    text = page_of(tmp_path, rows, DETECTION)
+    assert "0 of 6 planned trainings are finished" in text
+    assert "| `finetune`, 30 epochs at 64x64 px, batch size 8 | vgg16 |" in text
+    assert "## Wins and losses" not in text  # one data set is no evidence across data sets
+
+
+def test_groups_in_which_nothing_was_learned_do_not_count(tmp_path):
+    rows = [
+        (planned_row(10 * i + j, name, backbone, score / 20), resampled(score / 20 - 0.5, j))
+        for i, name in enumerate(("bccd", "neu", "more"))
+        for j, (backbone, score) in enumerate((("tf_efficientnet_lite0", 0.6), ("vgg16", 0.5)))
+    ]
+    text = page_of(tmp_path, rows, DETECTION)
+    assert "No network reaches 5% with `finetune`" in text
+    assert "| bccd: detection | none reaches 5 |" in text
+    assert "## Wins and losses" not in text
+
+
+def test_the_test_across_sets_has_a_result_from_five_sets_on(tmp_path):
+    rows = [
+        (planned_row(10 * i + j, name, backbone, score), None)
+        for i, name in enumerate("abcde")
+        for j, (backbone, score) in enumerate((("tf_efficientnet_lite0", 0.6), ("vgg16", 0.5)))
+    ]
+    assert "| `finetune` | tf_efficientnet_lite0 | vgg16 | 5 | 5 | 0 | 1.00 |" in page_of(tmp_path, rows, DETECTION)
+
+
+def test_networks_of_several_weights_are_told_apart():
+    rows = [
+        row(0, weights="timm:a"), row(1, weights="file:mine.pt", weights_sha256="c" * 64, set="neu"),
+        row(2, weights="file:mine.pt", weights_sha256="d" * 64), row(3, backbone="vgg16"),
+        row(4, protocol="scratch", weights="random"),
+    ]  # fmt: skip
+    assert list(network_names(rows).values()) == [
+        "resnet18 (timm:a)", "resnet18 (file:mine.pt, SHA-256 cccccccc)", "resnet18 (file:mine.pt, SHA-256 dddddddd)",
+        "vgg16", "resnet18",
+    ]  # fmt: skip
+
+
+def test_the_interval_of_a_score_is_that_of_its_difference_to_a_constant():
+    one = resampled(0.1)
+    of_images = one.resampled.var(ddof=1) * 200 / 199
+    assert score_half_width(one, 0.95) == pytest.approx(1.97 * of_images**0.5, rel=0.02)
 
 
 def test_the_plan_of_this_package_is_valid():
