@@ -82,11 +82,8 @@ def row_of(run: FinishedRun, cell: Cell, *, base: Cell, tune: int, name: str, pl
     """The row of a finished training, see `add_run`."""
     record: dict[str, Any] = run.record
     weights, config, dataset = record["pretrained"], record["config"], record["dataset"]
-    source = weights["source"]
+    source = named_weights(weights["source"])
     size = (record.get("preprocessing") or {}).get("size") or [config["image_size"]]  # runs of version 1 lack the first
-    if source.startswith(("file:", "run:")):  # a path means nothing elsewhere
-        kind, _, path = source.partition(":")
-        source = f"{kind}:{Path(path).name}"
     versions = ", ".join(
         f"{package} {record['versions'][package]}" for package in SHOWN if package in record["versions"]
     )
@@ -123,6 +120,12 @@ def row_of(run: FinishedRun, cell: Cell, *, base: Cell, tune: int, name: str, pl
         key=cell.key,
         command=command_of(cell, place),
     )
+
+
+def named_weights(source: str) -> str:
+    """The source of weights without folders of this machine, whose paths mean nothing elsewhere."""
+    kind, _, path = source.partition(":")
+    return f"{kind}:{Path(path).name}" if kind in ("file", "run") else source
 
 
 def conditions_of(base: Cell, tune: int) -> str:

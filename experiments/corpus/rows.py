@@ -183,7 +183,7 @@ class Corpus:
         Raises BadInput for a folder that cannot be written, and ValueError for a row that is not valid.
         """
         row.check()
-        with self._locked():
+        with self.locked():
             rows = self.rows()
             for known in rows:
                 if known.key == row.key:
@@ -226,7 +226,8 @@ class Corpus:
         write_bytes(file, buffer.getvalue())
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from writing to the folder within the `with` block. Raises BadInput if that fails."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = open(self.folder / ".lock", "a")  # noqa: SIM115 - closed below

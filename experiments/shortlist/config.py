@@ -8,7 +8,7 @@ from typing import Literal
 from backbones.errors import UserError
 from engine.config import Protocol
 from experiments.jobs.arguments import files_by_backbone
-from experiments.shortlist.stored import OF_BOXES, SCORES, STATIC
+from experiments.shortlist.stored import CHOSEN, CORPUS, OF_BOXES, SCORES, SIZE, STATIC
 from experiments.tasks import TASKS
 
 
@@ -27,7 +27,9 @@ class ShortlistConfig:
     """Compute features of the candidates and score them. Otherwise only the static ranking is printed: published
     accuracy, size and licence, without any download."""
     rank_by: str = "LogME"
-    """Score that orders the list: k-NN, ridge, logistic, LogME, H-score, TLogME (detection), or static."""
+    """What orders the list: a score of features (k-NN, ridge, logistic, LogME, H-score, or TLogME in detection), static
+    for published accuracy, size for the number of parameters, corpus for the mean rank on the data sets of the corpus,
+    or chosen for the one of these that had the lowest regret there."""
     first: int = 3
     """Length of the shortlist."""
     images: int = 1000
@@ -71,7 +73,7 @@ class ShortlistConfig:
             raise UserError("--protocol scratch: a shortlist ranks networks by their weights")
         if not self.cache_gb > 0:
             raise UserError(f"--cache_gb {self.cache_gb:g} is too small")
-        known = [name for name in (*SCORES, STATIC) if name != OF_BOXES]
+        known = [name for name in (*SCORES, STATIC, SIZE, CORPUS, CHOSEN) if name != OF_BOXES]
         if self.rank_by not in (*known, *([OF_BOXES] if self.task == "detection" else [])):
             raise UserError(f"--rank_by {self.rank_by}: there are {', '.join(known)}, and {OF_BOXES} for detection")
         _ = self.weights_by_backbone

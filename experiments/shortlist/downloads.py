@@ -1,6 +1,7 @@
 """Limits the disk space of weights that candidates download.
 
-Only files that appear while a candidate is loaded are ever deleted: what was there before stays.
+Only files of a candidate that appear while it is loaded are ever deleted: what was there before stays, and so does what
+other processes download.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from backbones.compat import weights_folder
+from backbones.compat import pretrained_config, weights_folder
+from backbones.names import is_custom
 
 log = logging.getLogger(__name__)
 
@@ -33,12 +35,12 @@ class Downloads:
 
     @contextmanager
     def of(self, candidate: str) -> Iterator[None]:
-        """Files that appear in this context are the candidate's."""
-        before = _cached()
+        """The candidate's files that appear in this context are its downloads."""
+        before = _cached(candidate)
         try:
             yield
         finally:
-            new = {file: size for file, size in _cached().items() if file not in before}
+            new = {file: size for file, size in _cached(candidate).items() if file not in before}
             if new:
                 self._files[candidate] = new
 
@@ -64,13 +66,15 @@ class Downloads:
         return deleted
 
 
-def _cached() -> dict[Path, int]:
-    """Files in the caches of timm and the Hugging Face hub that hold content, not links to it, with their bytes."""
+def _cached(candidate: str) -> dict[Path, int]:
+    """The candidate's files in the caches of timm and the Hugging Face hub, with their bytes; links do not count."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    found = {}
-    for folder in (weights_folder(), Path(HF_HUB_CACHE)):
-        for file in folder.rglob("*") if folder.is_dir() else ():
-            if file.is_file() and not file.is_symlink():
-                found[file] = file.stat().st_size
-    return found
+    config = None if is_custom(candidate) else pretrained_config(candidate)
+    if config is None:
+        return {}
+    files = [weights_folder() / Path(config.url).name] if config.url else []
+    if config.hf_hub_id:
+        repository = Path(HF_HUB_CACHE) / f"models--{config.hf_hub_id.replace('/', '--')}"
+        files += repository.rglob("*") if repository.is_dir() else []
+    return {file: file.stat().st_size for file in files if file.is_file() and not file.is_symlink()}

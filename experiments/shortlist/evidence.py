@@ -1,27 +1,29 @@
 """How good shortlists would have been on the data sets of the corpus: hit rate and regret.
 
-For each data set, a score ranks the networks that were trained on it. The shortlist of length k hits if it contains the
-network with the highest mean score after training. Its regret is the score of that network minus the highest one in the
-shortlist. `chosen` leaves one data set out: it uses the score with the lowest mean regret on the other sets. `corpus`
-ranks networks by their mean rank after training on the other sets.
+For each data set, a list gives every network that was trained on it a value. The shortlist of length k has the k
+networks with the highest values; networks of equal values come in random order. It hits if it contains the network with
+the highest mean score after training. Its regret is the score of that network minus the highest one in the shortlist.
 """
 
 from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import comb
 
+from experiments.corpus.groups import network_names
 from experiments.corpus.rows import CorpusRow
-from experiments.shortlist.static import table
-from experiments.shortlist.stored import STATIC, Scored
+from experiments.shortlist.static import static_score
+from experiments.shortlist.stored import CHOSEN, CORPUS, SIZE, STATIC, Scored
 from experiments.tasks import TASKS
 
 FEWEST_NETWORKS, FEWEST_SETS = 10, 5  # below these, hit rate and regret say nothing about other data
 TOO_LITTLE = "too little data"
-CORPUS, CHOSEN, RANDOM = "corpus", "chosen", "random order"
+RANDOM = "random order"
+
+Values = Mapping[str, float]  # network -> value; higher is better, networks without a value come last
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Case:
     Attributes:
         set: its name.
         truth: network -> mean score after training, a fraction.
-        scores: score -> network -> value; higher is better. Networks without a value are ranked last.
+        scores: list -> values of all networks of `truth`.
     """
 
     set: str
@@ -41,12 +43,12 @@ class Case:
 
 @dataclass(frozen=True)
 class Measured:
-    """What shortlists by one score would have been worth.
+    """What shortlists by one list would have been worth.
 
     Attributes:
-        score: its name.
-        hits: number of data sets on which the shortlist has the best network; a mean for a random order.
-        regret: mean regret, a fraction.
+        score: the list.
+        hits: expected number of data sets on which the shortlist has the best network.
+        regret: mean expected regret, a fraction.
         sets: number of data sets.
     """
 
@@ -55,118 +57,137 @@ class Measured:
     regret: float
     sets: int
 
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95% interval of the hit rate on data sets like these, in 0..1 (Clopper and Pearson, Biometrika 26, 1934)."""
+        from scipy.special import betaincinv
+
+        low = betaincinv(self.hits, self.sets - self.hits + 1, 0.025) if self.hits > 0 else 0.0
+        high = betaincinv(self.hits + 1, self.sets - self.hits, 0.975) if self.hits < self.sets else 1.0
+        return float(low), float(high)
+
 
 def cases(rows: Sequence[CorpusRow], stored: Sequence[Scored], task: str, protocol: str) -> list[Case]:
-    """The data sets of a task on which at least two pretrained networks were trained and scored.
+    """The data sets of a task on which at least two pretrained networks were trained.
 
-    Trainings count if they have the present version of the recipe. Of several budgets of one data set, the one with the
-    most networks counts.
+    Trainings count if they have the present version of the recipe. Of several budgets and versions of one data set, the
+    one with the most networks counts, then the one with the most trainings. A score of features counts on a data set
+    where all of its networks have it.
     """
-    by_set: dict[str, dict[str, dict[str, list[float]]]] = {}
-    names: dict[str, str] = {}
+    names = network_names(rows)
+    groups: dict[str, dict[str, list[CorpusRow]]] = {}  # conditions -> network -> trainings
     for row in rows:
         if (row.task, row.protocol, row.recipe) == (task, protocol, TASKS[task].recipe):
-            conditions = by_set.setdefault(row.train_fingerprint, {}).setdefault(row.conditions, defaultdict(list))
-            conditions[row.backbone].append(row.score)
-            names[row.train_fingerprint] = row.set
-    found = []
-    for fingerprint, by_conditions in by_set.items():
-        trained = max(by_conditions.values(), key=len)
-        scored = [one for one in stored if (one.task, one.train_fingerprint) == (task, fingerprint)]
-        known = {one.backbone for one in scored} & trained.keys()
-        if len(known) < 2:
-            continue
-        scores: dict[str, dict[str, float]] = {STATIC: {name: static_score(name) for name in known}}
-        for one in scored:
-            if one.backbone in known:
-                for name, value in one.scores.items():
-                    scores.setdefault(name, {})[one.backbone] = value
-        truth = {name: statistics.fmean(values) for name, values in trained.items() if name in known}
-        found.append(Case(names[fingerprint], truth, scores))
-    return found
+            groups.setdefault(row.conditions, defaultdict(list))[names[row.key]].append(row)
+    found: dict[str, Case] = {}
+    fingerprints: set[str] = set()
+    for networks in sorted(groups.values(), key=_size, reverse=True):
+        first = next(iter(networks.values()))[0]
+        if len(networks) > 1 and first.set not in found and first.train_fingerprint not in fingerprints:
+            fingerprints.add(first.train_fingerprint)
+            found[first.set] = _case(networks, stored)
+    return list(found.values())
 
 
-def static_score(name: str) -> float:
-    """Published top-1 of a network's weights, a fraction; minus infinity without one."""
-    from backbones.compat import pretrained_config
-    from backbones.names import is_custom, split_tag
+def _size(networks: Mapping[str, Sequence[CorpusRow]]) -> tuple[int, int]:
+    return len(networks), sum(map(len, networks.values()))
 
-    config = None if is_custom(name) else pretrained_config(name)
-    known = table().get(f"{split_tag(name)[0]}.{config.tag}") if config is not None else None
-    return known[0] if known else float("-inf")
+
+def _case(networks: Mapping[str, Sequence[CorpusRow]], stored: Sequence[Scored]) -> Case:
+    first = {name: rows[0] for name, rows in networks.items()}
+    some = next(iter(first.values()))
+    of_features = {
+        (one.backbone, one.weights): one.scores
+        for one in stored
+        if (one.task, one.train_fingerprint) == (some.task, some.train_fingerprint)
+    }
+    scores = {
+        STATIC: {name: static_score(row.backbone, row.weights) for name, row in first.items()},
+        SIZE: {name: float(row.params) for name, row in first.items()},
+    }
+    values = {name: of_features.get((row.backbone, row.weights), {}) for name, row in first.items()}
+    for score in dict.fromkeys(score for found in values.values() for score in found):
+        if all(score in found for found in values.values()):
+            scores[score] = {name: found[score] for name, found in values.items()}
+    truth = {name: statistics.fmean(row.score for row in rows) for name, rows in networks.items()}
+    return Case(some.set, truth, scores)
 
 
 def measure(cases: Sequence[Case], k: int) -> list[Measured]:
-    """Hit rate and regret of shortlists of length k by each score that all data sets have, the lowest regret first."""
+    """Hit rate and regret of shortlists of length k, by each list that all data sets have, the lowest regret first.
+
+    `chosen` and `corpus` leave out the data set that they are measured on.
+    """
     if not cases:
         return []
-    shared = [name for name in cases[0].scores if all(name in case.scores for case in cases)]
-    by_score: dict[str, Callable[[Case], Sequence[str]]] = {
-        name: lambda case, name=name: _ranked(case, case.scores[name])  # type: ignore[misc]
-        for name in shared
+    lists: dict[str, Callable[[Case], Values]] = {
+        name: lambda case, name=name: case.scores[name]  # type: ignore[misc]
+        for name in shared_lists(cases)
     }
     if len(cases) > 1:
-        by_score[CORPUS] = lambda case: _by_other_sets(case, cases)
-        by_score[CHOSEN] = lambda case: _by_chosen(case, cases, shared, k)
-    found = []
-    for name, rank in by_score.items():
-        outcomes = [outcome(case, rank(case), k) for case in cases]
-        regret = statistics.fmean(lost for _, lost in outcomes)
-        found.append(Measured(name, sum(hit for hit, _ in outcomes), regret, len(cases)))
+        others = {id(case): [other for other in cases if other is not case] for case in cases}
+        lists[CORPUS] = lambda case: mean_ranks(others[id(case)])
+        lists[CHOSEN] = lambda case: case.scores[lowest_regret(others[id(case)], k)]
+    found = [_measured(name, values, cases, k) for name, values in lists.items()]
     found.sort(key=lambda one: (one.regret, -one.hits))
-    return [*found, _random(cases, k)]
+    return [*found, _measured(RANDOM, lambda case: {}, cases, k)]
 
 
-def outcome(case: Case, ranking: Sequence[str], k: int) -> tuple[bool, float]:
-    """Whether the first k of a ranking contain the best network, and the regret."""
-    best = max(case.truth.values())
-    reached = max(case.truth[name] for name in ranking[:k])
-    return reached == best, best - reached
+def _measured(name: str, values: Callable[[Case], Values], cases: Sequence[Case], k: int) -> Measured:
+    outcomes = [outcome(case, values(case), k) for case in cases]
+    hits, lost = zip(*outcomes, strict=True)
+    return Measured(name, sum(hits), statistics.fmean(lost), len(cases))
+
+
+def outcome(case: Case, values: Values, k: int) -> tuple[float, float]:
+    """Probability that the first k by these values contain the best network, and the expected regret."""
+    worst = float("-inf")
+    order = sorted((values.get(name, worst) for name in case.truth), reverse=True)
+    limit = order[min(k, len(order)) - 1]
+    certain = [score for name, score in case.truth.items() if values.get(name, worst) > limit]
+    tied = sorted((score for name, score in case.truth.items() if values.get(name, worst) == limit), reverse=True)
+    best, reached = max(case.truth.values()), max(certain, default=worst)
+    n, drawn = len(tied), min(k, len(order)) - len(certain)
+    hit = regret = 0.0
+    for i, score in enumerate(tied[: n - drawn + 1]):
+        # Number i of those tied is the best one that is drawn if the others come from the n - 1 - i worse ones.
+        chance = comb(n - 1 - i, drawn - 1) / comb(n, drawn)
+        hit += chance * (max(reached, score) == best)
+        regret += chance * (best - max(reached, score))
+    return hit, regret
+
+
+def shared_lists(cases: Sequence[Case]) -> list[str]:
+    """The lists that all data sets have."""
+    return [name for name in cases[0].scores if all(name in case.scores for case in cases)]
+
+
+def lowest_regret(cases: Sequence[Case], k: int) -> str:
+    """The list with the lowest mean regret of shortlists of length k."""
+    return min(
+        shared_lists(cases),
+        key=lambda name: statistics.fmean(outcome(case, case.scores[name], k)[1] for case in cases),
+    )
+
+
+def mean_ranks(cases: Sequence[Case]) -> dict[str, float]:
+    """Networks by their mean rank after training: 1 is first on all data sets, 0 is last. Equal scores share a rank."""
+    ranks: dict[str, list[float]] = defaultdict(list)
+    for case in cases:
+        scores = list(case.truth.values())
+        for name, score in case.truth.items():
+            worse, equal = sum(other < score for other in scores), scores.count(score) - 1
+            ranks[name].append((worse + equal / 2) / max(1, len(scores) - 1))
+    return {name: statistics.fmean(found) for name, found in ranks.items()}
 
 
 def is_enough(cases: Sequence[Case]) -> bool:
-    """Whether there are enough networks and data sets to state a chance."""
-    return len(networks_of(cases)) >= FEWEST_NETWORKS and len(cases) >= FEWEST_SETS
+    """Whether there are enough data sets with enough networks to state a chance."""
+    return sum(len(case.truth) >= FEWEST_NETWORKS for case in cases) >= FEWEST_SETS
 
 
-def networks_of(cases: Sequence[Case]) -> set[str]:
-    """All networks of the data sets."""
-    return {name for case in cases for name in case.truth}
-
-
-def _ranked(case: Case, scores: dict[str, float]) -> list[str]:
-    return sorted(case.truth, key=lambda name: (-scores.get(name, float("-inf")), name))
-
-
-def _by_other_sets(case: Case, cases: Sequence[Case]) -> list[str]:
-    """Networks by their mean rank after training on the other data sets, as a share of the networks there."""
-    ranks: dict[str, list[float]] = defaultdict(list)
-    for other in cases:
-        if other is not case:
-            order = sorted(other.truth, key=lambda name: -other.truth[name])
-            for position, name in enumerate(order):
-                ranks[name].append(position / max(1, len(order) - 1))
-    return _ranked(case, {name: -statistics.fmean(found) for name, found in ranks.items()})
-
-
-def _by_chosen(case: Case, cases: Sequence[Case], names: Sequence[str], k: int) -> list[str]:
-    """The ranking by the score that has the lowest mean regret on the other data sets."""
-
-    def regret(name: str) -> float:
-        others = (other for other in cases if other is not case)
-        return statistics.fmean(outcome(other, _ranked(other, other.scores[name]), k)[1] for other in others)
-
-    return _ranked(case, case.scores[min(names, key=regret)])
-
-
-def _random(cases: Sequence[Case], k: int) -> Measured:
-    """The expected hits and regret of k networks drawn at random."""
-    hits, regret = 0.0, 0.0
-    for case in cases:
-        values = sorted(case.truth.values(), reverse=True)
-        n, size = len(values), min(k, len(values))
-        hits += size / n
-        # The best of those drawn is number i of all if it is drawn, and the others come from the n - 1 - i worse ones.
-        chances = [comb(n - 1 - i, size - 1) / comb(n, size) for i in range(n - size + 1)]
-        regret += sum(chance * (values[0] - value) for chance, value in zip(chances, values, strict=False))
-    return Measured(RANDOM, hits, regret / len(cases), len(cases))
+def counts(cases: Sequence[Case]) -> str:
+    """The numbers of data sets and networks in words."""
+    numbers = sorted({len(case.truth) for case in cases})
+    networks = "no" if not numbers else " to ".join(map(str, dict.fromkeys((numbers[0], numbers[-1]))))
+    return f"{len(cases)} data sets with {networks} pretrained networks each"

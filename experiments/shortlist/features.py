@@ -42,15 +42,31 @@ class Rows:
     offsets: np.ndarray | None = None
 
 
-def compute(task_name: str, config: Any, images: int) -> tuple[Features, str]:
-    """Features of the network that `config` names, for training images, and the fingerprint of all training images.
+@dataclass(frozen=True)
+class Computed:
+    """Features of a network.
+
+    Attributes:
+        features: the features.
+        fingerprint: of all training images.
+        weights: source of the network's weights, see `backbones.provenance.Provenance`.
+    """
+
+    features: Features
+    fingerprint: str
+    weights: str
+
+
+def compute(task_name: str, config: Any, images: int) -> Computed:
+    """Features of the network that `config` names, for training images.
 
     Args:
         task_name: name of the task.
         config: settings of a training; backbone, weights, data, image size, device and precision count.
         images: most images, evenly spaced in the order of the data set.
 
-    Raises UserError and BadInput as a training does, and BadInput for fewer than two classes.
+    Raises UserError and BadInput as a training does, and BadInput for fewer than two classes and for features that are
+    not finite.
     """
     spec = task_spec(task_name)
     config = config.with_files()
@@ -72,7 +88,10 @@ def compute(task_name: str, config: Any, images: int) -> tuple[Features, str]:
             moved = batch.to(device)
             maps = [level.float() for level in compute_maps(task.model, task.normalised(moved))]
             found.append(collect(maps, moved, random))
-    return _joined(found, len(train.classes), task_name), train.fingerprint
+    features = _joined(found, len(train.classes), task_name)
+    if not all(np.isfinite(part).all() for part in (features.values, features.offset_values) if part is not None):
+        raise BadInput(f"the features of {config.backbone} are not finite numbers")
+    return Computed(features, train.fingerprint, task.info.provenance["source"])
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ from experiments.shortlist.evidence import (
     cases,
     is_enough,
     measure,
-    networks_of,
 )
 from experiments.shortlist.stored import Scored
 from experiments.tasks import TASKS
@@ -30,10 +29,14 @@ INTRODUCTION = """\
 # Shortlists, measured
 
 For each data set of the [corpus](corpus.md), a list ranks the pretrained networks that were trained on it. The tables
-show on how many data sets the best network was within the first k, and the mean score in points that was lost by
-training only the first k. [Which backbones to try first](guides/shortlist.md#what-a-list-is-worth) explains the lists.
-`python -m experiments.shortlist --measured docs/shortlist-measured.md` wrote this page from `results/corpus.csv` and
-`results/shortlist.csv`.
+show on how many data sets the best network was within the first k, and the regret: the mean score in points that was
+lost by training only the first k. Networks of equal values come in random order, so that numbers can be fractions.
+[Which backbones to try first](guides/shortlist.md#what-a-list-is-worth) explains the lists. `python -m
+experiments.shortlist --measured docs/shortlist-measured.md` wrote this page from `results/corpus.csv` and
+`results/shortlist.csv`, which `--record` writes.
+
+The best network is the one with the highest mean score of its trainings. Where networks are nearly equal, that is
+partly chance, and no list can find it: every list then has some regret.
 """
 
 
@@ -54,18 +57,19 @@ def text(rows: Sequence[CorpusRow], scored: Sequence[Scored]) -> str:
             found = cases(rows, scored, task, protocol)
             if found:
                 sections.append(section(f"{task}, `{protocol}`", found))
-    return "\n".join([INTRODUCTION, *(sections or ["No data set of the corpus has scores of two networks yet.\n"])])
+    none = ["No data set of the corpus has trainings of two pretrained networks yet.\n"]
+    return "\n".join([INTRODUCTION, *(sections or none)])
 
 
 def section(title: str, found: Sequence[Case]) -> str:
     """The table of a task and protocol."""
-    names = ", ".join(case.set for case in found)
-    lines = [f"## {title}", "", f"{len(networks_of(found))} networks on {names}."]
+    sets = ", ".join(f"{len(case.truth)} on {case.set}" for case in found)
+    lines = [f"## {title}", "", f"Pretrained networks: {sets}."]
     if not is_enough(found):
         lines += [
             "",
-            f"{TOO_LITTLE.capitalize()}: at least {FEWEST_NETWORKS} networks and {FEWEST_SETS} data sets are needed "
-            "to state a chance. The counts only show what the corpus has.",
+            f"{TOO_LITTLE.capitalize()}: at least {FEWEST_SETS} data sets with {FEWEST_NETWORKS} networks each are "
+            "needed to state a chance. The counts only show what the corpus has.",
         ]
     lines += ["", markdown_row(HEADINGS), markdown_row(["---"] * len(HEADINGS))]
     by_length = [{one.score: one for one in measure(found, k)} for k in LENGTHS]

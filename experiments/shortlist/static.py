@@ -75,6 +75,20 @@ def candidates(patterns: Sequence[str], files: Mapping[str, str] | None = None) 
     return sorted(found, key=lambda one: (one.top1 is None, -(one.top1 or 0.0), one.params or 0.0)), without
 
 
+def static_score(name: str, weights: str) -> float:
+    """Published top-1 of a network's published weights, a fraction; minus infinity without one.
+
+    Args:
+        name: the backbone.
+        weights: source of its weights, as in `experiments.corpus.rows.CorpusRow`.
+    """
+    if is_custom(name) or weights.startswith(("file:", "run:")):
+        return float("-inf")
+    config = pretrained_config(name)
+    known = table().get(f"{split_tag(name)[0]}.{config.tag}") if config is not None else None
+    return known[0] if known else float("-inf")
+
+
 def _matching(pattern: str) -> list[str]:
     if is_custom(pattern):
         return [pattern]

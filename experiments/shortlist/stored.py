@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from backbones.errors import BadInput
 from engine.record import write_text
+from experiments.corpus.rows import Corpus
 
 OF_BOXES = "TLogME"  # in detection only
 SCORES = ("k-NN", "ridge", "logistic", "LogME", "H-score", OF_BOXES)
-STATIC = "static"  # the ranking without scores
-COLUMNS = ("task", "set", "train_fingerprint", "backbone", "images", "image_size", *SCORES, "seconds")
+STATIC, SIZE = "static", "size"  # lists without features: published accuracy, and number of parameters
+CORPUS, CHOSEN = "corpus", "chosen"  # by mean rank on other data sets; by the list that was best on these
+COLUMNS = ("task", "set", "train_fingerprint", "backbone", "weights", "images", "image_size", *SCORES, "seconds")
 FILE = "shortlist.csv"
 
 
@@ -25,6 +28,7 @@ class Scored:
     Attributes:
         task, set, train_fingerprint: of the data, as in `experiments.corpus.rows.CorpusRow`.
         backbone: the candidate.
+        weights: source of its weights, as in `CorpusRow`.
         images: number of images that features were computed of.
         image_size: HxW in pixels.
         scores: name -> value.
@@ -35,15 +39,16 @@ class Scored:
     set: str
     train_fingerprint: str
     backbone: str
+    weights: str
     images: int
     image_size: str
     scores: dict[str, float]
     seconds: float
 
     @property
-    def key(self) -> tuple[str, str, str]:
+    def key(self) -> tuple[str, ...]:
         """What there is one row of."""
-        return (self.task, self.train_fingerprint, self.backbone)
+        return (self.task, self.train_fingerprint, self.backbone, self.weights)
 
 
 def read(folder: Path) -> list[Scored]:
@@ -66,11 +71,19 @@ def _scored(row: dict[str, str]) -> Scored:
         set=row["set"],
         train_fingerprint=row["train_fingerprint"],
         backbone=row["backbone"],
+        weights=row["weights"],
         images=int(row["images"]),
         image_size=row["image_size"],
-        scores={name: float(row[name]) for name in SCORES if row[name]},
+        scores={name: _finite(row[name]) for name in SCORES if row[name]},
         seconds=float(row["seconds"]),
     )
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"a score is {text}")
+    return value
 
 
 def write(folder: Path, rows: Sequence[Scored]) -> Path:
@@ -80,7 +93,7 @@ def write(folder: Path, rows: Sequence[Scored]) -> Path:
     table.writerow(COLUMNS)
     for row in rows:
         scores = (f"{row.scores[name]:.6f}" if name in row.scores else "" for name in SCORES)
-        facts = (row.task, row.set, row.train_fingerprint, row.backbone, row.images, row.image_size)
+        facts = (row.task, row.set, row.train_fingerprint, row.backbone, row.weights, row.images, row.image_size)
         table.writerow([*facts, *scores, f"{row.seconds:.1f}"])
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -90,6 +103,8 @@ def write(folder: Path, rows: Sequence[Scored]) -> Path:
     return folder / FILE
 
 
-def merged(rows: Sequence[Scored], new: Sequence[Scored]) -> list[Scored]:
-    """Rows in which new ones replace those of the same key."""
-    return list(({row.key: row for row in rows} | {row.key: row for row in new}).values())
+def record(corpus: Corpus, new: Sequence[Scored]) -> None:
+    """Add rows to those of a corpus, in place of rows of the same key. Several processes may do so at the same time."""
+    with corpus.locked():
+        known = {row.key: row for row in read(corpus.folder)}
+        write(corpus.folder, list((known | {row.key: row for row in new}).values()))

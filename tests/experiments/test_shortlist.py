@@ -1,16 +1,21 @@
 """Tests shortlists: scores against the formulas of their papers, static lists, features, hit rate and regret."""
 
+import csv
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import combinations
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from scipy.optimize import minimize
+from scipy.stats import binomtest
 
 from backbones.errors import BadInput, UserError
 from data.batch import Batch
+from experiments.corpus.rows import Corpus
 from experiments.shortlist import __main__ as command
 from experiments.shortlist import evidence, features, page, runner, scores, static, stored
 from experiments.shortlist.config import ShortlistConfig
@@ -221,12 +226,42 @@ def test_hit_rate_and_regret_of_a_corpus_whose_truth_is_known():
 
 def test_a_random_order_is_the_mean_over_all_shortlists():
     (case,) = simulated(sets=1, networks=5)
-    lists = list(combinations(case.truth, 2))
-    outcomes = [evidence.outcome(case, names, 2) for names in lists]
+    outcomes = [evidence.outcome(case, dict.fromkeys(names, 1.0), 2) for names in combinations(case.truth, 2)]
     found = evidence.measure([case], 2)[-1]
     assert found.score == evidence.RANDOM
     assert found.hits == pytest.approx(np.mean([hit for hit, _ in outcomes]))
     assert found.regret == pytest.approx(np.mean([lost for _, lost in outcomes]))
+
+
+def test_equal_values_come_in_random_order():
+    """The mean over all orders that a list with ties allows."""
+    truth = {"a": 0.9, "b": 0.5, "c": 0.8, "d": 0.6, "e": 0.7}
+    values = {"b": 3.0, "a": 2.0, "c": 2.0, "d": 2.0}  # e has none and is last
+    case = evidence.Case("set", truth, {})
+    for k, lists in (
+        (1, ["b"]), (2, ["ba", "bc", "bd"]), (3, ["bac", "bad", "bcd"]), (4, ["bacd"]), (5, ["abcde"]), (9, ["abcde"])
+    ):  # fmt: skip
+        reached = [max(truth[name] for name in names) for names in lists]
+        expected = np.mean([score == 0.9 for score in reached]), np.mean([0.9 - score for score in reached])
+        assert evidence.outcome(case, values, k) == pytest.approx(expected)
+    assert evidence.mean_ranks([evidence.Case("set", {"a": 0.5, "b": 0.5, "c": 0.1}, {})]) == {
+        "a": 0.75, "b": 0.75, "c": 0.0
+    }  # fmt: skip
+
+
+def test_the_interval_of_a_hit_rate_is_exact():
+    """Clopper and Pearson: 5 of 5 may be chance 0.478, whose 5th power is 0.025."""
+    low, high = evidence.Measured("list", 5, 0.0, 5).interval
+    assert (low, high) == (pytest.approx(0.025**0.2), 1.0)
+    expected = binomtest(2, 7).proportion_ci(0.95, method="exact")
+    assert evidence.Measured("list", 2, 0.0, 7).interval == pytest.approx((expected.low, expected.high))
+
+
+def test_sets_with_few_networks_are_not_enough():
+    """Ten networks in all, two on each of five sets, leave nothing to choose."""
+    found = [evidence.Case(f"set{i}", {f"net{2 * i}": 0.5, f"net{2 * i + 1}": 0.6}, {}) for i in range(5)]
+    assert not evidence.is_enough(found)
+    assert evidence.counts(found) == "5 data sets with 2 pretrained networks each"
 
 
 def test_the_page_of_a_small_corpus_says_too_little_data(tmp_path):
@@ -238,53 +273,89 @@ def test_the_page_of_a_small_corpus_says_too_little_data(tmp_path):
     values = {LITE: 3.0, "resnet18": 2.0, "vgg16": 1.0}
     text = page.text(rows, [scored(name, {"LogME": value}) for name, value in values.items()])
     assert "## detection, `finetune`" in text
+    assert "Pretrained networks: 3 on bccd." in text
     assert "Too little data" in text
     assert "| LogME | 0 of 1 | 0 of 1 | 1 of 1 | +40.0 | +40.0 | +0.0 |" in text
     assert "| random order | 0.333 of 1 | 0.667 of 1 | 1 of 1 |" in text
+    assert "LogME" not in page.text(rows, [])  # the static list needs no features
+    assert "| static | 0 of 1 |" in page.text(rows, [])
     config = ShortlistConfig(corpus=str(tmp_path), measured=str(tmp_path / "docs/page.md"))
     assert runner.shortlist(config, []) == []
     assert "No data set" in (tmp_path / "docs/page.md").read_text()
 
 
-def scored(name, values, fingerprint="t"):
-    return stored.Scored("detection", "bccd", fingerprint, name, 10, "64x64", values, 1.0)
+def scored(name, values, fingerprint="t", weights="timm:x"):
+    return stored.Scored("detection", "bccd", fingerprint, name, weights, 10, "64x64", values, 1.0)
 
 
-def test_cases_join_rows_and_scores_of_the_same_data(tmp_path):
+def test_cases_join_rows_and_scores_of_the_same_data_and_weights(tmp_path):
     rows = [
-        row(i, backbone=name, seed=seed, score=score)
-        for i, (name, seed, score) in enumerate(
-            [(LITE, 0, 0.5), (LITE, 1, 0.7), ("resnet18", 0, 0.4), ("vgg16", 0, 0.9)]
-        )
+        row(i, backbone=name, seed=seed, score=score, params=number)
+        for i, (name, seed, score, number) in enumerate([(LITE, 0, 0.5, 3), (LITE, 1, 0.7, 3), ("resnet18", 0, 0.4, 9)])
     ]
     rows += [row(9, backbone="resnet18", recipe=99), row(10, backbone="resnet18", protocol="frozen", score=0.1)]
-    stored.write(tmp_path, [scored(LITE, {"LogME": 1.0}), scored("resnet18", {"LogME": 2.0}), scored("vgg16", {}, "x")])
+    rows += [row(11, backbone="vgg16", score=0.9, conditions="c" * 64)]  # another budget of fewer networks
+    corpus = Corpus(tmp_path)
+    stored.record(corpus, [scored(LITE, {"LogME": 1.0}), scored("resnet18", {"LogME": 2.0}), scored("vgg16", {}, "x")])
     (case,) = evidence.cases(rows, stored.read(tmp_path), "detection", "finetune")
     assert case.truth == {LITE: pytest.approx(0.6), "resnet18": 0.4}
     assert case.scores["LogME"] == {LITE: 1.0, "resnet18": 2.0}
+    assert case.scores["size"] == {LITE: 3, "resnet18": 9}
     assert case.scores["static"][LITE] == pytest.approx(0.74846)
-    merged = stored.merged(stored.read(tmp_path), [scored(LITE, {"LogME": 3.0})])
-    assert [one.scores.get("LogME") for one in merged] == [3.0, 2.0, None]
-    (tmp_path / stored.FILE).write_text("task,set\na,b\n")
-    with pytest.raises(BadInput, match="not a table of scores"):
-        stored.read(tmp_path)
+    mine = [replace(one, weights="file:net.pt") if one.backbone == "resnet18" else one for one in rows]
+    (case,) = evidence.cases(mine, stored.read(tmp_path), "detection", "finetune")
+    assert "LogME" not in case.scores
+    assert case.scores["static"]["resnet18"] == float("-inf")
+    stored.record(corpus, [scored(LITE, {"LogME": 3.0})])
+    assert [one.scores.get("LogME") for one in stored.read(tmp_path)] == [3.0, 2.0, None]
+    for damage in ("task,set\na,b\n", (tmp_path / stored.FILE).read_text().replace("3.000000", "nan")):
+        (tmp_path / stored.FILE).write_text(damage)
+        with pytest.raises(BadInput, match="not a table of scores"):
+            stored.read(tmp_path)
+
+
+def test_one_set_counts_once():
+    """Neither two versions of its files nor two names of the same files are two data sets."""
+    rows = []
+    for i, (name, fingerprint) in enumerate((("bccd", "t"), ("bccd", "u"), ("cells", "t"))):
+        rows += [
+            row(10 * i + j, set=name, train_fingerprint=fingerprint, backbone=net, conditions=f"{i:064x}")
+            for j, net in enumerate(("resnet18", "vgg16"))
+        ]
+    assert len(evidence.cases(rows, [], "detection", "finetune")) == 1
+
+
+def test_scores_of_several_processes_are_all_kept(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda i: stored.record(Corpus(tmp_path), [scored(f"net{i}", {"LogME": 1.0})]), range(16)))
+    assert len(stored.read(tmp_path)) == 16
 
 
 def test_downloads_of_the_worst_candidates_are_deleted_first(tmp_path, monkeypatch, caplog):
+    urls = {name: SimpleNamespace(url=f"https://host/{name}.bin", hf_hub_id="me/net") for name in "abc"}
+    monkeypatch.setattr("experiments.shortlist.downloads.pretrained_config", urls.get)
     monkeypatch.setattr("experiments.shortlist.downloads.weights_folder", lambda: tmp_path)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "absent"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     (tmp_path / "before.bin").write_bytes(bytes(1000))
     downloads = Downloads(250)
     for name in ("a", "b", "c"):
         with downloads.of(name):
             (tmp_path / f"{name}.bin").write_bytes(bytes(100))
+            (tmp_path / f"of-another-process-{name}.bin").write_bytes(bytes(100))
     assert downloads.size == 300
     assert downloads.trim(["b", "c", "a"]) == ["a"]
     assert "--cache_gb" in caplog.text
-    assert {file.name for file in tmp_path.iterdir()} == {"before.bin", "b.bin", "c.bin"}
+    left = {file.name for file in tmp_path.iterdir() if "another" not in file.name}
+    assert left == {"before.bin", "b.bin", "c.bin"}
     downloads.limit = 0
     assert downloads.trim(["b"]) == ["c", "b"]  # c is not in the ranking
-    assert [file.name for file in tmp_path.iterdir()] == ["before.bin"]
+    assert len(list(tmp_path.iterdir())) == 4
+    with downloads.of("a"):
+        blob = tmp_path / "hub/models--me--net/blobs/1"
+        blob.parent.mkdir(parents=True)
+        blob.write_bytes(bytes(10))
+    assert downloads.trim([]) == ["a"]
+    assert not blob.exists()
 
 
 @pytest.fixture
@@ -303,7 +374,7 @@ def test_the_command_scores_reports_failures_and_resumes(settings, tmp_path, cap
     assert runner.shortlist(config, words) == [LITE]
     shown = " ".join(capsys.readouterr().out.split())
     assert "1 of 2 candidates could not be scored" in caplog.text
-    assert "too little data (0 pretrained networks on 0 data sets" in shown
+    assert "too little data (0 data sets with no pretrained networks each" in shown
     assert "74.8" in shown
     (one,) = stored.read(tmp_path / "results")
     assert (one.backbone, one.set, one.images, set(one.scores)) == (LITE, "data", 12, set(stored.SCORES) - {"TLogME"})
@@ -319,6 +390,48 @@ def test_the_command_scores_reports_failures_and_resumes(settings, tmp_path, cap
     assert compared[0][:4] == ["--tasks", "classification", "--backbones", LITE]
     assert compared[0][-4:] == ["--data.classification.root", root, "--data.classification.workers", "0"]
     assert compared[0][compared[0].index("--corpus") + 1] == config.corpus
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (RuntimeError("out of memory\nTried to"), "RuntimeError: out of memory"),
+        (ValueError("array must not contain infs"), "ValueError: array must"),
+        (BadInput("the features are not finite numbers"), "not finite"),
+    ],
+)
+def test_a_candidate_that_fails_does_not_stop_the_others(settings, tmp_path, monkeypatch, caplog, error, message):
+    compute = features.compute
+
+    def failing(task, config, images):
+        if config.backbone == "tf_efficientnet_lite1":
+            raise error
+        return compute(task, config, images)
+
+    monkeypatch.setattr(features, "compute", failing)
+    root = str(write_folders(tmp_path / "data", train=4, val=1))
+    config = replace(settings, weights=[], backbones=["tf_efficientnet_lite1", LITE], first=2)
+    assert runner.shortlist(config, ["--data.root", root, "--data.workers", "0"]) == [LITE]
+    assert message in caplog.text
+
+
+def test_the_list_by_size_by_the_corpus_and_by_the_best_list(settings, tmp_path, capsys, caplog):
+    names = [LITE, "tf_efficientnet_lite1", "tf_efficientnet_lite2"]
+    config = replace(settings, weights=[], backbones=names, score=False, task="detection", first=3)
+    with pytest.raises(UserError, match="needs a corpus"):
+        runner.shortlist(replace(config, rank_by="corpus"), [])
+    corpus = Corpus(tmp_path / "results")
+    for key, (name, score) in enumerate(zip(names[:2], (0.6, 0.5), strict=True)):
+        corpus.add(row(key, backbone=name, score=score, params=10 - key))
+    size = ["tf_efficientnet_lite2", "tf_efficientnet_lite1", LITE]
+    assert runner.shortlist(replace(config, rank_by="size"), []) == size
+    assert runner.shortlist(replace(config, rank_by="corpus"), []) == names
+    assert "1 candidates have no trainings in the corpus" in caplog.text
+    assert runner.shortlist(replace(config, rank_by="chosen", first=1), []) == [size[0]]
+    assert "size had the lowest regret" in caplog.text
+    table = list(csv.DictReader((tmp_path / "out/static.csv").open()))
+    assert [one["backbone"] for one in table] == size
+    assert "tf_efficientnet_lite2" in capsys.readouterr().out
 
 
 def test_networks_are_filtered_by_size(settings):
