@@ -73,7 +73,7 @@ def _cached(candidate: str) -> dict[Path, int]:
     config = None if is_custom(candidate) else pretrained_config(candidate)
     if config is None:
         return {}
-    files = [weights_folder() / Path(config.url).name] if config.url else []
+    files = [weights_folder() / Path(config.url).name] if isinstance(config.url, str) and config.url else []
     if config.hf_hub_id:
         repository = Path(HF_HUB_CACHE) / f"models--{config.hf_hub_id.replace('/', '--')}"
         files += repository.rglob("*") if repository.is_dir() else []
