@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 
@@ -26,6 +28,27 @@ def log_to_terminal(task: str) -> None:
     for package in ("backbones", "data", "engine", task, "experiments"):
         logger = logging.getLogger(package)
         logger.handlers, logger.level, logger.propagate = [handler], logging.WARNING, False
+
+
+@contextmanager
+def each_warning_once() -> Iterator[None]:
+    """Print equal warnings only once within the `with` block, in which the same data are read again and again."""
+    seen: set[str] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        is_known = message in seen
+        seen.add(message)
+        return not is_known
+
+    handlers = [handler for package in ("data", "engine") for handler in logging.getLogger(package).handlers]
+    for handler in handlers:
+        handler.addFilter(is_new)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(is_new)
 
 
 def silence() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from backbones.errors import BadInput, UserError, first_line, with_flags
 from backbones.weight_files import weight_file
-from engine.console import err, out
+from engine.console import each_warning_once, err, out
 from experiments.corpus.add import named_weights, set_name
 from experiments.corpus.rows import Corpus
 from experiments.jobs.arguments import SharedSettings, shared_arguments
@@ -51,7 +51,7 @@ def shortlist(config: ShortlistConfig, train_arguments: list[str]) -> list[str]:
     failures: dict[str, str] = {}
     scored: list[Scored] = []
     if config.score:
-        with only_one(Path(config.output)), resumable():
+        with only_one(Path(config.output)), resumable(), each_warning_once():
             scored, failures = score_all(config, found, train_arguments)
     ranking = order(config, found, scored)
     if config.score:

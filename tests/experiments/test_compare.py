@@ -8,6 +8,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import timm
@@ -190,6 +191,18 @@ def test_finished_trainings_are_in_the_corpus(whole, root):
     assert row.val_fingerprint == record["dataset"]["fingerprint"]["val"]
     assert str(root) not in row.command
     assert Corpus(output.parent / "results").resamples([row]).images == record["dataset"]["val"]["images"]
+
+
+def test_a_training_that_the_corpus_cannot_take_is_kept_in_mind(tmp_path, monkeypatch):
+    def add_run(*arguments, **options):
+        raise BadInput("no space left\nsecond line")
+
+    monkeypatch.setattr("experiments.compare.runner.add_run", add_run)
+    cell = SimpleNamespace(name="a training", folder_in=lambda folder: folder)
+    runner = ComparisonRunner.__new__(ComparisonRunner)
+    runner.config, runner.folder, runner.not_added = SimpleNamespace(corpus=str(tmp_path), tune=0), tmp_path, {}
+    runner.add_to_corpus(SimpleNamespace(cell=cell, outcome=Outcome(1.0), base=cell))
+    assert runner.not_added == {"a training": "no space left"}
 
 
 def test_the_test_split_is_scored_once_and_reported(whole):
