@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from backbones.errors import BadInput
@@ -12,7 +12,7 @@ from engine.console import err
 from engine.record import write_text
 from experiments.corpus.config import PageConfig
 from experiments.corpus.groups import UNLEARNED, Duel, Entry, Group, duels, grouped, one_for_each_set
-from experiments.corpus.picture import draw
+from experiments.corpus.picture import COSTS, draw
 from experiments.corpus.plan import PlannedCell
 from experiments.corpus.progress import Planned, planned_with
 from experiments.corpus.rows import Corpus, CorpusRow
@@ -34,7 +34,7 @@ HEADINGS = (
 )
 DUELS = ("protocol", "first", "second", "sets", "wins", "losses", "first is better", "equal", "second is better")
 FEWEST_SETS = 5  # below this, the test across data sets has no result
-PICTURE = "pictures/corpus.svg"
+PICTURES = "pictures"  # folder beside the page
 
 
 def write(config: PageConfig) -> Path:
@@ -46,10 +46,14 @@ def write(config: PageConfig) -> Path:
             f"{corpus.file} has no rows: fill it with python -m experiments.corpus fill", settings=("corpus",)
         )
     groups = grouped(corpus, current(rows))
-    (output.parent / PICTURE).parent.mkdir(parents=True, exist_ok=True)
-    has_picture = draw(groups, output.parent / PICTURE)
+    (output.parent / PICTURES).mkdir(parents=True, exist_ok=True)
+    pictures = {
+        f"{PICTURES}/corpus-{cost}.svg": label
+        for cost, label, unit in COSTS
+        if draw(groups, output.parent / PICTURES / f"corpus-{cost}.svg", cost, label, unit)
+    }
     planned = planned_with(Path(config.plan), current(rows))
-    write_text(output, text(rows, groups, planned, has_picture))
+    write_text(output, text(rows, groups, planned, pictures))
     err.print(
         f"wrote {output}: {len(rows)} trainings, {sum(not one.is_finished for one in planned)} planned ones are missing"
     )
@@ -61,7 +65,9 @@ def current(rows: Sequence[CorpusRow]) -> list[CorpusRow]:
     return [row for row in rows if row.recipe == TASKS[row.task].recipe]
 
 
-def text(rows: Sequence[CorpusRow], groups: Sequence[Group], planned: Sequence[Planned], has_picture: bool) -> str:
+def text(
+    rows: Sequence[CorpusRow], groups: Sequence[Group], planned: Sequence[Planned], pictures: Mapping[str, str]
+) -> str:
     """The page as Markdown."""
     shown = current(rows)
     sets = list(dict.fromkeys((group.first.task, group.first.set) for group in groups))
@@ -88,9 +94,15 @@ def text(rows: Sequence[CorpusRow], groups: Sequence[Group], planned: Sequence[P
     lines += _overview(groups, sets)
     lines += _rankings(groups, sets)
     lines += _across(groups)
-    if has_picture:
-        lines += ["## Score and cost", "", *_wrapped("Mean scores against the multiply-adds of the whole network."), ""]
-        lines += [f"![Scores against multiply-adds, one panel per data set]({PICTURE})", ""]
+    if pictures:
+        lines += [
+            "## Score and cost",
+            "",
+            "Mean scores, with their standard deviation over seeds, against the cost of the whole network.",
+            "",
+        ]
+    for file, label in pictures.items():
+        lines += [f"![Scores against {label}, one panel per data set]({file})", ""]
     lines += _gaps(gaps, planned)
     lines += _repeat(shown)
     return "\n".join(line for part in lines for line in (_wrapped(part) if _is_prose(part) else [part])) + "\n"

@@ -1,4 +1,4 @@
-"""Draws the scores of the corpus against multiply-adds."""
+"""Draws the scores of the corpus against costs."""
 
 from __future__ import annotations
 
@@ -12,8 +12,19 @@ COLUMNS = 3
 MARKERS = "osD^vPX*<>phd"  # shape of each network's points, in turn
 
 
-def draw(groups: Sequence[Group], file: Path) -> bool:
+# Costs to draw: column of the corpus, label of the axis, and its unit. Neither depends on other jobs of the machine.
+COSTS = (("macs", "multiply-adds, billions", 1e9), ("peak_memory_mb", "memory of the training, GiB", 1024))
+
+
+def draw(groups: Sequence[Group], file: Path, cost: str, label: str, unit: float) -> bool:
     """Write an SVG with a panel for each task and data set, a line for each protocol, a marker for each network.
+
+    Args:
+        groups: what to draw.
+        file: the file to write.
+        cost: column of the horizontal axis, see `COSTS`.
+        label: of this axis.
+        unit: of this axis, in units of the column.
 
     Returns False, and writes nothing, if no group has two networks.
     """
@@ -37,8 +48,8 @@ def draw(groups: Sequence[Group], file: Path) -> bool:
     markers = dict(zip(backbones, itertools.cycle(MARKERS), strict=False))
     for axis, ((task, name), found) in zip(axes, panels.items(), strict=False):
         for group in found:
-            entries = sorted(group.entries, key=lambda entry: entry.cost("macs"))
-            costs, means = [entry.cost("macs") / 1e9 for entry in entries], [100 * entry.mean for entry in entries]
+            entries = sorted(group.entries, key=lambda entry: entry.cost(cost))
+            costs, means = [entry.cost(cost) / unit for entry in entries], [100 * entry.mean for entry in entries]
             spreads, color = [100 * (entry.spread or 0) for entry in entries], colors[group.first.protocol]
             axis.errorbar(costs, means, yerr=spreads, lw=1, capsize=2, color=color)
             for entry, x, y in zip(entries, costs, means, strict=True):
@@ -52,7 +63,7 @@ def draw(groups: Sequence[Group], file: Path) -> bool:
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
     for axis in axes[: len(panels)][-COLUMNS:]:
-        axis.set_xlabel("multiply-adds, billions")
+        axis.set_xlabel(label)
     for axis in axes[len(panels) :]:
         axis.set_visible(False)
     handles = [Line2D([], [], lw=2, color=color, label=name) for name, color in colors.items()]

@@ -428,7 +428,7 @@ def test_the_page_has_rankings_wins_and_gaps(tmp_path):
     assert "Results of 4 trainings" in text
     assert "2 of 8 planned trainings are finished" in text
     assert 'make corpus DATA=FOLDER MINUTES=60 WEIGHTS="my:net=FILE"' in text
-    assert "<svg" in (tmp_path / "docs/pictures/corpus.svg").read_text()
+    assert "<svg" in (tmp_path / "docs/pictures/corpus-macs.svg").read_text()
     assert page_of(tmp_path, [], DETECTION) == text
 
 
