@@ -120,14 +120,15 @@ def measure(cases: Sequence[Case], k: int) -> list[Measured]:
     """
     if not cases:
         return []
+    shared = shared_lists(cases)
     lists: dict[str, Callable[[Case], Values]] = {
         name: lambda case, name=name: case.scores[name]  # type: ignore[misc]
-        for name in shared_lists(cases)
+        for name in shared
     }
     if len(cases) > 1:
         others = {id(case): [other for other in cases if other is not case] for case in cases}
         lists[CORPUS] = lambda case: mean_ranks(others[id(case)])
-        lists[CHOSEN] = lambda case: case.scores[lowest_regret(others[id(case)], k)]
+        lists[CHOSEN] = lambda case: case.scores[lowest_regret(others[id(case)], k, shared)]
     found = [_measured(name, values, cases, k) for name, values in lists.items()]
     found.sort(key=lambda one: (one.regret, -one.hits))
     return [*found, _measured(RANDOM, lambda case: {}, cases, k)]
@@ -162,10 +163,10 @@ def shared_lists(cases: Sequence[Case]) -> list[str]:
     return [name for name in cases[0].scores if all(name in case.scores for case in cases)]
 
 
-def lowest_regret(cases: Sequence[Case], k: int) -> str:
-    """The list with the lowest mean regret of shortlists of length k."""
+def lowest_regret(cases: Sequence[Case], k: int, lists: Sequence[str]) -> str:
+    """Of these lists, which all data sets have, the one with the lowest mean regret of shortlists of length k."""
     return min(
-        shared_lists(cases),
+        lists,
         key=lambda name: statistics.fmean(outcome(case, case.scores[name], k)[1] for case in cases),
     )
 

@@ -48,7 +48,8 @@ def ranked(scored: Sequence[Scored], by: str) -> list[str]:
 
 def chosen_list(config: ShortlistConfig) -> str:
     """The list that had the lowest regret on the data sets of the corpus. Raises UserError if it cannot be used."""
-    name = evidence.lowest_regret(_cases(config), config.first)
+    found = _cases(config)
+    name = evidence.lowest_regret(found, config.first, evidence.shared_lists(found))
     log.warning("--rank_by %s: %s had the lowest regret on the corpus", CHOSEN, name)
     if name in SCORES and not config.score:
         raise UserError(f"--rank_by {CHOSEN} is {name} here, which needs features: leave --score false out")

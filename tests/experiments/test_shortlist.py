@@ -224,6 +224,12 @@ def test_hit_rate_and_regret_of_a_corpus_whose_truth_is_known():
     assert not evidence.is_enough(simulated(networks=9))
 
 
+def test_lists_that_a_set_lacks_are_not_chosen():
+    found = simulated(sets=3)
+    del found[2].scores["good"]
+    assert {one.score for one in evidence.measure(found, 3)} == {"bad", "corpus", "chosen", evidence.RANDOM}
+
+
 def test_a_random_order_is_the_mean_over_all_shortlists():
     (case,) = simulated(sets=1, networks=5)
     outcomes = [evidence.outcome(case, dict.fromkeys(names, 1.0), 2) for names in combinations(case.truth, 2)]
