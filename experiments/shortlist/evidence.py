@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import comb
 
-from experiments.corpus.groups import network_names
+from experiments.corpus.groups import UNLEARNED, network_names
 from experiments.corpus.rows import CorpusRow
 from experiments.shortlist.static import static_score
 from experiments.shortlist.stored import CHOSEN, CORPUS, SIZE, STATIC, Scored
@@ -72,7 +72,7 @@ def cases(rows: Sequence[CorpusRow], stored: Sequence[Scored], task: str, protoc
 
     Trainings count if they have the present version of the recipe. Of several budgets and versions of one data set, the
     one with the most networks counts, then the one with the most trainings. A score of features counts on a data set
-    where all of its networks have it.
+    where all of its networks have it. Data sets on which no network has learned are left out.
     """
     names = network_names(rows)
     groups: dict[str, dict[str, list[CorpusRow]]] = {}  # conditions -> network -> trainings
@@ -86,7 +86,7 @@ def cases(rows: Sequence[CorpusRow], stored: Sequence[Scored], task: str, protoc
         if len(networks) > 1 and first.set not in found and first.train_fingerprint not in fingerprints:
             fingerprints.add(first.train_fingerprint)
             found[first.set] = _case(networks, stored)
-    return list(found.values())
+    return [case for case in found.values() if max(case.truth.values()) >= UNLEARNED]
 
 
 def _size(networks: Mapping[str, Sequence[CorpusRow]]) -> tuple[int, int]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from engine.console import err
 from engine.record import write_text
+from experiments.corpus.groups import UNLEARNED
 from experiments.corpus.plan import SCRATCH
 from experiments.corpus.rows import Corpus, CorpusRow
 from experiments.report.formatting import markdown_row, points
@@ -24,8 +25,8 @@ from experiments.shortlist.stored import Scored
 from experiments.tasks import TASKS
 
 LENGTHS = (1, 2, 3)
-HEADINGS = ("list by", *(f"best within the first {k}" for k in LENGTHS), *(f"regret at {k}, points" for k in LENGTHS))
-INTRODUCTION = """\
+HEADINGS = ("list by", *(f"best in the first {k}" for k in LENGTHS), *(f"regret at {k}, points" for k in LENGTHS))
+INTRODUCTION = f"""\
 # Shortlists, measured
 
 For each data set of the [corpus](corpus.md), a list ranks the pretrained networks that were trained on it. The tables
@@ -36,7 +37,11 @@ experiments.shortlist --measured docs/shortlist-measured.md` wrote this page fro
 `results/shortlist.csv`, which `--record` writes.
 
 The best network is the one with the highest mean score of its trainings. Where networks are nearly equal, that is
-partly chance, and no list can find it: every list then has some regret.
+partly chance, and no list can find it: every list then has some regret. Weights without a published accuracy, such as a
+file of your own, come last in `static`. Data sets on which no network reaches {100 * UNLEARNED:.0f}% are left out.
+
+A chance takes at least {FEWEST_SETS} data sets with {FEWEST_NETWORKS} networks each. With fewer, the table says
+"{TOO_LITTLE}": it only shows what the corpus has.
 """
 
 
@@ -66,11 +71,7 @@ def section(title: str, found: Sequence[Case]) -> str:
     sets = ", ".join(f"{len(case.truth)} on {case.set}" for case in found)
     lines = [f"## {title}", "", f"Pretrained networks: {sets}."]
     if not is_enough(found):
-        lines += [
-            "",
-            f"{TOO_LITTLE.capitalize()}: at least {FEWEST_SETS} data sets with {FEWEST_NETWORKS} networks each are "
-            "needed to state a chance. The counts only show what the corpus has.",
-        ]
+        lines[-1] += f" {TOO_LITTLE.capitalize()}."
     lines += ["", markdown_row(HEADINGS), markdown_row(["---"] * len(HEADINGS))]
     by_length = [{one.score: one for one in measure(found, k)} for k in LENGTHS]
     for name in by_length[0]:

@@ -329,6 +329,7 @@ def test_one_set_counts_once():
             for j, net in enumerate(("resnet18", "vgg16"))
         ]
     assert len(evidence.cases(rows, [], "detection", "finetune")) == 1
+    assert evidence.cases([replace(one, score=0.01) for one in rows], [], "detection", "finetune") == []
 
 
 def test_scores_of_several_processes_are_all_kept(tmp_path):
