@@ -32,16 +32,18 @@ def log_to_terminal(task: str) -> None:
 
 @contextmanager
 def each_warning_once() -> Iterator[None]:
-    """Print equal warnings only once within the `with` block, in which the same data are read again and again."""
+    """Print equal warnings of `data` only once within the `with` block, which reads the same data again and again."""
     seen: set[str] = set()
 
     def is_new(record: logging.LogRecord) -> bool:
+        if record.name.partition(".")[0] != "data":  # all packages share one handler
+            return True
         message = record.getMessage()
         is_known = message in seen
         seen.add(message)
         return not is_known
 
-    handlers = [handler for package in ("data", "engine") for handler in logging.getLogger(package).handlers]
+    handlers = list(logging.getLogger("data").handlers)
     for handler in handlers:
         handler.addFilter(is_new)
     try:

@@ -114,10 +114,6 @@ def compare(config: CompareConfig, task_arguments: dict[str, list[str]]) -> Path
         return ComparisonRunner(config, folder, lock).run(cells, budgets)
 
 
-def _listed(reasons: Mapping[str, str]) -> str:
-    return "\n".join(f"  {name}: {reason}" for name, reason in reasons.items())
-
-
 def trials_of_each(tune: int) -> int:
     """Number of trainings that choose the settings of a backbone, in both rounds."""
     from experiments.compare.tuning import finalists  # imports optuna
@@ -173,23 +169,33 @@ class ComparisonRunner:
         for cell in self.finished_cells(entries):
             trim(cell.folder_in(self.folder / "cells"), kept(self.config.keep))
         report = write_report(self.folder)
+        failed = {
+            entry.cell.name: entry.outcome.error or "" for entry in entries if entry.outcome and entry.outcome.error
+        }
+        self.raise_failures(len(entries), failed, unscored, report)
+        return report
+
+    def raise_failures(self, total: int, failed: Mapping[str, str], unscored: Mapping[str, str], report: Path) -> None:
+        """Raise one BadInput for all that went wrong.
+
+        Args:
+            total: number of trainings.
+            failed: training -> why it failed.
+            unscored: training -> why it has no score on the test split.
+            report: has the rest.
+        """
+        parts = []
         for failures, what in (
-            (unscored, f"scored on the split {self.config.test_split}"),
-            (self.not_added, f"added to the corpus in {self.config.corpus}"),
+            (failed, f"failed; the log of a training is next to its folder in {self.folder / 'cells'}"),
+            (unscored, f"could not be scored on the split {self.config.test_split}"),
+            (self.not_added, f"could not be added to the corpus in {self.config.corpus}"),
         ):
             if failures:
-                raise BadInput(
-                    f"{len(failures)} trainings could not be {what}; the validation scores are in {report}. To try "
-                    f"again, run the same command.\n{_listed(failures)}"
-                )
-        failed = [entry for entry in entries if entry.outcome is not None and entry.outcome.error]
-        if failed:
-            lines = _listed({entry.cell.name: entry.outcome.error or "" for entry in failed if entry.outcome})
-            raise BadInput(
-                f"{len(failed)} of {len(entries)} trainings failed; the others are in {report}. The log of a training "
-                f"is next to its folder in {self.folder / 'cells'}. To train them again, run the same command.\n{lines}"
-            )
-        return report
+                lines = "\n".join(f"  {name}: {reason}" for name, reason in failures.items())
+                parts.append(f"{len(failures)} of {total} trainings {what}:\n{lines}")
+        if parts:
+            rest = f"The rest is in {report}. To try again, run the same command."
+            raise BadInput("\n".join([*parts, rest]))
 
     def check_data(self, entries: Sequence[Entry]) -> None:
         """Raise BadInput if trainings of one task read different files, because the data changed between them."""

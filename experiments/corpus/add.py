@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from backbones.errors import BadInput
 from backbones.pretraining import group_of_record
 from experiments.corpus.rows import SCHEMA, Corpus, CorpusRow
@@ -20,6 +22,7 @@ log = logging.getLogger(__name__)
 
 RESAMPLES = 400  # of the validation images
 SAME = 5e-7  # scores are stored with six digits
+ROUNDING = 1e-4  # largest difference of a score in the record and from results by image, which are rounded
 SHOWN = ("backbone-swap", "python", "torch", "timm")  # versions in a row
 ROOT = "DATA"  # stands in commands for the folder of the data sets
 LEFT_OUT = ("--data.workers", "--output", "--device", "--logger")  # flags that change no score
@@ -58,16 +61,18 @@ def add_run(
         run = FinishedRun.of(folder)
         row = row_of(run, cell, base=base or cell, tune=tune, name=name or set_name(cell), place=place)
         row.check()
+        check_images(run)
         known = next((other for other in rows if other.key == row.key), None)
         resampled = resample({"": [run.images]}, RESAMPLES)[""] if known is None else None
     except (BadInput, ValueError, KeyError, TypeError) as error:
+        reason = f"its record lacks {error}" if isinstance(error, KeyError) else error
         raise UnusableRun(
-            f"{folder} cannot be added to {corpus.file}: {error}. Delete the folder to train it again"
+            f"{folder} cannot be added to {corpus.file}: {reason}. Delete the folder to train it again"
         ) from error
     if known is None:
         others = [other for other in rows if (other.set, other.task) == (row.set, row.task)]
         known = corpus.add(row, resampled)
-        if others and all(other.val_fingerprint != row.val_fingerprint for other in others):
+        if others and all(_files(other) != _files(row) for other in others):
             log.warning(
                 "%s of %s has other files than the rows of that name so far: they are kept apart", row.set, row.task
             )
@@ -76,6 +81,20 @@ def add_run(
             "%s: %s with seed %d on %s is in %s with another score, %.4f instead of %.4f, from %s: the first one stays",
             row.task, row.backbone, row.seed, row.set, corpus.file, known.score, row.score, known.device,
         )  # fmt: skip
+
+
+def check_images(run: FinishedRun) -> None:
+    """Raise ValueError if the results by image are not those of the score: some are missing, or were changed."""
+    images, expected = len(run.images.keys), run.record["dataset"]["val"]["images"]
+    if images != expected:
+        raise ValueError(f"it has results of {images} images instead of {expected}")
+    recomputed = float(run.images.score(np.ones((1, images), np.int64))[0])
+    if not abs(recomputed - run.score) <= ROUNDING:
+        raise ValueError(f"its results by image have the {run.metric} {recomputed:.4f}, its record {run.score:.4f}")
+
+
+def _files(row: CorpusRow) -> tuple[str, str]:
+    return row.train_fingerprint, row.val_fingerprint
 
 
 def row_of(run: FinishedRun, cell: Cell, *, base: Cell, tune: int, name: str, place: str = "") -> CorpusRow:
@@ -156,12 +175,23 @@ def command_of(cell: Cell, place: str = "") -> str:
     for flag, values in arguments:
         if flag in LEFT_OUT:
             continue
-        if flag in ("--data.root", "--data.train", "--data.val"):
+        if flag == "--data.root":
             values = [f"{ROOT}/{place or Path(value).name}" for value in values]
-        elif flag in ("--pretrained", "--config", "--data.test", "--data.augment"):
-            values = [Path(value).name if "/" in value else value for value in values]
+        elif flag in ("--data.train", "--data.val", "--data.test"):
+            values = [":".join(_in_root(part) for part in value.split(":")) for value in values]
+        else:
+            values = [Path(value).name if _is_path(value) else value for value in values]
         words += [flag, *values]
     return shlex.join(words)
+
+
+def _is_path(value: str) -> bool:
+    return Path(value).is_absolute() or ("/" in value and Path(value).exists())
+
+
+def _in_root(place: str) -> str:
+    """A file or folder as it is below `DATA`; other values, such as the name of a split, stay."""
+    return f"{ROOT}/{Path(place).name}" if "/" in place else place
 
 
 def same_command(one: str, other: str) -> bool:

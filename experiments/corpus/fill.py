@@ -53,33 +53,35 @@ def fill(config: FillConfig) -> None:
         raise UserError(f"`sets={sorted(unknown)}`: the plan has no such data sets", settings=("sets",))
     wanted = present([cell for cell in planned if not config.sets or cell.set in config.sets], Path(config.data))
     if config.dry_run:
-        unreadable: dict[str, str] = {}
-        for gap in gaps(config, corpus, wanted, unreadable):
+        for gap in gaps(config, corpus, wanted):
             out.print(gap.planned.name, markup=False)
-        for name, reason in unreadable.items():
-            log.warning("%s: %s", name, reason)
         return
     failures: dict[str, str] = {}
     with only_one(output) as lock, resumable():
-        _train_all(gaps(config, corpus, wanted, failures), corpus, output, deadline, lock, failures)
+        _train_all(gaps(config, corpus, wanted), corpus, output, deadline, lock, failures)
     if failures:
         lines = "\n".join(f"  {name}: {reason}" for name, reason in failures.items())
-        raise BadInput(f"{len(failures)} trainings failed; their logs are in {output / 'cells'}\n{lines}")
+        raise BadInput(f"{len(failures)} of the trainings failed; logs are in {output / 'cells'}\n{lines}")
 
 
 def present(planned: list[PlannedCell], root: Path) -> list[PlannedCell]:
-    """The trainings whose data set is in the folder of data sets. One warning names the others."""
+    """The trainings whose data set is in the folder of data sets. One warning names the others.
+
+    Raises BadInput if it has none of them.
+    """
     absent = sorted({cell.folder for cell in planned if not (root / cell.folder).is_dir()})
+    if len(absent) == len({cell.folder for cell in planned}):
+        raise BadInput(f"{root} has none of the folders {', '.join(absent)}: name another `data`", settings=("data",))
     if absent:
-        log.warning("%s has no folder %s: its trainings are left out", root, ", ".join(absent))
+        log.warning("%s lacks %s: their trainings are left out", root, ", ".join(absent))
     return [cell for cell in planned if cell.folder not in absent]
 
 
-def gaps(config: FillConfig, corpus: Corpus, planned: list[PlannedCell], failures: dict[str, str]) -> Iterator[Gap]:
+def gaps(config: FillConfig, corpus: Corpus, planned: list[PlannedCell]) -> Iterator[Gap]:
     """The planned trainings without a row, in their order, those that failed before at the end.
 
     Trainings of an earlier version of the recipe do not count: their keys differ. A key needs the fingerprints of the
-    data, which are read when their first training is reached. Those whose data cannot be read are added to `failures`.
+    data, which are read when their first training is reached. Data that cannot be read make the training fail.
 
     Raises UserError for a training whose settings `train` would refuse, before the first gap.
     """
@@ -87,11 +89,7 @@ def gaps(config: FillConfig, corpus: Corpus, planned: list[PlannedCell], failure
     found = [Gap(planned_cell, _cell(config, planned_cell)) for planned_cell in planned]
     failed = []
     for gap in found:
-        try:
-            if gap.cell.key in known:
-                continue
-        except BadInput as error:
-            failures[gap.planned.name] = first_line(error)
+        if gap.cell.key in known:
             continue
         if _failed_file(gap.folder_in(Path(config.output))).exists():
             failed.append(gap)

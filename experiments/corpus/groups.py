@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from experiments.corpus.plan import PRETRAINED, SCRATCH
 from experiments.corpus.rows import Corpus, CorpusRow
 from experiments.report.results import LEVEL
 from experiments.statistics import Difference
@@ -28,7 +27,8 @@ class Entry:
         rows: its trainings, in the order of their seeds.
         difference: of its mean score to that of the best network of the group; None for that one, and where resamples
             of the images are absent.
-        half_width: of the 95% interval of its mean score, a fraction; None where resamples are absent.
+        half_width: of the 95% interval of its mean score, a fraction; None where resamples are absent, or where it
+            rests on too few images.
     """
 
     network: str
@@ -84,47 +84,77 @@ class Group:
         return {entry.network: entry.mean for entry in self.entries}
 
 
-def grouped(corpus: Corpus, rows: Iterable[CorpusRow]) -> list[Group]:
-    """All groups, in the order of their first rows.
+Trainings = Mapping[str, Sequence[CorpusRow]]  # network -> its trainings, under the same conditions
 
-    Trainings with random and with pretrained weights are never in one group. Networks with pretraining of different
-    kinds are, since the choice of weights is part of the choice of a network here.
+
+def grouped(corpus: Corpus, rows: Sequence[CorpusRow]) -> list[Group]:
+    """All groups, in the order of their first rows, with intervals and differences."""
+    return [_group(corpus, trainings) for trainings in comparable(rows)]
+
+
+def comparable(rows: Sequence[CorpusRow]) -> list[Trainings]:
+    """The trainings under the same conditions, in the order of their first rows.
+
+    Trainings with random and with pretrained weights are never together. Networks with pretraining of different kinds
+    are, since the choice of weights is part of the choice of a network here.
     """
-    rows = list(rows)
     names = network_names(rows)
-    by_conditions: dict[tuple[str, str], dict[str, list[CorpusRow]]] = {}
+    by_conditions: dict[tuple[str, bool], dict[str, list[CorpusRow]]] = {}
     for row in rows:
-        start = SCRATCH if row.protocol == SCRATCH else PRETRAINED
-        sides = by_conditions.setdefault((row.conditions, start), defaultdict(list))
-        sides[names[row.key]].append(row)
-    return [_group(corpus, sides) for sides in by_conditions.values()]
+        trainings = by_conditions.setdefault((row.conditions, row.is_pretrained), defaultdict(list))
+        trainings[names[row.key]].append(row)
+    return list(by_conditions.values())
 
 
 def network_names(rows: Iterable[CorpusRow]) -> dict[str, str]:
     """Key of a row -> name of its network: the backbone, with its weights if there are trainings from several."""
-    weights: dict[str, set[tuple[str, str]]] = defaultdict(set)
-    pretrained = [row for row in rows if row.protocol != SCRATCH]
-    for row in pretrained:
-        weights[row.backbone].add((row.weights, row.weights_sha256))
-    found = {row.key: row.backbone for row in rows}
-    for row in pretrained:
+    rows = list(rows)
+    weights: dict[str, dict[str, str]] = defaultdict(dict)  # backbone -> weights -> their source
+    for row in rows:
+        if row.is_pretrained:
+            weights[row.backbone].setdefault(row.network[1], row.weights)
+    found = {}
+    for row in rows:
         known = weights[row.backbone]
-        if len(known) > 1:
-            of_this_name = sum(source == row.weights for source, _ in known)
-            file = f", SHA-256 {row.weights_sha256[:8]}" if of_this_name > 1 else ""
-            found[row.key] = f"{row.backbone} ({row.weights}{file})"
+        name = row.backbone
+        if row.is_pretrained and len(known) > 1:
+            source = known[row.network[1]]
+            digest = f", SHA-256 {row.weights_sha256[:8]}" if list(known.values()).count(source) > 1 else ""
+            name += f" ({source}{digest})"
+        found[row.key] = name
     return found
 
 
-def _group(corpus: Corpus, sides: dict[str, list[CorpusRow]]) -> Group:
-    found = {name: tuple(sorted(rows, key=lambda row: row.seed)) for name, rows in sides.items()}
+def mean_scores(trainings: Trainings) -> dict[str, float]:
+    """Network -> mean score over seeds, a fraction."""
+    return {name: statistics.fmean(row.score for row in rows) for name, rows in trainings.items()}
+
+
+def one_for_each_set(groups: Sequence[Trainings]) -> list[Trainings]:
+    """Of several groups of a task and data set, such as two budgets: the one with the most networks, then trainings.
+
+    Sets of the same name or with the same files are one set. Groups in which no network has learned are left out.
+    """
+    found: list[Trainings] = []
+    known: set[tuple[str, str]] = set()
+    for trainings in sorted(groups, key=lambda one: (-len(one), -sum(map(len, one.values())))):
+        first = next(iter(trainings.values()))[0]
+        same = {(first.task, first.set), (first.task, first.train_fingerprint)}
+        if max(mean_scores(trainings).values()) >= UNLEARNED and not same & known:
+            known |= same
+            found.append(trainings)
+    return found
+
+
+def _group(corpus: Corpus, trainings: Trainings) -> Group:
+    found = {name: tuple(sorted(rows, key=lambda row: row.seed)) for name, rows in trainings.items()}
     entries = sorted((Entry(name, rows) for name, rows in found.items()), key=lambda entry: -entry.mean)
     resampled = {entry.network: corpus.resamples(entry.rows) for entry in entries}
     complete = {name: side for name, side in resampled.items() if side is not None}
     widths = {name: score_half_width(side, LEVEL) for name, side in complete.items()}
     best = entries[0].network
     differences: dict[str, Difference] = {}
-    same_shape = len({side.without.shape[1:] for side in complete.values()}) == 1
+    same_shape = len({(side.without.shape[1], side.resampled.shape[1]) for side in complete.values()}) == 1
     if len(complete) > 1 and best in complete and same_shape:
         differences = compare_resampled(complete, best, level=LEVEL)
     return Group(
@@ -151,38 +181,18 @@ class Duel:
     across: Across
 
 
-def one_for_each_set(groups: Sequence[Group]) -> list[Group]:
-    """Of several groups of a task and data set, such as two budgets, the one with the most networks and trainings.
-
-    Groups in which no network has learned are left out.
-    """
-    by_set: dict[tuple[str, str], Group] = {}
-    for group in groups:
-        place = group.first.task, group.first.set
-        if group.has_learned and (place not in by_set or _size(group) > _size(by_set[place])):
-            by_set[place] = group
-    return list(by_set.values())
-
-
-def _size(group: Group) -> tuple[int, int]:
-    return len(group.entries), sum(len(entry.rows) for entry in group.entries)
-
-
-def duels(groups: Sequence[Group]) -> list[Duel]:
+def duels(groups: Sequence[Trainings]) -> list[Duel]:
     """All pairs of networks that share at least two data sets.
 
     Args:
         groups: of one protocol, of any task; see `one_for_each_set`.
     """
-    names = list(dict.fromkeys(name for group in groups for name in group.scores))
+    scores = [mean_scores(trainings) for trainings in groups]
+    names = list(dict.fromkeys(name for known in scores for name in known))
     found = []
     for i, first in enumerate(names):
         for second in names[i + 1 :]:
-            differences = [
-                group.scores[first] - group.scores[second]
-                for group in groups
-                if first in group.scores and second in group.scores
-            ]
+            differences = [known[first] - known[second] for known in scores if first in known and second in known]
             if len(differences) > 1:
                 wins, losses = sum(value > 0 for value in differences), sum(value < 0 for value in differences)
                 found.append(Duel(first, second, wins, losses, signed_rank(differences)))

@@ -11,10 +11,10 @@ from backbones.errors import BadInput
 from engine.console import err
 from engine.record import write_text
 from experiments.corpus.config import PageConfig
-from experiments.corpus.groups import UNLEARNED, Duel, Entry, Group, duels, grouped, one_for_each_set
+from experiments.corpus.groups import UNLEARNED, Duel, Entry, Group, Trainings, duels, grouped, one_for_each_set
 from experiments.corpus.picture import COSTS, draw
 from experiments.corpus.plan import PlannedCell
-from experiments.corpus.progress import Planned, planned_with
+from experiments.corpus.progress import Planned, planned_with, weight_files
 from experiments.corpus.rows import Corpus, CorpusRow
 from experiments.report.formatting import (
     ABOUT_INTERVALS,
@@ -98,7 +98,8 @@ def text(
         lines += [
             "## Score and cost",
             "",
-            "Mean scores, with their standard deviation over seeds, against the cost of the whole network.",
+            "Mean scores, with their standard deviation over seeds, against multiply-adds of the network and memory of "
+            "its training.",
             "",
         ]
     for file, label in pictures.items():
@@ -198,9 +199,9 @@ def _verdict(entry: Entry) -> str:
 
 
 def _across(groups: Sequence[Group]) -> list[str]:
-    by_protocol: dict[str, list[Group]] = defaultdict(list)
+    by_protocol: dict[str, list[Trainings]] = defaultdict(list)
     for group in groups:
-        by_protocol[group.first.protocol].append(group)
+        by_protocol[group.first.protocol].append({entry.network: entry.rows for entry in group.entries})
     found: list[tuple[str, Duel]] = []
     for protocol, part in by_protocol.items():
         found += [(protocol, duel) for duel in duels(one_for_each_set(part))]
@@ -210,7 +211,7 @@ def _across(groups: Sequence[Group]) -> list[str]:
         "## Wins and losses across data sets",
         "",
         "The number of pairs of task and data set on which the first network has the higher, or the lower mean score; "
-        "equal means count for neither. Of several budgets of a set, the one with the most trainings counts. Groups in "
+        "equal means count for neither. Of several budgets of a set, the one with the most networks counts. Groups in "
         f"which no network reaches {100 * UNLEARNED:.0f}% are left out.",
         "",
         "The last columns are the Bayesian signed-rank test (Benavoli et al., ICML 2014; JMLR 18, 2017): how probable "
@@ -255,8 +256,10 @@ def _gaps(gaps: Sequence[PlannedCell], planned: Sequence[Planned]) -> list[str]:
 
 
 def _repeat(rows: Sequence[CorpusRow]) -> list[str]:
+    if not rows:
+        return []
     row = rows[0]
-    with_files = {row.backbone: row.weights.removeprefix("file:") for row in rows if row.weights.startswith("file:")}
+    with_files = weight_files(rows)
     about = ""
     if with_files:
         about = " Networks with weight files need the path of the file: " + ", ".join(

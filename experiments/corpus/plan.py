@@ -115,6 +115,9 @@ def read_plan(file: Path, weights: Mapping[str, str] | None = None) -> list[Plan
 
 def _planned(content: Any, with_file: list[str]) -> list[PlannedCell]:
     _only(content, PLAN_FIELDS, "the plan")
+    for name, kind in (("networks", dict), ("sets", list)):
+        if not isinstance(content[name], kind):
+            raise ValueError(f"`{name}` is {content[name]!r}, not a {'list' if kind is list else 'mapping'}")
     seeds = content["seeds"]
     if not isinstance(seeds, int) or seeds < 1:
         raise ValueError(f"`seeds` is {seeds!r}, not a number of at least 1")
@@ -127,6 +130,11 @@ def _planned(content: Any, with_file: list[str]) -> list[PlannedCell]:
     found: list[PlannedCell] = []
     for entry in content["sets"]:
         _only(entry, SET_FIELDS, "a set")
+        for name in ("name", "folder"):
+            if not isinstance(entry[name], str):
+                raise ValueError(f"`{name}` of a set is {entry[name]!r}, not a text; put it in quotes")
+        if not isinstance(entry["protocols"], dict):
+            raise ValueError(f"`protocols` of {entry['name']} is {entry['protocols']!r}, not a mapping")
         if entry["task"] not in TASKS:
             raise ValueError(f"the task {entry['task']!r} is unknown")
         if not isinstance(entry["added"], datetime.date):
@@ -135,7 +143,7 @@ def _planned(content: Any, with_file: list[str]) -> list[PlannedCell]:
             if protocol not in get_args(Protocol):
                 raise ValueError(f"the protocol {protocol!r} is unknown: there are {', '.join(get_args(Protocol))}")
             _only(options, PROTOCOL_FIELDS, f"the protocol {protocol}")
-            words = (*shlex.split(entry.get("arguments", "")), *shlex.split(options.get("arguments", "")))
+            words = (*_words(entry), *_words(options))
             if fixed := [word for word in words if word.removeprefix("--").partition("=")[0] in NOT_ARGUMENTS]:
                 raise ValueError(f"{fixed[0]} cannot stand in the arguments of a set: the corpus sets it")
             if options["networks"] not in networks:
@@ -161,8 +169,17 @@ def _planned(content: Any, with_file: list[str]) -> list[PlannedCell]:
     return sorted(found, key=lambda cell: (cell.added, cell.seed))
 
 
-def _only(content: Mapping[str, Any], known: set[str], of: str) -> None:
-    """Raise ValueError if a part of the plan has other fields than the known ones."""
+def _words(part: Mapping[str, Any]) -> list[str]:
+    text = part.get("arguments") or ""  # not None, for which shlex would read the standard input
+    if not isinstance(text, str):
+        raise ValueError(f"`arguments` is {text!r}, not a text")
+    return shlex.split(text)
+
+
+def _only(content: Any, known: set[str], of: str) -> None:
+    """Raise ValueError if a part of the plan is no mapping, or has other fields than the known ones."""
+    if not isinstance(content, dict):
+        raise ValueError(f"{of} is {content!r}, not a mapping")
     if unknown := content.keys() - known:
         names = ", ".join(sorted(map(str, unknown)))
         raise ValueError(f"{of} has the unknown fields {names}: there are {', '.join(sorted(known))}")

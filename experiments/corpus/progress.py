@@ -22,8 +22,12 @@ class Planned:
 
 
 def planned_with(file: Path, rows: Sequence[CorpusRow]) -> list[Planned]:
-    """The trainings of the plan with their rows, also for networks with weight files of the user's that have any."""
-    files = {row.backbone: row.weights.removeprefix("file:") for row in rows if row.weights.startswith("file:")}
+    """The trainings of the plan with their rows, also for networks with weight files of the user's that have any.
+
+    Such a network is one that the plan does not name, and that has a training with the arguments of the plan.
+    """
+    planned = read_plan(file)
+    files = {name: file for name, file in weight_files(rows).items() if name not in {cell.backbone for cell in planned}}
     by_training: dict[tuple[Any, ...], list[CorpusRow]] = defaultdict(list)
     for row in rows:
         by_training[row.task, row.protocol, row.backbone, row.seed].append(row)
@@ -35,3 +39,8 @@ def planned_with(file: Path, rows: Sequence[CorpusRow]) -> list[Planned]:
         found.append(Planned(cell, any(same_command(command, row.command) for row in same)))
     started = {one.cell.backbone for one in found if one.is_finished}
     return [one for one in found if one.cell.backbone not in files or one.cell.backbone in started]
+
+
+def weight_files(rows: Sequence[CorpusRow]) -> dict[str, str]:
+    """Backbone -> name of the weight file of the user's that its last training started from."""
+    return {row.backbone: row.weights.removeprefix("file:") for row in rows if row.weights.startswith("file:")}

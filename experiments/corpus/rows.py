@@ -10,6 +10,7 @@ import csv
 import datetime
 import io
 import math
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -27,7 +28,11 @@ from experiments.statistics.images import Resampled
 from experiments.tasks import TASKS
 
 SCHEMA = 1  # version of the columns; raise it if the meaning of one changes
+RANDOM = "random"  # source of weights that are not pretrained
 PATIENCE = 60  # seconds in which another process should have added its row
+SHAPES = ("resampled", "without")  # arrays of resamples that trainings must have in equal shapes
+# What numpy raises for a file of arrays with wrong bytes.
+DAMAGE = (OSError, ValueError, KeyError, EOFError, NotImplementedError, BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ class CorpusRow:
         train_fingerprint, val_fingerprint: of the files of both splits.
         weights: source of the initial weights, `weights_sha256` of their file, `weights_license`, and the group of
             their pretraining.
-        epochs, batch_size, image_size: the budget. `image_size` is HxW in pixels, as the network was trained.
+        epochs, batch_size, image_size: the budget. `image_size` is HxW in pixels, at which images are scored.
         recipe: version of the task's recipe.
         tune: number of trials that chose learning rate and others for this backbone; 0 for the recipe's.
         metric, score: the headline metric on the validation split after the last epoch, a fraction in 0..1.
@@ -91,7 +96,9 @@ class CorpusRow:
         """A row from the texts of a line. Raises ValueError with the column's name."""
         if absent := [field.name for field in fields(cls) if texts.get(field.name) is None]:
             raise ValueError(f"it has no column {', '.join(absent)}")
-        if unknown := [str(name) for name in texts if name not in {field.name for field in fields(cls)}]:
+        if None in texts:
+            raise ValueError("it has more values than the header has columns")
+        if unknown := [name for name in texts if name not in {field.name for field in fields(cls)}]:
             raise ValueError(f"its columns {', '.join(unknown)} are unknown")
         types = {"int": int, "float": float, "str": str}
         values: dict[str, Any] = {}
@@ -131,15 +138,20 @@ class CorpusRow:
         for name in ("macs", "train_seconds"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{name} is {value}, not a positive number")
+                raise ValueError(f"{name} is {value}, not a number of at least 0")
         for name in ("key", "conditions"):
             if len(getattr(self, name)) != 64 or set(getattr(self, name)) - set("0123456789abcdef"):
                 raise ValueError(f"{name} is {getattr(self, name)!r}, not a SHA-256")
 
     @property
-    def cell(self) -> tuple[str, ...]:
-        """What a training is of, but its seed: rows with the same value differ in nothing else."""
-        return (self.conditions, self.backbone, self.weights_sha256, self.weights if self.protocol != "scratch" else "")
+    def is_pretrained(self) -> bool:
+        """Whether the training started from pretrained weights."""
+        return self.protocol != "scratch" and self.weights != RANDOM
+
+    @property
+    def network(self) -> tuple[str, str]:
+        """The backbone and its weights: the digest of their file, or their source where the digest is unknown."""
+        return self.backbone, self.weights_sha256 or self.weights
 
 
 class Corpus:
@@ -188,10 +200,18 @@ class Corpus:
             for known in rows:
                 if known.key == row.key:
                     return known
-            if resampled is not None:
-                self._write_resamples(row.key, resampled)
-            write_text(self.file, table([*rows, row]))
+            try:
+                if resampled is not None:
+                    self._write_resamples(row.key, resampled)
+                write_text(self.file, table([*rows, row]))
+            except OSError as error:
+                raise self._unwritable(error) from error
         return None
+
+    def _unwritable(self, error: OSError) -> BadInput:
+        return BadInput(
+            f"{self.folder} cannot be written ({error.strerror}): choose another `corpus`", settings=("corpus",)
+        )
 
     def resamples(self, rows: Sequence[CorpusRow]) -> Resampled | None:
         """The resampled scores of trainings of one backbone on the same images; None if some have none."""
@@ -202,11 +222,11 @@ class Corpus:
                     found.append({name: stored[name] for name in ("images", "resampled", "without")})
             except FileNotFoundError:
                 return None
-            except (OSError, ValueError, KeyError, BadZipFile) as error:
+            except DAMAGE as error:
                 raise BadInput(f"{self._resamples_file(row.key)} is damaged: {error}") from error
-        if not found or len({(int(one["images"]), one["without"].shape) for one in found}) > 1:
+        if not found or len({(int(one["images"]), *(one[name].shape for name in SHAPES)) for one in found}) > 1:
             return None
-        stacked = {name: np.stack([one[name] for one in found]).astype(np.float64) for name in ("resampled", "without")}
+        stacked = {name: np.stack([one[name] for one in found]).astype(np.float64) for name in SHAPES}
         scores = np.array([row.score for row in rows])
         return Resampled(int(found[0]["images"]), (None,) * len(rows), scores, stacked["resampled"], stacked["without"])
 
@@ -232,9 +252,7 @@ class Corpus:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = open(self.folder / ".lock", "a")  # noqa: SIM115 - closed below
         except OSError as error:
-            raise BadInput(
-                f"{self.folder} cannot be written ({error.strerror}): choose another `corpus`", settings=("corpus",)
-            ) from error
+            raise self._unwritable(error) from error
         with lock:
             if not lock_or_warn(lock, PATIENCE, self.folder, "comparison"):
                 raise BadInput(f"another process has locked {self.folder} for over {PATIENCE} seconds")

@@ -10,17 +10,16 @@ from __future__ import annotations
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import comb
 
-from experiments.corpus.groups import UNLEARNED, network_names
+from experiments.corpus.groups import Trainings, comparable, mean_scores, one_for_each_set
 from experiments.corpus.rows import CorpusRow
 from experiments.shortlist.static import static_score
 from experiments.shortlist.stored import CHOSEN, CORPUS, SIZE, STATIC, Scored
 from experiments.tasks import TASKS
 
 FEWEST_NETWORKS, FEWEST_SETS = 10, 5  # below these, hit rate and regret say nothing about other data
-TOO_LITTLE = "too little data"
 RANDOM = "random order"
 
 Values = Mapping[str, float]  # network -> value; higher is better, networks without a value come last
@@ -34,11 +33,13 @@ class Case:
         set: its name.
         truth: network -> mean score after training, a fraction.
         scores: list -> values of all networks of `truth`.
+        rows: network -> one of its trainings.
     """
 
     set: str
     truth: dict[str, float]
     scores: dict[str, dict[str, float]]
+    rows: dict[str, CorpusRow] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -68,36 +69,25 @@ class Measured:
 
 
 def cases(rows: Sequence[CorpusRow], stored: Sequence[Scored], task: str, protocol: str) -> list[Case]:
-    """The data sets of a task on which at least two pretrained networks were trained.
+    """The data sets of a task on which at least two pretrained networks were trained, see `one_for_each_set`.
 
-    Trainings count if they have the present version of the recipe. Of several budgets and versions of one data set, the
-    one with the most networks counts, then the one with the most trainings. A score of features counts on a data set
-    where all of its networks have it. Data sets on which no network has learned are left out.
+    Trainings count if they have the present version of the recipe. A score of features counts on a data set where all
+    of its networks have it.
     """
-    names = network_names(rows)
-    groups: dict[str, dict[str, list[CorpusRow]]] = {}  # conditions -> network -> trainings
-    for row in rows:
-        if (row.task, row.protocol, row.recipe) == (task, protocol, TASKS[task].recipe):
-            groups.setdefault(row.conditions, defaultdict(list))[names[row.key]].append(row)
-    found: dict[str, Case] = {}
-    fingerprints: set[str] = set()
-    for networks in sorted(groups.values(), key=_size, reverse=True):
-        first = next(iter(networks.values()))[0]
-        if len(networks) > 1 and first.set not in found and first.train_fingerprint not in fingerprints:
-            fingerprints.add(first.train_fingerprint)
-            found[first.set] = _case(networks, stored)
-    return [case for case in found.values() if max(case.truth.values()) >= UNLEARNED]
+    wanted = [
+        row
+        for row in rows
+        if (row.task, row.protocol, row.recipe) == (task, protocol, TASKS[task].recipe) and row.is_pretrained
+    ]
+    groups = one_for_each_set(comparable(wanted))
+    return [_case(trainings, stored) for trainings in groups if len(trainings) > 1]
 
 
-def _size(networks: Mapping[str, Sequence[CorpusRow]]) -> tuple[int, int]:
-    return len(networks), sum(map(len, networks.values()))
-
-
-def _case(networks: Mapping[str, Sequence[CorpusRow]], stored: Sequence[Scored]) -> Case:
-    first = {name: rows[0] for name, rows in networks.items()}
+def _case(trainings: Trainings, stored: Sequence[Scored]) -> Case:
+    first = {name: rows[0] for name, rows in trainings.items()}
     some = next(iter(first.values()))
     of_features = {
-        (one.backbone, one.weights): one.scores
+        one.network: one.scores
         for one in stored
         if (one.task, one.train_fingerprint) == (some.task, some.train_fingerprint)
     }
@@ -105,12 +95,11 @@ def _case(networks: Mapping[str, Sequence[CorpusRow]], stored: Sequence[Scored])
         STATIC: {name: static_score(row.backbone, row.weights) for name, row in first.items()},
         SIZE: {name: float(row.params) for name, row in first.items()},
     }
-    values = {name: of_features.get((row.backbone, row.weights), {}) for name, row in first.items()}
+    values = {name: of_features.get(row.network, {}) for name, row in first.items()}
     for score in dict.fromkeys(score for found in values.values() for score in found):
         if all(score in found for found in values.values()):
             scores[score] = {name: found[score] for name, found in values.items()}
-    truth = {name: statistics.fmean(row.score for row in rows) for name, rows in networks.items()}
-    return Case(some.set, truth, scores)
+    return Case(some.set, mean_scores(trainings), scores, first)
 
 
 def measure(cases: Sequence[Case], k: int) -> list[Measured]:
@@ -182,9 +171,10 @@ def mean_ranks(cases: Sequence[Case]) -> dict[str, float]:
     return {name: statistics.fmean(found) for name, found in ranks.items()}
 
 
-def is_enough(cases: Sequence[Case]) -> bool:
-    """Whether there are enough data sets with enough networks to state a chance."""
-    return sum(len(case.truth) >= FEWEST_NETWORKS for case in cases) >= FEWEST_SETS
+def sufficient(cases: Sequence[Case]) -> list[Case]:
+    """The data sets with enough networks to state a chance; empty if they are too few."""
+    found = [case for case in cases if len(case.truth) >= FEWEST_NETWORKS]
+    return found if len(found) >= FEWEST_SETS else []
 
 
 def counts(cases: Sequence[Case]) -> str:

@@ -25,7 +25,7 @@ from engine.execution import device_of, execution_for
 from experiments.shortlist.scores import Features
 from experiments.tasks import task_spec
 
-ROWS = 6000  # most regions or pixels of a data set
+ROWS = 6000  # most images, regions or pixels of a data set
 PIXELS = 24  # sampled in each image
 JITTER = 0.3  # largest shift of a region from its box, as a fraction of the box's side, and log of its scale
 TRIES, OVERLAP = 20, 0.3  # background regions overlap boxes by less than this IoU
@@ -49,12 +49,13 @@ class Computed:
     Attributes:
         features: the features.
         fingerprint: of all training images.
-        weights: source of the network's weights, see `backbones.provenance.Provenance`.
+        weights: source of the network's weights, see `backbones.provenance.Provenance`, and `sha256` of their file.
     """
 
     features: Features
     fingerprint: str
     weights: str
+    sha256: str
 
 
 def compute(task_name: str, config: Any, images: int) -> Computed:
@@ -91,7 +92,8 @@ def compute(task_name: str, config: Any, images: int) -> Computed:
     features = _joined(found, len(train.classes), task_name)
     if not all(np.isfinite(part).all() for part in (features.values, features.offset_values) if part is not None):
         raise BadInput(f"the features of {config.backbone} are not finite numbers")
-    return Computed(features, train.fingerprint, task.info.provenance["source"])
+    weights = task.info.provenance
+    return Computed(features, train.fingerprint, weights["source"], weights.get("sha256") or "")
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,13 @@ from experiments.shortlist import stored
 from experiments.shortlist.evidence import (
     FEWEST_NETWORKS,
     FEWEST_SETS,
-    TOO_LITTLE,
     Case,
     cases,
-    is_enough,
     measure,
+    sufficient,
 )
 from experiments.shortlist.stored import Scored
+from experiments.statistics.difference import TOO_LITTLE
 from experiments.tasks import TASKS
 
 LENGTHS = (1, 2, 3)
@@ -40,8 +40,8 @@ The best network is the one with the highest mean score of its trainings. Where 
 partly chance, and no list can find it: every list then has some regret. Weights without a published accuracy, such as a
 file of your own, come last in `static`. Data sets on which no network reaches {100 * UNLEARNED:.0f}% are left out.
 
-A chance takes at least {FEWEST_SETS} data sets with {FEWEST_NETWORKS} networks each. With fewer, the table says
-"{TOO_LITTLE}": it only shows what the corpus has.
+A table says something about other data sets from {FEWEST_SETS} data sets with {FEWEST_NETWORKS} networks each on. With
+fewer, "{TOO_LITTLE}" stands above it: it only shows what the corpus has.
 """
 
 
@@ -55,7 +55,7 @@ def write(folder: Path, output: Path) -> Path:
 
 
 def text(rows: Sequence[CorpusRow], scored: Sequence[Scored]) -> str:
-    """The page as Markdown: a section for each task and protocol with data sets that have scores."""
+    """The page as Markdown: a section for each task and protocol with data sets that have two networks."""
     sections = []
     for task in TASKS:
         for protocol in dict.fromkeys(row.protocol for row in rows if row.task == task and row.protocol != SCRATCH):
@@ -70,7 +70,7 @@ def section(title: str, found: Sequence[Case]) -> str:
     """The table of a task and protocol."""
     sets = ", ".join(f"{len(case.truth)} on {case.set}" for case in found)
     lines = [f"## {title}", "", f"Pretrained networks: {sets}."]
-    if not is_enough(found):
+    if not sufficient(found):
         lines[-1] += f" {TOO_LITTLE.capitalize()}."
     lines += ["", markdown_row(HEADINGS), markdown_row(["---"] * len(HEADINGS))]
     by_length = [{one.score: one for one in measure(found, k)} for k in LENGTHS]

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from backbones.errors import UserError
+from backbones.weight_facts import sha256
+from backbones.weight_files import weight_file
 from experiments.corpus.rows import Corpus
 from experiments.shortlist import evidence, stored
 from experiments.shortlist.config import ShortlistConfig
-from experiments.shortlist.static import Candidate
+from experiments.shortlist.static import Candidate, is_published
 from experiments.shortlist.stored import CHOSEN, CORPUS, SCORES, SIZE, STATIC, Scored
 
 log = logging.getLogger(__name__)
+
+
+def check_order(config: ShortlistConfig) -> None:
+    """Raise UserError if the order needs a corpus that has no data sets, before anything is computed."""
+    if config.rank_by in (CORPUS, CHOSEN):
+        cases_for(config)
 
 
 def order(config: ShortlistConfig, found: Sequence[Candidate], scored: Sequence[Scored]) -> list[str]:
@@ -32,10 +40,10 @@ def order(config: ShortlistConfig, found: Sequence[Candidate], scored: Sequence[
     if rank_by == SIZE:
         return [one.name for one in sorted(found, key=lambda one: -(one.params or 0.0))]
     if rank_by == CORPUS:
-        ranks = evidence.mean_ranks(_cases(config))
-        if unknown := [one.name for one in found if one.name not in ranks]:
-            log.warning("%d candidates have no trainings in the corpus and come last", len(unknown))
-        return _by(found, ranks)
+        values = of_candidates(found, cases_for(config))
+        if unknown := [one.name for one in found if one.name not in values]:
+            log.warning("no trainings in the corpus, so these come last: %s", ", ".join(unknown))
+        return [one.name for one in sorted(found, key=lambda one: -values.get(one.name, float("-inf")))]
     if rank_by == STATIC or not config.score:
         return [one.name for one in found]
     return ranked(scored, rank_by)
@@ -46,9 +54,23 @@ def ranked(scored: Sequence[Scored], by: str) -> list[str]:
     return [one.backbone for one in sorted(scored, key=lambda one: -one.scores.get(by, float("-inf")))]
 
 
+def of_candidates(found: Sequence[Candidate], cases: Sequence[evidence.Case]) -> dict[str, float]:
+    """Candidate -> its mean rank on the corpus, for those that the corpus has with the same weights."""
+    ranks = evidence.mean_ranks(cases)
+    rows = {name: row for case in cases for name, row in case.rows.items()}
+    values = {}
+    for one in found:
+        digest = None if one.file is None else sha256(Path(weight_file(one.file)))
+        for name, row in rows.items():
+            is_same = is_published(row.weights) if digest is None else row.weights_sha256 == digest
+            if row.backbone == one.name and is_same:
+                values[one.name] = ranks[name]
+    return values
+
+
 def chosen_list(config: ShortlistConfig) -> str:
     """The list that had the lowest regret on the data sets of the corpus. Raises UserError if it cannot be used."""
-    found = _cases(config)
+    found = cases_for(config)
     name = evidence.lowest_regret(found, config.first, evidence.shared_lists(found))
     log.warning("--rank_by %s: %s had the lowest regret on the corpus", CHOSEN, name)
     if name in SCORES and not config.score:
@@ -56,7 +78,8 @@ def chosen_list(config: ShortlistConfig) -> str:
     return name
 
 
-def _cases(config: ShortlistConfig) -> list[evidence.Case]:
+def cases_for(config: ShortlistConfig) -> list[evidence.Case]:
+    """The data sets of the corpus for the task and protocol. Raises UserError if there are none."""
     folder = Path(config.corpus)
     found = evidence.cases(Corpus(folder).rows(), stored.read(folder), config.task, config.protocol)
     if not found:
@@ -65,8 +88,3 @@ def _cases(config: ShortlistConfig) -> list[evidence.Case]:
             f"{folder} has none for {config.task} with --protocol {config.protocol}"
         )
     return found
-
-
-def _by(found: Sequence[Candidate], values: Mapping[str, float]) -> list[str]:
-    """The candidates by a value, the highest first; those without it last, in the static order."""
-    return [one.name for one in sorted(found, key=lambda one: -values.get(one.name, float("-inf")))]

@@ -24,7 +24,7 @@ from experiments.jobs.progress import duration
 from experiments.shortlist import stored
 from experiments.shortlist.config import ShortlistConfig
 from experiments.shortlist.downloads import Downloads
-from experiments.shortlist.ranking import order, ranked
+from experiments.shortlist.ranking import check_order, order, ranked
 from experiments.shortlist.static import Candidate, candidates
 from experiments.shortlist.stored import SCORES, Scored
 from experiments.shortlist.tables import show_evidence, show_scores, show_static, write_static
@@ -39,7 +39,7 @@ def shortlist(config: ShortlistConfig, train_arguments: list[str]) -> list[str]:
         config: settings.
         train_arguments: additional arguments of the task's train command.
 
-    Raises UserError for wrong settings, and BadInput, after the list is printed, if candidates failed.
+    Raises UserError for wrong settings, and BadInput if no candidate could be scored. Others that failed are reported.
     """
     if config.measured is not None:
         from experiments.shortlist.page import write
@@ -50,6 +50,7 @@ def shortlist(config: ShortlistConfig, train_arguments: list[str]) -> list[str]:
     show_static(found, write_static(found, Path(config.output)))
     failures: dict[str, str] = {}
     scored: list[Scored] = []
+    check_order(config)
     if config.score:
         with only_one(Path(config.output)), resumable(), each_warning_once():
             scored, failures = score_all(config, found, train_arguments)
@@ -90,7 +91,6 @@ def score_all(
     config: ShortlistConfig, found: Sequence[Candidate], train_arguments: Sequence[str]
 ) -> tuple[list[Scored], dict[str, str]]:
     """Score the candidates one after the other. Returns the scores, and the failures: name -> reason."""
-    cells = {one.name: cell_of(config, one, train_arguments) for one in found}
     folder, downloads = Path(config.output), Downloads(1e9 * config.cache_gb)
     scored: list[Scored] = []
     failures: dict[str, str] = {}
@@ -98,10 +98,14 @@ def score_all(
         place = f"[{number}/{len(found)}] {candidate.name}"
         try:
             with downloads.of(candidate.name):
-                one, is_new = score(config, candidate, cells[candidate.name])
+                one, is_new = score(config, candidate, cell_of(config, candidate, train_arguments))
         except UserError as error:
             failures[candidate.name] = first_line(type(error)(with_flags(error)))
-        except (RuntimeError, ValueError) as error:  # of a network that cannot run at this size, or too little memory
+        except (
+            RuntimeError,
+            ValueError,
+            MemoryError,
+        ) as error:  # of a network that cannot run at this size, or too little memory
             failures[candidate.name] = f"{type(error).__name__}: {first_line(error)}"
         else:
             scored.append(one)
@@ -135,6 +139,7 @@ def score(config: ShortlistConfig, candidate: Candidate, cell: Cell) -> tuple[Sc
         train_fingerprint=computed.fingerprint,
         backbone=candidate.name,
         weights=named_weights(computed.weights),
+        weights_sha256=computed.sha256,
         images=len(set(features.groups.tolist())),
         image_size=str(cell.config.image_size or ""),
         scores=scores,

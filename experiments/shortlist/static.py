@@ -82,11 +82,16 @@ def static_score(name: str, weights: str) -> float:
         name: the backbone.
         weights: source of its weights, as in `experiments.corpus.rows.CorpusRow`.
     """
-    if is_custom(name) or weights.startswith(("file:", "run:")):
+    if is_custom(name) or not is_published(weights):
         return float("-inf")
     config = pretrained_config(name)
     known = table().get(f"{split_tag(name)[0]}.{config.tag}") if config is not None else None
     return known[0] if known else float("-inf")
+
+
+def is_published(weights: str) -> bool:
+    """Whether a source of weights is not a file or run of the user's."""
+    return not weights.startswith(("file:", "run:"))
 
 
 def _matching(pattern: str) -> list[str]:

@@ -17,7 +17,10 @@ OF_BOXES = "TLogME"  # in detection only
 SCORES = ("k-NN", "ridge", "logistic", "LogME", "H-score", OF_BOXES)
 STATIC, SIZE = "static", "size"  # lists without features: published accuracy, and number of parameters
 CORPUS, CHOSEN = "corpus", "chosen"  # by mean rank on other data sets; by the list that was best on these
-COLUMNS = ("task", "set", "train_fingerprint", "backbone", "weights", "images", "image_size", *SCORES, "seconds")
+COLUMNS = (
+    *("task", "set", "train_fingerprint", "backbone", "weights", "weights_sha256", "images", "image_size"),
+    *(*SCORES, "seconds"),
+)
 FILE = "shortlist.csv"
 
 
@@ -28,7 +31,7 @@ class Scored:
     Attributes:
         task, set, train_fingerprint: of the data, as in `experiments.corpus.rows.CorpusRow`.
         backbone: the candidate.
-        weights: source of its weights, as in `CorpusRow`.
+        weights: source of its weights, as in `CorpusRow`, and `weights_sha256` of their file.
         images: number of images that features were computed of.
         image_size: HxW in pixels.
         scores: name -> value.
@@ -40,6 +43,7 @@ class Scored:
     train_fingerprint: str
     backbone: str
     weights: str
+    weights_sha256: str
     images: int
     image_size: str
     scores: dict[str, float]
@@ -48,7 +52,12 @@ class Scored:
     @property
     def key(self) -> tuple[str, ...]:
         """What there is one row of."""
-        return (self.task, self.train_fingerprint, self.backbone, self.weights)
+        return (self.task, self.train_fingerprint, *self.network)
+
+    @property
+    def network(self) -> tuple[str, str]:
+        """As `CorpusRow.network`."""
+        return self.backbone, self.weights_sha256 or self.weights
 
 
 def read(folder: Path) -> list[Scored]:
@@ -72,6 +81,7 @@ def _scored(row: dict[str, str]) -> Scored:
         train_fingerprint=row["train_fingerprint"],
         backbone=row["backbone"],
         weights=row["weights"],
+        weights_sha256=row["weights_sha256"],
         images=int(row["images"]),
         image_size=row["image_size"],
         scores={name: _finite(row[name]) for name in SCORES if row[name]},
@@ -93,8 +103,8 @@ def write(folder: Path, rows: Sequence[Scored]) -> Path:
     table.writerow(COLUMNS)
     for row in rows:
         scores = (f"{row.scores[name]:.6f}" if name in row.scores else "" for name in SCORES)
-        facts = (row.task, row.set, row.train_fingerprint, row.backbone, row.weights, row.images, row.image_size)
-        table.writerow([*facts, *scores, f"{row.seconds:.1f}"])
+        facts = (row.task, row.set, row.train_fingerprint, row.backbone, row.weights, row.weights_sha256)
+        table.writerow([*facts, row.images, row.image_size, *scores, f"{row.seconds:.1f}"])
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / FILE, text.getvalue())

@@ -22,6 +22,7 @@ from experiments.shortlist import evidence, stored
 from experiments.shortlist.config import ShortlistConfig
 from experiments.shortlist.static import SOURCE, Candidate
 from experiments.shortlist.stored import SCORES, Scored
+from experiments.statistics.difference import TOO_LITTLE
 
 SHOWN = 40  # most rows of a printed table
 
@@ -80,12 +81,13 @@ def show_scores(
 def show_evidence(config: ShortlistConfig) -> None:
     """Print how good shortlists of this length would have been on the data sets of the corpus."""
     folder = Path(config.corpus)
-    found = evidence.cases(Corpus(folder).rows(), stored.read(folder), config.task, config.protocol)
-    about = f"{evidence.counts(found)} in {folder}, {config.task}, {config.protocol}"
-    if not evidence.is_enough(found):
+    every = evidence.cases(Corpus(folder).rows(), stored.read(folder), config.task, config.protocol)
+    found = evidence.sufficient(every)
+    about = f"{evidence.counts(found or every)} in {folder}, {config.task}, {config.protocol}"
+    if not found:
         out.print(
-            f"chance that the best is within the first {config.first}, and regret: {evidence.TOO_LITTLE} ({about}; at "
-            f"least {evidence.FEWEST_SETS} data sets with {evidence.FEWEST_NETWORKS} networks each are needed)"
+            f"chance that the best is within the first {config.first}, and regret: {TOO_LITTLE} ({about}; at least "
+            f"{evidence.FEWEST_SETS} data sets with {evidence.FEWEST_NETWORKS} networks each are needed)"
         )
         return
     table = Table("list by", f"best within the first {config.first}", "mean regret, points")

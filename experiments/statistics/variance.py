@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import stdtrit
 
+from experiments.statistics.difference import FEWEST_DIFFERING, FEWEST_IMAGES
 from experiments.statistics.images import Resampled
 
 
@@ -85,11 +86,17 @@ def spread(ours: Resampled, baseline: Resampled) -> Spread:
     )
 
 
-def score_half_width(side: Resampled, level: float) -> float:
-    """Half the width of the interval of a mean score. With one training, it covers the choice of images only."""
+def score_half_width(side: Resampled, level: float) -> float | None:
+    """Half the width of the interval of a mean score. With one training, it covers the choice of images only.
+
+    None where it rests on too few images, by the same limits as those of verdicts.
+    """
     shape = (1, side.resampled.shape[1]), (1, side.without.shape[1])
     nothing = Resampled(side.images, (None,), np.zeros(1), np.zeros(shape[0]), np.zeros(shape[1]))
-    return spread(side, nothing).half_width(level)
+    part = spread(side, nothing)
+    width = part.half_width(level)
+    is_enough = side.images >= FEWEST_IMAGES and part.differing >= FEWEST_DIFFERING
+    return width if is_enough and np.isfinite(width) else None
 
 
 def reaction(side: Resampled) -> float:

@@ -33,5 +33,7 @@ def test_equal_warnings_are_printed_once_where_asked_for(written):
     with console.each_warning_once():
         for number in (1, 1, 2):
             log.warning("%d boxes", number)
+        for _ in range(2):
+            logging.getLogger("backbones.weights").warning("a layer")
     log.warning("%d boxes", 1)
-    assert written.getvalue() == "1 boxes\n2 boxes\n1 boxes\n"
+    assert written.getvalue() == "1 boxes\n2 boxes\na layer\na layer\n1 boxes\n"

@@ -5,6 +5,7 @@ import json
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from experiments.corpus import fill as filling
 from experiments.corpus import page
 from experiments.corpus.add import command_of
 from experiments.corpus.config import FillConfig, PageConfig
-from experiments.corpus.groups import duels, grouped, network_names
+from experiments.corpus.groups import comparable, duels, grouped, network_names, one_for_each_set
 from experiments.corpus.plan import PlannedCell, read_plan
 from experiments.corpus.rows import SCHEMA, Corpus, CorpusRow
 from experiments.jobs.cell import Cell
@@ -72,7 +73,7 @@ def test_rows_of_several_writers_are_all_kept(tmp_path):
         ("schema", "9", "its schema is 9"),
         ("key", "12", "not a SHA-256"),
         ("epochs", "0", "not at least 1"),
-        ("train_seconds", "inf", "not a positive number"),
+        ("train_seconds", "inf", "not a number of at least 0"),
         ("val_fingerprint", "", "val_fingerprint is empty"),
         ("protocol", "zero-shot", "the protocol 'zero-shot' is unknown"),
         ("seed", "-3", "seed is -3"),
@@ -124,9 +125,28 @@ def test_damaged_resamples_are_one_message(tmp_path):
     corpus = Corpus(tmp_path)
     corpus.add(row(1), Resampled(3, (None,), np.zeros(1), np.zeros((1, 4)), np.zeros((1, 3))))
     (file,) = (tmp_path / "resamples").iterdir()
-    file.write_bytes(file.read_bytes()[:40])
-    with pytest.raises(BadInput, match="npz is damaged"):
-        corpus.resamples(corpus.rows())
+    whole, random = file.read_bytes(), np.random.default_rng(0)
+    broken = []
+    for position in random.integers(0, 8 * len(whole), 200):
+        bits = np.unpackbits(np.frombuffer(whole, np.uint8))
+        bits[position] ^= 1
+        broken.append(np.packbits(bits).tobytes())
+    outcomes = []
+    for content in (b"", whole[:40], *broken):
+        file.write_bytes(content)
+        try:
+            outcomes.append(str(corpus.resamples(corpus.rows())))
+        except BadInput as error:
+            outcomes.append("damaged" if "npz is damaged" in str(error) else str(error))
+    assert outcomes[:2] == ["damaged"] * 2
+    assert outcomes.count("damaged") > 50
+
+
+def test_a_full_disk_is_one_message(tmp_path):
+    (tmp_path / "resamples").write_text("a file in place of the folder")
+    with pytest.raises(BadInput, match="cannot be written"):
+        Corpus(tmp_path).add(row(1), resampled(0.0))
+    assert Corpus(tmp_path).rows() == []
 
 
 def test_conditions_are_those_that_networks_share(tmp_path):
@@ -150,6 +170,10 @@ def test_commands_name_no_folder_of_this_machine():
         "python -m detection.train --data.root DATA/bccd --backbone my:net --pretrained net.pt --epochs 4 --seed 1"
     )
     assert "DATA/a/b " in command_of(cell, "a/b")
+    words = ("--data.train", "/x/bccd/train.json:/x/bccd/images", "--data.val", "auto", "--config", __file__)
+    assert command_of(Cell("detection", words)) == (
+        "python -m detection.train --data.train DATA/train.json:DATA/images --data.val auto --config test_corpus.py"
+    )
 
 
 PLAN = """
@@ -190,10 +214,17 @@ def test_the_oldest_gaps_come_first(tmp_path):
         ("finetune: ", "finetuned: ", "the protocol 'finetuned' is unknown"),
         ("--image_size 32", "--data.root elsewhere", "--data.root cannot stand"),
         ("[resnet18]", "[resnet18, resnet18]", "resnet18 is listed twice"),
+        ("folder: old", "folder: 2024", "`folder` of a set is 2024, not a text"),
+        ("protocols: {scratch: {networks: scratch}}", "protocols: ", "`protocols` of new is None"),
+        ("--image_size 32 --epochs 1", "", "nothing"),
+        (PLAN, "", "the plan is None, not a mapping"),
         ("networks: pretrained}", "networks: all}", "group of networks 'all'"),
         ("--image_size 32", "--seed 3", "--seed cannot stand"),
     ):
         (tmp_path / "plan.yaml").write_text(PLAN.replace(before, after, 1))
+        if message == "nothing":  # empty arguments, which shlex would read from the standard input
+            assert read_plan(tmp_path / "plan.yaml")[0].arguments == ()
+            continue
         with pytest.raises(BadInput, match=message):
             read_plan(tmp_path / "plan.yaml")
 
@@ -232,9 +263,9 @@ def stub(monkeypatch, trained, failing=(), seconds=0.0, complete=True):
 def test_gaps_are_filled_once_and_failures_are_tried_again_last(settings, monkeypatch, caplog):
     trained = []
     stub(monkeypatch, trained, failing=("finetune",))
-    with pytest.raises(BadInput, match=r"(?s)2 trainings failed.*no memory"):
+    with pytest.raises(BadInput, match=r"(?s)2 of the trainings failed.*no memory"):
         filling.fill(settings)
-    assert "has no folder new" in caplog.text
+    assert "lacks new: their trainings are left out" in caplog.text
     assert trained == [("finetune", 0), ("scratch", 0), ("finetune", 1), ("scratch", 1)]
     rows = Corpus(Path(settings.corpus)).rows()
     assert [(stored.set, stored.protocol, stored.seed, stored.epochs) for stored in rows] == [
@@ -255,7 +286,7 @@ def test_the_time_budget_stops_the_training_in_progress(settings, monkeypatch):
     stub(monkeypatch, trained, seconds=30.0)
     corpus, output = Corpus(Path(settings.corpus)), Path(settings.output)
     failures = {}
-    gaps = iter(list(filling.gaps(settings, corpus, read_plan(Path(settings.plan))[:2], failures)))
+    gaps = iter(list(filling.gaps(settings, corpus, read_plan(Path(settings.plan))[:2])))
     started = time.monotonic()
     filling._train_all(gaps, corpus, output, started + 0.3, None, failures)
     assert failures == {}
@@ -281,11 +312,25 @@ def damage_score(folder):
     (folder / "record.json").write_text(json.dumps(record))
 
 
+def change_score(folder):
+    record = json.loads((folder / "record.json").read_text())
+    record["metrics"]["top1"] = 0.123
+    (folder / "record.json").write_text(json.dumps(record))
+
+
+def cut_images(folder):
+    lines = (folder / "images.csv").read_text().splitlines(keepends=True)
+    (folder / "images.csv").write_text("".join(lines[:4]))
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (damage_score, "score is nan"),
         (lambda folder: (folder / "images.csv").write_text("nothing"), "they name no image"),
+        (cut_images, "it has results of 3 images instead of"),
+        (change_score, "its results by image have the top1"),
+        (lambda folder: (folder / "record.json").write_text("{}"), "its record lacks 'task'"),
         (lambda folder: (folder / COMPLETE).write_text("{"), "complete.json is damaged"),
     ],
 )
@@ -297,13 +342,13 @@ def test_a_damaged_run_is_reported_and_the_others_go_on(settings, monkeypatch, d
     damage(next(Path(settings.output).glob("cells/*/*-s0-*/")))
     stub(monkeypatch, trained)
     for _ in range(2):
-        with pytest.raises(BadInput, match=rf"(?s)1 trainings failed.*{message}"):
+        with pytest.raises(BadInput, match=rf"(?s)1 of the trainings failed.*{message}"):
             filling.fill(settings)
         assert len(Corpus(Path(settings.corpus)).rows()) == 3
     assert len(trained) == 4
 
 
-def test_data_that_cannot_be_read_and_settings_that_are_refused(settings, monkeypatch):
+def test_a_wrong_folder_and_settings_that_are_refused(settings, monkeypatch):
     trained = []
     stub(monkeypatch, trained)
     plan = Path(settings.plan)
@@ -312,17 +357,9 @@ def test_data_that_cannot_be_read_and_settings_that_are_refused(settings, monkey
         filling.fill(settings)
     assert trained == []
     plan.write_text(PLAN)
-
-    def unreadable(cell):
-        if cell.config.protocol == "scratch":
-            raise BadInput("the drive is gone")
-        return cell_key(cell)
-
-    cell_key = Cell.key.func
-    monkeypatch.setattr(Cell, "key", property(unreadable))
-    with pytest.raises(BadInput, match=r"(?s)2 trainings failed.*old/scratch.*the drive is gone"):
-        filling.fill(settings)
-    assert trained == [("finetune", 0), ("finetune", 1)]
+    with pytest.raises(BadInput, match="elsewhere has none of the folders new, old"):
+        filling.fill(replace(settings, data=str(Path(settings.data) / "elsewhere")))
+    assert trained == []
 
 
 @pytest.mark.parametrize(
@@ -360,8 +397,9 @@ def test_only_rows_of_the_same_conditions_are_compared(tmp_path):
     assert first.entries[1].difference.verdict == "worse", first.entries[1].difference.reason
     assert first.entries[1].difference.seeds == (3, 3)
     assert [(entry.network, len(entry.rows), entry.difference) for entry in second.entries] == [("net0", 3, None)]
-    assert duels([first]) == []  # one data set is no evidence across data sets
-    (duel,) = duels([first, first, first])
+    trainings = {entry.network: entry.rows for entry in first.entries}
+    assert duels([trainings]) == []  # one data set is no evidence across data sets
+    (duel,) = duels([trainings, trainings, trainings])
     assert (duel.first, duel.second, duel.wins, duel.losses, duel.across.sets) == ("net1", "net0", 3, 0, 3)
 
 
@@ -396,6 +434,7 @@ def planned_row(key, place, backbone, score, **changes):
     weights = "file:net.pt" if backbone == "my:net" else "packaged:x"
     conditions = f"{sum(map(ord, place)):064x}"
     values = {"set": place, "backbone": backbone, "score": score, "weights": weights, "conditions": conditions}
+    values["train_fingerprint"] = f"files of {place}"
     return row(key, **values | {"command": command} | changes)
 
 
@@ -473,12 +512,59 @@ def test_networks_of_several_weights_are_told_apart():
     rows = [
         row(0, weights="timm:a"), row(1, weights="file:mine.pt", weights_sha256="c" * 64, set="neu"),
         row(2, weights="file:mine.pt", weights_sha256="d" * 64), row(3, backbone="vgg16"),
-        row(4, protocol="scratch", weights="random"),
+        row(4, protocol="scratch", weights="random"), row(5, weights="random", weights_sha256=""),
     ]  # fmt: skip
     assert list(network_names(rows).values()) == [
         "resnet18 (timm:a)", "resnet18 (file:mine.pt, SHA-256 cccccccc)", "resnet18 (file:mine.pt, SHA-256 dddddddd)",
-        "vgg16", "resnet18",
+        "vgg16", "resnet18", "resnet18",
     ]  # fmt: skip
+
+
+def test_random_weights_are_never_beside_pretrained_ones():
+    """--protocol finetune --pretrained false has the conditions of other fine-tuning."""
+    rows = [row(0), row(1, backbone="vgg16", weights="random", weights_sha256="")]
+    assert [list(trainings) for trainings in comparable(rows)] == [["resnet18"], ["vgg16"]]
+
+
+def test_one_set_counts_once_across_sets():
+    """Neither two budgets, nor two versions of its files, nor two names of the same files are two data sets."""
+    rows = []
+    for i, (name, fingerprint, score) in enumerate(
+        (("bccd", "t", 0.5), ("bccd", "u", 0.5), ("cells", "t", 0.5), ("neu", "n", 0.01), ("neu", "n", 0.5))
+    ):
+        for j, net in enumerate(("resnet18", "vgg16", "more")[: 3 - (score > 0.1)]):
+            conditions = f"{i:064x}"
+            rows.append(
+                row(
+                    10 * i + j,
+                    set=name,
+                    train_fingerprint=fingerprint,
+                    backbone=net,
+                    conditions=conditions,
+                    score=score,
+                )
+            )
+    found = one_for_each_set(comparable(rows))
+    assert [next(iter(trainings.values()))[0].set for trainings in found] == ["bccd", "neu"]
+    assert [len(trainings) for trainings in found] == [2, 2]  # the larger group of neu has not learned anything
+
+
+def test_intervals_that_rest_on_few_images_are_left_out():
+    few = np.full((1, 200), 0.5)
+    few[0, :3] = 0.51
+    assert score_half_width(Resampled(200, (None,), np.array([0.5]), few, few), 0.95) is None
+    perfect = np.ones((1, 200))
+    assert score_half_width(Resampled(200, (None,), np.array([1.0]), perfect, perfect), 0.95) is None
+
+
+def test_a_weight_file_for_a_network_of_the_plan_changes_no_plan(tmp_path):
+    mine = row(50, backbone="tf_efficientnet_lite0", weights="file:mine.pt", score=0.4, set="bccd")
+    rows = [(planned_row(0, "bccd", "tf_efficientnet_lite0", 0.6), None), (mine, None)]
+    assert "1 of 6 planned trainings are finished" in page_of(tmp_path, rows, DETECTION)
+
+
+def test_a_corpus_of_earlier_recipes_has_a_page(tmp_path):
+    assert "Results of 0 trainings" in page_of(tmp_path, [(row(0, recipe=99), None)], DETECTION)
 
 
 def test_the_interval_of_a_score_is_that_of_its_difference_to_a_constant():

@@ -1,6 +1,7 @@
 """Tests shortlists: scores against the formulas of their papers, static lists, features, hit rate and regret."""
 
 import csv
+import hashlib
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -219,9 +220,9 @@ def test_hit_rate_and_regret_of_a_corpus_whose_truth_is_known():
     assert (found["bad"].hits, found["bad"].regret) == (0, pytest.approx(0.09))
     assert found["chosen"].hits == 5  # the good score is the best one on the other sets, whichever is left out
     assert found["corpus"].hits == 6
-    assert evidence.is_enough(simulated())
-    assert not evidence.is_enough(simulated(sets=4))
-    assert not evidence.is_enough(simulated(networks=9))
+    assert len(evidence.sufficient(simulated())) == 6
+    assert not evidence.sufficient(simulated(sets=4))
+    assert not evidence.sufficient(simulated(networks=9))
 
 
 def test_lists_that_a_set_lacks_are_not_chosen():
@@ -263,11 +264,12 @@ def test_the_interval_of_a_hit_rate_is_exact():
     assert evidence.Measured("list", 2, 0.0, 7).interval == pytest.approx((expected.low, expected.high))
 
 
-def test_sets_with_few_networks_are_not_enough():
-    """Ten networks in all, two on each of five sets, leave nothing to choose."""
-    found = [evidence.Case(f"set{i}", {f"net{2 * i}": 0.5, f"net{2 * i + 1}": 0.6}, {}) for i in range(5)]
-    assert not evidence.is_enough(found)
-    assert evidence.counts(found) == "5 data sets with 2 pretrained networks each"
+def test_a_chance_is_that_of_sets_with_enough_networks():
+    """Sets with as many networks as the list is long are hit by every list."""
+    small = [evidence.Case(f"set{i}", {f"net{2 * i}": 0.5, f"net{2 * i + 1}": 0.6}, {}) for i in range(5)]
+    assert not evidence.sufficient(small)  # though there are ten networks in all
+    assert evidence.counts(small) == "5 data sets with 2 pretrained networks each"
+    assert [case.set for case in evidence.sufficient([*simulated(), *small])] == [f"set{i}" for i in range(6)]
 
 
 def test_the_page_of_a_small_corpus_says_too_little_data(tmp_path):
@@ -290,8 +292,8 @@ def test_the_page_of_a_small_corpus_says_too_little_data(tmp_path):
     assert "No data set" in (tmp_path / "docs/page.md").read_text()
 
 
-def scored(name, values, fingerprint="t", weights="timm:x"):
-    return stored.Scored("detection", "bccd", fingerprint, name, weights, 10, "64x64", values, 1.0)
+def scored(name, values, fingerprint="t", digest="a" * 64):
+    return stored.Scored("detection", "bccd", fingerprint, name, "timm:x", digest, 10, "64x64", values, 1.0)
 
 
 def test_cases_join_rows_and_scores_of_the_same_data_and_weights(tmp_path):
@@ -308,7 +310,10 @@ def test_cases_join_rows_and_scores_of_the_same_data_and_weights(tmp_path):
     assert case.scores["LogME"] == {LITE: 1.0, "resnet18": 2.0}
     assert case.scores["size"] == {LITE: 3, "resnet18": 9}
     assert case.scores["static"][LITE] == pytest.approx(0.74846)
-    mine = [replace(one, weights="file:net.pt") if one.backbone == "resnet18" else one for one in rows]
+    mine = [
+        replace(one, weights="file:net.pt", weights_sha256="b" * 64) if one.backbone == "resnet18" else one
+        for one in rows
+    ]
     (case,) = evidence.cases(mine, stored.read(tmp_path), "detection", "finetune")
     assert "LogME" not in case.scores
     assert case.scores["static"]["resnet18"] == float("-inf")
@@ -318,18 +323,6 @@ def test_cases_join_rows_and_scores_of_the_same_data_and_weights(tmp_path):
         (tmp_path / stored.FILE).write_text(damage)
         with pytest.raises(BadInput, match="not a table of scores"):
             stored.read(tmp_path)
-
-
-def test_one_set_counts_once():
-    """Neither two versions of its files nor two names of the same files are two data sets."""
-    rows = []
-    for i, (name, fingerprint) in enumerate((("bccd", "t"), ("bccd", "u"), ("cells", "t"))):
-        rows += [
-            row(10 * i + j, set=name, train_fingerprint=fingerprint, backbone=net, conditions=f"{i:064x}")
-            for j, net in enumerate(("resnet18", "vgg16"))
-        ]
-    assert len(evidence.cases(rows, [], "detection", "finetune")) == 1
-    assert evidence.cases([replace(one, score=0.01) for one in rows], [], "detection", "finetune") == []
 
 
 def test_scores_of_several_processes_are_all_kept(tmp_path):
@@ -425,15 +418,23 @@ def test_a_candidate_that_fails_does_not_stop_the_others(settings, tmp_path, mon
 def test_the_list_by_size_by_the_corpus_and_by_the_best_list(settings, tmp_path, capsys, caplog):
     names = [LITE, "tf_efficientnet_lite1", "tf_efficientnet_lite2"]
     config = replace(settings, weights=[], backbones=names, score=False, task="detection", first=3)
-    with pytest.raises(UserError, match="needs a corpus"):
-        runner.shortlist(replace(config, rank_by="corpus"), [])
+    for rank_by in ("corpus", "chosen"):  # refused before anything is computed
+        with pytest.raises(UserError, match="needs a corpus"):
+            runner.shortlist(replace(config, rank_by=rank_by, score=True), [])
     corpus = Corpus(tmp_path / "results")
     for key, (name, score) in enumerate(zip(names[:2], (0.6, 0.5), strict=True)):
         corpus.add(row(key, backbone=name, score=score, params=10 - key))
     size = ["tf_efficientnet_lite2", "tf_efficientnet_lite1", LITE]
     assert runner.shortlist(replace(config, rank_by="size"), []) == size
     assert runner.shortlist(replace(config, rank_by="corpus"), []) == names
-    assert "1 candidates have no trainings in the corpus" in caplog.text
+    assert "no trainings in the corpus, so these come last: tf_efficientnet_lite2" in caplog.text
+    (tmp_path / "mine.pt").write_bytes(b"weights")
+    mine = replace(config, rank_by="corpus", weights=[f"{LITE}={tmp_path / 'mine.pt'}"], backbones=names[1:])
+    assert runner.shortlist(mine, []) == [names[1], names[2], LITE]  # the corpus has other weights of this network
+    digest = hashlib.sha256(b"weights").hexdigest()
+    corpus.add(row(9, backbone=LITE, weights="file:mine.pt", weights_sha256=digest, score=0.9))
+    assert runner.shortlist(mine, []) == [LITE, names[1], names[2]]
+    assert runner.shortlist(replace(config, rank_by="corpus"), []) == names
     assert runner.shortlist(replace(config, rank_by="chosen", first=1), []) == [size[0]]
     assert "size had the lowest regret" in caplog.text
     table = list(csv.DictReader((tmp_path / "out/static.csv").open()))
