@@ -25,6 +25,7 @@ SAME = 5e-7  # scores are stored with six digits
 ROUNDING = 1e-4  # largest difference of a score in the record and from results by image, which are rounded
 SHOWN = ("backbone-swap", "python", "torch", "timm")  # versions in a row
 ROOT = "DATA"  # stands in commands for the folder of the data sets
+DEFAULTS = {"--precision": ["fp32"]}  # flags that comparisons always state
 LEFT_OUT = ("--data.workers", "--output", "--device", "--logger")  # flags that change no score
 
 
@@ -195,9 +196,9 @@ def _in_root(place: str) -> str:
 
 
 def same_command(one: str, other: str) -> bool:
-    """Whether two commands of the corpus differ in the order of their flags only."""
+    """Whether two commands of the corpus train the same: in any order of the flags, with or without `DEFAULTS`."""
     first, second = (shlex.split(command) for command in (one, other))
-    return first[:3] == second[:3] and dict(_flags(first[3:])) == dict(_flags(second[3:]))
+    return first[:3] == second[:3] and DEFAULTS | dict(_flags(first[3:])) == DEFAULTS | dict(_flags(second[3:]))
 
 
 def _flags(arguments: Sequence[str]) -> list[tuple[str, list[str]]]:

@@ -16,7 +16,7 @@ from backbones.errors import BadInput, UserError
 from experiments.corpus import __main__ as corpus_command
 from experiments.corpus import fill as filling
 from experiments.corpus import page
-from experiments.corpus.add import command_of
+from experiments.corpus.add import command_of, same_command
 from experiments.corpus.config import FillConfig, PageConfig
 from experiments.corpus.groups import comparable, duels, grouped, network_names, one_for_each_set
 from experiments.corpus.plan import PlannedCell, read_plan
@@ -518,6 +518,18 @@ def test_networks_of_several_weights_are_told_apart():
         "resnet18 (timm:a)", "resnet18 (file:mine.pt, SHA-256 cccccccc)", "resnet18 (file:mine.pt, SHA-256 dddddddd)",
         "vgg16", "resnet18", "resnet18",
     ]  # fmt: skip
+
+
+def test_commands_are_the_same_in_any_order_and_with_defaults():
+    one = "python -m detection.train --epochs 3 --backbone a --data.root DATA/b"
+    assert same_command(one, "python -m detection.train --data.root DATA/b --precision fp32 --epochs 3 --backbone a")
+    for other in (
+        "--precision bf16 --epochs 3 --backbone a --data.root DATA/b",
+        "--epochs 4 --backbone a",
+        "--epochs 3",
+    ):
+        assert not same_command(one, f"python -m detection.train {other}")
+    assert not same_command(one, one.replace("detection", "segmentation"))
 
 
 def test_random_weights_are_never_beside_pretrained_ones():
