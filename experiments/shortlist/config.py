@@ -28,8 +28,8 @@ class ShortlistConfig:
     accuracy, size and licence, without any download."""
     rank_by: str = "LogME"
     """What orders the list: a score of features (k-NN, ridge, logistic, LogME, H-score, or TLogME in detection), static
-    for published accuracy, size for the number of parameters, the largest first, corpus for the mean rank on the data sets of the corpus,
-    or chosen for the one of these that had the lowest regret there."""
+    for published accuracy, size for the number of parameters, the largest first, corpus for the mean rank on the data
+    sets of the corpus, or chosen for the one of these that had the lowest regret there."""
     first: int = 3
     """Length of the shortlist."""
     images: int = 1000
