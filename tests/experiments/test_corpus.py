@@ -16,13 +16,14 @@ from backbones.errors import BadInput, UserError
 from experiments.corpus import __main__ as corpus_command
 from experiments.corpus import fill as filling
 from experiments.corpus import page
-from experiments.corpus.add import command_of, same_command
+from experiments.corpus.add import check_images, command_of, same_command
 from experiments.corpus.config import FillConfig, PageConfig
 from experiments.corpus.groups import comparable, duels, grouped, network_names, one_for_each_set
 from experiments.corpus.plan import PlannedCell, read_plan
 from experiments.corpus.rows import SCHEMA, Corpus, CorpusRow
 from experiments.jobs.cell import Cell
 from experiments.jobs.local import COMPLETE, Outcome
+from experiments.report.results import FinishedRun
 from experiments.statistics.images import Resampled
 from experiments.statistics.signed_rank import signed_rank
 from experiments.statistics.variance import score_half_width
@@ -360,6 +361,23 @@ def test_a_wrong_folder_and_settings_that_are_refused(settings, monkeypatch):
     with pytest.raises(BadInput, match="elsewhere has none of the folders new, old"):
         filling.fill(replace(settings, data=str(Path(settings.data) / "elsewhere")))
     assert trained == []
+
+
+def test_images_that_were_skipped_may_be_absent(tmp_path):
+    folder = shutil.copytree(FINISHED, tmp_path / "run")
+    lines = (folder / "images.csv").read_text().splitlines(keepends=True)
+    (folder / "images.csv").write_text("".join(lines[:-1]))
+    record = json.loads((folder / "record.json").read_text())
+    run = FinishedRun.of(folder)
+    record["metrics"]["top1"] = float(run.images.score(np.ones((1, len(lines) - 2), np.int64))[0])
+    for skipped in (1, 0):
+        record["config"]["data"]["skip_bad"] = skipped
+        (folder / "record.json").write_text(json.dumps(record))
+        if skipped:
+            check_images(FinishedRun.of(folder))
+        else:
+            with pytest.raises(ValueError, match="it has results of"):
+                check_images(FinishedRun.of(folder))
 
 
 @pytest.mark.parametrize(
