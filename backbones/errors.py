@@ -12,8 +12,9 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -75,6 +76,16 @@ def _flag(setting: str, mention: re.Match[str]) -> str:
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, or the name of its class if it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def reason_lines(reasons: Mapping[str, str]) -> str:
+    """One indented line for each name and reason."""
+    return "\n".join(f"  {name}: {reason}" for name, reason in reasons.items())
+
+
+def unwritable(folder: Path, error: OSError, setting: str = "output") -> BadInput:
+    """The error for a folder that cannot be written, which `setting` names. The caller raises it."""
+    return BadInput(f"{folder} cannot be written ({error.strerror}): choose another `{setting}`", settings=(setting,))
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:

@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from rich.progress import track
 
-from backbones.errors import BadInput, UserError, first_line
+from backbones.errors import BadInput, UserError, first_line, reason_lines
 from backbones.pretraining import group_of_record
 from engine.console import err
 from engine.record import command_line, write_json
@@ -191,8 +191,7 @@ class ComparisonRunner:
             (self.not_added, f"could not be added to the corpus in {self.config.corpus}"),
         ):
             if failures:
-                lines = "\n".join(f"  {name}: {reason}" for name, reason in failures.items())
-                parts.append(f"{len(failures)} of {total} trainings {what}:\n{lines}")
+                parts.append(f"{len(failures)} of {total} trainings {what}:\n{reason_lines(failures)}")
         if parts:
             rest = f"The rest is in {report}. To try again, run the same command."
             raise BadInput("\n".join([*parts, rest]))

@@ -16,7 +16,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from backbones.errors import BadInput
+from backbones.errors import unwritable
 from engine.record import command_line, write_text
 from experiments.compare_results.compared import Compared, ScoredFile, Side
 from experiments.compare_results.forest import Interval, forest
@@ -69,9 +69,7 @@ class Report:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise BadInput(
-                f"{folder} cannot be written ({error.strerror}): choose another `output`", settings=("output",)
-            ) from error
+            raise unwritable(folder, error) from error
         write_text(folder / "results.csv", self.csv())
         write_text(folder / "results.md", self.markdown())
         write_text(folder / "report.html", self.html())

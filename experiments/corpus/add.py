@@ -9,14 +9,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from backbones.errors import BadInput
 from backbones.pretraining import group_of_record
 from experiments.corpus.rows import SCHEMA, Corpus, CorpusRow
 from experiments.jobs.cell import Cell, digest
 from experiments.report.results import FinishedRun
-from experiments.statistics.images import resample
+from experiments.statistics.images import Resampled, resample
 
 log = logging.getLogger(__name__)
 
@@ -62,9 +60,8 @@ def add_run(
         run = FinishedRun.of(folder)
         row = row_of(run, cell, base=base or cell, tune=tune, name=name or set_name(cell), place=place)
         row.check()
-        check_images(run)
         known = next((other for other in rows if other.key == row.key), None)
-        resampled = resample({"": [run.images]}, RESAMPLES)[""] if known is None else None
+        resampled = resamples_of(run) if known is None else None
     except (BadInput, ValueError, KeyError, TypeError) as error:
         reason = f"its record lacks {error}" if isinstance(error, KeyError) else error
         raise UnusableRun(
@@ -84,14 +81,19 @@ def add_run(
         )  # fmt: skip
 
 
-def check_images(run: FinishedRun) -> None:
-    """Raise ValueError if the results by image are not those of the score: some are missing, or were changed."""
-    images, expected = len(run.images.keys), run.record["dataset"]["val"]["images"]
-    if not 0 <= expected - images <= run.record["config"]["data"].get("skip_bad", 0):
-        raise ValueError(f"it has results of {images} images instead of {expected}")
-    recomputed = float(run.images.score(np.ones((1, images), np.int64))[0])
+def resamples_of(run: FinishedRun) -> Resampled:
+    """The run's scores on resamples of the images.
+
+    Raises ValueError if the results by image are not those of the score: some are missing, or were changed.
+    """
+    found = resample({"": [run.images]}, RESAMPLES)[""]
+    expected = run.record["dataset"]["val"]["images"]
+    if not 0 <= expected - found.images <= run.record["config"]["data"].get("skip_bad", 0):
+        raise ValueError(f"it has results of {found.images} images instead of {expected}")
+    recomputed = float(found.scores[0])
     if not abs(recomputed - run.score) <= ROUNDING:
         raise ValueError(f"its results by image have the {run.metric} {recomputed:.4f}, its record {run.score:.4f}")
+    return found
 
 
 def _files(row: CorpusRow) -> tuple[str, str]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
-from backbones.errors import BadInput, UserError, first_line
+from backbones.errors import BadInput, UserError, first_line, reason_lines
 from engine.console import err, out
 from experiments.corpus.add import UnusableRun, add_run
 from experiments.corpus.config import FillConfig
@@ -56,12 +56,12 @@ def fill(config: FillConfig) -> None:
         for gap in gaps(config, corpus, wanted):
             out.print(gap.planned.name, markup=False)
         return
-    failures: dict[str, str] = {}
     with only_one(output) as lock, resumable():
-        _train_all(gaps(config, corpus, wanted), corpus, output, deadline, lock, failures)
+        failures = _train_all(gaps(config, corpus, wanted), corpus, output, deadline, lock)
     if failures:
-        lines = "\n".join(f"  {name}: {reason}" for name, reason in failures.items())
-        raise BadInput(f"{len(failures)} of the trainings failed; logs are in {output / 'cells'}\n{lines}")
+        raise BadInput(
+            f"{len(failures)} of the trainings failed; logs are in {output / 'cells'}\n{reason_lines(failures)}"
+        )
 
 
 def present(planned: list[PlannedCell], root: Path) -> list[PlannedCell]:
@@ -86,9 +86,8 @@ def gaps(config: FillConfig, corpus: Corpus, planned: list[PlannedCell]) -> Iter
     Raises UserError for a training whose settings `train` would refuse, before the first gap.
     """
     known = {row.key for row in corpus.rows()}
-    found = [Gap(planned_cell, _cell(config, planned_cell)) for planned_cell in planned]
     failed = []
-    for gap in found:
+    for gap in [Gap(cell, _cell(config, cell)) for cell in planned]:
         if gap.cell.key in known:
             continue
         if _failed_file(gap.folder_in(Path(config.output))).exists():
@@ -108,10 +107,9 @@ def _cell(config: FillConfig, planned: PlannedCell) -> Cell:
         raise type(error)(f"{config.plan}: {planned.name}: {error}", settings=error.settings) from error
 
 
-def _train_all(
-    gaps: Iterator[Gap], corpus: Corpus, output: Path, deadline: float, lock: IO[str], failures: dict[str, str]
-) -> None:
-    """Train until the deadline, in seconds of `time.monotonic`. Adds what failed to `failures`: name -> reason."""
+def _train_all(gaps: Iterator[Gap], corpus: Corpus, output: Path, deadline: float, lock: IO[str]) -> dict[str, str]:
+    """Train until the deadline, in seconds of `time.monotonic`. Returns the failures: name -> reason."""
+    failures: dict[str, str] = {}
     trainings = Trainings()
     timer = threading.Timer(max(0.0, deadline - time.monotonic()), trainings.end)
     timer.daemon = True
@@ -134,6 +132,7 @@ def _train_all(
         timer.cancel()
     rest = "the time is over" if is_over else "some failed" if failures else "no other is missing"
     err.print(f"{done} trainings added to {corpus.file}; {rest}")
+    return failures
 
 
 def _train(gap: Gap, corpus: Corpus, output: Path, trainings: Trainings, lock: IO[str]) -> str | None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 from experiments.corpus.rows import Corpus, CorpusRow
@@ -106,9 +106,8 @@ def comparable(rows: Sequence[CorpusRow]) -> list[Trainings]:
     return list(by_conditions.values())
 
 
-def network_names(rows: Iterable[CorpusRow]) -> dict[str, str]:
+def network_names(rows: Sequence[CorpusRow]) -> dict[str, str]:
     """Key of a row -> name of its network: the backbone, with its weights if there are trainings from several."""
-    rows = list(rows)
     weights: dict[str, dict[str, str]] = defaultdict(dict)  # backbone -> weights -> their source
     for row in rows:
         if row.is_pretrained:
@@ -147,21 +146,16 @@ def one_for_each_set(groups: Sequence[Trainings]) -> list[Trainings]:
 
 
 def _group(corpus: Corpus, trainings: Trainings) -> Group:
-    found = {name: tuple(sorted(rows, key=lambda row: row.seed)) for name, rows in trainings.items()}
-    entries = sorted((Entry(name, rows) for name, rows in found.items()), key=lambda entry: -entry.mean)
-    resampled = {entry.network: corpus.resamples(entry.rows) for entry in entries}
-    complete = {name: side for name, side in resampled.items() if side is not None}
-    widths = {name: score_half_width(side, LEVEL) for name, side in complete.items()}
-    best = entries[0].network
+    means = mean_scores(trainings)
+    ranking = sorted(trainings, key=lambda name: -means[name])
+    rows = {name: tuple(sorted(trainings[name], key=lambda row: row.seed)) for name in ranking}
+    resampled = {name: side for name in ranking if (side := corpus.resamples(rows[name])) is not None}
+    widths = {name: score_half_width(side, LEVEL) for name, side in resampled.items()}
     differences: dict[str, Difference] = {}
-    same_shape = len({(side.without.shape[1], side.resampled.shape[1]) for side in complete.values()}) == 1
-    if len(complete) > 1 and best in complete and same_shape:
-        differences = compare_resampled(complete, best, level=LEVEL)
-    return Group(
-        tuple(
-            replace(one, difference=differences.get(one.network), half_width=widths.get(one.network)) for one in entries
-        )
-    )
+    same_shape = len({(side.without.shape[1], side.resampled.shape[1]) for side in resampled.values()}) == 1
+    if len(resampled) > 1 and ranking[0] in resampled and same_shape:
+        differences = compare_resampled(resampled, ranking[0], level=LEVEL)
+    return Group(tuple(Entry(name, rows[name], differences.get(name), widths.get(name)) for name in ranking))
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,6 @@ from experiments.corpus.groups import Group
 
 COLUMNS = 3
 MARKERS = "osD^vPX*<>phd"  # shape of each network's points, in turn
-
-
 # Costs to draw: column of the corpus, label of the axis, and its unit. Neither depends on other jobs of the machine.
 COSTS = (("macs", "multiply-adds, billions", 1e9), ("peak_memory_mb", "memory of the training, GiB", 1024))
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 import datetime
 import shlex
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -121,12 +121,7 @@ def _planned(content: Any, with_file: list[str]) -> list[PlannedCell]:
     seeds = content["seeds"]
     if not isinstance(seeds, int) or seeds < 1:
         raise ValueError(f"`seeds` is {seeds!r}, not a number of at least 1")
-    networks: dict[str, list[str]] = {}
-    for group, names in content["networks"].items():
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise ValueError(f"the group of networks {group!r} is {names!r}, not a list of names")
-        networks[group] = list(names)
-    networks[PRETRAINED] = list(dict.fromkeys([*networks.get(PRETRAINED, []), *with_file]))
+    networks = _networks(content["networks"], with_file)
     found: list[PlannedCell] = []
     for entry in content["sets"]:
         _only(entry, SET_FIELDS, "a set")
@@ -167,6 +162,13 @@ def _planned(content: Any, with_file: list[str]) -> list[PlannedCell]:
         task, name, protocol, backbone, _ = repeated[0]
         raise ValueError(f"{backbone} is listed twice for {task} on {name} with the protocol {protocol}")
     return sorted(found, key=lambda cell: (cell.added, cell.seed))
+
+
+def _networks(groups: Mapping[str, Any], with_file: Sequence[str]) -> dict[str, list[str]]:
+    for group, names in groups.items():
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"the group of networks {group!r} is {names!r}, not a list of names")
+    return {**groups, PRETRAINED: list(dict.fromkeys([*groups.get(PRETRAINED, []), *with_file]))}
 
 
 def _words(part: Mapping[str, Any]) -> list[str]:

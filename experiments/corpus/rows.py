@@ -20,7 +20,8 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from backbones.errors import BadInput
+from backbones.errors import BadInput, unwritable
+from backbones.pretraining import RANDOM
 from data.lock import lock_or_warn
 from engine.config import Protocol
 from engine.record import write_bytes, write_text
@@ -28,7 +29,6 @@ from experiments.statistics.images import Resampled
 from experiments.tasks import TASKS
 
 SCHEMA = 1  # version of the columns; raise it if the meaning of one changes
-RANDOM = "random"  # source of weights that are not pretrained
 PATIENCE = 60  # seconds in which another process should have added its row
 SHAPES = ("resampled", "without")  # arrays of resamples that trainings must have in equal shapes
 # What numpy raises for a file of arrays with wrong bytes.
@@ -146,7 +146,7 @@ class CorpusRow:
     @property
     def is_pretrained(self) -> bool:
         """Whether the training started from pretrained weights."""
-        return self.protocol != "scratch" and self.weights != RANDOM
+        return self.pretraining != RANDOM
 
     @property
     def network(self) -> tuple[str, str]:
@@ -205,13 +205,8 @@ class Corpus:
                     self._write_resamples(row.key, resampled)
                 write_text(self.file, table([*rows, row]))
             except OSError as error:
-                raise self._unwritable(error) from error
+                raise unwritable(self.folder, error, "corpus") from error
         return None
-
-    def _unwritable(self, error: OSError) -> BadInput:
-        return BadInput(
-            f"{self.folder} cannot be written ({error.strerror}): choose another `corpus`", settings=("corpus",)
-        )
 
     def resamples(self, rows: Sequence[CorpusRow]) -> Resampled | None:
         """The resampled scores of trainings of one backbone on the same images; None if some have none."""
@@ -252,7 +247,7 @@ class Corpus:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = open(self.folder / ".lock", "a")  # noqa: SIM115 - closed below
         except OSError as error:
-            raise self._unwritable(error) from error
+            raise unwritable(self.folder, error, "corpus") from error
         with lock:
             if not lock_or_warn(lock, PATIENCE, self.folder, "comparison"):
                 raise BadInput(f"another process has locked {self.folder} for over {PATIENCE} seconds")

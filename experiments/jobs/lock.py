@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from backbones.errors import BadInput, UserError
+from backbones.errors import UserError, unwritable
 from data.lock import lock_or_warn
 from experiments.jobs.local import on_sigterm
 
@@ -37,9 +37,7 @@ def only_one(folder: Path) -> Iterator[IO[str]]:
         folder.mkdir(parents=True, exist_ok=True)
         lock = open(folder / ".lock", "a")  # noqa: SIM115 - closed below
     except OSError as error:
-        raise BadInput(
-            f"{folder} cannot be written ({error.strerror}): choose another `output`", settings=("output",)
-        ) from error
+        raise unwritable(folder, error) from error
     with lock:
         if not lock_or_warn(lock, LOCK_PATIENCE, folder, "experiment"):
             raise UserError(

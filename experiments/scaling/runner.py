@@ -10,7 +10,7 @@ from typing import IO
 from rich.table import Table
 
 from backbones.architecture import Architecture
-from backbones.errors import BadInput, UserError
+from backbones.errors import BadInput, UserError, reason_lines
 from engine.console import out
 from engine.record import write_json
 from experiments.costs.coefficients import DIMENSIONS, Coefficients, candidates
@@ -95,7 +95,7 @@ class Study:
             compared = self.train_all(runner, display, planned)
         self.report(chosen, family, tried, compared)
         if failed := [result for result in (*tried, *compared) if result.error]:
-            lines = "\n".join(f"  {result.key}: {result.error}" for result in failed)
+            lines = reason_lines({result.key: result.error or "" for result in failed})
             raise BadInput(
                 f"{len(failed)} of {display.total} trainings failed. Their logs are in {self.folder.path / 'cells'}. "
                 f"To train them again, run the same command.\n{lines}"

@@ -16,7 +16,7 @@ from pathlib import Path
 from optuna.trial import FrozenTrial, TrialState
 
 from backbones.architecture import architecture_of
-from backbones.errors import BadInput
+from backbones.errors import BadInput, unwritable
 from engine.console import out
 from experiments.costs.meter import Meter
 from experiments.jobs.cell import HOLDOUT, Cell
@@ -77,7 +77,7 @@ class Search:
         try:
             self.folder.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise BadInput(f"--output {self.folder.path} cannot be written: {error.strerror}") from error
+            raise unwritable(self.folder.path, error) from error
         self.trials = TrialStorage(config, self.folder.path, self.space, base.config.epochs)
         with self.trials.locked():
             if not settings.is_stored(config, base):

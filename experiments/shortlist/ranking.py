@@ -18,13 +18,21 @@ from experiments.shortlist.stored import CHOSEN, CORPUS, SCORES, SIZE, STATIC, S
 log = logging.getLogger(__name__)
 
 
-def check_order(config: ShortlistConfig) -> None:
-    """Raise UserError if the order needs a corpus that has no data sets, before anything is computed."""
-    if config.rank_by in (CORPUS, CHOSEN):
-        cases_for(config)
+def cases_of(config: ShortlistConfig) -> list[evidence.Case]:
+    """The data sets of the corpus for the task and protocol. Raises UserError if the order needs some, and has none."""
+    folder = Path(config.corpus)
+    found = evidence.cases(Corpus(folder).rows(), stored.read(folder), config.task, config.protocol)
+    if not found and config.rank_by in (CORPUS, CHOSEN):
+        raise UserError(
+            f"--rank_by {config.rank_by} needs a corpus with trainings of two pretrained networks on a data set, and "
+            f"{folder} has none for {config.task} with --protocol {config.protocol}"
+        )
+    return found
 
 
-def order(config: ShortlistConfig, found: Sequence[Candidate], scored: Sequence[Scored]) -> list[str]:
+def order(
+    config: ShortlistConfig, found: Sequence[Candidate], scored: Sequence[Scored], cases: Sequence[evidence.Case]
+) -> list[str]:
     """Names of the candidates in the order that `rank_by` asks for; only scored ones where it is a score of features.
 
     Without scores, a score of features leaves the static order.
@@ -33,14 +41,15 @@ def order(config: ShortlistConfig, found: Sequence[Candidate], scored: Sequence[
         config: settings.
         found: the candidates in the static order.
         scored: the scores of those that were scored.
+        cases: the data sets of the corpus, see `cases_of`.
 
-    Raises UserError if the corpus that the order needs has no data sets.
+    Raises UserError if `rank_by` chooses a score of features and there are no scores.
     """
-    rank_by = chosen_list(config) if config.rank_by == CHOSEN else config.rank_by
+    rank_by = chosen_list(config, cases) if config.rank_by == CHOSEN else config.rank_by
     if rank_by == SIZE:
         return [one.name for one in sorted(found, key=lambda one: -(one.params or 0.0))]
     if rank_by == CORPUS:
-        values = of_candidates(found, cases_for(config))
+        values = of_candidates(found, cases)
         if unknown := [one.name for one in found if one.name not in values]:
             log.warning("no trainings in the corpus, so these come last: %s", ", ".join(unknown))
         return [one.name for one in sorted(found, key=lambda one: -values.get(one.name, float("-inf")))]
@@ -68,23 +77,10 @@ def of_candidates(found: Sequence[Candidate], cases: Sequence[evidence.Case]) ->
     return values
 
 
-def chosen_list(config: ShortlistConfig) -> str:
+def chosen_list(config: ShortlistConfig, cases: Sequence[evidence.Case]) -> str:
     """The list that had the lowest regret on the data sets of the corpus. Raises UserError if it cannot be used."""
-    found = cases_for(config)
-    name = evidence.lowest_regret(found, config.first, evidence.shared_lists(found))
+    name = evidence.lowest_regret(cases, config.first, evidence.shared_lists(cases))
     log.warning("--rank_by %s: %s had the lowest regret on the corpus", CHOSEN, name)
     if name in SCORES and not config.score:
         raise UserError(f"--rank_by {CHOSEN} is {name} here, which needs features: leave --score false out")
     return name
-
-
-def cases_for(config: ShortlistConfig) -> list[evidence.Case]:
-    """The data sets of the corpus for the task and protocol. Raises UserError if there are none."""
-    folder = Path(config.corpus)
-    found = evidence.cases(Corpus(folder).rows(), stored.read(folder), config.task, config.protocol)
-    if not found:
-        raise UserError(
-            f"--rank_by {config.rank_by} needs a corpus with trainings of two pretrained networks on a data set, and "
-            f"{folder} has none for {config.task} with --protocol {config.protocol}"
-        )
-    return found

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from backbones.errors import BadInput, UserError, first_line, with_flags
+from backbones.errors import BadInput, UserError, first_line, reason_lines, with_flags
 from backbones.weight_files import weight_file
 from engine.console import each_warning_once, err, out
 from experiments.corpus.add import named_weights, set_name
@@ -24,7 +24,7 @@ from experiments.jobs.progress import duration
 from experiments.shortlist import stored
 from experiments.shortlist.config import ShortlistConfig
 from experiments.shortlist.downloads import Downloads
-from experiments.shortlist.ranking import check_order, order, ranked
+from experiments.shortlist.ranking import cases_of, order, ranked
 from experiments.shortlist.static import Candidate, candidates
 from experiments.shortlist.stored import SCORES, Scored
 from experiments.shortlist.tables import show_evidence, show_scores, show_static, write_static
@@ -50,17 +50,18 @@ def shortlist(config: ShortlistConfig, train_arguments: list[str]) -> list[str]:
     show_static(found, write_static(found, Path(config.output)))
     failures: dict[str, str] = {}
     scored: list[Scored] = []
-    check_order(config)
+    cases = cases_of(config)  # raises before anything is computed
     if config.score:
         with only_one(Path(config.output)), resumable(), each_warning_once():
             scored, failures = score_all(config, found, train_arguments)
-    ranking = order(config, found, scored)
+        cases = cases_of(config)  # with the scores that were added
+    ranking = order(config, found, scored, cases)
     if config.score:
         show_scores(config, found, scored, ranking)
-        show_evidence(config)
+        show_evidence(config, cases)
     chosen = [name for name in ranking if name not in failures][: config.first]
     if failures:
-        lines = "\n".join(f"  {name}: {reason}" for name, reason in failures.items())
+        lines = reason_lines(failures)
         if not chosen:
             raise BadInput(f"no candidate could be scored\n{lines}")
         log.warning("%d of %d candidates could not be scored:\n%s", len(failures), len(found), lines)
@@ -101,11 +102,8 @@ def score_all(
                 one, is_new = score(config, candidate, cell_of(config, candidate, train_arguments))
         except UserError as error:
             failures[candidate.name] = first_line(type(error)(with_flags(error)))
-        except (
-            RuntimeError,
-            ValueError,
-            MemoryError,
-        ) as error:  # of a network that cannot run at this size, or too little memory
+        # A network that cannot run at this size, or needs more memory than there is.
+        except (RuntimeError, ValueError, MemoryError) as error:
             failures[candidate.name] = f"{type(error).__name__}: {first_line(error)}"
         else:
             scored.append(one)

@@ -85,13 +85,18 @@ def static_score(name: str, weights: str) -> float:
     if is_custom(name) or not is_published(weights):
         return float("-inf")
     config = pretrained_config(name)
-    known = table().get(f"{split_tag(name)[0]}.{config.tag}") if config is not None else None
-    return known[0] if known else float("-inf")
+    top1 = None if config is None else _facts(name, config.tag)[0]
+    return float("-inf") if top1 is None else top1
 
 
 def is_published(weights: str) -> bool:
     """Whether a source of weights is not a file or run of the user's."""
     return not weights.startswith(("file:", "run:"))
+
+
+def _facts(name: str, tag: str | None) -> tuple[float, float] | tuple[None, None]:
+    """Published top-1 and parameters of a network with the weights `tag`; None where the table lacks them."""
+    return table().get(f"{split_tag(name)[0]}.{tag}", (None, None))
 
 
 def _matching(pattern: str) -> list[str]:
@@ -121,5 +126,5 @@ def _candidate(name: str, file: str | None) -> Candidate | None:
     config = pretrained_config(name)
     if config is None or not config.tag or not config.has_weights:
         return None
-    top1, params = table().get(f"{split_tag(name)[0]}.{config.tag}", (None, None))
+    top1, params = _facts(name, config.tag)
     return Candidate(name, top1, params, None if config.license in (None, "unknown") else config.license)

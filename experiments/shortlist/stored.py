@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from backbones.errors import BadInput
+from backbones.errors import BadInput, unwritable
 from engine.record import write_text
 from experiments.corpus.rows import Corpus
 
@@ -105,12 +105,17 @@ def write(folder: Path, rows: Sequence[Scored]) -> Path:
         scores = (f"{row.scores[name]:.6f}" if name in row.scores else "" for name in SCORES)
         facts = (row.task, row.set, row.train_fingerprint, row.backbone, row.weights, row.weights_sha256)
         table.writerow([*facts, row.images, row.image_size, *scores, f"{row.seconds:.1f}"])
+    return save(folder / FILE, text.getvalue())
+
+
+def save(file: Path, text: str) -> Path:
+    """Write a file and its folder. Returns its path. Raises BadInput for a folder that cannot be written."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / FILE, text.getvalue())
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_text(file, text)
     except OSError as error:
-        raise BadInput(f"{folder} cannot be written ({error.strerror})") from error
-    return folder / FILE
+        raise unwritable(file.parent, error) from error
+    return file
 
 
 def record(corpus: Corpus, new: Sequence[Scored]) -> None:

@@ -12,10 +12,7 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from backbones.errors import BadInput
 from engine.console import out
-from engine.record import write_text
-from experiments.corpus.rows import Corpus
 from experiments.jobs.progress import duration
 from experiments.report.formatting import millions, percent, points
 from experiments.shortlist import evidence, stored
@@ -35,15 +32,7 @@ def write_static(found: Sequence[Candidate], folder: Path) -> Path:
     for one in found:
         facts = ("" if value is None else f"{value:g}" for value in (one.top1, one.params))
         table.writerow([one.name, *facts, one.license or ""])
-    file = folder / "static.csv"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(file, text.getvalue())
-    except OSError as error:
-        raise BadInput(
-            f"{folder} cannot be written ({error.strerror}): choose another `output`", settings=("output",)
-        ) from error
-    return file
+    return stored.save(folder / "static.csv", text.getvalue())
 
 
 def show_static(found: Sequence[Candidate], file: Path) -> None:
@@ -78,12 +67,10 @@ def show_scores(
     )
 
 
-def show_evidence(config: ShortlistConfig) -> None:
+def show_evidence(config: ShortlistConfig, cases: Sequence[evidence.Case]) -> None:
     """Print how good shortlists of this length would have been on the data sets of the corpus."""
-    folder = Path(config.corpus)
-    every = evidence.cases(Corpus(folder).rows(), stored.read(folder), config.task, config.protocol)
-    found = evidence.sufficient(every)
-    about = f"{evidence.counts(found or every)} in {folder}, {config.task}, {config.protocol}"
+    found = evidence.sufficient(cases)
+    about = f"{evidence.counts(found or cases)} in {config.corpus}, {config.task}, {config.protocol}"
     if not found:
         out.print(
             f"chance that the best is within the first {config.first}, and regret: {TOO_LITTLE} ({about}; at least "

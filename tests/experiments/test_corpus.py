@@ -16,7 +16,7 @@ from backbones.errors import BadInput, UserError
 from experiments.corpus import __main__ as corpus_command
 from experiments.corpus import fill as filling
 from experiments.corpus import page
-from experiments.corpus.add import check_images, command_of, same_command
+from experiments.corpus.add import command_of, resamples_of, same_command
 from experiments.corpus.config import FillConfig, PageConfig
 from experiments.corpus.groups import comparable, duels, grouped, network_names, one_for_each_set
 from experiments.corpus.plan import PlannedCell, read_plan
@@ -45,6 +45,8 @@ def row(key=0, **changes):
         "conditions": "b" * 64, "key": f"{key:016x}{0:048x}",
         "command": "python -m detection.train --data.root DATA/bccd",
     }  # fmt: skip
+    if changes.get("protocol") == "scratch" or changes.get("weights") == "random":
+        values["pretraining"] = "random"
     return CorpusRow(**(values | changes))
 
 
@@ -286,11 +288,9 @@ def test_the_time_budget_stops_the_training_in_progress(settings, monkeypatch):
     trained = []
     stub(monkeypatch, trained, seconds=30.0)
     corpus, output = Corpus(Path(settings.corpus)), Path(settings.output)
-    failures = {}
     gaps = iter(list(filling.gaps(settings, corpus, read_plan(Path(settings.plan))[:2])))
     started = time.monotonic()
-    filling._train_all(gaps, corpus, output, started + 0.3, None, failures)
-    assert failures == {}
+    assert filling._train_all(gaps, corpus, output, started + 0.3, None) == {}
     assert time.monotonic() - started < 10
     assert trained == [("finetune", 0)]
     assert corpus.rows() == []
@@ -374,10 +374,10 @@ def test_images_that_were_skipped_may_be_absent(tmp_path):
         record["config"]["data"]["skip_bad"] = skipped
         (folder / "record.json").write_text(json.dumps(record))
         if skipped:
-            check_images(FinishedRun.of(folder))
+            resamples_of(FinishedRun.of(folder))
         else:
             with pytest.raises(ValueError, match="it has results of"):
-                check_images(FinishedRun.of(folder))
+                resamples_of(FinishedRun.of(folder))
 
 
 @pytest.mark.parametrize(
