@@ -96,8 +96,8 @@ def _finite(text: str) -> float:
     return value
 
 
-def write(folder: Path, rows: Sequence[Scored]) -> Path:
-    """Write the table. Returns its path. Raises BadInput for a folder that cannot be written."""
+def write(folder: Path, rows: Sequence[Scored], setting: str = "output") -> Path:
+    """Write the table to the folder that `setting` names. Returns its path. Raises BadInput if it cannot be written."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(COLUMNS)
@@ -105,16 +105,16 @@ def write(folder: Path, rows: Sequence[Scored]) -> Path:
         scores = (f"{row.scores[name]:.6f}" if name in row.scores else "" for name in SCORES)
         facts = (row.task, row.set, row.train_fingerprint, row.backbone, row.weights, row.weights_sha256)
         table.writerow([*facts, row.images, row.image_size, *scores, f"{row.seconds:.1f}"])
-    return save(folder / FILE, text.getvalue())
+    return save(folder / FILE, text.getvalue(), setting)
 
 
-def save(file: Path, text: str) -> Path:
-    """Write a file and its folder. Returns its path. Raises BadInput for a folder that cannot be written."""
+def save(file: Path, text: str, setting: str = "output") -> Path:
+    """Write a file to the folder that `setting` names. Returns its path. Raises BadInput if it cannot be written."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_text(file, text)
     except OSError as error:
-        raise unwritable(file.parent, error) from error
+        raise unwritable(file.parent, error, setting) from error
     return file
 
 
@@ -122,4 +122,4 @@ def record(corpus: Corpus, new: Sequence[Scored]) -> None:
     """Add rows to those of a corpus, in place of rows of the same key. Several processes may do so at the same time."""
     with corpus.locked():
         known = {row.key: row for row in read(corpus.folder)}
-        write(corpus.folder, list((known | {row.key: row for row in new}).values()))
+        write(corpus.folder, list((known | {row.key: row for row in new}).values()), "corpus")
