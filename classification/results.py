@@ -51,4 +51,7 @@ def results_of_labels(
     def score(counts: np.ndarray) -> np.ndarray:
         return classification_scores(counts @ right, counts @ images, counts @ as_class)[metric]
 
-    return ImageResults(tuple(keys), metric, score)
+    of_class = np.bincount(truth, minlength=shape[1])
+    majority = np.where(np.arange(shape[1]) == of_class.argmax(), 1, 0) if len(keys) else of_class
+    score_of_majority = classification_scores(majority * of_class, of_class, majority * len(keys))[metric]
+    return ImageResults(tuple(keys), metric, score, majority=float(score_of_majority))

@@ -18,9 +18,12 @@ class ImageResults:
         score: (R, N) counts of each image in each of R resamples -> (R,) metric of each resample, fractions in 0..1,
             NaN where the metric is undefined.
         digest: of the results, the same for results that differ only in their order; None if it is unknown.
+        majority: the metric on all images of always answering with their most frequent class, a fraction. A network
+            that scores no more may have learned nothing. 0 where there is no such answer, as for boxes.
     """
 
     keys: tuple[str, ...]
     metric: str
     score: Callable[[np.ndarray], np.ndarray]
     digest: str | None = None
+    majority: float = 0.0

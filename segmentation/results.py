@@ -51,4 +51,7 @@ def results_of_counts(
         as_class = np.where(of_class > 0, counts @ predicted, 0)
         return segmentation_scores(counts @ right, of_class, as_class)[metric]
 
-    return ImageResults(tuple(keys), metric, score)
+    of_class = np.asarray(truth.sum(axis=0))
+    majority = np.where(np.arange(len(of_class)) == of_class.argmax(), 1, 0)
+    score_of_majority = segmentation_scores(majority * of_class, of_class, majority * of_class.sum())[metric]
+    return ImageResults(tuple(keys), metric, score, majority=float(score_of_majority))

@@ -118,6 +118,7 @@ def row_of(run: FinishedRun, cell: Cell, *, base: Cell, tune: int, name: str, pl
         seed=cell.config.seed,
         metric=run.metric,
         score=run.score,
+        majority_score=run.images.majority,
         pretraining=group_of_record(weights, record["backbone"]),
         weights=source,
         weights_sha256=weights.get("sha256") or "",

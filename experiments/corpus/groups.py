@@ -15,7 +15,7 @@ from experiments.statistics.compare import compare_resampled
 from experiments.statistics.signed_rank import Across, signed_rank
 from experiments.statistics.variance import score_half_width
 
-UNLEARNED = 0.05  # best score of a group, a fraction, below which differences say nothing about the networks
+LEARNED = 0.05  # part of the way from the majority score to 1 that the best network of a group must have gone
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,13 @@ class Group:
 
     @property
     def has_learned(self) -> bool:
-        """Whether any network scores so high that the ranking has a meaning."""
-        return self.entries[0].mean >= UNLEARNED
+        """Whether any network scores so high that the ranking has a meaning, see `least`."""
+        return self.entries[0].mean >= self.least
+
+    @property
+    def least(self) -> float:
+        """The score from which on the ranking has a meaning, see `least_score`."""
+        return least_score(self.first)
 
     @cached_property
     def scores(self) -> dict[str, float]:
@@ -129,6 +134,11 @@ def mean_scores(trainings: Trainings) -> dict[str, float]:
     return {name: statistics.fmean(row.score for row in rows) for name, rows in trainings.items()}
 
 
+def least_score(row: CorpusRow) -> float:
+    """The score from which on a network has learned something on the data set of a training, a fraction."""
+    return row.majority_score + LEARNED * (1 - row.majority_score)
+
+
 def one_for_each_set(groups: Sequence[Trainings]) -> list[Trainings]:
     """Of several groups of a task and data set, such as two budgets: the one with the most networks, then trainings.
 
@@ -139,7 +149,7 @@ def one_for_each_set(groups: Sequence[Trainings]) -> list[Trainings]:
     for trainings in sorted(groups, key=lambda one: (-len(one), -sum(map(len, one.values())))):
         first = next(iter(trainings.values()))[0]
         same = {(first.task, first.set), (first.task, first.train_fingerprint)}
-        if max(mean_scores(trainings).values()) >= UNLEARNED and not same & known:
+        if max(mean_scores(trainings).values()) >= least_score(first) and not same & known:
             known |= same
             found.append(trainings)
     return found

@@ -28,7 +28,7 @@ from engine.record import write_bytes, write_text
 from experiments.statistics.images import Resampled
 from experiments.tasks import TASKS
 
-SCHEMA = 1  # version of the columns; raise it if the meaning of one changes
+SCHEMA = 2  # version of the columns; raise it if the meaning of one changes
 PATIENCE = 60  # seconds in which another process should have added its row
 SHAPES = ("resampled", "without")  # arrays of resamples that trainings must have in equal shapes
 # What numpy raises for a file of arrays with wrong bytes.
@@ -51,6 +51,7 @@ class CorpusRow:
         recipe: version of the task's recipe.
         tune: number of trials that chose learning rate and others for this backbone; 0 for the recipe's.
         metric, score: the headline metric on the validation split after the last epoch, a fraction in 0..1.
+        majority_score: the metric of always answering with the most frequent class of that split; 0 for detection.
         params, macs: of the network of the task; multiply-adds for one image of `image_size`.
         latency_ms, peak_memory_mb, train_seconds: measured on `device`, where other processes may have run.
         versions: of this package, Python and the main libraries.
@@ -67,6 +68,7 @@ class CorpusRow:
     seed: int
     metric: str
     score: float
+    majority_score: float
     pretraining: str
     weights: str
     weights_sha256: str
@@ -94,6 +96,8 @@ class CorpusRow:
     @classmethod
     def of(cls, texts: dict[str, str]) -> CorpusRow:
         """A row from the texts of a line. Raises ValueError with the column's name."""
+        if texts.get("schema") not in (None, str(SCHEMA)):
+            raise ValueError(f"its schema is {texts['schema']}, and this version of the package reads {SCHEMA}")
         if absent := [field.name for field in fields(cls) if texts.get(field.name) is None]:
             raise ValueError(f"it has no column {', '.join(absent)}")
         if None in texts:
@@ -113,14 +117,13 @@ class CorpusRow:
 
     def check(self) -> None:
         """Raise ValueError for a row that no training of this package can have."""
-        if self.schema != SCHEMA:
-            raise ValueError(f"its schema is {self.schema}, and this version of the package reads {SCHEMA}")
         if self.task not in TASKS:
             raise ValueError(f"the task {self.task!r} is unknown")
         if self.metric not in TASKS[self.task].image_metrics:
             raise ValueError(f"{self.task} has no metric {self.metric!r} that can be compared")
-        if not 0 <= self.score <= 1:
-            raise ValueError(f"score is {self.score}, not a fraction in 0..1")
+        for name in ("score", "majority_score"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, not a fraction in 0..1")
         for name in ("set", "backbone", "protocol", "weights", "train_fingerprint", "val_fingerprint", "command"):
             if not getattr(self, name):
                 raise ValueError(f"{name} is empty")

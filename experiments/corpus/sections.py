@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from experiments.corpus.groups import UNLEARNED, Duel, Entry, Group, Trainings, duels, one_for_each_set
+from experiments.corpus.groups import LEARNED, Duel, Entry, Group, Trainings, duels, one_for_each_set
 from experiments.report.formatting import (
     ABOUT_INTERVALS,
     billions,
@@ -36,7 +36,9 @@ def overview(groups: Sequence[Group], sets: Sequence[tuple[str, str]]) -> list[s
         "## Highest means",
         "",
         "The network with the highest mean score of each group, in percent, where at least two were trained. The "
-        "intervals below say whether its lead is certain.",
+        "intervals below say whether its lead is certain. Where the best network is not even "
+        f"{100 * LEARNED:.0f}% of the way from the score of always answering with the most frequent class to 100, none "
+        "has learned much.",
         "",
         markdown_row(headings),
         markdown_row(["---"] * len(headings)),
@@ -57,7 +59,7 @@ def overview(groups: Sequence[Group], sets: Sequence[tuple[str, str]]) -> list[s
 
 def _best(group: Group) -> str:
     best = group.entries[0]
-    return f"{best.network} {100 * best.mean:.1f}" if group.has_learned else f"none reaches {100 * UNLEARNED:.0f}"
+    return f"{best.network} {100 * best.mean:.1f}" if group.has_learned else f"none reaches {100 * group.least:.1f}"
 
 
 def rankings(groups: Sequence[Group], sets: Sequence[tuple[str, str]]) -> list[str]:
@@ -75,11 +77,16 @@ def rankings(groups: Sequence[Group], sets: Sequence[tuple[str, str]]) -> list[s
     for task, name in sets:
         found = [group for group in groups if (group.first.task, group.first.set) == (task, name)]
         budgets = list(dict.fromkeys(group.budget for group in found))
-        lines += [f"### {name}: {task}", "", f"Metric: {found[0].first.metric}. Budget: {'; '.join(budgets)}.", ""]
-        if unlearned := [f"`{group.first.protocol}`" for group in found if not group.has_learned]:
+        lines += [f"### {name}: {task}", "", f"Metric: {found[0].first.metric}. Budget: {'; '.join(budgets)}."]
+        if majority := dict.fromkeys(f"{100 * one:.1f}" for group in found if (one := group.first.majority_score)):
+            lines[-1] += f" Always the most frequent class scores {' or '.join(majority)}."
+        lines.append("")
+        if unlearned := [group for group in found if not group.has_learned]:
+            least = " or ".join(dict.fromkeys(f"{100 * group.least:.1f}" for group in unlearned))
+            protocols = ", ".join(dict.fromkeys(f"`{group.first.protocol}`" for group in unlearned))
             lines += [
-                f"No network reaches {100 * UNLEARNED:.0f}% with {', '.join(dict.fromkeys(unlearned))}: at this budget "
-                "none has learned much, and these rankings say nothing.",
+                f"No network reaches {least} with {protocols}: at this budget none has learned much, and these "
+                "rankings say nothing.",
                 "",
             ]
         lines += [markdown_row(HEADINGS), markdown_row(["---"] * len(HEADINGS))]
@@ -134,7 +141,7 @@ def across(groups: Sequence[Group]) -> list[str]:
         "",
         "The number of pairs of task and data set on which the first network has the higher, or the lower mean score; "
         "equal means count for neither. Of several budgets of a set, the one with the most networks counts. Groups in "
-        f"which no network reaches {100 * UNLEARNED:.0f}% are left out.",
+        "which no network has learned much are left out.",
         "",
         "The last columns are the Bayesian signed-rank test (Benavoli et al., ICML 2014; JMLR 18, 2017): how probable "
         "it is, given these sets, that on data sets like these the first is most often better, that both are most "

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from engine.console import err
 from engine.record import write_text
-from experiments.corpus.groups import UNLEARNED
+from experiments.corpus.groups import LEARNED
 from experiments.corpus.plan import SCRATCH
 from experiments.corpus.rows import Corpus, CorpusRow
 from experiments.report.formatting import markdown_row, points
@@ -38,7 +38,8 @@ experiments.shortlist --measured docs/shortlist-measured.md` wrote this page fro
 
 The best network is the one with the highest mean score of its trainings. Where networks are nearly equal, that is
 partly chance, and no list can find it: every list then has some regret. Weights without a published accuracy, such as a
-file of your own, come last in `static`. Data sets on which no network reaches {100 * UNLEARNED:.0f}% are left out.
+file of your own, come last in `static`. Data sets are left out on which no network is {100 * LEARNED:.0f}% of the way
+from the score of always answering with the most frequent class to 100.
 
 A table says something about other data sets from {FEWEST_SETS} data sets with {FEWEST_NETWORKS} networks each on. With
 fewer, "{TOO_LITTLE}" stands above it: it only shows what the corpus has.

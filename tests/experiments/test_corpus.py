@@ -37,9 +37,9 @@ FINISHED = Path(__file__).parents[1] / "fixtures/v1/comparison/cells/classificat
 def row(key=0, **changes):
     values = {
         "schema": SCHEMA, "set": "bccd", "task": "detection", "backbone": "resnet18", "protocol": "finetune", "seed": 0,
-        "metric": "AP", "score": 0.5, "pretraining": "supervised", "weights": "timm:x", "weights_sha256": "a" * 64,
-        "weights_license": "mit", "epochs": 3, "batch_size": 8, "image_size": "64x64", "tune": 0,
-        "recipe": TASKS[changes.get("task", "detection")].recipe,
+        "metric": "AP", "score": 0.5, "majority_score": 0.0, "pretraining": "supervised", "weights": "timm:x",
+        "weights_sha256": "a" * 64, "weights_license": "mit", "epochs": 3, "batch_size": 8, "image_size": "64x64",
+        "tune": 0, "recipe": TASKS[changes.get("task", "detection")].recipe,
         "params": 10, "macs": 1e6, "latency_ms": 1.0, "peak_memory_mb": 2.0, "train_seconds": 3.0, "device": "cpu",
         "versions": "torch 2", "git_commit": "", "date": "2026-11-26", "train_fingerprint": "t", "val_fingerprint": "v",
         "conditions": "b" * 64, "key": f"{key:016x}{0:048x}",
@@ -512,9 +512,21 @@ def test_groups_in_which_nothing_was_learned_do_not_count(tmp_path):
         for j, (backbone, score) in enumerate((("tf_efficientnet_lite0", 0.6), ("vgg16", 0.5)))
     ]
     text = page_of(tmp_path, rows, DETECTION)
-    assert "No network reaches 5% with `finetune`" in text
-    assert "| bccd: detection | none reaches 5 |" in text
+    assert "No network reaches 5.0 with `finetune`" in text
+    assert "| bccd: detection | none reaches 5.0 |" in text
     assert "## Wins and losses" not in text
+
+
+def test_a_score_of_the_most_frequent_class_is_nothing_learned(tmp_path):
+    """Seven of ten images of the set are of one class, and the best network is right for 71 of 100."""
+    rows = [
+        (planned_row(key, "bccd", backbone, score, majority_score=0.7), None)
+        for key, (backbone, score) in enumerate((("tf_efficientnet_lite0", 0.71), ("vgg16", 0.3)))
+    ]
+    text = page_of(tmp_path, rows, DETECTION)
+    assert "No network reaches 71.5 with `finetune`" in text
+    assert "Always the most frequent class scores 70.0." in text
+    assert "| bccd: detection | none reaches 71.5 |" in text
 
 
 def test_the_test_across_sets_has_a_result_from_five_sets_on(tmp_path):

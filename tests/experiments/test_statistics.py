@@ -182,6 +182,8 @@ def test_miou_of_a_resample_equals_miou_of_repeated_images(tmp_path):
         pairs = [((t == c) & labelled, (p == c) & labelled) for c in range(5)]
         expected = np.nanmean([(a & b).sum() / (a | b).sum() if a.any() else np.nan for a, b in pairs])
         assert score == pytest.approx(expected, abs=1e-12)
+    pixels = np.bincount(truth[truth != IGNORE])
+    assert results.majority == pytest.approx(pixels.max() / pixels.sum() / 4, abs=1e-12)  # IoU 0 of the other three
 
     evaluator = SegmentationEvaluator("abcd")  # all classes are in the truth: the scores are those of the evaluator
     for i in range(IMAGES):
@@ -199,6 +201,7 @@ def test_top1_of_a_resample(tmp_path):
     (tmp_path / "images.csv").write_text("file,class,predicted,probability,correct\na/1,a,a,1,1\nb/1,b,a,1,0\n")
     results = classification_results(tmp_path / "images.csv")
     assert results.score(np.array([[1, 1], [2, 0], [3, 1]])).tolist() == [0.5, 1.0, 0.75]
+    assert results.majority == 0.5
 
 
 def test_each_metric_of_a_resample_of_classified_images(tmp_path):
@@ -217,6 +220,46 @@ def test_each_metric_of_a_resample_of_classified_images(tmp_path):
             drawn = np.repeat(np.arange(40), row)
             evaluator.update(torch.from_numpy(np.eye(4)[predicted[drawn]] - 1.0), batch_of(labels[drawn].tolist()))
             assert score == pytest.approx(evaluator.compute()[metric], abs=1e-12), metric
+
+
+def test_scores_of_the_most_frequent_class_equal_those_of_scikit_learn(tmp_path):
+    """Pixels are samples of scikit-learn's classifier. Class c is frequent in predictions, d occurs only in them."""
+    pytest.importorskip("sklearn", reason="make extras installs it")
+    from sklearn.dummy import DummyClassifier
+    from sklearn.metrics import accuracy_score, f1_score, jaccard_score, precision_score, recall_score
+
+    random = np.random.default_rng(0)
+    truth = random.choice(3, (12, 8, 5), p=[0.2, 0.5, 0.3])
+    predicted = random.choice(4, (12, 8, 5), p=[0, 0.1, 0.6, 0.3])
+    labels = truth.ravel()
+    always = DummyClassifier(strategy="most_frequent").fit(labels[:, None], labels).predict(labels[:, None])
+    quality = {"labels": [0, 1, 2], "average": "macro", "zero_division": 0}
+    shared = {
+        "recall": recall_score(labels, always, **quality),
+        "precision": precision_score(labels, always, **quality),
+    }
+
+    evaluator = SegmentationEvaluator("abcd")
+    for i in range(12):
+        evaluator.update([torch.from_numpy(predicted[i])], collate([sample(i, truth[i].astype(np.uint8))]))
+    evaluator.write_images(tmp_path / "images.npy")
+    expected = shared | {
+        "mIoU": jaccard_score(labels, always, **quality),
+        "pixel_accuracy": accuracy_score(labels, always),
+        "mean_accuracy": shared["recall"],
+        "fwIoU": jaccard_score(labels, always, average="weighted", zero_division=0),
+        "Dice": f1_score(labels, always, **quality),
+    }
+    found = {name: segmentation_results(tmp_path / "images.npy", name).majority for name in SEGMENTATION_METRICS}
+    assert found == pytest.approx(expected, abs=1e-12)
+
+    rows = [f"{i},{'abcd'[t]},{'abcd'[p]},1,{int(t == p)}\n" for i, (t, p) in enumerate(zip(labels, predicted.ravel()))]  # noqa: B905
+    (tmp_path / "images.csv").write_text("".join(["file,class,predicted,probability,correct\n", *rows]))
+    balanced = dict.fromkeys(("balanced", "balanced_accuracy"), shared["recall"])
+    expected = shared | balanced | {"top1": accuracy_score(labels, always), "F1": f1_score(labels, always, **quality)}
+    names = CLASSIFICATION.image_metrics
+    found = {name: classification_results(tmp_path / "images.csv", name).majority for name in names}
+    assert found == pytest.approx(expected, abs=1e-12)
 
 
 def test_a_metric_that_the_stored_results_lack_is_an_error(tmp_path):
