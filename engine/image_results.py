@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+LEARNED = 0.05  # part of the way from the majority score to 1 from which on a network has learned something
+
 
 @dataclass(frozen=True)
 class ImageResults:
@@ -27,3 +29,8 @@ class ImageResults:
     score: Callable[[np.ndarray], np.ndarray]
     digest: str | None = None
     majority: float = 0.0
+
+
+def least_score(majority: float) -> float:
+    """The score from which on a network has learned something, a fraction, see `ImageResults.majority`."""
+    return majority + LEARNED * (1 - majority)

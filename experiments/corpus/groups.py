@@ -8,14 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from engine.image_results import least_score
 from experiments.corpus.rows import Corpus, CorpusRow
 from experiments.report.results import LEVEL
 from experiments.statistics import Difference
 from experiments.statistics.compare import compare_resampled
 from experiments.statistics.signed_rank import Across, signed_rank
 from experiments.statistics.variance import score_half_width
-
-LEARNED = 0.05  # part of the way from the majority score to 1 that the best network of a group must have gone
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ class Group:
     @property
     def least(self) -> float:
         """The score from which on the ranking has a meaning, see `least_score`."""
-        return least_score(self.first)
+        return least_score(self.first.majority_score)
 
     @cached_property
     def scores(self) -> dict[str, float]:
@@ -134,11 +133,6 @@ def mean_scores(trainings: Trainings) -> dict[str, float]:
     return {name: statistics.fmean(row.score for row in rows) for name, rows in trainings.items()}
 
 
-def least_score(row: CorpusRow) -> float:
-    """The score from which on a network has learned something on the data set of a training, a fraction."""
-    return row.majority_score + LEARNED * (1 - row.majority_score)
-
-
 def one_for_each_set(groups: Sequence[Trainings]) -> list[Trainings]:
     """Of several groups of a task and data set, such as two budgets: the one with the most networks, then trainings.
 
@@ -149,7 +143,7 @@ def one_for_each_set(groups: Sequence[Trainings]) -> list[Trainings]:
     for trainings in sorted(groups, key=lambda one: (-len(one), -sum(map(len, one.values())))):
         first = next(iter(trainings.values()))[0]
         same = {(first.task, first.set), (first.task, first.train_fingerprint)}
-        if max(mean_scores(trainings).values()) >= least_score(first) and not same & known:
+        if max(mean_scores(trainings).values()) >= least_score(first.majority_score) and not same & known:
             known |= same
             found.append(trainings)
     return found

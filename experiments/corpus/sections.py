@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from experiments.corpus.groups import LEARNED, Duel, Entry, Group, Trainings, duels, one_for_each_set
+from engine.image_results import LEARNED
+from experiments.corpus.groups import Duel, Entry, Group, Trainings, duels, one_for_each_set
 from experiments.report.formatting import (
     ABOUT_INTERVALS,
     billions,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from engine.image_results import least_score
 from engine.published import Count
 from experiments.costs.counts import classifier_counts
 from experiments.report.results import Row
@@ -160,6 +161,18 @@ def style_sentence(rows: Sequence[Row]) -> str:
         return f"Neck and heads have the same padding and biases for every backbone (style {style})."
     styles = ", ".join(f"{style} for {' and '.join(names)}" for style, names in backbones_by_style.items())
     return f"Padding and biases of neck and heads are not the same for every backbone: style {styles}."
+
+
+def unlearned_sentence(rows: Sequence[Row]) -> str:
+    """Say which of the compared backbones have learned hardly anything. Empty if there are none."""
+    compared = [row for row in rows if row.runs] if any(row.difference for row in rows) else []
+    majority = max((run.images.majority for row in compared for run in row.runs), default=0.0)
+    least = least_score(majority)
+    names = [row.backbone for row in compared if row.mean < least]
+    if not names:
+        return ""
+    always = f", and always answering with the most frequent class scores {100 * majority:.1f}" if majority else ""
+    return f"Below {100 * least:.1f}, a network has learned hardly anything{always}: {', '.join(names)}."
 
 
 def stopped_sentence(rows: Sequence[Row]) -> str:

@@ -31,6 +31,7 @@ from experiments.report.formatting import (
     sentences,
     stopped_sentence,
     style_sentence,
+    unlearned_sentence,
 )
 from experiments.report.results import COSTS, Comparison, FinishedRun, Row, groups, per_class
 from experiments.report.tuning import HEADINGS as TUNING_HEADINGS
@@ -82,7 +83,9 @@ def _task(comparison: Comparison, task: str) -> dict[str, Any]:
         "metric": comparison.metric(task),
         "data": _data_text(finished),
         "style": style_sentence(finished),
-        "stopped": " ".join(filter(None, (stopped_sentence(finished), micro_batch_sentence(finished)))),
+        "stopped": " ".join(
+            filter(None, (say(finished) for say in (stopped_sentence, micro_batch_sentence, unlearned_sentence)))
+        ),
         "sentences": sentences(rows, comparison.baseline),
         "groups": [_table(comparison, task, provenance, group) for provenance, group in groups(rows)],
         "charts": [Markup(_scatter(finished, cost)) for cost in COST_AXES] if finished else [],

@@ -26,6 +26,7 @@ from experiments.report.formatting import (
     score_text,
     stopped_sentence,
     style_sentence,
+    unlearned_sentence,
 )
 from experiments.report.html import html
 from experiments.report.results import COSTS, Comparison, Row, groups
@@ -55,7 +56,7 @@ def write_report(folder: Path) -> Path:
             out.print(table)
             out.print()
         rows = comparison.rows_of(task)
-        for sentence in filter(None, (stopped_sentence(rows), micro_batch_sentence(rows))):
+        for sentence in filter(None, (stopped_sentence(rows), micro_batch_sentence(rows), unlearned_sentence(rows))):
             out.print(sentence, markup=False)
         for sentence in [*budget_sentences(comparison, task), *tuning_sentences(tuning_of(comparison, task))]:
             out.print(sentence, markup=False)
@@ -124,7 +125,7 @@ def results_md(comparison: Comparison) -> str:
             for row in rows:
                 texts = row_texts(row, baseline)
                 lines.append(markdown_row(texts + [""] * (len(headings) - len(texts))))
-        for say in (style_sentence, stopped_sentence, micro_batch_sentence):
+        for say in (style_sentence, stopped_sentence, micro_batch_sentence, unlearned_sentence):
             sentence = say(comparison.rows_of(task))
             lines += ["", sentence] if sentence else []
         entries = tuning_of(comparison, task)

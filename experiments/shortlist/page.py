@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from engine.console import err
+from engine.image_results import LEARNED
 from engine.record import write_text
-from experiments.corpus.groups import LEARNED
 from experiments.corpus.plan import SCRATCH
 from experiments.corpus.rows import Corpus, CorpusRow
 from experiments.report.formatting import markdown_row, points

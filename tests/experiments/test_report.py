@@ -21,6 +21,7 @@ from experiments.report.formatting import (
     sentences,
     stopped_sentence,
     style_sentence,
+    unlearned_sentence,
 )
 from experiments.report.pareto import pareto_front
 from experiments.report.results import Comparison, FinishedRun, Row
@@ -205,6 +206,27 @@ def test_trainings_that_stopped_early_are_labelled(folder, tmp_path, capsys):
     assert rows["efficientnet_b0"]["stopped_early"] == "1 -"
     assert rows["resnet50"]["stopped_early"] == "- -"
     assert stopped_sentence(Comparison(folder).rows) == ""
+
+
+def test_networks_that_are_no_better_than_the_most_frequent_class_are_named(folder, tmp_path, capsys):
+    """59 of the 100 images are cats, and resnet50 is right for 61 on average."""
+    shutil.copytree(folder, tmp_path / "c")
+    for file in (tmp_path / "c" / "cells").glob("*/images.csv"):
+        lines = file.read_text().splitlines()
+        file.write_text("\n".join(lines[:60] + [line.replace(",cat,", ",dog,") for line in lines[60:]]) + "\n")
+    page = write_report(tmp_path / "c")
+    text = (
+        "Below 61.0, a network has learned hardly anything, and always answering with the most frequent class scores "
+        "59.0: resnet50."
+    )
+    for found in (
+        page.read_text(),
+        (tmp_path / "c" / "results.md").read_text(),
+        " ".join(capsys.readouterr().out.split()),
+    ):
+        assert text in found
+    alone = [row for row in Comparison(tmp_path / "c").rows if row.backbone == "resnet50"]
+    assert unlearned_sentence(alone) == ""  # nothing is compared
 
 
 def test_micro_batches_of_different_sizes_are_labelled(folder, tmp_path):
