@@ -11,6 +11,7 @@ from engine.console import log_to_terminal, out
 from experiments.compare_results.compared import Compared
 from experiments.compare_results.config import CompareResultsConfig
 from experiments.compare_results.report import Report
+from experiments.report.formatting import unlearned_text
 from experiments.statistics import compare_to_baseline
 from experiments.tasks import task_spec
 
@@ -28,7 +29,7 @@ def compare_results(config: CompareResultsConfig) -> Path:
     log_to_terminal(task)
     files = config.files()
     compared = _reader(task)(config, files, config.metric or task_spec(task).metric)
-    compared = replace(compared, warnings=[*_copies(compared), *compared.warnings])
+    compared = replace(compared, warnings=[*_copies(compared), *_unlearned(compared), *compared.warnings])
     baseline = config.baseline or compared.sides[0].name
     differences = compare_to_baseline(
         {side.name: [file.images for file in side.files] for side in compared.sides}, baseline
@@ -55,6 +56,12 @@ def _copies(compared: Compared) -> list[str]:
                     "the intervals too narrow: pass each training once"
                 )
     return warnings
+
+
+def _unlearned(compared: Compared) -> list[str]:
+    majority = max(file.images.majority for side in compared.sides for file in side.files)
+    text = unlearned_text(compared.task, compared.metric, {side.name: side.mean for side in compared.sides}, majority)
+    return [text] if text else []
 
 
 def _reader(task: str) -> Callable[[CompareResultsConfig, Mapping[str, Sequence[Path]], str], Compared]:

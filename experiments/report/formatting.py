@@ -11,6 +11,7 @@ from engine.published import Count
 from experiments.costs.counts import classifier_counts
 from experiments.report.results import Row
 from experiments.statistics import Difference
+from experiments.tasks import TASKS
 
 ABOUT_INTERVALS = (
     "Their simultaneous 95% intervals cover both sources of variance: the choice of images, by a paired bootstrap, and "
@@ -164,15 +165,30 @@ def style_sentence(rows: Sequence[Row]) -> str:
 
 
 def unlearned_sentence(rows: Sequence[Row]) -> str:
-    """Say which of the compared backbones have learned hardly anything. Empty if there are none."""
+    """Say which of the compared backbones of a task have learned hardly anything. Empty if there are none."""
     compared = [row for row in rows if row.runs] if any(row.difference for row in rows) else []
-    majority = max((run.images.majority for row in compared for run in row.runs), default=0.0)
+    if not compared:
+        return ""
+    majority = max(run.images.majority for row in compared for run in row.runs)
+    text = unlearned_text(compared[0].task, compared[0].metric, {row.backbone: row.mean for row in compared}, majority)
+    return text and f"{text}."
+
+
+def unlearned_text(task: str, metric: str, means: Mapping[str, float], majority: float) -> str:
+    """Which networks have learned hardly anything, without a full stop; empty if there are none.
+
+    Args:
+        task, metric: of the scores. A metric of some boxes, such as AP_small, can be near 0 for a good detector: only
+            the headline metric counts where there is no answer that is most frequent.
+        means: name -> mean score, a fraction.
+        majority: see `ImageResults`.
+    """
     least = least_score(majority)
-    names = [row.backbone for row in compared if row.mean < least]
-    if not names:
+    names = [name for name, mean in means.items() if mean < least]
+    if not names or not (majority or metric == TASKS[task].metric):
         return ""
     always = f", and always answering with the most frequent class scores {100 * majority:.1f}" if majority else ""
-    return f"Below {100 * least:.1f}, a network has learned hardly anything{always}: {', '.join(names)}."
+    return f"Below {100 * least:.1f}, a network has learned hardly anything{always}: {', '.join(names)}"
 
 
 def stopped_sentence(rows: Sequence[Row]) -> str:

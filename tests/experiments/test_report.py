@@ -22,6 +22,7 @@ from experiments.report.formatting import (
     stopped_sentence,
     style_sentence,
     unlearned_sentence,
+    unlearned_text,
 )
 from experiments.report.pareto import pareto_front
 from experiments.report.results import Comparison, FinishedRun, Row
@@ -227,6 +228,13 @@ def test_networks_that_are_no_better_than_the_most_frequent_class_are_named(fold
         assert text in found
     alone = [row for row in Comparison(tmp_path / "c").rows if row.backbone == "resnet50"]
     assert unlearned_sentence(alone) == ""  # nothing is compared
+
+
+def test_a_low_ap_is_nothing_learned_and_a_low_ap_of_small_boxes_may_be_much():
+    assert unlearned_text("detection", "AP", {"a": 0.04, "b": 0.06, "c": float("nan")}, 0.0) == (
+        "Below 5.0, a network has learned hardly anything: a"
+    )
+    assert unlearned_text("detection", "AP_small", {"a": 0.04, "b": 0.06}, 0.0) == ""
 
 
 def test_micro_batches_of_different_sizes_are_labelled(folder, tmp_path):

@@ -297,3 +297,14 @@ def test_names_that_fit_several_images_are_refused(tmp_path, capsys):
         run(truth, tmp_path, "--results", f"x={path}", f"y={path}")
     assert stop.value.code == 3
     assert "1 names fit several images of the truth" in " ".join(capsys.readouterr().err.split())
+
+
+def test_networks_that_are_no_better_than_the_most_frequent_class_are_named(truth, tmp_path, capsys):
+    """Half of the images are ants."""
+    plain(tmp_path / "good.csv", predictions_of(1))
+    plain(tmp_path / "ants.csv", np.zeros(IMAGES, int))
+    files = [f"good={tmp_path}/good.csv", f"ants={tmp_path}/ants.csv"]
+    main(["--task", "classification", "--truth", str(truth), "--results", *files, "--output", f"{tmp_path}/out"])
+    text = "a network has learned hardly anything, and always answering with the most frequent class scores 50.0: ants"
+    assert f"Below 52.5, {text}" in " ".join(capsys.readouterr().err.split())
+    assert f"Below 52.5, {text}" in (tmp_path / "out/report.html").read_text()
