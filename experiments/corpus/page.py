@@ -97,7 +97,7 @@ def text(
             "## Score and cost",
             "",
             "Mean scores, with their standard deviation over seeds, against multiply-adds of the network and memory of "
-            "its training.",
+            "its training. Dashed: the score of always answering with the most frequent class.",
             "",
         ]
     for file, label in pictures.items():

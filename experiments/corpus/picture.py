@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from experiments.corpus.groups import Group
 
 COLUMNS = 3
 MARKERS = "osD^vPX*<>phd"  # shape of each network's points, in turn
+MAJORITY: dict[str, Any] = {"lw": 1, "ls": "--", "color": "gray"}
 # Costs to draw: column of the corpus, label of the axis, and its unit. Neither depends on other jobs of the machine.
 COSTS = (("macs", "multiply-adds, billions", 1e9), ("peak_memory_mb", "memory of the training, GiB", 1024))
 
@@ -52,6 +54,8 @@ def draw(groups: Sequence[Group], file: Path, cost: str, label: str, unit: float
             axis.errorbar(costs, means, yerr=spreads, lw=1, capsize=2, color=color)
             for entry, x, y in zip(entries, costs, means, strict=True):
                 axis.plot(x, y, markers[entry.network], ms=5, color=color)
+        for majority in {group.first.majority_score for group in found} - {0.0}:
+            axis.axhline(100 * majority, **MAJORITY)
         axis.set_title(f"{name}: {task}", fontsize=9)
         axis.set_xscale("log")
         axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -66,6 +70,8 @@ def draw(groups: Sequence[Group], file: Path, cost: str, label: str, unit: float
         axis.set_visible(False)
     handles = [Line2D([], [], lw=2, color=color, label=name) for name, color in colors.items()]
     handles += [Line2D([], [], ls="", marker=marker, color="gray", label=name) for name, marker in markers.items()]
+    if any(group.first.majority_score for found in panels.values() for group in found):
+        handles.append(Line2D([], [], **MAJORITY, label="always the most frequent class"))
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "corpus"}):
         figure.savefig(file, metadata={"Date": None})
