@@ -32,5 +32,9 @@ class ImageResults:
 
 
 def least_score(majority: float) -> float:
-    """The score from which on a network has learned something, a fraction, see `ImageResults.majority`."""
+    """The lowest score that counts as having learned something, a fraction.
+
+    Args:
+        majority: see `ImageResults`.
+    """
     return majority + LEARNED * (1 - majority)

@@ -180,17 +180,22 @@ class Duel:
 
 
 def duels(groups: Sequence[Trainings]) -> list[Duel]:
-    """All pairs of networks that share at least two data sets.
+    """All pairs of networks that share at least two data sets on which one of them has learned something.
 
     Args:
         groups: of one protocol, of any task; see `one_for_each_set`.
     """
     scores = [mean_scores(trainings) for trainings in groups]
+    least = [least_score(next(iter(trainings.values()))[0].majority_score) for trainings in groups]
     names = list(dict.fromkeys(name for known in scores for name in known))
     found = []
     for i, first in enumerate(names):
         for second in names[i + 1 :]:
-            differences = [known[first] - known[second] for known in scores if first in known and second in known]
+            differences = [
+                known[first] - known[second]
+                for known, limit in zip(scores, least, strict=True)
+                if first in known and second in known and max(known[first], known[second]) >= limit
+            ]
             if len(differences) > 1:
                 wins, losses = sum(value > 0 for value in differences), sum(value < 0 for value in differences)
                 found.append(Duel(first, second, wins, losses, signed_rank(differences)))

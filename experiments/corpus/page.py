@@ -93,11 +93,13 @@ def text(
     lines += rankings(groups, sets)
     lines += across(groups)
     if pictures:
+        with_majority = any(row.majority_score for row in shown)
         lines += [
             "## Score and cost",
             "",
             "Mean scores, with their standard deviation over seeds, against multiply-adds of the network and memory of "
-            "its training. Dashed: the score of always answering with the most frequent class.",
+            "its training."
+            + (" Dashed: the score of always answering with the most frequent class." if with_majority else ""),
             "",
         ]
     for file, label in pictures.items():

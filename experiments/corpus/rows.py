@@ -96,8 +96,8 @@ class CorpusRow:
     @classmethod
     def of(cls, texts: dict[str, str]) -> CorpusRow:
         """A row from the texts of a line. Raises ValueError with the column's name."""
-        if texts.get("schema") not in (None, str(SCHEMA)):
-            raise ValueError(f"its schema is {texts['schema']}, and this version of the package reads {SCHEMA}")
+        if (schema := texts.get("schema")) is not None and schema != str(SCHEMA):  # before its columns are read
+            raise ValueError(f"its schema is {schema}, and this version of the package reads {SCHEMA}")
         if absent := [field.name for field in fields(cls) if texts.get(field.name) is None]:
             raise ValueError(f"it has no column {', '.join(absent)}")
         if None in texts:
@@ -117,6 +117,8 @@ class CorpusRow:
 
     def check(self) -> None:
         """Raise ValueError for a row that no training of this package can have."""
+        if self.schema != SCHEMA:
+            raise ValueError(f"its schema is {self.schema}, not {SCHEMA}")
         if self.task not in TASKS:
             raise ValueError(f"the task {self.task!r} is unknown")
         if self.metric not in TASKS[self.task].image_metrics:

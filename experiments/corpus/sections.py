@@ -37,9 +37,9 @@ def overview(groups: Sequence[Group], sets: Sequence[tuple[str, str]]) -> list[s
         "## Highest means",
         "",
         "The network with the highest mean score of each group, in percent, where at least two were trained. The "
-        "intervals below say whether its lead is certain. Where the best network is not even "
-        f"{100 * LEARNED:.0f}% of the way from the score of always answering with the most frequent class to 100, none "
-        "has learned much.",
+        'intervals below say whether its lead is certain. "None reaches" means that no network got '
+        f"{100 * LEARNED:.0f}% of the way from the score of always answering with the most frequent class, 0 for "
+        "detection, to 100.",
         "",
         markdown_row(headings),
         markdown_row(["---"] * len(headings)),
@@ -80,14 +80,14 @@ def rankings(groups: Sequence[Group], sets: Sequence[tuple[str, str]]) -> list[s
         budgets = list(dict.fromkeys(group.budget for group in found))
         lines += [f"### {name}: {task}", "", f"Metric: {found[0].first.metric}. Budget: {'; '.join(budgets)}."]
         if majority := dict.fromkeys(f"{100 * one:.1f}" for group in found if (one := group.first.majority_score)):
-            lines[-1] += f" Always the most frequent class scores {' or '.join(majority)}."
+            lines[-1] += f" Always answering with the most frequent class scores {' or '.join(majority)}."
         lines.append("")
         if unlearned := [group for group in found if not group.has_learned]:
             least = " or ".join(dict.fromkeys(f"{100 * group.least:.1f}" for group in unlearned))
             protocols = ", ".join(dict.fromkeys(f"`{group.first.protocol}`" for group in unlearned))
             lines += [
-                f"No network reaches {least} with {protocols}: at this budget none has learned much, and these "
-                "rankings say nothing.",
+                f"No network reaches {least} with {protocols}: that is so little at this budget that these rankings "
+                "say nothing, and there are no verdicts.",
                 "",
             ]
         lines += [markdown_row(HEADINGS), markdown_row(["---"] * len(HEADINGS))]
@@ -106,7 +106,7 @@ def _cells(group: Group, entry: Entry, with_budget: bool) -> list[str]:
         str(len(entry.rows)),
         score_text(entry) + _interval(entry),
         "best" if is_best else difference_text(entry.difference),
-        _verdict(entry),
+        _verdict(entry) if group.has_learned else "",
         millions(entry.cost("params")),
         billions(entry.cost("macs")),
         f"{entry.cost('peak_memory_mb') / 1024:.1f} GiB",
@@ -141,8 +141,9 @@ def across(groups: Sequence[Group]) -> list[str]:
         "## Wins and losses across data sets",
         "",
         "The number of pairs of task and data set on which the first network has the higher, or the lower mean score; "
-        "equal means count for neither. Of several budgets of a set, the one with the most networks counts. Groups in "
-        "which no network has learned much are left out.",
+        "equal means count for neither. Of several budgets of a set, the one with the most networks counts. Pairs are "
+        f"left out where neither network got {100 * LEARNED:.0f}% of the way from the score of always answering with "
+        "the most frequent class to 100.",
         "",
         "The last columns are the Bayesian signed-rank test (Benavoli et al., ICML 2014; JMLR 18, 2017): how probable "
         "it is, given these sets, that on data sets like these the first is most often better, that both are most "

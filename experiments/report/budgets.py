@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from experiments.report.formatting import difference_fields
+from experiments.report.formatting import difference_fields, unlearned_text
 from experiments.report.results import Comparison, Row
 from experiments.statistics import Difference
 
@@ -41,6 +41,24 @@ def crossing(budgets: Sequence[float], differences: Sequence[Difference]) -> Cro
             high = _end(x, differences, zero, i + 1, 1)
             return Crossing(math.exp(zero), math.exp(low), math.exp(high), values[i + 1] > 0)
     return None
+
+
+def unlearned_sentences(comparison: Comparison, task: str) -> list[str]:
+    """One sentence for each budget at which compared networks score too little, see `unlearned_text`."""
+    found = []
+    for budget, at in comparison.at_budgets or [(0, comparison)]:
+        if text := _unlearned(at, task):
+            found.append(f"{text}." if at is comparison else f"At {budget} epochs, {text[0].lower()}{text[1:]}.")
+    return found
+
+
+def _unlearned(comparison: Comparison, task: str) -> str:
+    compared = comparison.differences(task)
+    if not compared or comparison.about.get("resplit"):  # each division has other images, which are not read
+        return ""
+    rows = [row for row in comparison.rows_of(task) if row.backbone in compared or row.backbone == comparison.baseline]
+    majority = max(run.images.majority for row in rows for run in row.runs)
+    return unlearned_text(task, comparison.metric(task), {row.backbone: row.mean for row in rows}, majority)
 
 
 def budget_sentences(comparison: Comparison, task: str) -> list[str]:

@@ -164,31 +164,25 @@ def style_sentence(rows: Sequence[Row]) -> str:
     return f"Padding and biases of neck and heads are not the same for every backbone: style {styles}."
 
 
-def unlearned_sentence(rows: Sequence[Row]) -> str:
-    """Say which of the compared backbones of a task have learned hardly anything. Empty if there are none."""
-    compared = [row for row in rows if row.runs] if any(row.difference for row in rows) else []
-    if not compared:
-        return ""
-    majority = max(run.images.majority for row in compared for run in row.runs)
-    text = unlearned_text(compared[0].task, compared[0].metric, {row.backbone: row.mean for row in compared}, majority)
-    return text and f"{text}."
-
-
 def unlearned_text(task: str, metric: str, means: Mapping[str, float], majority: float) -> str:
-    """Which networks have learned hardly anything, without a full stop; empty if there are none.
+    """Which networks score so little that it says nothing about them, without a full stop; empty if there are none.
 
     Args:
-        task, metric: of the scores. A metric of some boxes, such as AP_small, can be near 0 for a good detector: only
-            the headline metric counts where there is no answer that is most frequent.
+        task, metric: of the scores. Without a most frequent class, only the headline metric counts: one of some boxes,
+            such as AP_small, can be near 0 for a good detector.
         means: name -> mean score, a fraction.
         majority: see `ImageResults`.
     """
     least = least_score(majority)
-    names = [name for name, mean in means.items() if mean < least]
+    names = ", ".join(name for name, mean in means.items() if mean < least)
     if not names or not (majority or metric == TASKS[task].metric):
         return ""
-    always = f", and always answering with the most frequent class scores {100 * majority:.1f}" if majority else ""
-    return f"Below {100 * least:.1f}, a network has learned hardly anything{always}: {', '.join(names)}"
+    if not majority:
+        return f"These networks have learned hardly anything, with an {metric} below {100 * least:.1f}: {names}"
+    return (
+        "These networks score hardly more than always answering with the most frequent class, which scores "
+        f"{100 * majority:.1f} (limit: {100 * least:.1f}): {names}"
+    )
 
 
 def stopped_sentence(rows: Sequence[Row]) -> str:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from experiments.records import scores_by_epoch
 from experiments.report import svg as charts
-from experiments.report.budgets import budget_sentences, epochs_of
+from experiments.report.budgets import budget_sentences, epochs_of, unlearned_sentences
 from experiments.report.deployed import deployed_section
 from experiments.report.errors import what_went_wrong
 from experiments.report.formatting import (
@@ -31,7 +31,6 @@ from experiments.report.formatting import (
     sentences,
     stopped_sentence,
     style_sentence,
-    unlearned_sentence,
 )
 from experiments.report.results import COSTS, Comparison, FinishedRun, Row, groups, per_class
 from experiments.report.tuning import HEADINGS as TUNING_HEADINGS
@@ -83,9 +82,8 @@ def _task(comparison: Comparison, task: str) -> dict[str, Any]:
         "metric": comparison.metric(task),
         "data": _data_text(finished),
         "style": style_sentence(finished),
-        "stopped": " ".join(
-            filter(None, (say(finished) for say in (stopped_sentence, micro_batch_sentence, unlearned_sentence)))
-        ),
+        "stopped": " ".join(filter(None, (stopped_sentence(finished), micro_batch_sentence(finished)))),
+        "unlearned": " ".join(unlearned_sentences(comparison, task)),
         "sentences": sentences(rows, comparison.baseline),
         "groups": [_table(comparison, task, provenance, group) for provenance, group in groups(rows)],
         "charts": [Markup(_scatter(finished, cost)) for cost in COST_AXES] if finished else [],
@@ -111,6 +109,7 @@ def _test_split(comparison: Comparison, task: str) -> dict[str, Any] | None:
     rows = comparison.on_test_split.rows_of(task)
     return {
         "name": comparison.on_test_split.split,
+        "unlearned": " ".join(unlearned_sentences(comparison.on_test_split, task)),
         "sentences": sentences(rows, comparison.baseline),
         "groups": [_table(comparison, task, provenance, group) for provenance, group in groups(rows)],
     }

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from engine.console import out
 from engine.record import write_text
-from experiments.report.budgets import budget_sentences, budgets_csv
+from experiments.report.budgets import budget_sentences, budgets_csv, unlearned_sentences
 from experiments.report.formatting import (
     about_intervals,
     billions,
@@ -26,7 +26,6 @@ from experiments.report.formatting import (
     score_text,
     stopped_sentence,
     style_sentence,
-    unlearned_sentence,
 )
 from experiments.report.html import html
 from experiments.report.results import COSTS, Comparison, Row, groups
@@ -56,9 +55,9 @@ def write_report(folder: Path) -> Path:
             out.print(table)
             out.print()
         rows = comparison.rows_of(task)
-        for sentence in filter(None, (stopped_sentence(rows), micro_batch_sentence(rows), unlearned_sentence(rows))):
+        for sentence in filter(None, (stopped_sentence(rows), micro_batch_sentence(rows))):
             out.print(sentence, markup=False)
-        for sentence in [*budget_sentences(comparison, task), *tuning_sentences(tuning_of(comparison, task))]:
+        for sentence in _sentences(comparison, task):
             out.print(sentence, markup=False)
     out.print(f"report {page}")
     return page
@@ -125,7 +124,7 @@ def results_md(comparison: Comparison) -> str:
             for row in rows:
                 texts = row_texts(row, baseline)
                 lines.append(markdown_row(texts + [""] * (len(headings) - len(texts))))
-        for say in (style_sentence, stopped_sentence, micro_batch_sentence, unlearned_sentence):
+        for say in (style_sentence, stopped_sentence, micro_batch_sentence):
             sentence = say(comparison.rows_of(task))
             lines += ["", sentence] if sentence else []
         entries = tuning_of(comparison, task)
@@ -133,9 +132,17 @@ def results_md(comparison: Comparison) -> str:
         for columns, table in ((WEIGHTS_HEADINGS, weights), (TUNING_HEADINGS, tuning_rows(entries))):
             if table:
                 lines += ["", markdown_row(columns), "|---" * len(columns) + "|", *map(markdown_row, table)]
-        for sentence in [*budget_sentences(comparison, task), *tuning_sentences(entries)]:
+        for sentence in _sentences(comparison, task):
             lines += ["", sentence]
     return "\n".join(lines) + "\n"
+
+
+def _sentences(comparison: Comparison, task: str) -> list[str]:
+    return [
+        *unlearned_sentences(comparison, task),
+        *budget_sentences(comparison, task),
+        *tuning_sentences(tuning_of(comparison, task)),
+    ]
 
 
 def screen_tables(comparison: Comparison, task: str) -> list[Table]:

@@ -38,7 +38,7 @@ experiments.shortlist --measured docs/shortlist-measured.md` wrote this page fro
 
 The best network is the one with the highest mean score of its trainings. Where networks are nearly equal, that is
 partly chance, and no list can find it: every list then has some regret. Weights without a published accuracy, such as a
-file of your own, come last in `static`. Data sets are left out on which no network is {100 * LEARNED:.0f}% of the way
+file of your own, come last in `static`. Data sets are left out on which no network gets {100 * LEARNED:.0f}% of the way
 from the score of always answering with the most frequent class to 100.
 
 A table says something about other data sets from {FEWEST_SETS} data sets with {FEWEST_NETWORKS} networks each on. With

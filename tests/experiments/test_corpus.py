@@ -525,8 +525,18 @@ def test_a_score_of_the_most_frequent_class_is_nothing_learned(tmp_path):
     ]
     text = page_of(tmp_path, rows, DETECTION)
     assert "No network reaches 71.5 with `finetune`" in text
-    assert "Always the most frequent class scores 70.0." in text
+    assert "Always answering with the most frequent class scores 70.0." in text
     assert "| bccd: detection | none reaches 71.5 |" in text
+
+
+def test_pairs_of_networks_count_where_one_of_them_has_learned_something():
+    """On one of the two sets, vgg16 and resnet50 are no better than the most frequent class, and more is."""
+    scores = {"new": {"vgg16": 0.6, "resnet50": 0.5, "more": 0.8}, "old": {"vgg16": 0.9, "resnet50": 0.8, "more": 0.7}}
+    found = [
+        {net: [row(set=name, backbone=net, score=score, majority_score=0.6)] for net, score in by_network.items()}
+        for name, by_network in scores.items()
+    ]
+    assert {(duel.first, duel.second) for duel in duels(found)} == {("vgg16", "more"), ("resnet50", "more")}
 
 
 def test_the_test_across_sets_has_a_result_from_five_sets_on(tmp_path):
