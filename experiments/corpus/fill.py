@@ -53,8 +53,9 @@ def fill(config: FillConfig) -> None:
         raise UserError(f"`sets={sorted(unknown)}`: the plan has no such data sets", settings=("sets",))
     wanted = present([cell for cell in planned if not config.sets or cell.set in config.sets], Path(config.data))
     if config.dry_run:
-        for gap in gaps(config, corpus, wanted):
-            out.print(gap.planned.name, markup=False)
+        missing = gaps(config, corpus, wanted)
+        for name in [gap.planned.name for gap in missing] or ["no training is missing"]:
+            out.print(name, markup=False)
         return
     with only_one(output) as lock, resumable():
         failures = _train_all(gaps(config, corpus, wanted), corpus, output, deadline, lock)

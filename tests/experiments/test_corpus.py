@@ -263,7 +263,7 @@ def stub(monkeypatch, trained, failing=(), seconds=0.0, complete=True):
     monkeypatch.setattr(filling, "run", run)
 
 
-def test_gaps_are_filled_once_and_failures_are_tried_again_last(settings, monkeypatch, caplog):
+def test_gaps_are_filled_once_and_failures_are_tried_again_last(settings, monkeypatch, caplog, capsys):
     trained = []
     stub(monkeypatch, trained, failing=("finetune",))
     with pytest.raises(BadInput, match=r"(?s)2 of the trainings failed.*no memory"):
@@ -278,8 +278,12 @@ def test_gaps_are_filled_once_and_failures_are_tried_again_last(settings, monkey
     assert rows[0].command.endswith("--data.root DATA/old --backbone resnet18 --seed 0")
     trained.clear()
     stub(monkeypatch, trained)
+    filling.fill(replace(settings, dry_run=True))
+    assert capsys.readouterr().out.endswith("classification/old/finetune/tf_efficientnet_lite0, seed 1\n")
     filling.fill(settings)
     assert trained == [("finetune", 0), ("finetune", 1)]
+    filling.fill(replace(settings, dry_run=True))
+    assert capsys.readouterr().out.endswith("no training is missing\n")
     filling.fill(settings)
     assert len(trained) == 2
 
