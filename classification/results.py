@@ -10,7 +10,7 @@ import numpy as np
 
 from classification.config import METRIC
 from classification.metrics import classification_scores
-from engine.image_results import ImageResults
+from engine.image_results import ImageResults, always_most_frequent
 
 
 def classification_results(file: Path, metric: str = METRIC) -> ImageResults:
@@ -52,6 +52,6 @@ def results_of_labels(
         return classification_scores(counts @ right, counts @ images, counts @ as_class)[metric]
 
     of_class = np.bincount(truth, minlength=shape[1])
-    majority = np.where(np.arange(shape[1]) == of_class.argmax(), 1, 0) if len(keys) else of_class
-    score_of_majority = classification_scores(majority * of_class, of_class, majority * len(keys))[metric]
-    return ImageResults(tuple(keys), metric, score, majority=float(score_of_majority))
+    right_answers, answers = always_most_frequent(of_class)
+    majority = float(classification_scores(right_answers, of_class, answers)[metric])
+    return ImageResults(tuple(keys), metric, score, majority=majority)

@@ -31,6 +31,20 @@ class ImageResults:
     majority: float = 0.0
 
 
+def always_most_frequent(of_class: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Counts of always answering with the most frequent class.
+
+    Args:
+        of_class: (K,) number of images or pixels of each class.
+
+    Returns the number of right answers and the number of answers of each class, both (K,).
+    """
+    answers = np.zeros_like(of_class)
+    if of_class.size:
+        answers[of_class.argmax()] = of_class.sum()
+    return np.minimum(answers, of_class), answers
+
+
 def least_score(majority: float) -> float:
     """The lowest score that counts as having learned something, a fraction.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine.image_results import ImageResults
+from engine.image_results import ImageResults, always_most_frequent
 from segmentation.config import METRIC
 from segmentation.metrics import segmentation_scores
 
@@ -52,6 +52,6 @@ def results_of_counts(
         return segmentation_scores(counts @ right, of_class, as_class)[metric]
 
     of_class = np.asarray(truth.sum(axis=0))
-    majority = np.where(np.arange(len(of_class)) == of_class.argmax(), 1, 0)
-    score_of_majority = segmentation_scores(majority * of_class, of_class, majority * of_class.sum())[metric]
-    return ImageResults(tuple(keys), metric, score, majority=float(score_of_majority))
+    right_answers, answers = always_most_frequent(of_class)
+    majority = float(segmentation_scores(right_answers, of_class, answers)[metric])
+    return ImageResults(tuple(keys), metric, score, majority=majority)

@@ -58,9 +58,9 @@ def add_run(
     rows = corpus.rows()
     try:
         run = FinishedRun.of(folder)
-        row = row_of(run, cell, base=base or cell, tune=tune, name=name or set_name(cell), place=place)
+        known = next((other for other in rows if other.key == cell.key), None)
+        row = row_of(run, cell, base=base or cell, tune=tune, name=name or set_name(cell), place=place, known=known)
         row.check()
-        known = next((other for other in rows if other.key == row.key), None)
         resampled = resamples_of(run) if known is None else None
     except (BadInput, ValueError, KeyError, TypeError) as error:
         reason = f"its record lacks {error}" if isinstance(error, KeyError) else error
@@ -100,8 +100,10 @@ def _files(row: CorpusRow) -> tuple[str, str]:
     return row.train_fingerprint, row.val_fingerprint
 
 
-def row_of(run: FinishedRun, cell: Cell, *, base: Cell, tune: int, name: str, place: str = "") -> CorpusRow:
-    """The row of a finished training, see `add_run`."""
+def row_of(
+    run: FinishedRun, cell: Cell, *, base: Cell, tune: int, name: str, place: str = "", known: CorpusRow | None = None
+) -> CorpusRow:
+    """The row of a finished training, see `add_run`. If its row is known, no results by image are read."""
     record: dict[str, Any] = run.record
     weights, config, dataset = record["pretrained"], record["config"], record["dataset"]
     source = named_weights(weights["source"])
@@ -118,7 +120,7 @@ def row_of(run: FinishedRun, cell: Cell, *, base: Cell, tune: int, name: str, pl
         seed=cell.config.seed,
         metric=run.metric,
         score=run.score,
-        majority_score=run.images.majority,
+        majority_score=run.images.majority if known is None else known.majority_score,
         pretraining=group_of_record(weights, record["backbone"]),
         weights=source,
         weights_sha256=weights.get("sha256") or "",

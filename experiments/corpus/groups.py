@@ -133,6 +133,11 @@ def mean_scores(trainings: Trainings) -> dict[str, float]:
     return {name: statistics.fmean(row.score for row in rows) for name, rows in trainings.items()}
 
 
+def least_of(trainings: Trainings) -> float:
+    """The score from which on a network of the group has learned something, see `least_score`."""
+    return least_score(next(iter(trainings.values()))[0].majority_score)
+
+
 def one_for_each_set(groups: Sequence[Trainings]) -> list[Trainings]:
     """Of several groups of a task and data set, such as two budgets: the one with the most networks, then trainings.
 
@@ -143,7 +148,7 @@ def one_for_each_set(groups: Sequence[Trainings]) -> list[Trainings]:
     for trainings in sorted(groups, key=lambda one: (-len(one), -sum(map(len, one.values())))):
         first = next(iter(trainings.values()))[0]
         same = {(first.task, first.set), (first.task, first.train_fingerprint)}
-        if max(mean_scores(trainings).values()) >= least_score(first.majority_score) and not same & known:
+        if max(mean_scores(trainings).values()) >= least_of(trainings) and not same & known:
             known |= same
             found.append(trainings)
     return found
@@ -186,7 +191,7 @@ def duels(groups: Sequence[Trainings]) -> list[Duel]:
         groups: of one protocol, of any task; see `one_for_each_set`.
     """
     scores = [mean_scores(trainings) for trainings in groups]
-    least = [least_score(next(iter(trainings.values()))[0].majority_score) for trainings in groups]
+    least = [least_of(trainings) for trainings in groups]
     names = list(dict.fromkeys(name for known in scores for name in known))
     found = []
     for i, first in enumerate(names):

@@ -96,8 +96,8 @@ class CorpusRow:
     @classmethod
     def of(cls, texts: dict[str, str]) -> CorpusRow:
         """A row from the texts of a line. Raises ValueError with the column's name."""
-        if (schema := texts.get("schema")) is not None and schema != str(SCHEMA):  # before its columns are read
-            raise ValueError(f"its schema is {schema}, and this version of the package reads {SCHEMA}")
+        if texts.get("schema") is not None:  # first, since another schema has other columns
+            _check_schema(texts["schema"])
         if absent := [field.name for field in fields(cls) if texts.get(field.name) is None]:
             raise ValueError(f"it has no column {', '.join(absent)}")
         if None in texts:
@@ -117,8 +117,7 @@ class CorpusRow:
 
     def check(self) -> None:
         """Raise ValueError for a row that no training of this package can have."""
-        if self.schema != SCHEMA:
-            raise ValueError(f"its schema is {self.schema}, not {SCHEMA}")
+        _check_schema(self.schema)
         if self.task not in TASKS:
             raise ValueError(f"the task {self.task!r} is unknown")
         if self.metric not in TASKS[self.task].image_metrics:
@@ -267,6 +266,11 @@ def table(rows: Iterable[CorpusRow]) -> str:
     for row in rows:
         writer.writerow({name: _text(value) for name, value in asdict(row).items()})
     return text.getvalue()
+
+
+def _check_schema(schema: int | str) -> None:
+    if str(schema) != str(SCHEMA):
+        raise ValueError(f"its schema is {schema}, and this version of the package reads {SCHEMA}")
 
 
 def _text(value: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,7 @@ def write_report(folder: Path) -> Path:
         rows = comparison.rows_of(task)
         for sentence in filter(None, (stopped_sentence(rows), micro_batch_sentence(rows))):
             out.print(sentence, markup=False)
-        for sentence in _sentences(comparison, task):
+        for sentence in _sentences(comparison, task, tuning_of(comparison, task)):
             out.print(sentence, markup=False)
     out.print(f"report {page}")
     return page
@@ -132,16 +132,16 @@ def results_md(comparison: Comparison) -> str:
         for columns, table in ((WEIGHTS_HEADINGS, weights), (TUNING_HEADINGS, tuning_rows(entries))):
             if table:
                 lines += ["", markdown_row(columns), "|---" * len(columns) + "|", *map(markdown_row, table)]
-        for sentence in _sentences(comparison, task):
+        for sentence in _sentences(comparison, task, entries):
             lines += ["", sentence]
     return "\n".join(lines) + "\n"
 
 
-def _sentences(comparison: Comparison, task: str) -> list[str]:
+def _sentences(comparison: Comparison, task: str, tuning: Sequence[Mapping[str, Any]]) -> list[str]:
     return [
         *unlearned_sentences(comparison, task),
         *budget_sentences(comparison, task),
-        *tuning_sentences(tuning_of(comparison, task)),
+        *tuning_sentences(tuning),
     ]
 
 

@@ -16,7 +16,7 @@ from backbones.errors import BadInput, UserError
 from experiments.corpus import __main__ as corpus_command
 from experiments.corpus import fill as filling
 from experiments.corpus import page
-from experiments.corpus.add import command_of, resamples_of, same_command
+from experiments.corpus.add import UnusableRun, add_run, command_of, resamples_of, same_command
 from experiments.corpus.config import FillConfig, PageConfig
 from experiments.corpus.groups import comparable, duels, grouped, network_names, one_for_each_set
 from experiments.corpus.plan import PlannedCell, read_plan
@@ -365,6 +365,21 @@ def test_a_wrong_folder_and_settings_that_are_refused(settings, monkeypatch):
     with pytest.raises(BadInput, match="elsewhere has none of the folders new, old"):
         filling.fill(replace(settings, data=str(Path(settings.data) / "elsewhere")))
     assert trained == []
+
+
+def test_results_by_image_are_needed_once(tmp_path):
+    folder, corpus = shutil.copytree(FINISHED, tmp_path / "run"), Corpus(tmp_path / "corpus")
+    write_folders(tmp_path / "data", train=2, val=1)
+    cell = Cell("classification", ("--data.root", str(tmp_path / "data")))
+    images = (folder / "images.csv").read_bytes()
+    (folder / "images.csv").unlink()
+    with pytest.raises(UnusableRun, match="has no results by image"):
+        add_run(corpus, cell, folder)
+    (folder / "images.csv").write_bytes(images)
+    add_run(corpus, cell, folder)
+    (folder / "images.csv").unlink()
+    add_run(corpus, cell, folder)
+    assert len(corpus.rows()) == 1
 
 
 def test_images_that_were_skipped_may_be_absent(tmp_path):
